@@ -1,0 +1,197 @@
+//! Which device computes, and what makes its results equal to the bit. CUDA is loaded here, before the first tensor.
+//!
+//! The binary is linked without `libtorch_cuda`; a machine that has one (`LD_LIBRARY_PATH`) gets it by `dlopen`, whose static
+//! initialisers register the device with the libtorch that is already there.
+
+use std::ffi::CStr;
+use std::sync::OnceLock;
+
+use cm3flow_schemas::unit::NumericsClass;
+use serde::{Deserialize, Serialize};
+use tch::{Cuda, Device, Kind};
+
+use crate::error::ModelError;
+
+/// Release of libtorch that torch-sys 0.24 is made for; its build script refuses another.
+const LIBTORCH_VERSION: &str = "2.11.0";
+
+/// Device asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceChoice {
+    /// The first CUDA device when there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The first CUDA device.
+    Cuda,
+}
+
+/// What was found on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeviceReport {
+    /// Device that `auto` takes: `cpu` or `cuda`.
+    pub device: String,
+    /// Number of CUDA devices.
+    pub cuda_devices: u32,
+    /// Release of libtorch.
+    pub libtorch: String,
+    /// Why CUDA cannot be used; none if it can.
+    pub cuda_missing: Option<String>,
+    /// Threads of one operation.
+    pub threads: u32,
+    /// Widest instruction set that libtorch uses: `default`, `avx2` or `avx512`.
+    pub cpu_capability: String,
+}
+
+/// Opens the device for `choice`.
+///
+/// # Errors
+/// [`ModelError::CudaUnavailable`] if CUDA was asked for and is not there.
+pub fn open(choice: DeviceChoice) -> Result<Device, ModelError> {
+    match (choice, cuda_missing()) {
+        (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, Some(_)) => Ok(Device::Cpu),
+        (DeviceChoice::Auto | DeviceChoice::Cuda, None) => Ok(Device::Cuda(0)),
+        (DeviceChoice::Cuda, Some(reason)) => Err(ModelError::CudaUnavailable { reason: reason.clone() }),
+    }
+}
+
+/// Says what this machine offers.
+#[must_use]
+pub fn report() -> DeviceReport {
+    let missing = cuda_missing();
+    DeviceReport {
+        device: if missing.is_some() { "cpu" } else { "cuda" }.to_owned(),
+        cuda_devices: if missing.is_some() { 0 } else { u32::try_from(Cuda::device_count()).unwrap_or(0) },
+        libtorch: LIBTORCH_VERSION.to_owned(),
+        cuda_missing: missing.clone(),
+        threads: threads(),
+        cpu_capability: cpu_capability().to_owned(),
+    }
+}
+
+/// What makes the results of a tensor stage equal to the bit.
+#[must_use]
+pub fn numerics_class(device: Device, dtype: Kind, batch_size: u32) -> NumericsClass {
+    let dtype = match dtype {
+        Kind::Float => "float32".to_owned(),
+        Kind::BFloat16 => "bfloat16".to_owned(),
+        Kind::Half => "float16".to_owned(),
+        other => format!("{other:?}").to_lowercase(),
+    };
+    NumericsClass {
+        device: if device.is_cuda() { "cuda" } else { "cpu" }.to_owned(),
+        dtype,
+        batch_size,
+        libtorch: LIBTORCH_VERSION.to_owned(),
+        threads: threads(),
+        cpu_capability: cpu_capability().to_owned(),
+    }
+}
+
+/// Sets the threads of one operation, 1 or more, for this thread and those that use libtorch for the first time afterwards.
+pub fn set_threads(threads: u32) {
+    tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(i32::MAX));
+}
+
+fn threads() -> u32 {
+    u32::try_from(tch::get_num_threads()).unwrap_or(1)
+}
+
+/// The kernels that ATen chooses, by its own rule.
+///
+/// # Source
+/// `compute_cpu_capability` in PyTorch's aten/src/ATen/native/DispatchStub.cpp.
+fn cpu_capability() -> &'static str {
+    match std::env::var("ATEN_CPU_CAPABILITY").as_deref() {
+        Ok("default") => return "default",
+        Ok("avx2") => return "avx2",
+        Ok("avx512") => return "avx512",
+        _ => {}
+    }
+    detected_capability()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detected_capability() -> &'static str {
+    let fma = std::is_x86_feature_detected!("fma");
+    let wide = std::is_x86_feature_detected!("avx512vl") && std::is_x86_feature_detected!("avx512bw") && std::is_x86_feature_detected!("avx512dq");
+    match (fma, wide, std::is_x86_feature_detected!("avx2")) {
+        (true, true, _) => "avx512",
+        (true, false, true) => "avx2",
+        _ => "default",
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+const fn detected_capability() -> &'static str {
+    "default"
+}
+
+/// Loads CUDA once and says why it cannot be used; `None` if it can.
+fn cuda_missing() -> &'static Option<String> {
+    static MISSING: OnceLock<Option<String>> = OnceLock::new();
+    MISSING.get_or_init(|| {
+        let loaded = load(c"libtorch_cuda.so");
+        let available = Cuda::is_available();
+        tracing::debug!(cuda = available, loaded = loaded.is_ok(), "looked for CUDA");
+        match (available, loaded) {
+            (true, _) => None,
+            (false, Err(reason)) => Some(reason),
+            (false, Ok(())) => Some("libtorch_cuda.so was loaded but finds no device".to_owned()),
+        }
+    })
+}
+
+#[cfg(unix)]
+fn load(library: &CStr) -> Result<(), String> {
+    // SAFETY: the name is a valid C string; the library's initialisers are those that PyTorch itself runs when it is imported. The
+    // handle is never closed, so nothing that it registered dangles.
+    let handle = unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    if !handle.is_null() {
+        return Ok(());
+    }
+    // SAFETY: after a failed dlopen, dlerror returns null or a C string that is valid until this thread's next call.
+    let message = unsafe {
+        let message = libc::dlerror();
+        (!message.is_null()).then(|| CStr::from_ptr(message).to_string_lossy().into_owned())
+    };
+    Err(message.unwrap_or_else(|| "the dynamic loader gives no reason".to_owned()))
+}
+
+#[cfg(not(unix))]
+fn load(_library: &CStr) -> Result<(), String> {
+    Err("CUDA is loaded at start on unix alone".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_says_what_open_does() {
+        let report = report();
+        assert_eq!(report.device == "cuda", report.cuda_missing.is_none());
+        assert_eq!(open(DeviceChoice::Cpu).expect("a CPU is always there"), Device::Cpu);
+        assert_eq!(open(DeviceChoice::Auto).expect("auto never fails").is_cuda(), report.device == "cuda");
+        match open(DeviceChoice::Cuda) {
+            Ok(device) => assert_eq!(device, Device::Cuda(0)),
+            Err(error) => assert!(error.to_string().starts_with("cuda was asked for"), "{error}"),
+        }
+    }
+
+    #[test]
+    fn choices_are_written_in_snake_case() {
+        assert_eq!(serde_json::to_string(&DeviceChoice::default()).expect("plain"), "\"auto\"");
+        assert_eq!(serde_json::from_str::<DeviceChoice>("\"cuda\"").expect("a choice"), DeviceChoice::Cuda);
+    }
+
+    #[test]
+    fn numerics_class_names_dtype_as_pytorch_does() {
+        let class = numerics_class(Device::Cpu, Kind::Float, 8);
+        assert_eq!((class.device.as_str(), class.dtype.as_str(), class.batch_size), ("cpu", "float32", 8));
+        assert_eq!(class.libtorch, "2.11.0");
+        assert!(class.threads >= 1);
+    }
+}

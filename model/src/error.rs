@@ -1,0 +1,266 @@
+//! Errors of the models: bad settings, weights that do not fit, input of the wrong size, and what libtorch reports.
+//!
+//! Causes are typed and kept in `source`. Everything that a caller can get wrong is checked before libtorch sees it.
+
+use cm3flow_schemas::{DynError, VocabularyError};
+use safetensors::SafeTensorError;
+use tch::TchError;
+use thiserror::Error;
+
+/// What can go wrong in this crate.
+#[derive(Debug, Error)]
+pub enum ModelError {
+    /// A configuration breaks its rules.
+    #[error("{what} is invalid: {}", problems.join("; "))]
+    Config {
+        /// Which configuration.
+        what: &'static str,
+        /// Every bad field, by its path, with the rule and the value.
+        problems: Vec<String>,
+    },
+    /// CUDA was asked for and is not there.
+    #[error("cuda was asked for but cannot be used: {reason}")]
+    CudaUnavailable {
+        /// What is missing.
+        reason: String,
+    },
+    /// libtorch refused or failed.
+    #[error("libtorch failed to {doing}")]
+    Torch {
+        /// What it was asked to do.
+        doing: &'static str,
+        /// What it says.
+        source: TchError,
+    },
+    /// Bytes that are no safetensors file, or tensors that cannot be written as one.
+    #[error("cannot convert tensors to or from safetensors")]
+    Safetensors {
+        /// What the format's library says.
+        source: SafeTensorError,
+    },
+    /// The weights lack a tensor.
+    #[error("weights lack tensor {name} of shape {shape:?}")]
+    TensorMissing {
+        /// Its name.
+        name: String,
+        /// Its shape under the configuration.
+        shape: Vec<i64>,
+    },
+    /// The weights hold a tensor that the configuration has no place for.
+    #[error("weights hold tensor {name}, which the configuration has no place for ({others} more such)")]
+    TensorExtra {
+        /// Name of the first one.
+        name: String,
+        /// Number of further ones.
+        others: usize,
+    },
+    /// A tensor has another shape than the configuration says.
+    #[error("tensor {name} has shape {found:?}, expected {expected:?}")]
+    TensorShape {
+        /// Its name.
+        name: String,
+        /// Shape under the configuration.
+        expected: Vec<i64>,
+        /// Shape found.
+        found: Vec<i64>,
+    },
+    /// A tensor is not stored as f32.
+    #[error("tensor {name} is stored as {found}, expected F32")]
+    TensorType {
+        /// Its name.
+        name: String,
+        /// Element type found, as safetensors names it.
+        found: String,
+    },
+    /// Pixels that are no whole number of images.
+    #[error("{bytes} bytes of pixels are no whole number of images of {bytes_per_image} bytes")]
+    Pixels {
+        /// Bytes given.
+        bytes: usize,
+        /// Bytes of one image.
+        bytes_per_image: usize,
+    },
+    /// Codes that are no whole number of images.
+    #[error("{codes} codes are no whole number of images of {codes_per_image} codes")]
+    Codes {
+        /// Codes given.
+        codes: usize,
+        /// Codes of one image.
+        codes_per_image: usize,
+    },
+    /// A code that the codebook does not have.
+    #[error("code {code} at {position} is out of range 0..{codebook_size}")]
+    CodeOutOfRange {
+        /// Index of the code.
+        position: usize,
+        /// The code.
+        code: u32,
+        /// Number of codes.
+        codebook_size: u32,
+    },
+    /// Nothing to fit on.
+    #[error("there are {images} images, fitting needs at least {needed}")]
+    TooFewImages {
+        /// Images given.
+        images: usize,
+        /// Fewest that will do.
+        needed: usize,
+    },
+    /// Packs of another length than the model's, or arrays that do not fit together.
+    #[error("batch of {rows} packs of {seq_len} tokens has {tokens} tokens; the model takes packs of {expected}")]
+    PackShape {
+        /// Packs.
+        rows: usize,
+        /// Tokens of a pack, as the batch says.
+        seq_len: usize,
+        /// Tokens in all.
+        tokens: usize,
+        /// Tokens of a pack that the model takes.
+        expected: usize,
+    },
+    /// A token that the vocabulary does not have.
+    #[error("token {token} at {position} of row {row} is out of range 0..{vocabulary_size}")]
+    TokenOutOfRange {
+        /// Pack or prompt.
+        row: usize,
+        /// Index in it.
+        position: usize,
+        /// The id.
+        token: u32,
+        /// Number of ids.
+        vocabulary_size: u32,
+    },
+    /// A segment that leaves its pack, or whose weight is negative or not finite.
+    #[error("segment {segment} of row {row} covers tokens {start}..{end} of {seq_len} with loss weight {loss_weight}")]
+    Segment {
+        /// Pack.
+        row: usize,
+        /// Index of the segment.
+        segment: usize,
+        /// First token.
+        start: usize,
+        /// One past the last token.
+        end: usize,
+        /// Tokens of the pack.
+        seq_len: usize,
+        /// Its weight.
+        loss_weight: f32,
+    },
+    /// A prompt without tokens.
+    #[error("prompt {prompt} is empty")]
+    PromptEmpty {
+        /// Index of the prompt.
+        prompt: usize,
+    },
+    /// A prompt that leaves no room for its continuation.
+    #[error("prompt {prompt} has {tokens} tokens; with {continuation} more it exceeds the sequence length of {seq_len}")]
+    PromptTooLong {
+        /// Index of the prompt.
+        prompt: usize,
+        /// Tokens of the longer of its two prompts.
+        tokens: usize,
+        /// Tokens to be sampled.
+        continuation: usize,
+        /// Tokens that the model takes.
+        seq_len: usize,
+    },
+    /// Loss or gradient became infinite or no number.
+    #[error("training diverged: loss {loss}, gradient norm {gradient_norm} at step {step}")]
+    Diverged {
+        /// The step.
+        step: u64,
+        /// Mean loss.
+        loss: f64,
+        /// Norm of the gradient.
+        gradient_norm: f64,
+    },
+    /// A checkpoint lacks a file.
+    #[error("checkpoint lacks file {name}")]
+    CheckpointFile {
+        /// Its name.
+        name: &'static str,
+    },
+    /// The state of a checkpoint cannot be written or read.
+    #[error("cannot convert the state of the checkpoint to or from JSON")]
+    CheckpointState {
+        /// What the format's library says.
+        source: serde_json::Error,
+    },
+    /// A checkpoint was made under other settings.
+    #[error("checkpoint differs in {field}: {ours} here, {theirs} in the checkpoint")]
+    CheckpointDiffers {
+        /// Path of the first field that differs.
+        field: String,
+        /// Value of this run.
+        ours: String,
+        /// Value of the checkpoint.
+        theirs: String,
+    },
+    /// Vocabularies differ, or one contradicts itself.
+    #[error("the vocabulary cannot be used")]
+    Vocabulary {
+        /// Where.
+        #[from]
+        source: VocabularyError,
+    },
+    /// The source of packs failed.
+    #[error("cannot read packs at step {step}")]
+    Source {
+        /// Steps done.
+        step: u64,
+        /// The source's error.
+        source: DynError,
+    },
+    /// The store of checkpoints failed.
+    #[error("cannot reach the checkpoints at step {step}")]
+    Store {
+        /// Steps done.
+        step: u64,
+        /// The store's error.
+        source: DynError,
+    },
+    /// The observer of a training failed.
+    #[error("the observer failed at step {step}")]
+    Observer {
+        /// Steps done.
+        step: u64,
+        /// The observer's error.
+        source: DynError,
+    },
+}
+
+impl ModelError {
+    /// Names what libtorch was asked to do: for `map_err`.
+    pub(crate) fn torch(doing: &'static str) -> impl FnOnce(TchError) -> Self {
+        move |source| Self::Torch { doing, source }
+    }
+
+    /// Whether the same call may succeed later: only failures of what stands outside this crate.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Source { .. } | Self::Store { .. })
+    }
+}
+
+/// Collects the problems of a configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Problems(Vec<String>);
+
+impl Problems {
+    /// Notes `problem` unless `holds`.
+    pub(crate) fn require(&mut self, holds: bool, problem: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(problem());
+        }
+    }
+
+    /// Notes `field` unless it is in `low..=high`.
+    pub(crate) fn range<T: PartialOrd + std::fmt::Display>(&mut self, field: &str, value: T, low: T, high: T) {
+        self.require(value >= low && value <= high, || format!("{field} must be in {low}..={high}, got {value}"));
+    }
+
+    /// An error if any problem was noted; `what` names the configuration.
+    pub(crate) fn finish(self, what: &'static str) -> Result<(), ModelError> {
+        if self.0.is_empty() { Ok(()) } else { Err(ModelError::Config { what, problems: self.0 }) }
+    }
+}

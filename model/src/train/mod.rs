@@ -1,0 +1,3 @@
+//! temporary
+pub(crate) mod adamw;
+pub(crate) mod schedule;

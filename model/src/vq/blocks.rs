@@ -1,0 +1,216 @@
+//! Building blocks of encoder and decoder: convolution, group normalisation with swish, residual and attention blocks, resampling.
+//!
+//! In and out of every block: `[n, channels, h, w]` f32. Names of parameters as in taming-transformers.
+//!
+//! # Source
+//! `taming/modules/diffusionmodules/model.py` of <https://github.com/CompVis/taming-transformers>.
+
+use tch::{TchError, Tensor};
+
+use crate::error::ModelError;
+use crate::parameters::{Init, Scope};
+
+/// Convolution with bias; keeps the side unless its stride is 2.
+#[derive(Debug)]
+pub(super) struct Conv {
+    weight: Tensor,
+    bias: Tensor,
+    stride: i64,
+    padding: i64,
+}
+
+impl Conv {
+    /// `kernel` is 1 or 3; the padding keeps the side.
+    pub(super) fn try_new(mut scope: Scope<'_>, channels_in: i64, channels_out: i64, kernel: i64) -> Result<Self, ModelError> {
+        // PyTorch's default for convolutions.
+        let init = Init::Uniform { bound: 1.0 / ((channels_in * kernel * kernel) as f64).sqrt() };
+        let weight = scope.tensor("weight", &[channels_out, channels_in, kernel, kernel], init)?;
+        let bias = scope.tensor("bias", &[channels_out], init)?;
+        Ok(Self { weight, bias, stride: 1, padding: kernel / 2 })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        x.f_conv2d(&self.weight, Some(&self.bias), self.stride, self.padding, 1, 1)
+    }
+}
+
+/// Group normalisation with epsilon 1e-6.
+#[derive(Debug)]
+pub(super) struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: i64,
+}
+
+impl Norm {
+    pub(super) fn try_new(mut scope: Scope<'_>, channels: i64, groups: i64) -> Result<Self, ModelError> {
+        let (weight, bias) = (scope.tensor("weight", &[channels], Init::Ones)?, scope.tensor("bias", &[channels], Init::Zeros)?);
+        Ok(Self { weight, bias, groups })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        x.f_group_norm(self.groups, Some(&self.weight), Some(&self.bias), 1e-6, true)
+    }
+
+    /// Normalises, then swish: `x * sigmoid(x)`.
+    pub(super) fn forward_swish(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        self.forward(x)?.f_silu()
+    }
+}
+
+/// Two normalised 3x3 convolutions beside a shortcut.
+#[derive(Debug)]
+pub(super) struct ResidualBlock {
+    norm1: Norm,
+    conv1: Conv,
+    norm2: Norm,
+    conv2: Conv,
+    shortcut: Option<Conv>,
+}
+
+impl ResidualBlock {
+    pub(super) fn try_new(mut scope: Scope<'_>, channels_in: i64, channels_out: i64, groups: i64) -> Result<Self, ModelError> {
+        let shortcut = if channels_in == channels_out { None } else { Some(Conv::try_new(scope.sub("nin_shortcut"), channels_in, channels_out, 1)?) };
+        Ok(Self {
+            norm1: Norm::try_new(scope.sub("norm1"), channels_in, groups)?,
+            conv1: Conv::try_new(scope.sub("conv1"), channels_in, channels_out, 3)?,
+            norm2: Norm::try_new(scope.sub("norm2"), channels_out, groups)?,
+            conv2: Conv::try_new(scope.sub("conv2"), channels_out, channels_out, 3)?,
+            shortcut,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let h = self.conv1.forward(&self.norm1.forward_swish(x)?)?;
+        let h = self.conv2.forward(&self.norm2.forward_swish(&h)?)?;
+        match &self.shortcut {
+            None => h.f_add(x),
+            Some(shortcut) => h.f_add(&shortcut.forward(x)?),
+        }
+    }
+}
+
+/// Attention of one head over all positions, beside a shortcut.
+#[derive(Debug)]
+pub(super) struct AttentionBlock {
+    norm: Norm,
+    q: Conv,
+    k: Conv,
+    v: Conv,
+    proj_out: Conv,
+}
+
+impl AttentionBlock {
+    pub(super) fn try_new(mut scope: Scope<'_>, channels: i64, groups: i64) -> Result<Self, ModelError> {
+        let norm = Norm::try_new(scope.sub("norm"), channels, groups)?;
+        let mut conv = |name| Conv::try_new(scope.sub(name), channels, channels, 1);
+        Ok(Self { norm, q: conv("q")?, k: conv("k")?, v: conv("v")?, proj_out: conv("proj_out")? })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let (n, channels, h, w) = x.size4()?;
+        let normed = self.norm.forward(x)?;
+        // `[n, channels, h, w]` to `[n, 1 head, h * w, channels]`.
+        let heads = |conv: &Conv| conv.forward(&normed)?.f_reshape([n, 1, channels, h * w])?.f_transpose(2, 3);
+        let (q, k, v) = (heads(&self.q)?, heads(&self.k)?, heads(&self.v)?);
+        let mixed = Tensor::f_scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, 0.0, false, None, false)?;
+        let mixed = mixed.f_transpose(2, 3)?.f_reshape([n, channels, h, w])?;
+        self.proj_out.forward(&mixed)?.f_add(x)
+    }
+}
+
+/// Halves the side: one row and one column of zeros at the far edges, then a 3x3 convolution with stride 2.
+#[derive(Debug)]
+pub(super) struct Downsample(Conv);
+
+impl Downsample {
+    pub(super) fn try_new(mut scope: Scope<'_>, channels: i64) -> Result<Self, ModelError> {
+        let conv = Conv::try_new(scope.sub("conv"), channels, channels, 3)?;
+        Ok(Self(Conv { stride: 2, padding: 0, ..conv }))
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        self.0.forward(&x.f_constant_pad_nd([0, 1, 0, 1])?)
+    }
+}
+
+/// Doubles the side: nearest neighbour, then a 3x3 convolution.
+#[derive(Debug)]
+pub(super) struct Upsample(Conv);
+
+impl Upsample {
+    pub(super) fn try_new(mut scope: Scope<'_>, channels: i64) -> Result<Self, ModelError> {
+        Ok(Self(Conv::try_new(scope.sub("conv"), channels, channels, 3)?))
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let (_, _, h, w) = x.size4()?;
+        self.0.forward(&x.f_upsample_nearest2d([2 * h, 2 * w], 2.0, 2.0)?)
+    }
+}
+
+/// The two residual blocks of the narrowest level, with or without attention between them.
+#[derive(Debug)]
+pub(super) struct Middle {
+    block_1: ResidualBlock,
+    attention: Option<AttentionBlock>,
+    block_2: ResidualBlock,
+}
+
+impl Middle {
+    pub(super) fn try_new(mut scope: Scope<'_>, channels: i64, groups: i64, attention: bool) -> Result<Self, ModelError> {
+        let block_1 = ResidualBlock::try_new(scope.sub("block_1"), channels, channels, groups)?;
+        let attention = if attention { Some(AttentionBlock::try_new(scope.sub("attn_1"), channels, groups)?) } else { None };
+        Ok(Self { block_1, attention, block_2: ResidualBlock::try_new(scope.sub("block_2"), channels, channels, groups)? })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let mut h = self.block_1.forward(x)?;
+        if let Some(attention) = &self.attention {
+            h = attention.forward(&h)?;
+        }
+        self.block_2.forward(&h)
+    }
+}
+
+/// Residual blocks of one level, each followed by attention where the level has it.
+#[derive(Debug)]
+pub(super) struct Level {
+    blocks: Vec<ResidualBlock>,
+    attention: Vec<AttentionBlock>,
+}
+
+/// Sizes of a [`Level`].
+pub(super) struct LevelSizes {
+    pub(super) channels_in: i64,
+    pub(super) channels_out: i64,
+    pub(super) blocks: u32,
+    pub(super) groups: i64,
+    pub(super) attention: bool,
+}
+
+impl Level {
+    pub(super) fn try_new(scope: &mut Scope<'_>, sizes: &LevelSizes) -> Result<Self, ModelError> {
+        let mut level = Self { blocks: Vec::new(), attention: Vec::new() };
+        for index in 0..sizes.blocks {
+            let channels_in = if index == 0 { sizes.channels_in } else { sizes.channels_out };
+            let block = ResidualBlock::try_new(scope.sub("block").sub(index), channels_in, sizes.channels_out, sizes.groups)?;
+            level.blocks.push(block);
+            if sizes.attention {
+                level.attention.push(AttentionBlock::try_new(scope.sub("attn").sub(index), sizes.channels_out, sizes.groups)?);
+            }
+        }
+        Ok(level)
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let mut h = x.shallow_clone();
+        for (index, block) in self.blocks.iter().enumerate() {
+            h = block.forward(&h)?;
+            if let Some(attention) = self.attention.get(index) {
+                h = attention.forward(&h)?;
+            }
+        }
+        Ok(h)
+    }
+}

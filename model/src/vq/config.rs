@@ -1,0 +1,182 @@
+//! Sizes of a VQGAN, as plain data. The network's shapes follow from them, and so do the tensors that its weights must hold.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{ModelError, Problems};
+
+/// Sizes of a VQGAN.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VqConfig {
+    /// Side of the square that is encoded, in pixels: 8 to 4096, a multiple of the downsampling factor.
+    pub resolution: u32,
+    /// Channels of the first level, 1 to 4096; a multiple of `norm_groups`.
+    pub channels: u32,
+    /// Channels of each level as a multiple of `channels`, 1 to 64 each; one to eight levels. Each level but the last halves the side.
+    pub channel_multipliers: Vec<u32>,
+    /// Residual blocks of a level of the encoder, 1 to 16; the decoder has one more.
+    pub residual_blocks: u32,
+    /// Sides in pixels of the levels whose blocks are followed by attention. Default: none.
+    #[serde(default)]
+    pub attention_resolutions: Vec<u32>,
+    /// Whether the narrowest level has attention between its two middle blocks. Default: true.
+    #[serde(default = "yes")]
+    pub middle_attention: bool,
+    /// Channels between encoder and `quant_conv`, 1 to 4096.
+    pub z_channels: u32,
+    /// Length of a codebook vector, 1 to 4096.
+    pub embedding_dim: u32,
+    /// Number of codes, 2 to 1,048,576.
+    pub codebook_size: u32,
+    /// Groups of the group normalisation, 1 to 256. Default: 32.
+    #[serde(default = "thirty_two")]
+    pub norm_groups: u32,
+    /// Whether latents and codebook vectors are brought to unit length, as in LlamaGen. Default: false.
+    #[serde(default)]
+    pub l2_normalized_codes: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+const fn thirty_two() -> u32 {
+    32
+}
+
+impl VqConfig {
+    /// Chameleon's tokenizer: 512 pixels to 32 x 32 codes out of 8192.
+    ///
+    /// # Source
+    /// `vqgan.yaml` of <https://github.com/facebookresearch/chameleon>.
+    #[must_use]
+    pub fn chameleon() -> Self {
+        Self {
+            resolution: 512,
+            channels: 128,
+            channel_multipliers: vec![1, 1, 2, 2, 4],
+            residual_blocks: 2,
+            attention_resolutions: Vec::new(),
+            middle_attention: true,
+            z_channels: 256,
+            embedding_dim: 256,
+            codebook_size: 8192,
+            norm_groups: 32,
+            l2_normalized_codes: false,
+        }
+    }
+
+    /// A tokenizer that two CPU cores fit on a few photos in a minute: 128 pixels to 16 x 16 codes out of 512.
+    #[must_use]
+    pub fn photos_tiny() -> Self {
+        Self {
+            resolution: 128,
+            channels: 16,
+            channel_multipliers: vec![1, 2, 4, 8],
+            residual_blocks: 1,
+            attention_resolutions: Vec::new(),
+            middle_attention: false,
+            z_channels: 32,
+            embedding_dim: 8,
+            codebook_size: 512,
+            norm_groups: 8,
+            l2_normalized_codes: false,
+        }
+    }
+
+    /// Side of the square that one code stands for, in pixels: the downsampling factor.
+    #[must_use]
+    pub fn factor(&self) -> u32 {
+        1 << (self.channel_multipliers.len().clamp(1, 8) - 1)
+    }
+
+    /// Codes in a row and in a column.
+    #[must_use]
+    pub fn grid(&self) -> u32 {
+        self.resolution / self.factor()
+    }
+
+    /// Bytes of one picture: RGB, interleaved.
+    pub(crate) fn bytes_per_image(&self) -> usize {
+        self.resolution as usize * self.resolution as usize * 3
+    }
+
+    /// Channels of each level.
+    pub(super) fn widths(&self) -> Vec<i64> {
+        self.channel_multipliers.iter().map(|multiplier| i64::from(self.channels) * i64::from(*multiplier)).collect()
+    }
+
+    /// Whether the blocks of `level` are followed by attention.
+    pub(super) fn has_attention(&self, level: usize) -> bool {
+        self.attention_resolutions.contains(&(self.resolution >> level))
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] with all problems.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let mut problems = Problems::default();
+        let levels = self.channel_multipliers.len();
+        problems.require((1..=8).contains(&levels), || format!("channel_multipliers must have 1..=8 levels, got {levels}"));
+        for (level, multiplier) in self.channel_multipliers.iter().enumerate() {
+            problems.range(&format!("channel_multipliers[{level}]"), *multiplier, 1, 64);
+        }
+        problems.range("resolution", self.resolution, 8, 4096);
+        let (resolution, factor) = (self.resolution, self.factor());
+        problems.require(resolution.is_multiple_of(factor), || {
+            format!("resolution must be a multiple of the downsampling factor {factor}, got {resolution}")
+        });
+        problems.range("channels", self.channels, 1, 4096);
+        problems.range("norm_groups", self.norm_groups, 1, 256);
+        let (channels, groups) = (self.channels, self.norm_groups);
+        problems.require(groups > 0 && channels.is_multiple_of(groups), || {
+            format!("channels must be a multiple of norm_groups {groups}, got {channels}")
+        });
+        problems.range("residual_blocks", self.residual_blocks, 1, 16);
+        for (index, side) in self.attention_resolutions.iter().enumerate() {
+            let exists = (0..levels.min(8)).any(|level| resolution >> level == *side);
+            problems.require(exists, || format!("attention_resolutions[{index}] must be the side of a level, got {side}"));
+        }
+        problems.range("z_channels", self.z_channels, 1, 4096);
+        problems.range("embedding_dim", self.embedding_dim, 1, 4096);
+        problems.range("codebook_size", self.codebook_size, 2, 1 << 20);
+        problems.finish("vq configuration")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_hold_their_rules() {
+        for (config, grid) in [(VqConfig::chameleon(), 32), (VqConfig::photos_tiny(), 16)] {
+            config.check().expect("a preset");
+            assert_eq!(config.grid(), grid);
+        }
+    }
+
+    #[test]
+    fn every_bad_field_is_reported() {
+        let config = VqConfig { channels: 20, resolution: 100, attention_resolutions: vec![7], codebook_size: 1, ..VqConfig::chameleon() };
+        let Err(ModelError::Config { problems, .. }) = config.check() else { panic!("four fields are bad") };
+        assert_eq!(
+            problems,
+            [
+                "resolution must be a multiple of the downsampling factor 16, got 100",
+                "channels must be a multiple of norm_groups 32, got 20",
+                "attention_resolutions[0] must be the side of a level, got 7",
+                "codebook_size must be in 2..=1048576, got 1",
+            ]
+        );
+    }
+
+    #[test]
+    fn defaults_fill_in_and_unknown_fields_are_refused() {
+        let text = r#"{"resolution":64,"channels":32,"channel_multipliers":[1,2],"residual_blocks":1,"z_channels":8,"embedding_dim":8,"codebook_size":16}"#;
+        let config: VqConfig = serde_json::from_str(text).expect("the rest has defaults");
+        assert!(config.middle_attention && config.norm_groups == 32 && config.attention_resolutions.is_empty());
+        assert!(serde_json::from_str::<VqConfig>(&text.replace("residual_blocks", "blocks")).is_err());
+    }
+}

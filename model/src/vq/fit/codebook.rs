@@ -1,0 +1,141 @@
+//! The codebook while it is fitted: started by k-means, moved by running means, its dead codes restarted.
+//!
+//! Sums over latents are products with one-hot matrices, not scattered additions, whose order would depend on threads.
+
+use cm3flow_schemas::random::Draws;
+use tch::{Kind, TchError, Tensor};
+
+use crate::vq::fit::FitJob;
+use crate::vq::quantizer::Quantizer;
+
+/// Latents that k-means sees for each code.
+pub(super) const LATENTS_PER_CODE: i64 = 32;
+/// Rounds of k-means; later ones hardly move anything.
+const KMEANS_ROUNDS: u32 = 15;
+/// Latents that are summed up together: bounds memory to so many rows of a one-hot matrix.
+const TOTAL_ROWS: i64 = 4096;
+
+/// A codebook under way.
+pub(super) struct RunningCodebook {
+    quantizer: Quantizer,
+    /// Vectors as they will be stored, `[codes, dim]`.
+    vectors: Tensor,
+    /// Running mean of the number of latents of each code, `[codes]`.
+    counts: Tensor,
+    /// Running mean of the sum of latents of each code, `[codes, dim]`.
+    sums: Tensor,
+    /// Step at which each code was last chosen by a latent.
+    last_used: Vec<u64>,
+    /// Step at which each code was last chosen or started anew.
+    alive_at: Vec<u64>,
+    step: u64,
+    normalized: bool,
+    decay: f64,
+    restart_after: u64,
+    seed: u64,
+}
+
+impl RunningCodebook {
+    /// Starts at the centroids of `latents`, `[rows, dim]`.
+    pub(super) fn start(job: &FitJob<'_>, latents: &Tensor) -> Result<Self, TchError> {
+        let normalized = job.config.l2_normalized_codes;
+        let codes = i64::from(job.config.codebook_size);
+        let (rows, _) = latents.size2()?;
+        let mut order: Vec<i64> = (0..rows).collect();
+        Draws::new(job.seed, "fit centroids", b"").shuffle(&mut order);
+        order.truncate(codes as usize);
+        let first = latents.f_index_select(0, &Tensor::f_from_slice(&order)?.f_to_device(latents.device())?)?;
+        let mut quantizer = Quantizer::try_new(&first, normalized)?;
+        let latents = quantizer.project(latents)?;
+        let mut vectors = quantizer.project(&first)?;
+        let mut counts = vectors.f_new_ones([codes], (Kind::Float, vectors.device()))?;
+        for _ in 0..KMEANS_ROUNDS {
+            let (found, sums) = totals(&quantizer.nearest(&latents)?, &latents, codes)?;
+            // A centroid without latents stays where it is; the restarts will find it a place.
+            let empty = found.f_eq(0.0)?.f_unsqueeze(1)?;
+            vectors = vectors.f_where_self(&empty, &sums.f_div(&found.f_clamp_min(1.0)?.f_unsqueeze(1)?)?)?;
+            quantizer = Quantizer::try_new(&vectors, normalized)?;
+            counts = found;
+        }
+        // Scaled to the latents of one update, which is what the running means will hold.
+        let per_update = f64::from(job.fit.batch_size) * f64::from(job.fit.crop_px / job.config.factor()).powi(2);
+        let counts = counts.f_clamp_min(1.0)?.f_mul_scalar(per_update / rows as f64)?;
+        let sums = vectors.f_mul(&counts.f_unsqueeze(1)?)?;
+        let (decay, restart_after) = (job.fit.ema_decay, job.fit.restart_after);
+        let step = job.fit.warm_up_steps;
+        let (last_used, alive_at) = (vec![step; codes as usize], vec![step; codes as usize]);
+        Ok(Self { quantizer, vectors, counts, sums, last_used, alive_at, step, normalized, decay, restart_after, seed: job.seed })
+    }
+
+    /// Brings latents to the space in which they are compared; keeps their gradient. In and out: `[rows, dim]`.
+    pub(super) fn project(&self, rows: &Tensor) -> Result<Tensor, TchError> {
+        self.quantizer.project(rows)
+    }
+
+    /// Nearest vectors of projected latents, then moves the codebook towards them. In and out: `[rows, dim]`; no gradient.
+    pub(super) fn assign(&mut self, rows: &Tensor, step: u64) -> Result<Tensor, TchError> {
+        let _no_grad = tch::no_grad_guard();
+        let rows = rows.f_detach()?;
+        let codes = self.quantizer.nearest(&rows)?;
+        let nearest = self.quantizer.vectors_of(&codes)?;
+        self.step = step;
+        let (found, sums) = totals(&codes, &rows, self.counts.size1()?)?;
+        let _ = self.counts.f_lerp_(&found, 1.0 - self.decay)?;
+        let _ = self.sums.f_lerp_(&sums, 1.0 - self.decay)?;
+        self.restart(&rows, &found)?;
+        self.vectors = self.sums.f_div(&self.counts.f_clamp_min(1e-6)?.f_unsqueeze(1)?)?;
+        self.quantizer = Quantizer::try_new(&self.vectors, self.normalized)?;
+        Ok(nearest)
+    }
+
+    /// Moves codes that no latent has chosen for long to latents of the batch.
+    fn restart(&mut self, rows: &Tensor, found: &Tensor) -> Result<(), TchError> {
+        let found = Vec::<f32>::try_from(found.f_to_device(tch::Device::Cpu)?)?;
+        let mut draws = Draws::new(self.seed, "fit restarts", &self.step.to_le_bytes());
+        let mut dead = Vec::new();
+        for (code, count) in found.iter().enumerate() {
+            if *count > 0.0 {
+                self.last_used[code] = self.step;
+                self.alive_at[code] = self.step;
+            } else if self.step - self.alive_at[code] >= self.restart_after {
+                self.alive_at[code] = self.step;
+                dead.push(code as i64);
+            }
+        }
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let (count, _) = rows.size2()?;
+        let chosen: Vec<i64> = dead.iter().map(|_| draws.index(count as usize) as i64).collect();
+        let index = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(rows.device());
+        let (dead, chosen) = (index(&dead)?, index(&chosen)?);
+        let latents = rows.f_index_select(0, &chosen)?;
+        let _ = self.sums.f_index_copy_(0, &dead, &latents)?;
+        let _ = self.counts.f_index_fill_(0, &dead, 1.0)?;
+        Ok(())
+    }
+
+    /// Vectors as they will be stored, `[codes, dim]`.
+    pub(super) const fn vectors(&self) -> &Tensor {
+        &self.vectors
+    }
+
+    /// Codes used within the last `restart_after` steps.
+    pub(super) fn codes_used(&self) -> u32 {
+        self.last_used.iter().filter(|last| self.step - **last < self.restart_after).count() as u32
+    }
+}
+
+/// Number and sum of the rows of each code: `[codes]` and `[codes, dim]`.
+fn totals(chosen: &Tensor, rows: &Tensor, codes: i64) -> Result<(Tensor, Tensor), TchError> {
+    let all = Tensor::f_arange(codes, (Kind::Int64, rows.device()))?.f_unsqueeze(1)?;
+    let (_, dim) = rows.size2()?;
+    let mut counts = Tensor::f_zeros([codes], (Kind::Float, rows.device()))?;
+    let mut sums = Tensor::f_zeros([codes, dim], (Kind::Float, rows.device()))?;
+    for (chosen, rows) in chosen.f_split(TOTAL_ROWS, 0)?.iter().zip(rows.f_split(TOTAL_ROWS, 0)?) {
+        let one_hot = chosen.f_unsqueeze(0)?.f_eq_tensor(&all)?.f_to_kind(Kind::Float)?;
+        let _ = counts.f_add_(&one_hot.f_sum_dim_intlist(1, false, Kind::Float)?)?;
+        let _ = sums.f_addmm_(&one_hot, &rows)?;
+    }
+    Ok((counts, sums))
+}

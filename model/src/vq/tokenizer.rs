@@ -1,0 +1,141 @@
+//! The image tokenizer of the `tokenize` stage: a VQGAN with given weights on one device.
+//!
+//! Every computation has the fixed batch size; a short tail is padded with black. So codes do not depend on batch neighbours.
+
+use cm3flow_schemas::digest::{Digest, PartHasher};
+use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
+use cm3flow_schemas::{DynError, canonical};
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::device::{self, DeviceChoice};
+use crate::error::{ModelError, Problems};
+use crate::vq::config::VqConfig;
+use crate::vq::network::VqNetwork;
+use crate::vq::quantizer::{Quantizer, grid_of};
+
+/// A VQGAN that implements [`ImageTokenizer`].
+#[derive(Debug)]
+pub struct VqTokenizer {
+    spec: ImageTokenizerSpec,
+    network: VqNetwork,
+    quantizer: Quantizer,
+    codebook: Vec<f32>,
+    device: Device,
+    batch_size: usize,
+    bytes_per_image: usize,
+}
+
+impl VqTokenizer {
+    /// Builds the network of `config`, puts `weights` (a safetensors file of f32) into it and moves it to the device.
+    /// `batch_size` images, 1 to 4096, are computed together.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] for bad settings, [`ModelError::CudaUnavailable`]; [`ModelError::Safetensors`] and the errors about
+    /// tensors for weights of another network.
+    pub fn try_new(config: &VqConfig, weights: &[u8], batch_size: u32, choice: DeviceChoice) -> Result<Self, ModelError> {
+        let mut problems = Problems::default();
+        problems.range("batch_size", batch_size, 1, 4096);
+        problems.finish("vq tokenizer")?;
+        let device = device::open(choice)?;
+        let network = VqNetwork::loaded(config, weights, device)?;
+        let quantizer = Quantizer::try_new(&network.embedding, config.l2_normalized_codes).map_err(ModelError::torch("prepare the codebook"))?;
+        let codebook = floats(&network.embedding).map_err(ModelError::torch("copy the codebook"))?;
+        let digest = PartHasher::new("vq-tokenizer").part(&canonical::digest_of("vq-config", config).0).part(&Digest::of(weights).0).digest();
+        let spec = ImageTokenizerSpec {
+            name: format!("vq-f{}-{}", config.factor(), config.codebook_size),
+            digest,
+            side_px: config.resolution,
+            grid: config.grid(),
+            codebook_size: config.codebook_size,
+            codebook_dim: config.embedding_dim,
+            numerics: device::numerics_class(device, Kind::Float, batch_size),
+        };
+        let bytes_per_image = config.bytes_per_image();
+        Ok(Self { spec, network, quantizer, codebook, device, batch_size: batch_size as usize, bytes_per_image })
+    }
+
+    fn encode_batch(&self, pixels: &[u8]) -> Result<Vec<u32>, TchError> {
+        let images = pixels.len() / self.bytes_per_image;
+        let side = i64::from(self.spec.side_px);
+        let mut values = scaled(pixels);
+        values.resize(self.batch_size * self.bytes_per_image, -1.0);
+        let batch = Tensor::f_from_slice(&values)?.f_to_device(self.device)?;
+        // Interleaved bytes are NHWC already; seen as NCHW that is channels-last, which the convolutions keep.
+        let batch = batch.f_reshape([-1, side, side, 3])?.f_permute([0, 3, 1, 2])?;
+        let codes = self.quantizer.encode(&self.network.encode(&batch)?)?;
+        let codes = Vec::<i64>::try_from(codes.f_to_device(Device::Cpu)?)?;
+        Ok(codes[..images * self.spec.codes_per_image()].iter().map(|code| *code as u32).collect())
+    }
+
+    fn decode_batch(&self, codes: &[u32]) -> Result<Vec<u8>, TchError> {
+        let images = codes.len() / self.spec.codes_per_image();
+        let grid = i64::from(self.spec.grid);
+        let mut padded: Vec<i64> = codes.iter().map(|code| i64::from(*code)).collect();
+        padded.resize(self.batch_size * self.spec.codes_per_image(), 0);
+        let codes = Tensor::f_from_slice(&padded)?.f_to_device(self.device)?;
+        let pixels = self.network.decode(&grid_of(&self.quantizer.vectors_of(&codes)?, grid, grid)?)?;
+        // The last addition of a half and the cut to an integer round to the nearest level.
+        let levels = pixels.f_clamp(-1.0, 1.0)?.f_add_scalar(1.0)?.f_mul_scalar(127.5)?.f_round()?.f_to_kind(Kind::Uint8)?;
+        let levels = levels.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_to_device(Device::Cpu)?;
+        let mut bytes = vec![0; self.batch_size * self.bytes_per_image];
+        levels.f_copy_data_u8(&mut bytes, levels.numel())?;
+        bytes.truncate(images * self.bytes_per_image);
+        Ok(bytes)
+    }
+
+    fn check_codes(&self, codes: &[u32]) -> Result<(), ModelError> {
+        let (codes_per_image, codebook_size) = (self.spec.codes_per_image(), self.spec.codebook_size);
+        if !codes.len().is_multiple_of(codes_per_image) {
+            return Err(ModelError::Codes { codes: codes.len(), codes_per_image });
+        }
+        match codes.iter().position(|code| *code >= codebook_size) {
+            Some(position) => Err(ModelError::CodeOutOfRange { position, code: codes[position], codebook_size }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ImageTokenizer for VqTokenizer {
+    fn spec(&self) -> &ImageTokenizerSpec {
+        &self.spec
+    }
+
+    fn encode(&mut self, pixels: &[u8]) -> Result<Vec<u32>, DynError> {
+        if !pixels.len().is_multiple_of(self.bytes_per_image) {
+            return Err(ModelError::Pixels { bytes: pixels.len(), bytes_per_image: self.bytes_per_image }.into());
+        }
+        let _no_grad = tch::no_grad_guard();
+        let mut codes = Vec::with_capacity(pixels.len() / self.bytes_per_image * self.spec.codes_per_image());
+        for batch in pixels.chunks(self.batch_size * self.bytes_per_image) {
+            codes.extend(self.encode_batch(batch).map_err(ModelError::torch("encode images"))?);
+        }
+        Ok(codes)
+    }
+
+    fn decode(&mut self, codes: &[u32]) -> Result<Vec<u8>, DynError> {
+        self.check_codes(codes)?;
+        let _no_grad = tch::no_grad_guard();
+        let mut pixels = Vec::with_capacity(codes.len() / self.spec.codes_per_image() * self.bytes_per_image);
+        for batch in codes.chunks(self.batch_size * self.spec.codes_per_image()) {
+            pixels.extend(self.decode_batch(batch).map_err(ModelError::torch("decode images"))?);
+        }
+        Ok(pixels)
+    }
+
+    fn codebook(&self) -> &[f32] {
+        &self.codebook
+    }
+}
+
+/// Bytes to -1..=1, by the one formula `x * 2 / 255 - 1`, rounded once, on the CPU: GPUs divide by multiplying with an inverse.
+pub(super) fn scaled(pixels: &[u8]) -> Vec<f32> {
+    let levels: [f32; 256] = std::array::from_fn(|level| (level as f64 * 2.0 / 255.0 - 1.0) as f32);
+    pixels.iter().map(|level| levels[usize::from(*level)]).collect()
+}
+
+fn floats(tensor: &Tensor) -> Result<Vec<f32>, TchError> {
+    Vec::try_from(tensor.f_detach()?.f_to_device(Device::Cpu)?.f_reshape([-1])?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! Named tensors as safetensors bytes and back. Where the bytes are kept is the caller's affair.
+//!
+//! Written tensors are f32, sorted by name, so that equal weights give equal bytes.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use safetensors::tensor::{Dtype, SafeTensors, View};
+use tch::{Kind, TchError, Tensor};
+
+use crate::error::ModelError;
+
+/// Tensors by name.
+pub(crate) type NamedTensors = BTreeMap<String, Tensor>;
+
+struct Stored {
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl View for Stored {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+fn stored(tensor: &Tensor) -> Result<Stored, TchError> {
+    let tensor = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+    let mut bytes = vec![0; tensor.numel() * 4];
+    tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
+    Ok(Stored { shape: tensor.size().iter().map(|size| *size as usize).collect(), bytes })
+}
+
+/// Writes tensors as f32.
+///
+/// # Errors
+/// [`ModelError::Torch`] if a tensor cannot be copied, [`ModelError::Safetensors`] if the header grows too large.
+///
+/// # Source
+/// <https://huggingface.co/docs/safetensors>.
+pub(crate) fn to_safetensors(tensors: &NamedTensors) -> Result<Vec<u8>, ModelError> {
+    let views: Result<Vec<_>, _> = tensors.iter().map(|(name, tensor)| Ok((name, stored(tensor)?))).collect();
+    let views = views.map_err(ModelError::torch("copy weights"))?;
+    safetensors::serialize(views, None).map_err(|source| ModelError::Safetensors { source })
+}
+
+/// Reads all tensors, onto the CPU.
+///
+/// # Errors
+/// [`ModelError::Safetensors`] if the bytes are damaged, [`ModelError::TensorType`] for a tensor that is not f32.
+pub(crate) fn from_safetensors(bytes: &[u8]) -> Result<NamedTensors, ModelError> {
+    let file = SafeTensors::deserialize(bytes).map_err(|source| ModelError::Safetensors { source })?;
+    let mut tensors = NamedTensors::new();
+    for (name, view) in file.iter() {
+        if view.dtype() != Dtype::F32 {
+            return Err(ModelError::TensorType { name: name.to_owned(), found: format!("{:?}", view.dtype()) });
+        }
+        let shape: Vec<i64> = view.shape().iter().map(|size| *size as i64).collect();
+        let tensor = Tensor::f_from_data_size(view.data(), &shape, Kind::Float).map_err(ModelError::torch("create weights"))?;
+        tensors.insert(name.to_owned(), tensor);
+    }
+    Ok(tensors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_survive_their_bytes_and_equal_tensors_give_equal_bytes() {
+        let tensors: NamedTensors = ["b", "a", "c.d"]
+            .iter()
+            .map(|name| ((*name).to_owned(), Tensor::arange(6, (Kind::Float, tch::Device::Cpu)).reshape([2, 3]).transpose(0, 1)))
+            .collect();
+        let bytes = to_safetensors(&tensors).expect("small tensors");
+        assert_eq!(bytes, to_safetensors(&tensors).expect("small tensors"));
+        let read = from_safetensors(&bytes).expect("its own bytes");
+        assert_eq!(read.keys().collect::<Vec<_>>(), tensors.keys().collect::<Vec<_>>());
+        assert!(read.iter().all(|(name, tensor)| tensor.size() == [3, 2] && tensor.equal(&tensors[name])));
+    }
+
+    #[test]
+    fn damaged_bytes_and_other_types_are_refused() {
+        assert!(matches!(from_safetensors(b"no weights"), Err(ModelError::Safetensors { .. })));
+        let view = safetensors::tensor::TensorView::new(Dtype::I64, vec![1], &[0; 8]).expect("one number");
+        let bytes = safetensors::serialize([("ids", view)], None).expect("one tensor");
+        let error = from_safetensors(&bytes).expect_err("not f32");
+        assert_eq!(error.to_string(), "tensor ids is stored as I64, expected F32");
+    }
+}

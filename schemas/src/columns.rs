@@ -1,0 +1,252 @@
+//! Columns by name and Arrow schemas by state: what a record batch holds after each segment.
+//!
+//! Ids are text of 32 hexadecimal digits, so that files can be opened and joined with any tool.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+
+use crate::vocabulary::TokenWidth;
+
+/// [`crate::SampleId`].
+pub const SAMPLE_ID: &str = "sample_id";
+/// [`crate::ImageId`] of the main image.
+pub const IMAGE_ID: &str = "image_id";
+/// Name of the source in the configuration.
+pub const SOURCE: &str = "source";
+/// The sample's own key in its source: the member name of a tar without extension, a file name, a row's key.
+pub const KEY: &str = "key";
+/// Index of the sample in its unit, from 0.
+pub const ROW: &str = "row";
+/// Encoded images, each with its role.
+pub const IMAGES: &str = "images";
+/// [`crate::sample::Annotations`].
+pub const ANNOTATIONS: &str = "annotations";
+/// [`crate::sample::Refusal`], null for a row that is still wanted.
+pub const REFUSAL: &str = "refusal";
+/// Fitted RGB images: `side * side * 3` bytes each, row-major, interleaved.
+pub const PIXELS: &str = "pixels";
+/// Width of the main image before fitting, in pixels.
+pub const WIDTH: &str = "width";
+/// Height of the main image before fitting, in pixels.
+pub const HEIGHT: &str = "height";
+/// Images as codes, each with its role.
+pub const IMAGE_CODES: &str = "image_codes";
+/// Embedding of the first caption, of unit length; empty without captions.
+pub const TEXT_EMBEDDING: &str = "text_embedding";
+/// Embedding of the main image, of unit length.
+pub const IMAGE_EMBEDDING: &str = "image_embedding";
+/// Embedding of the pair: the normalised average of both.
+pub const EMBEDDING: &str = "embedding";
+/// [`crate::sample::Split`].
+pub const SPLIT: &str = "split";
+/// Index of the unit in its window, from 0.
+pub const UNIT: &str = "unit";
+/// Id of the sample that stays instead of this one; null for a sample that is kept.
+pub const DUPLICATE_OF: &str = "duplicate_of";
+/// Neighbours in the bank, best first.
+pub const NEIGHBOURS: &str = "neighbours";
+/// [`crate::DocumentId`].
+pub const DOCUMENT_ID: &str = "document_id";
+/// Name of the task whose template made the document.
+pub const TASK: &str = "task";
+/// Token ids.
+pub const TOKENS: &str = "tokens";
+/// [`crate::document::Segment`]s.
+pub const SEGMENTS: &str = "segments";
+/// Samples that stand in the document as retrieved ones.
+pub const RETRIEVED: &str = "retrieved";
+/// Number of retrieved documents that were drawn before the length policy cut them.
+pub const RETRIEVED_WANTED: &str = "retrieved_wanted";
+/// Number of masked spans: drawn by `instruct`, placed by `mask`.
+pub const SPANS: &str = "spans";
+/// Documents of a pack.
+pub const DOCUMENTS: &str = "documents";
+
+fn field(name: &str, data_type: DataType) -> FieldRef {
+    Arc::new(Field::new(name, data_type, false))
+}
+
+fn nullable(name: &str, data_type: DataType) -> FieldRef {
+    Arc::new(Field::new(name, data_type, true))
+}
+
+fn list(of: DataType) -> DataType {
+    DataType::List(field("item", of))
+}
+
+fn structure(fields: Vec<FieldRef>) -> DataType {
+    DataType::Struct(Fields::from(fields))
+}
+
+/// The `refusal` column: where, why, and what exactly; null while the row is wanted.
+#[must_use]
+pub fn refusal() -> FieldRef {
+    nullable(REFUSAL, structure(["stage", "reason", "detail"].map(|name| field(name, DataType::Utf8)).to_vec()))
+}
+
+/// The `annotations` column.
+#[must_use]
+pub fn annotations() -> FieldRef {
+    let text = |name| field(name, DataType::Utf8);
+    let pixel = |name| field(name, DataType::UInt32);
+    field(
+        ANNOTATIONS,
+        structure(vec![
+            field("captions", list(DataType::Utf8)),
+            field("questions", list(structure(vec![text("question"), text("answer")]))),
+            field("boxes", list(structure(vec![text("label"), pixel("x0"), pixel("y0"), pixel("x1"), pixel("y1")]))),
+            field("edits", list(structure(vec![text("instruction"), text("image")]))),
+            nullable("license", DataType::Utf8),
+            nullable("credit", DataType::Utf8),
+            nullable("source", DataType::Utf8),
+        ]),
+    )
+}
+
+/// The `pixels` column: fitted images with their roles.
+#[must_use]
+pub fn pixels() -> FieldRef {
+    field(PIXELS, list(structure(vec![field("role", DataType::Utf8), field("bytes", DataType::Binary)])))
+}
+
+/// The `width` and `height` columns.
+#[must_use]
+pub fn size() -> Vec<FieldRef> {
+    vec![field(WIDTH, DataType::UInt32), field(HEIGHT, DataType::UInt32)]
+}
+
+/// The `image_codes` column: codes of each image, row-major.
+#[must_use]
+pub fn image_codes() -> FieldRef {
+    field(IMAGE_CODES, list(structure(vec![field("role", DataType::Utf8), field("codes", list(DataType::UInt32))])))
+}
+
+/// The `text_embedding` and `image_embedding` columns.
+#[must_use]
+pub fn embeddings() -> Vec<FieldRef> {
+    [TEXT_EMBEDDING, IMAGE_EMBEDDING].map(|name| field(name, list(DataType::Float32))).to_vec()
+}
+
+/// The `split` column.
+#[must_use]
+pub fn split() -> FieldRef {
+    field(SPLIT, DataType::Utf8)
+}
+
+/// The `duplicate_of` column.
+#[must_use]
+pub fn duplicate_of() -> FieldRef {
+    nullable(DUPLICATE_OF, DataType::Utf8)
+}
+
+/// The `neighbours` column.
+#[must_use]
+pub fn neighbours() -> FieldRef {
+    field(NEIGHBOURS, list(neighbour()))
+}
+
+fn neighbour() -> DataType {
+    structure(vec![field(SAMPLE_ID, DataType::Utf8), field("similarity", DataType::Float32)])
+}
+
+fn segment() -> DataType {
+    let offset = |name| field(name, DataType::UInt32);
+    let kind = |name| field(name, DataType::UInt8);
+    structure(vec![offset("start"), offset("len"), kind("modality"), kind("role"), field("loss_weight", DataType::Float32)])
+}
+
+/// What `ingest` sends: encoded images and annotations of one sample a row.
+#[must_use]
+pub fn raw_sample() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        field(SAMPLE_ID, DataType::Utf8),
+        field(IMAGE_ID, DataType::Utf8),
+        field(SOURCE, DataType::Utf8),
+        field(KEY, DataType::Utf8),
+        field(ROW, DataType::UInt64),
+        field(IMAGES, list(structure(vec![field("role", DataType::Utf8), field("bytes", DataType::Binary)]))),
+        annotations(),
+        refusal(),
+    ]))
+}
+
+/// What a prepared unit holds: one kept sample a row, with codes and embedding.
+#[must_use]
+pub fn prepared_sample() -> SchemaRef {
+    let mut fields = vec![
+        field(SAMPLE_ID, DataType::Utf8),
+        field(IMAGE_ID, DataType::Utf8),
+        field(SOURCE, DataType::Utf8),
+        field(KEY, DataType::Utf8),
+        field(ROW, DataType::UInt64),
+        annotations(),
+    ];
+    fields.extend(size());
+    fields.push(image_codes());
+    fields.extend(embeddings());
+    Arc::new(Schema::new(fields))
+}
+
+/// A refused sample or document: enough to find it again and to know why.
+#[must_use]
+pub fn refused_sample() -> SchemaRef {
+    let text = |name| field(name, DataType::Utf8);
+    let row = field(ROW, DataType::UInt64);
+    Arc::new(Schema::new(vec![text(SAMPLE_ID), text(SOURCE), text(KEY), row, text("stage"), text("reason"), text("detail")]))
+}
+
+/// What `settle` decides of a prepared sample.
+#[must_use]
+pub fn settled_sample() -> SchemaRef {
+    let text = |name| field(name, DataType::Utf8);
+    Arc::new(Schema::new(vec![text(SAMPLE_ID), text(IMAGE_ID), field(UNIT, DataType::UInt32), split(), duplicate_of()]))
+}
+
+/// A row of the retrieval bank: a train sample with what a document that retrieves it needs.
+#[must_use]
+pub fn bank_sample() -> SchemaRef {
+    let text = |name| field(name, DataType::Utf8);
+    Arc::new(Schema::new(vec![
+        text(SAMPLE_ID),
+        text(IMAGE_ID),
+        field("captions", list(DataType::Utf8)),
+        field("codes", list(DataType::UInt32)),
+        field(EMBEDDING, list(DataType::Float32)),
+    ]))
+}
+
+/// A training record, before or after masking.
+#[must_use]
+pub fn document() -> SchemaRef {
+    let text = |name| field(name, DataType::Utf8);
+    Arc::new(Schema::new(vec![
+        text(DOCUMENT_ID),
+        text(SAMPLE_ID),
+        text(TASK),
+        split(),
+        field(TOKENS, list(DataType::UInt32)),
+        field(SEGMENTS, list(segment())),
+        field(RETRIEVED, list(neighbour())),
+        field(RETRIEVED_WANTED, DataType::UInt16),
+        field(SPANS, DataType::UInt16),
+        refusal(),
+    ]))
+}
+
+/// A pack of `seq_len` tokens in ids of `width`.
+#[must_use]
+pub fn pack(seq_len: usize, width: TokenWidth) -> SchemaRef {
+    let token = match width {
+        TokenWidth::U16 => DataType::UInt16,
+        TokenWidth::U32 => DataType::UInt32,
+    };
+    let text = |name| field(name, DataType::Utf8);
+    let offset = |name| field(name, DataType::UInt32);
+    let placed = structure(vec![text(DOCUMENT_ID), text(SAMPLE_ID), text(TASK), offset("start"), offset("len")]);
+    Arc::new(Schema::new(vec![
+        field(TOKENS, DataType::FixedSizeList(field("item", token), seq_len as i32)),
+        field(SEGMENTS, list(segment())),
+        field(DOCUMENTS, list(placed)),
+    ]))
+}

@@ -1,0 +1,78 @@
+//! Puts documents together: boundaries, parts with a break between any two, ids shifted into the vocabulary's ranges.
+
+use crate::document::{Modality, Role, Segment};
+use crate::error::VocabularyError;
+use crate::vocabulary::Vocabulary;
+
+/// Appends parts to a document; [`Self::finish`] closes it.
+#[derive(Debug, Clone)]
+pub struct DocumentBuilder<'v> {
+    vocabulary: &'v Vocabulary,
+    tokens: Vec<u32>,
+    segments: Vec<Segment>,
+}
+
+impl<'v> DocumentBuilder<'v> {
+    /// Opens a document.
+    #[must_use]
+    pub fn new(vocabulary: &'v Vocabulary) -> Self {
+        let mut builder = Self { vocabulary, tokens: Vec::new(), segments: Vec::new() };
+        builder.control(vocabulary.boundary, Role::Boundary);
+        builder
+    }
+
+    /// Number of tokens that the document would have if it were finished now.
+    #[must_use]
+    pub fn finished_len(&self) -> usize {
+        self.tokens.len() + 1
+    }
+
+    /// Appends a part of text, given as ids of the text tokenizer. An empty text adds nothing.
+    ///
+    /// # Errors
+    /// [`VocabularyError::OutOfRange`] for an id that the text range does not have.
+    pub fn text(&mut self, role: Role, ids: &[u32]) -> Result<(), VocabularyError> {
+        let range = self.vocabulary.text;
+        let ids = ids.iter().map(|&id| range.id("text", id)).collect::<Result<Vec<_>, _>>()?;
+        self.part(Modality::Text, role, &ids);
+        Ok(())
+    }
+
+    /// Appends a whole image, given as codes.
+    ///
+    /// # Errors
+    /// [`VocabularyError::OutOfRange`] for a code that the image range does not have.
+    pub fn image(&mut self, role: Role, codes: &[u32]) -> Result<(), VocabularyError> {
+        let range = self.vocabulary.image;
+        let ids = codes.iter().map(|&code| range.id("image", code)).collect::<Result<Vec<_>, _>>()?;
+        self.part(Modality::Image, role, &ids);
+        Ok(())
+    }
+
+    /// Closes the document.
+    #[must_use]
+    pub fn finish(mut self) -> (Vec<u32>, Vec<Segment>) {
+        self.control(self.vocabulary.boundary, Role::Boundary);
+        (self.tokens, self.segments)
+    }
+
+    fn part(&mut self, modality: Modality, role: Role, ids: &[u32]) {
+        if ids.is_empty() {
+            return;
+        }
+        if self.segments.len() > 1 {
+            self.control(self.vocabulary.break_, Role::Break);
+        }
+        self.push(modality, role, ids);
+    }
+
+    fn control(&mut self, id: u32, role: Role) {
+        self.push(Modality::Control, role, &[id]);
+    }
+
+    fn push(&mut self, modality: Modality, role: Role, ids: &[u32]) {
+        let segment = Segment { start: self.tokens.len() as u32, len: ids.len() as u32, modality, role, loss_weight: 1.0 };
+        self.segments.push(segment);
+        self.tokens.extend(ids);
+    }
+}

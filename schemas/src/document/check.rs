@@ -1,0 +1,67 @@
+//! Checks a document against the grammar.
+
+use crate::document::{Modality, Role, Segment};
+use crate::error::GrammarError;
+use crate::vocabulary::Vocabulary;
+
+/// Checks boundaries, coverage by segments, ids against modalities, and that every sentinel has one place and one tail.
+///
+/// # Errors
+/// [`GrammarError`] for the first rule that is broken.
+pub fn check(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary) -> Result<(), GrammarError> {
+    for position in [0, tokens.len().saturating_sub(1)] {
+        match tokens.get(position) {
+            Some(&id) if id == vocabulary.boundary && tokens.len() >= 2 => {}
+            other => return Err(GrammarError::Boundary { position, found: other.copied().unwrap_or(vocabulary.unknown) }),
+        }
+    }
+    let mut covered = 0;
+    for segment in segments {
+        if segment.start as usize != covered || segment.len == 0 || segment.range().end > tokens.len() {
+            return Err(GrammarError::Coverage { position: covered });
+        }
+        covered = segment.range().end;
+        let stray = segment.range().find(|&position| !belongs(tokens[position], segment, vocabulary));
+        if let Some(position) = stray {
+            return Err(GrammarError::Modality { position, id: tokens[position], modality: segment.modality.name() });
+        }
+    }
+    if covered != tokens.len() {
+        return Err(GrammarError::Coverage { position: covered });
+    }
+    check_sentinels(tokens, vocabulary)
+}
+
+fn belongs(id: u32, segment: &Segment, vocabulary: &Vocabulary) -> bool {
+    match (segment.modality, segment.role) {
+        (Modality::Text, _) => vocabulary.text.contains(id),
+        (Modality::Image, _) => vocabulary.image.contains(id),
+        (Modality::Control, Role::Boundary) => id == vocabulary.boundary,
+        (Modality::Control, Role::Break) => id == vocabulary.break_,
+        (Modality::Control, Role::Sentinel) => vocabulary.sentinels.contains(id),
+        (Modality::Control, Role::SpanEnd) => id == vocabulary.span_end,
+        (Modality::Control, _) => false,
+    }
+}
+
+fn check_sentinels(tokens: &[u32], vocabulary: &Vocabulary) -> Result<(), GrammarError> {
+    let tail_start = tail_start(tokens, vocabulary).unwrap_or(tokens.len());
+    let numbers = |tokens: &[u32]| -> Vec<u32> {
+        tokens.iter().filter(|id| vocabulary.sentinels.contains(**id)).map(|id| id - vocabulary.sentinels.start).collect()
+    };
+    let (body, tail) = (numbers(&tokens[..tail_start]), numbers(&tokens[tail_start..]));
+    let count = |numbers: &[u32], number: u32| numbers.iter().filter(|n| **n == number).count();
+    for number in 0..body.len().max(tail.len()) as u32 {
+        let error = GrammarError::Sentinel { number, body: count(&body, number), tail: count(&tail, number) };
+        if body.get(number as usize) != Some(&number) || tail.get(number as usize) != Some(&number) {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Index of the tail's first token, which is the second `<sentinel:0>`; `None` for a document without masks.
+pub(super) fn tail_start(tokens: &[u32], vocabulary: &Vocabulary) -> Option<usize> {
+    let first_sentinel = |position: &usize| vocabulary.sentinels.len > 0 && tokens[*position] == vocabulary.sentinels.start;
+    (0..tokens.len()).filter(first_sentinel).nth(1)
+}

@@ -1,0 +1,114 @@
+//! The ledger: every sample and document is accounted for, or nothing is published.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::LedgerError;
+
+/// Where the samples of a unit, window or version went: `in = kept + refused + duplicate + withdrawn + quarantined`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SampleLedger {
+    /// Samples that the sources hold.
+    #[serde(rename = "in")]
+    pub input: u64,
+    /// Samples that made documents.
+    pub kept: u64,
+    /// Samples refused, by `stage.reason`.
+    pub refused: BTreeMap<String, u64>,
+    /// Samples that another one stands for.
+    pub duplicate: u64,
+    /// Samples taken out again.
+    pub withdrawn: u64,
+    /// Samples of units that could not be worked on.
+    pub quarantined: u64,
+}
+
+impl SampleLedger {
+    /// Number of refused samples, over all reasons.
+    #[must_use]
+    pub fn refused_total(&self) -> u64 {
+        self.refused.values().sum()
+    }
+
+    /// Checks that the numbers add up; `scope` names the unit, window or version in the error.
+    ///
+    /// # Errors
+    /// [`LedgerError::Samples`].
+    pub fn check(&self, scope: &str) -> Result<(), LedgerError> {
+        let sum = self.kept + self.refused_total() + self.duplicate + self.withdrawn + self.quarantined;
+        if sum == self.input { Ok(()) } else { Err(LedgerError::Samples { scope: scope.to_owned(), ledger: self.to_string() }) }
+    }
+
+    /// Adds the counts of `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.input += other.input;
+        self.kept += other.kept;
+        for (reason, count) in &other.refused {
+            *self.refused.entry(reason.clone()).or_default() += count;
+        }
+        self.duplicate += other.duplicate;
+        self.withdrawn += other.withdrawn;
+        self.quarantined += other.quarantined;
+    }
+}
+
+impl fmt::Display for SampleLedger {
+    /// One line with the numbers under their names: `in 75 = kept 70 + refused 3 + duplicate 2 + withdrawn 0 + quarantined 0`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { input, kept, duplicate, withdrawn, quarantined, .. } = self;
+        let refused = self.refused_total();
+        write!(f, "in {input} = kept {kept} + refused {refused} + duplicate {duplicate} + withdrawn {withdrawn} + quarantined {quarantined}")
+    }
+}
+
+/// Where the documents went: `built = packed + refused`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DocumentLedger {
+    /// Documents that `instruct` began.
+    pub built: u64,
+    /// Documents that stand in packs.
+    pub packed: u64,
+    /// Documents refused, by `stage.reason`.
+    pub refused: BTreeMap<String, u64>,
+}
+
+impl DocumentLedger {
+    /// Checks that the numbers add up.
+    ///
+    /// # Errors
+    /// [`LedgerError::Documents`].
+    pub fn check(&self, scope: &str) -> Result<(), LedgerError> {
+        let refused = self.refused.values().sum();
+        if self.packed + refused == self.built {
+            return Ok(());
+        }
+        Err(LedgerError::Documents { scope: scope.to_owned(), built: self.built, packed: self.packed, refused })
+    }
+
+    /// Adds the counts of `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.built += other.built;
+        self.packed += other.packed;
+        for (reason, count) in &other.refused {
+            *self.refused.entry(reason.clone()).or_default() += count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_sample_is_noticed() {
+        let mut ledger = SampleLedger { input: 3, kept: 1, duplicate: 1, ..SampleLedger::default() };
+        assert!(ledger.check("window 0").is_err());
+        ledger.refused.insert("filter.too_small".into(), 1);
+        assert_eq!(ledger.check("window 0"), Ok(()));
+        assert_eq!(ledger.to_string(), "in 3 = kept 1 + refused 1 + duplicate 1 + withdrawn 0 + quarantined 0");
+    }
+}

@@ -1,0 +1,28 @@
+//! Contracts of cm3flow: what flows between stages, what is stored, and what stages ask of models and stores.
+//!
+//! Nothing here does I/O. Every other crate depends on this one, and this one on none of them.
+//!
+//! - Rows and columns: [`columns`] (Arrow schemas by state), [`rows`] (between batches and Rust structs), [`sample`].
+//! - Identity: [`digest`], [`canonical`] (configuration as bytes), [`random`] (draws keyed by what they decide).
+//! - Tokens: [`vocabulary`], [`document`], [`pack`].
+//! - Runtime records: [`unit`], [`window`], [`version`], [`ledger`].
+//! - Traits that models and stores implement: [`traits`].
+
+pub mod canonical;
+pub mod columns;
+pub mod digest;
+pub mod document;
+pub mod error;
+pub mod ledger;
+pub mod pack;
+pub mod random;
+pub mod rows;
+pub mod sample;
+pub mod traits;
+pub mod unit;
+pub mod version;
+pub mod vocabulary;
+pub mod window;
+
+pub use digest::{Digest, DocumentId, ImageId, SampleId};
+pub use error::{DynError, GrammarError, LedgerError, ParseIdError, SchemaError, VocabularyError};

@@ -1,0 +1,194 @@
+//! Samples: one raw image-text pair with its annotations, and what may become of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::canonical;
+use crate::digest::{ImageId, PartHasher, SampleId};
+
+/// Role of the picture that the captions describe.
+pub const MAIN_IMAGE: &str = "main";
+/// Role of the Canny edge map that `derive` makes.
+pub const EDGE_IMAGE: &str = "edge";
+
+/// What people or models wrote about a picture. Every list may be empty; coordinates are in pixels of the main image.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Annotations {
+    /// Descriptions, each of the whole picture.
+    pub captions: Vec<String>,
+    /// Questions with their answers.
+    pub questions: Vec<Question>,
+    /// Labelled boxes.
+    pub boxes: Vec<LabelledBox>,
+    /// Edits of the main image.
+    pub edits: Vec<Edit>,
+    /// SPDX identifier, or the source's own word.
+    pub license: Option<String>,
+    /// Author to be named.
+    pub credit: Option<String>,
+    /// Address that the picture comes from.
+    pub source: Option<String>,
+}
+
+/// A question about the picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Question {
+    /// The question.
+    pub question: String,
+    /// Its answer.
+    pub answer: String,
+}
+
+/// A labelled rectangle: `x0 <= x < x1`, `y0 <= y < y1`, in pixels, y downwards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelledBox {
+    /// What is in the box.
+    pub label: String,
+    /// Left edge.
+    pub x0: u32,
+    /// Upper edge.
+    pub y0: u32,
+    /// Right edge, exclusive.
+    pub x1: u32,
+    /// Lower edge, exclusive.
+    pub y1: u32,
+}
+
+/// An instruction and the role of the picture that it leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edit {
+    /// What to do to the main image.
+    pub instruction: String,
+    /// Role of the edited image among the sample's images.
+    pub image: String,
+}
+
+/// Bytes of a picture with its role: an encoded file before `derive`, RGB pixels after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleImage {
+    /// [`MAIN_IMAGE`], [`EDGE_IMAGE`], or a name from the source.
+    pub role: String,
+    /// The bytes.
+    #[serde(with = "serde_bytes")]
+    pub bytes: Vec<u8>,
+}
+
+/// Codes of a picture with its role, row-major.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleCodes {
+    /// As in [`RoleImage`].
+    pub role: String,
+    /// Indices into the codebook.
+    pub codes: Vec<u32>,
+}
+
+/// Why a row is not wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Stage that refused it.
+    pub stage: String,
+    /// Reason in snake_case, what is counted.
+    pub reason: String,
+    /// What exactly, for a person.
+    pub detail: String,
+}
+
+impl Refusal {
+    /// A refusal by `stage`.
+    #[must_use]
+    pub fn new(stage: &str, reason: &str, detail: impl Into<String>) -> Self {
+        Self { stage: stage.to_owned(), reason: reason.to_owned(), detail: detail.into() }
+    }
+}
+
+/// Which side of the evaluation a sample is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Split {
+    /// Kept from training, banks and fits; only evaluated on.
+    HeldOut,
+    /// Trained on.
+    Train,
+}
+
+impl Split {
+    /// Both splits.
+    pub const ALL: [Self; 2] = [Self::Train, Self::HeldOut];
+
+    /// Name in columns and files.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::HeldOut => "held_out",
+            Self::Train => "train",
+        }
+    }
+
+    /// Split of an image: held out if the image's number in 0..1, drawn from `seed` and its id, is below `held_out`.
+    #[must_use]
+    pub fn of(seed: u64, image: ImageId, held_out: f64) -> Self {
+        if crate::random::Draws::new(seed, "split", &image.0).unit() < held_out { Self::HeldOut } else { Self::Train }
+    }
+}
+
+impl From<Split> for String {
+    fn from(split: Split) -> Self {
+        split.name().to_owned()
+    }
+}
+
+impl TryFrom<String> for Split {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|split| split.name() == name).ok_or_else(|| format!("{name:?} is no split; train and held_out are"))
+    }
+}
+
+/// Id of a sample: its images with their roles and its annotations, in an order of their own.
+#[must_use]
+pub fn sample_id(images: &[RoleImage], annotations: &Annotations) -> SampleId {
+    let mut parts: Vec<Vec<u8>> = images.iter().map(|image| [image.role.as_bytes(), &ImageId::of(&image.bytes).0].concat()).collect();
+    let mut add = |digest: crate::Digest| parts.push(digest.0.to_vec());
+    annotations.captions.iter().for_each(|caption| add(canonical::digest_of("caption", caption)));
+    annotations.questions.iter().for_each(|question| add(canonical::digest_of("question", question)));
+    annotations.boxes.iter().for_each(|labelled| add(canonical::digest_of("box", labelled)));
+    annotations.edits.iter().for_each(|edit| add(canonical::digest_of("edit", edit)));
+    parts.sort_unstable();
+    let mut hasher = PartHasher::new("sample");
+    for part in &parts {
+        hasher.part(part);
+    }
+    SampleId(hasher.id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(captions: &[&str]) -> SampleId {
+        let images = [RoleImage { role: MAIN_IMAGE.into(), bytes: vec![1, 2, 3] }];
+        sample_id(&images, &Annotations { captions: captions.iter().map(ToString::to_string).collect(), ..Annotations::default() })
+    }
+
+    #[test]
+    fn sample_id_ignores_order_but_not_content() {
+        assert_eq!(pair(&["a", "b"]), pair(&["b", "a"]));
+        assert_ne!(pair(&["a", "b"]), pair(&["ab"]));
+        assert_ne!(pair(&["a"]), pair(&["a", "a"]));
+    }
+
+    #[test]
+    fn credit_and_address_are_not_in_the_id() {
+        let images = [RoleImage { role: MAIN_IMAGE.into(), bytes: vec![1] }];
+        let bare = sample_id(&images, &Annotations::default());
+        let credited = Annotations { credit: Some("A. Author".into()), source: Some("https://example.org".into()), ..Annotations::default() };
+        assert_eq!(bare, sample_id(&images, &credited));
+    }
+
+    #[test]
+    fn split_follows_the_asked_share() {
+        let held_out = (0_u32..10_000).filter(|n| Split::of(1, ImageId::of(&n.to_le_bytes()), 0.1) == Split::HeldOut).count();
+        assert!((900..1_100).contains(&held_out), "{held_out}");
+    }
+}

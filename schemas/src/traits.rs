@@ -1,0 +1,274 @@
+//! What stages ask of models, and models of stores. Implementations live in `cm3flow-model`, `cm3flow-stages` and `cm3flow`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::document::Modality;
+use crate::error::DynError;
+use crate::pack::PackBatch;
+use crate::unit::NumericsClass;
+
+/// How a picture becomes the square that an image tokenizer takes: named, because codes depend on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preparation {
+    /// Side of the square, in pixels.
+    pub side_px: u32,
+    /// Which square is cut out.
+    pub crop: Crop,
+}
+
+/// Which square is cut out of a picture whose short side has been resized to the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Crop {
+    /// The one in the middle.
+    Center,
+    /// One drawn from the seed and the image's id.
+    Random,
+}
+
+/// What an image tokenizer is and takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageTokenizerSpec {
+    /// Name for people.
+    pub name: String,
+    /// Digest of configuration and weights.
+    pub digest: Digest,
+    /// Side of the square that it takes, in pixels.
+    pub side_px: u32,
+    /// Codes in a row and in a column.
+    pub grid: u32,
+    /// Number of different codes.
+    pub codebook_size: u32,
+    /// Length of a codebook vector.
+    pub codebook_dim: u32,
+    /// What makes its codes equal to the bit.
+    pub numerics: NumericsClass,
+}
+
+impl ImageTokenizerSpec {
+    /// Codes of one image.
+    #[must_use]
+    pub const fn codes_per_image(&self) -> usize {
+        (self.grid * self.grid) as usize
+    }
+
+    /// Bytes of one fitted image: RGB, row-major, interleaved.
+    #[must_use]
+    pub const fn bytes_per_image(&self) -> usize {
+        (self.side_px * self.side_px * 3) as usize
+    }
+}
+
+/// Turns fitted images into codes and back.
+pub trait ImageTokenizer: Send {
+    /// What it is and takes.
+    fn spec(&self) -> &ImageTokenizerSpec;
+
+    /// Encodes images. In: `n` images of [`ImageTokenizerSpec::bytes_per_image`] bytes. Out: `n` times
+    /// [`ImageTokenizerSpec::codes_per_image`] codes, row-major, each below `codebook_size`. Keeps order. Codes do not depend on
+    /// the other images of the call: every computation has the fixed batch size, a short tail is padded.
+    ///
+    /// # Errors
+    /// The implementor's error if the bytes are no whole number of images or the device fails.
+    fn encode(&mut self, pixels: &[u8]) -> Result<Vec<u32>, DynError>;
+
+    /// Decodes codes. In and out as in [`Self::encode`], the other way round.
+    ///
+    /// # Errors
+    /// The implementor's error if the codes are no whole number of images, or one is out of range, or the device fails.
+    fn decode(&mut self, codes: &[u32]) -> Result<Vec<u8>, DynError>;
+
+    /// Codebook vectors, `codebook_size * codebook_dim` floats, row-major.
+    fn codebook(&self) -> &[f32];
+}
+
+/// An image as an embedder takes it.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageView<'a> {
+    /// Its codes.
+    pub codes: &'a [u32],
+    /// Its pixels as in [`ImageTokenizer::encode`].
+    pub pixels: &'a [u8],
+}
+
+/// Maps texts and images to vectors whose inner product says how alike they are. A pair's embedding is the normalised average of
+/// both; a pair that lacks one has the other alone.
+pub trait PairEmbedder: Send {
+    /// Name for people: says what it honestly is.
+    fn name(&self) -> &str;
+
+    /// Digest of configuration, weights and fitted tables.
+    fn digest(&self) -> Digest;
+
+    /// Length of an embedding.
+    fn dimension(&self) -> usize;
+
+    /// Embeds texts. Out: `texts.len() * dimension` floats, row-major, each row of unit length, or zero for an empty text.
+    ///
+    /// # Errors
+    /// The implementor's error if the device fails.
+    fn embed_texts(&mut self, texts: &[&str]) -> Result<Vec<f32>, DynError>;
+
+    /// Embeds images. Out as in [`Self::embed_texts`].
+    ///
+    /// # Errors
+    /// The implementor's error if codes or pixels do not fit the embedder, or if the device fails.
+    fn embed_images(&mut self, images: &[ImageView<'_>]) -> Result<Vec<f32>, DynError>;
+}
+
+/// Sum of losses and number of tokens, by modality of the predicted token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModalityLosses {
+    /// Sum over text tokens, in nats.
+    pub text_sum: f64,
+    /// Number of text tokens.
+    pub text_tokens: u64,
+    /// Sum over image tokens, in nats.
+    pub image_sum: f64,
+    /// Number of image tokens.
+    pub image_tokens: u64,
+    /// Sum over control tokens, in nats.
+    pub control_sum: f64,
+    /// Number of control tokens.
+    pub control_tokens: u64,
+}
+
+impl ModalityLosses {
+    /// Mean over the tokens of `modality`, in nats; `None` without such tokens.
+    #[must_use]
+    pub fn mean(&self, modality: Modality) -> Option<f64> {
+        let (sum, tokens) = match modality {
+            Modality::Text => (self.text_sum, self.text_tokens),
+            Modality::Image => (self.image_sum, self.image_tokens),
+            Modality::Control => (self.control_sum, self.control_tokens),
+        };
+        (tokens > 0).then(|| sum / tokens as f64)
+    }
+
+    /// Mean over all tokens, in nats; `None` without tokens.
+    #[must_use]
+    pub fn mean_of_all(&self) -> Option<f64> {
+        let tokens = self.text_tokens + self.image_tokens + self.control_tokens;
+        (tokens > 0).then(|| (self.text_sum + self.image_sum + self.control_sum) / tokens as f64)
+    }
+
+    /// Adds the sums of `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.text_sum += other.text_sum;
+        self.text_tokens += other.text_tokens;
+        self.image_sum += other.image_sum;
+        self.image_tokens += other.image_tokens;
+        self.control_sum += other.control_sum;
+        self.control_tokens += other.control_tokens;
+    }
+}
+
+/// What one optimizer step did.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Number of the step, from 1.
+    pub step: u64,
+    /// Losses before the step.
+    pub losses: ModalityLosses,
+    /// Norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+}
+
+/// What a sampled sequence may consist of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Continuation {
+    /// Exactly so many image tokens.
+    Image {
+        /// Number of codes.
+        codes: usize,
+    },
+    /// Text tokens until the span end, at most so many.
+    Text {
+        /// Most tokens.
+        max_tokens: usize,
+    },
+}
+
+/// How to sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits; 0 takes the likeliest token.
+    pub temperature: f64,
+    /// Smallest probability mass that is sampled from, 0 to 1.
+    pub top_p: f64,
+    /// Strength of classifier-free guidance; 1 for none.
+    pub guidance: f64,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+/// A prompt with the prompt that guidance starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// Token ids of the unconditional prompt.
+    pub unconditional: Vec<u32>,
+}
+
+/// A decoder-only transformer over the vocabulary.
+pub trait LanguageModel: Send {
+    /// Losses of packs under the present weights; changes nothing.
+    ///
+    /// # Errors
+    /// The implementor's error for packs of another length or ids outside the vocabulary, or if the device fails.
+    fn losses(&mut self, batch: &PackBatch) -> Result<ModalityLosses, DynError>;
+
+    /// Continues each prompt. Out: for each prompt the tokens sampled behind it, as ids of the vocabulary, without the span end.
+    ///
+    /// # Errors
+    /// The implementor's error if a prompt with its continuation exceeds the sequence length, or if the device fails.
+    fn generate(&mut self, prompts: &[Prompt], continuation: Continuation, sampling: &Sampling) -> Result<Vec<Vec<u32>>, DynError>;
+}
+
+/// Position of a reader: together with dataset version and seed it says what comes next.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReaderState {
+    /// Packs handed out so far, over all epochs.
+    pub position: u64,
+}
+
+/// Hands out packs in an order that can be resumed anywhere.
+pub trait PackSource: Send {
+    /// The next `rows` packs. Blocks while a followed run has not committed them yet. Never ends: epochs follow each other.
+    ///
+    /// # Errors
+    /// The implementor's error if the store fails, a block is damaged, or the followed run has stopped.
+    fn next_batch(&mut self, rows: usize) -> Result<PackBatch, DynError>;
+
+    /// Position behind the last pack handed out.
+    fn state(&self) -> ReaderState;
+
+    /// Goes on behind `state`.
+    fn restore(&mut self, state: ReaderState);
+}
+
+/// Files of a checkpoint by name.
+pub type CheckpointFiles = BTreeMap<String, Vec<u8>>;
+
+/// Keeps checkpoints by step.
+pub trait CheckpointStore: Send {
+    /// Stores the files of `step` and then makes them visible as a whole.
+    ///
+    /// # Errors
+    /// The implementor's error if the store fails.
+    fn put(&self, step: u64, files: &CheckpointFiles) -> Result<(), DynError>;
+
+    /// The checkpoint of the highest step, if any.
+    ///
+    /// # Errors
+    /// The implementor's error if the store fails or the checkpoint is damaged.
+    fn latest(&self) -> Result<Option<(u64, CheckpointFiles)>, DynError>;
+}

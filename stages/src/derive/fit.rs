@@ -1,0 +1,82 @@
+//! Fits a picture into the tokenizer's square: short side resized to the square's side by Lanczos, then a square cut out.
+
+use cm3flow_schemas::ImageId;
+use cm3flow_schemas::random::Draws;
+use cm3flow_schemas::sample::LabelledBox;
+use cm3flow_schemas::traits::{Crop, Preparation};
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::RgbImage;
+
+/// Share of a box's area that must lie within the square for the box to be kept.
+const MIN_VISIBLE_SHARE: f64 = 0.5;
+
+/// The way from a picture's pixels to the square's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fit {
+    width: u32,
+    height: u32,
+    resized_width: u32,
+    resized_height: u32,
+    left: u32,
+    top: u32,
+    side: u32,
+}
+
+impl Fit {
+    /// Fit of a picture of `width` x `height` pixels; a random crop is drawn from `seed` and `id`.
+    ///
+    /// # Source
+    /// Resize the short side, then crop: Chameleon's image tokenizer, <https://arxiv.org/abs/2405.09818>.
+    #[must_use]
+    pub fn of(width: u32, height: u32, preparation: &Preparation, seed: u64, id: &ImageId) -> Self {
+        let side = preparation.side_px;
+        let short = u64::from(width.min(height).max(1));
+        let scaled = |length: u32| u32::try_from((u64::from(length) * u64::from(side) + short / 2) / short).unwrap_or(u32::MAX).max(side);
+        let (resized_width, resized_height) = (scaled(width), scaled(height));
+        let (spare_x, spare_y) = (resized_width - side, resized_height - side);
+        let (left, top) = match preparation.crop {
+            Crop::Center => (spare_x / 2, spare_y / 2),
+            Crop::Random => {
+                let mut draws = Draws::new(seed, "crop", &id.0);
+                let mut offset = |spare: u32| draws.below(u64::from(spare) + 1) as u32;
+                (offset(spare_x), offset(spare_y))
+            }
+        };
+        Self { width, height, resized_width, resized_height, left, top, side }
+    }
+
+    /// Resizes and cuts. In: the picture that the fit was made for. Out: `side` x `side` pixels.
+    #[must_use]
+    pub fn apply(&self, picture: &RgbImage) -> RgbImage {
+        let resized = if picture.dimensions() == (self.resized_width, self.resized_height) {
+            picture.clone()
+        } else {
+            let from = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3).expect("an RGB buffer has three bytes a pixel");
+            let mut to = Image::new(self.resized_width, self.resized_height, PixelType::U8x3);
+            let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3));
+            Resizer::new().resize(&from, &mut to, &options).expect("both images have the same pixel type");
+            RgbImage::from_raw(self.resized_width, self.resized_height, to.into_vec()).expect("an RGB buffer has three bytes a pixel")
+        };
+        image::imageops::crop_imm(&resized, self.left, self.top, self.side, self.side).to_image()
+    }
+
+    /// Maps a box from the picture's pixels to the square's; `None` if less than half of it is within the square.
+    #[must_use]
+    pub fn map_box(&self, found: &LabelledBox) -> Option<LabelledBox> {
+        let along = |position: u32, resized: u32, length: u32, offset: u32| {
+            f64::from(position.min(length)) * f64::from(resized) / f64::from(length.max(1)) - f64::from(offset)
+        };
+        let side = f64::from(self.side);
+        let x = [found.x0, found.x1].map(|x| along(x, self.resized_width, self.width, self.left));
+        let y = [found.y0, found.y1].map(|y| along(y, self.resized_height, self.height, self.top));
+        let area = |x: [f64; 2], y: [f64; 2]| (x[1] - x[0]).max(0.0) * (y[1] - y[0]).max(0.0);
+        let (inner_x, inner_y) = (x.map(|x| x.clamp(0.0, side)), y.map(|y| y.clamp(0.0, side)));
+        if area(x, y) <= 0.0 || area(inner_x, inner_y) < MIN_VISIBLE_SHARE * area(x, y) {
+            return None;
+        }
+        let [x0, x1] = inner_x.map(|x| x.round() as u32);
+        let [y0, y1] = inner_y.map(|y| y.round() as u32);
+        (x0 < x1 && y0 < y1).then(|| LabelledBox { label: found.label.clone(), x0, y0, x1, y1 })
+    }
+}

@@ -1,0 +1,125 @@
+//! `derive`: all that follows from the pixels: the fitted square, condition images, coordinates within the square.
+//!
+//! Third stage of `prepare`, and the only place where a picture is decoded. Row-local: keeps order and number of rows. Pixels are
+//! fitted here at once, so that no full-size picture ever waits in a channel.
+
+mod config;
+pub mod decode;
+pub mod edges;
+pub mod fit;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use cm3flow_schemas::columns;
+use cm3flow_schemas::rows::{self, ColumnChange};
+use cm3flow_schemas::sample::{Annotations, EDGE_IMAGE, MAIN_IMAGE, Refusal, RoleImage};
+use cm3flow_schemas::traits::Preparation;
+use cm3flow_schemas::{ImageId, SchemaError};
+use image::RgbImage;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+pub use config::DeriveConfig;
+pub use fit::Fit;
+
+use crate::error::{Result, StageError};
+use crate::stage::Transform;
+
+/// Revision of this stage's code: raised when the same input gives other rows.
+pub const REVISION: u32 = 1;
+/// The stage's name.
+pub const NAME: &str = "derive";
+
+/// The transform.
+#[derive(Debug)]
+pub struct Derive {
+    config: DeriveConfig,
+    preparation: Preparation,
+    seed: u64,
+    change: ColumnChange,
+}
+
+impl Derive {
+    /// Fits pictures as the image tokenizer's `preparation` says; `seed` decides random crops.
+    #[must_use]
+    pub fn new(config: DeriveConfig, preparation: Preparation, seed: u64) -> Self {
+        let mut added = vec![columns::pixels(), columns::annotations(), columns::refusal()];
+        added.extend(columns::size());
+        Self { config, preparation, seed, change: ColumnChange::new(&[columns::IMAGES], added) }
+    }
+
+    fn derive(&self, row: In) -> Out {
+        let mut out = Out { pixels: Vec::new(), annotations: row.annotations, width: row.width, height: row.height, refusal: row.refusal };
+        if out.refusal.is_some() {
+            return out;
+        }
+        for image in &row.images {
+            match decode::decode(&image.bytes) {
+                Ok(picture) => self.add(&mut out, &image.role, &row.image_id, &picture),
+                Err((reason, detail)) => {
+                    out.pixels.clear();
+                    out.refusal = Some(Refusal::new(NAME, reason, format!("image {}: {detail}", image.role)));
+                    break;
+                }
+            }
+        }
+        out
+    }
+
+    fn add(&self, out: &mut Out, role: &str, id: &ImageId, picture: &RgbImage) {
+        // All images of a sample are cut alike, so that an edit lines up with what it edits.
+        let fit = Fit::of(picture.width(), picture.height(), &self.preparation, self.seed, id);
+        let square = fit.apply(picture);
+        if role == MAIN_IMAGE {
+            (out.width, out.height) = picture.dimensions();
+            out.annotations.boxes = std::mem::take(&mut out.annotations.boxes).iter().filter_map(|found| fit.map_box(found)).collect();
+            if self.config.edges {
+                let edges = edges::canny(&square, self.config.canny_low, self.config.canny_high);
+                out.pixels.push(RoleImage { role: EDGE_IMAGE.to_owned(), bytes: edges.into_raw() });
+            }
+        }
+        out.pixels.push(RoleImage { role: role.to_owned(), bytes: square.into_raw() });
+    }
+}
+
+#[derive(Deserialize)]
+struct In {
+    image_id: ImageId,
+    images: Vec<RoleImage>,
+    annotations: Annotations,
+    width: u32,
+    height: u32,
+    refusal: Option<Refusal>,
+}
+
+#[derive(Serialize)]
+struct Out {
+    pixels: Vec<RoleImage>,
+    annotations: Annotations,
+    width: u32,
+    height: u32,
+    refusal: Option<Refusal>,
+}
+
+impl Transform for Derive {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
+        rows::require(input, columns::raw_sample().fields())?;
+        rows::require(input, &columns::size())?;
+        Ok(self.change.output_schema(input))
+    }
+
+    fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+        let schema_error = |source| StageError::Schema { stage: NAME, source };
+        let wanted = [columns::IMAGE_ID, columns::IMAGES, columns::ANNOTATIONS, columns::WIDTH, columns::HEIGHT, columns::REFUSAL];
+        let input: Vec<In> = rows::read(&batch, &wanted).map_err(schema_error)?;
+        let derived: Vec<Out> = input.into_par_iter().map(|row| self.derive(row)).collect();
+        self.change.apply(&batch, &derived).map_err(schema_error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

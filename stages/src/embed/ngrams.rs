@@ -1,0 +1,213 @@
+//! The embedder that needs no weights: hashed character n-grams for text, codes and colours for images.
+//!
+//! It is what its name says and no more: texts are alike when they share letters, images when they share codes and colours. Text and
+//! image occupy coordinates of their own, so that the inner product of two pairs is the mean of both likenesses.
+
+use cm3flow_schemas::traits::{ImageView, PairEmbedder};
+use cm3flow_schemas::{Digest, DynError, canonical};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, StageError};
+
+/// Cells of the colour layout along one side.
+const LAYOUT_CELLS: usize = 4;
+
+/// `[embed]`: the default embedder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EmbedConfig {
+    /// Buckets that character n-grams are hashed into, 16..=65536. Default 256.
+    pub text_buckets: u32,
+    /// Shortest n-gram in characters, 1 or more. Default 3.
+    pub min_ngram: u32,
+    /// Longest n-gram in characters, at least `min_ngram`, at most 8. Default 5.
+    pub max_ngram: u32,
+}
+
+impl Default for EmbedConfig {
+    fn default() -> Self {
+        Self { text_buckets: 256, min_ngram: 3, max_ngram: 5 }
+    }
+}
+
+impl EmbedConfig {
+    /// Problems of the fields, each with the field's path.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !(16..=65_536).contains(&self.text_buckets) {
+            problems.push(format!("embed.text_buckets must be in 16..=65536, got {}", self.text_buckets));
+        }
+        if self.min_ngram == 0 || self.min_ngram > self.max_ngram || self.max_ngram > 8 {
+            problems.push(format!("embed.min_ngram and embed.max_ngram must satisfy 1 <= min <= max <= 8, got {} and {}", self.min_ngram, self.max_ngram));
+        }
+        problems
+    }
+
+    /// Buckets of the n-grams of `text`, padded with a space on both sides, with repetitions.
+    fn buckets(&self, text: &str) -> Vec<usize> {
+        let chars: Vec<char> = std::iter::once(' ').chain(text.to_lowercase().chars()).chain(std::iter::once(' ')).collect();
+        let mut buckets = Vec::new();
+        for length in self.min_ngram as usize..=self.max_ngram as usize {
+            for ngram in chars.windows(length) {
+                let spelled: String = ngram.iter().collect();
+                let hash = blake3::hash(spelled.as_bytes());
+                let number = u32::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1], hash.as_bytes()[2], hash.as_bytes()[3]]);
+                buckets.push(number as usize % self.text_buckets as usize);
+            }
+        }
+        buckets
+    }
+}
+
+/// Inverse document frequencies of the buckets, fitted on captions.
+///
+/// # Source
+/// Smoothed: `ln((1 + n) / (1 + df)) + 1`, as in scikit-learn's `TfidfTransformer`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdfTable {
+    config: EmbedConfig,
+    idf: Vec<f32>,
+}
+
+impl IdfTable {
+    /// Counts the buckets of `texts`.
+    #[must_use]
+    pub fn fit<'a>(config: &EmbedConfig, texts: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut frequency = vec![0_u32; config.text_buckets as usize];
+        let mut count = 0_u32;
+        for text in texts {
+            let mut buckets = config.buckets(text);
+            buckets.sort_unstable();
+            buckets.dedup();
+            buckets.into_iter().for_each(|bucket| frequency[bucket] += 1);
+            count += 1;
+        }
+        let idf = frequency.iter().map(|&df| ((f64::from(1 + count) / f64::from(1 + df)).ln() + 1.0) as f32).collect();
+        Self { config: config.clone(), idf }
+    }
+
+    /// The table as JSON.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a table of numbers serializes to JSON")
+    }
+
+    /// A table from the bytes of [`Self::to_bytes`].
+    ///
+    /// # Errors
+    /// [`StageError::Artefact`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let refused = |problem: String| StageError::Artefact { what: "idf table", problem };
+        let table: Self = serde_json::from_slice(bytes).map_err(|error| refused(error.to_string()))?;
+        if table.idf.len() != table.config.text_buckets as usize {
+            return Err(refused(format!("{} values for {} buckets", table.idf.len(), table.config.text_buckets)));
+        }
+        Ok(table)
+    }
+}
+
+/// Hashed character n-grams with fitted weights; mean codebook vector and colour layout.
+#[derive(Debug, Clone)]
+pub struct NgramColourEmbedder {
+    table: IdfTable,
+    codebook: Vec<f32>,
+    codebook_dim: usize,
+    codebook_mean: Vec<f32>,
+    side_px: usize,
+    digest: Digest,
+}
+
+impl NgramColourEmbedder {
+    /// An embedder over a fitted table and the codebook of the image tokenizer: `codebook_dim` floats a code, for images of `side_px`.
+    #[must_use]
+    pub fn new(table: IdfTable, codebook: &[f32], codebook_dim: usize, side_px: usize) -> Self {
+        let mut mean = vec![0.0; codebook_dim];
+        let codes = (codebook.len() / codebook_dim.max(1)).max(1) as f32;
+        for vector in codebook.chunks_exact(codebook_dim) {
+            mean.iter_mut().zip(vector).for_each(|(sum, value)| *sum += value / codes);
+        }
+        let bits: Vec<u32> = codebook.iter().map(|value| value.to_bits()).collect();
+        let digest = canonical::digest_of("n-gram and colour embedder", &(&table, bits, codebook_dim, side_px));
+        Self { table, codebook: codebook.to_vec(), codebook_dim, codebook_mean: mean, side_px, digest }
+    }
+
+    fn text_dim(&self) -> usize {
+        self.table.idf.len()
+    }
+
+    fn embed_text(&self, text: &str, out: &mut [f32]) {
+        if text.trim().is_empty() {
+            return;
+        }
+        for bucket in self.table.config.buckets(text) {
+            out[bucket] += 1.0;
+        }
+        for (value, idf) in out.iter_mut().zip(&self.table.idf).filter(|(value, _)| **value > 0.0) {
+            *value = (1.0 + value.ln()) * idf;
+        }
+        normalize(out);
+    }
+
+    fn embed_image(&self, image: &ImageView<'_>, out: &mut [f32]) {
+        let (codes, layout) = out.split_at_mut(self.codebook_dim);
+        for &code in image.codes {
+            let vector = &self.codebook[code as usize * self.codebook_dim..][..self.codebook_dim];
+            codes.iter_mut().zip(vector).zip(&self.codebook_mean).for_each(|((sum, value), mean)| *sum += value - mean);
+        }
+        normalize(codes);
+        // Means of cells around mid-grey: without it all daylight photos would look alike.
+        let cell = (self.side_px / LAYOUT_CELLS).max(1);
+        for (index, &value) in image.pixels.iter().enumerate() {
+            let (pixel, channel) = (index / 3, index % 3);
+            let (row, column) = ((pixel / self.side_px / cell).min(LAYOUT_CELLS - 1), (pixel % self.side_px / cell).min(LAYOUT_CELLS - 1));
+            layout[(row * LAYOUT_CELLS + column) * 3 + channel] += f32::from(value) - 127.5;
+        }
+        normalize(layout);
+        normalize(out);
+    }
+}
+
+impl PairEmbedder for NgramColourEmbedder {
+    fn name(&self) -> &str {
+        "hashed character n-grams, mean codebook vector and colour layout"
+    }
+
+    fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn dimension(&self) -> usize {
+        self.text_dim() + self.codebook_dim + LAYOUT_CELLS * LAYOUT_CELLS * 3
+    }
+
+    fn embed_texts(&mut self, texts: &[&str]) -> Result<Vec<f32>, DynError> {
+        let mut out = vec![0.0; texts.len() * self.dimension()];
+        for (text, row) in texts.iter().zip(out.chunks_exact_mut(self.dimension())) {
+            self.embed_text(text, &mut row[..self.table.idf.len()]);
+        }
+        Ok(out)
+    }
+
+    fn embed_images(&mut self, images: &[ImageView<'_>]) -> Result<Vec<f32>, DynError> {
+        let codes = self.codebook.len() / self.codebook_dim.max(1);
+        if let Some(code) = images.iter().flat_map(|image| image.codes).find(|code| **code as usize >= codes) {
+            return Err(format!("code {code} is out of range 0..{codes}").into());
+        }
+        let mut out = vec![0.0; images.len() * self.dimension()];
+        let text_dim = self.text_dim();
+        for (image, row) in images.iter().zip(out.chunks_exact_mut(self.dimension())) {
+            self.embed_image(image, &mut row[text_dim..]);
+        }
+        Ok(out)
+    }
+}
+
+/// Scales `vector` to unit length; leaves zero as it is.
+pub(crate) fn normalize(vector: &mut [f32]) {
+    let norm = vector.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>().sqrt();
+    if norm > 0.0 {
+        vector.iter_mut().for_each(|value| *value = (f64::from(*value) / norm) as f32);
+    }
+}

@@ -1,0 +1,158 @@
+//! `filter`: refuses samples by what can be known before decoding: bytes, header, captions.
+//!
+//! Second stage of `prepare`. Row-local: keeps order and number of rows. Captions that are too short or too long are dropped from
+//! their sample; the sample is refused when none is left.
+
+mod config;
+
+use std::io::Cursor;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use cm3flow_schemas::columns;
+use cm3flow_schemas::rows::{self, ColumnChange};
+use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, Refusal, RoleImage};
+use cm3flow_schemas::SchemaError;
+use serde::{Deserialize, Serialize};
+
+pub use config::FilterConfig;
+
+use crate::error::{Result, StageError};
+use crate::stage::Transform;
+
+/// Revision of this stage's code: raised when the same input gives other rows.
+pub const REVISION: u32 = 1;
+/// The stage's name.
+pub const NAME: &str = "filter";
+
+/// The transform.
+#[derive(Debug)]
+pub struct Filter {
+    config: FilterConfig,
+    change: ColumnChange,
+}
+
+impl Filter {
+    /// Filters by `config`, which has been checked.
+    #[must_use]
+    pub fn new(config: FilterConfig) -> Self {
+        let mut added = columns::size();
+        added.extend([columns::annotations(), columns::refusal()]);
+        Self { config, change: ColumnChange::new(&[], added) }
+    }
+}
+
+#[derive(Deserialize)]
+struct In {
+    images: Vec<RoleImage>,
+    annotations: Annotations,
+    refusal: Option<Refusal>,
+}
+
+#[derive(Serialize)]
+struct Out {
+    width: u32,
+    height: u32,
+    annotations: Annotations,
+    refusal: Option<Refusal>,
+}
+
+impl Transform for Filter {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
+        rows::require(input, columns::raw_sample().fields())?;
+        Ok(self.change.output_schema(input))
+    }
+
+    fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+        let schema_error = |source| StageError::Schema { stage: NAME, source };
+        let input: Vec<In> = rows::read(&batch, &[columns::IMAGES, columns::ANNOTATIONS, columns::REFUSAL]).map_err(schema_error)?;
+        let judged: Vec<Out> = input.into_iter().map(|row| self.judge(row)).collect();
+        self.change.apply(&batch, &judged).map_err(schema_error)
+    }
+}
+
+impl Filter {
+    fn judge(&self, row: In) -> Out {
+        let mut out = Out { width: 0, height: 0, annotations: row.annotations, refusal: row.refusal };
+        if out.refusal.is_some() {
+            return out;
+        }
+        let refused = self.check_images(&row.images).and_then(|(width, height)| {
+            (out.width, out.height) = (width, height);
+            self.check_shape(width, height)?;
+            self.check_captions(&mut out.annotations)
+        });
+        out.refusal = refused.err().map(|(reason, detail)| Refusal::new(NAME, reason, detail));
+        out
+    }
+
+    /// Width and height of the main image as it is shown, from headers alone.
+    fn check_images(&self, images: &[RoleImage]) -> Result<(u32, u32), (&'static str, String)> {
+        let mut main = (0, 0);
+        for image in images {
+            let bytes = image.bytes.len() as u64;
+            let what = &image.role;
+            if bytes == 0 {
+                return Err(("empty_image", format!("image {what} has no bytes")));
+            }
+            if bytes > self.config.max_image_bytes {
+                return Err(("too_many_bytes", format!("image {what} has {bytes} bytes, at most {} are allowed", self.config.max_image_bytes)));
+            }
+            let header = image::ImageReader::new(Cursor::new(&image.bytes)).with_guessed_format().map_err(|error| ("unknown_format", error.to_string()))?;
+            if header.format().is_none() {
+                return Err(("unknown_format", format!("image {what} is in no known format")));
+            }
+            let (width, height) = header.into_dimensions().map_err(|error| ("bad_header", format!("image {what}: {error}")))?;
+            let pixels = u64::from(width) * u64::from(height);
+            if pixels > self.config.max_pixels {
+                return Err(("too_many_pixels", format!("image {what} has {width}x{height} pixels, at most {} are allowed", self.config.max_pixels)));
+            }
+            if image.role == MAIN_IMAGE {
+                main = (width, height);
+            }
+        }
+        Ok(main)
+    }
+
+    fn check_shape(&self, width: u32, height: u32) -> Result<(), (&'static str, String)> {
+        let (short, long) = (width.min(height), width.max(height));
+        if short < self.config.min_short_side_px {
+            return Err(("too_small", format!("{width}x{height} pixels, the short side must have {} or more", self.config.min_short_side_px)));
+        }
+        let aspect = f64::from(long) / f64::from(short);
+        if aspect > self.config.max_aspect {
+            return Err(("too_elongated", format!("{width}x{height} pixels, the aspect may be {} at most", self.config.max_aspect)));
+        }
+        Ok(())
+    }
+
+    fn check_captions(&self, annotations: &mut Annotations) -> Result<(), (&'static str, String)> {
+        let had = annotations.captions.len();
+        let (mut short, mut long) = (0, 0);
+        annotations.captions.retain_mut(|caption| {
+            let trimmed = caption.trim();
+            if trimmed.len() != caption.len() {
+                *caption = trimmed.to_owned();
+            }
+            let chars = caption.chars().count();
+            let is_short = chars < self.config.min_caption_chars as usize;
+            let is_long = chars > self.config.max_caption_chars as usize;
+            short += usize::from(is_short);
+            long += usize::from(is_long);
+            !is_short && !is_long
+        });
+        match (annotations.captions.is_empty() && self.config.require_caption, had, short) {
+            (false, ..) => Ok(()),
+            (true, 0, _) => Err(("no_caption", "the sample has no caption".into())),
+            (true, _, 0) => Err(("caption_too_long", format!("all {long} captions exceed {} characters", self.config.max_caption_chars))),
+            (true, _, _) => Err(("caption_too_short", format!("{short} of {had} captions have fewer than {} characters", self.config.min_caption_chars))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! `index`: the bank of train samples that later documents may retrieve, and exact inner-product search over it.
+//!
+//! Last stage of `settle`. Held-out samples and duplicates enter no bank.
+
+mod bank;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use cm3flow_schemas::columns;
+use cm3flow_schemas::rows;
+use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, RoleCodes, Split};
+use cm3flow_schemas::{ImageId, SampleId, SchemaError};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use bank::dot;
+pub use bank::{Bank, BankRow, Hit, pair_embedding};
+
+use crate::error::{Result, StageError};
+use crate::stage::Transform;
+
+/// Revision of this stage's code: raised when the same input gives other rows.
+pub const REVISION: u32 = 1;
+/// The stage's name.
+pub const NAME: &str = "index";
+
+/// The transform: prepared samples with split and election become rows of the bank. Keeps order, drops rows.
+#[derive(Debug, Default)]
+pub struct Index;
+
+#[derive(Deserialize)]
+struct In {
+    sample_id: SampleId,
+    image_id: ImageId,
+    annotations: Annotations,
+    image_codes: Vec<RoleCodes>,
+    text_embedding: Vec<f32>,
+    image_embedding: Vec<f32>,
+    split: Split,
+    duplicate_of: Option<SampleId>,
+}
+
+#[derive(Serialize)]
+struct Out {
+    sample_id: SampleId,
+    image_id: ImageId,
+    captions: Vec<String>,
+    codes: Vec<u32>,
+    embedding: Vec<f32>,
+}
+
+impl Transform for Index {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
+        rows::require(input, columns::prepared_sample().fields())?;
+        rows::require(input, &[columns::split(), columns::duplicate_of()])?;
+        Ok(columns::bank_sample())
+    }
+
+    fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+        let schema_error = |source| StageError::Schema { stage: NAME, source };
+        let wanted = [
+            columns::SAMPLE_ID,
+            columns::IMAGE_ID,
+            columns::ANNOTATIONS,
+            columns::IMAGE_CODES,
+            columns::TEXT_EMBEDDING,
+            columns::IMAGE_EMBEDDING,
+            columns::SPLIT,
+            columns::DUPLICATE_OF,
+        ];
+        let input: Vec<In> = rows::read(&batch, &wanted).map_err(schema_error)?;
+        let banked = input.into_iter().filter(|row| row.split == Split::Train && row.duplicate_of.is_none()).map(|row| Out {
+            sample_id: row.sample_id,
+            image_id: row.image_id,
+            captions: row.annotations.captions,
+            codes: row.image_codes.into_iter().find(|image| image.role == MAIN_IMAGE).map(|image| image.codes).unwrap_or_default(),
+            embedding: pair_embedding(&row.text_embedding, &row.image_embedding),
+        });
+        rows::write(&columns::bank_sample(), &banked.collect::<Vec<_>>()).map_err(schema_error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

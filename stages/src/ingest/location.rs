@@ -1,0 +1,71 @@
+//! Files of a source: a store and the paths in it that an address means.
+
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+
+use crate::error::{Result, StageError};
+
+/// An address within a store: a folder, and a file name in it that may be a pattern.
+#[derive(Debug, Clone)]
+pub struct Location {
+    /// Store that holds the files.
+    pub store: Arc<dyn ObjectStore>,
+    /// Path of the file or folder; the last part may hold `*` and `?`.
+    pub path: Path,
+}
+
+impl Location {
+    /// Folder that the files are in.
+    #[must_use]
+    pub fn folder(&self) -> Path {
+        let parts: Vec<_> = self.path.parts().collect();
+        Path::from_iter(parts[..parts.len().saturating_sub(1)].iter().cloned())
+    }
+
+    /// Files that match the last part, sorted by name.
+    ///
+    /// # Errors
+    /// [`StageError::Source`] if there are none or the pattern is broken; [`StageError::Store`].
+    pub async fn matching_files(&self, source: &str) -> Result<Vec<ObjectMeta>> {
+        let refused = |problem: String| StageError::Source { name: source.to_owned(), problem };
+        let name = self.path.filename().unwrap_or_default();
+        let pattern = glob::Pattern::new(name).map_err(|error| refused(format!("the pattern {name:?} is broken: {error}")))?;
+        let folder = self.folder();
+        let mut files = self.children(&folder).await?;
+        files.retain(|file| file.location.filename().is_some_and(|name| pattern.matches(name)));
+        if files.is_empty() {
+            return Err(refused(format!("no file matches {}; check the source's url", self.path)));
+        }
+        Ok(files)
+    }
+
+    /// All files below the address itself, sorted by path.
+    ///
+    /// # Errors
+    /// [`StageError::Store`].
+    pub async fn files_below(&self) -> Result<Vec<ObjectMeta>> {
+        let listed: Result<Vec<_>, _> = self.store.list(Some(&self.path)).try_collect().await;
+        let mut files = listed.map_err(|source| StageError::Store { location: self.path.to_string(), source })?;
+        files.sort_by(|a, b| a.location.cmp(&b.location));
+        Ok(files)
+    }
+
+    /// Bytes of a file.
+    ///
+    /// # Errors
+    /// [`StageError::Store`].
+    pub async fn read(&self, path: &Path) -> Result<bytes::Bytes> {
+        let failed = |source| StageError::Store { location: path.to_string(), source };
+        self.store.get(path).await.map_err(failed)?.bytes().await.map_err(failed)
+    }
+
+    async fn children(&self, folder: &Path) -> Result<Vec<ObjectMeta>> {
+        let listed = self.store.list_with_delimiter(Some(folder)).await;
+        let mut files = listed.map_err(|source| StageError::Store { location: folder.to_string(), source })?.objects;
+        files.sort_by(|a, b| a.location.cmp(&b.location));
+        Ok(files)
+    }
+}

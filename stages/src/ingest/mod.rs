@@ -1,0 +1,25 @@
+//! `ingest`: raw samples from WebDataset tars, row lists and folders, keys kept.
+//!
+//! First stage of `prepare`. [`scan`] reads a source once and cuts it into units; [`Ingest`] then sends the samples of one unit.
+//! A sample that cannot be used is sent with a refusal: nothing that the source holds is left out in silence.
+
+mod annotations;
+mod config;
+mod files;
+mod location;
+mod scan;
+mod unit;
+mod webdataset;
+
+pub use config::{SourceConfig, SourceFormat};
+pub use location::Location;
+pub use scan::{PlannedUnit, ScannedSource, scan};
+pub use unit::Ingest;
+
+/// Revision of this stage's code: raised when the same input gives other rows.
+pub const REVISION: u32 = 1;
+/// The stage's name.
+pub const NAME: &str = "ingest";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! `instruct`: samples become documents, by the templates of the tasks.
+//!
+//! Stage of `compose`. Each sample row gives a document row for every record that a task makes of it, in the order of the tasks' names;
+//! a record whose parts the sample lacks (no boxes, no edges) is not begun. Length policy: retrieved pairs are dropped, the least similar
+//! first, until the document and its masked spans fit into `seq_len`; what is still too long is refused. No image is ever cut.
+
+mod config;
+mod record;
+mod template;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use cm3flow_schemas::columns;
+use cm3flow_schemas::document::Neighbour;
+use cm3flow_schemas::rows;
+use cm3flow_schemas::sample::{Annotations, Refusal, RoleCodes, Split};
+use cm3flow_schemas::vocabulary::Vocabulary;
+use cm3flow_schemas::{DocumentId, SampleId, SchemaError};
+use serde::{Deserialize, Serialize};
+
+pub use config::InstructConfig;
+pub use template::{Templates, default_templates};
+
+use crate::error::{Result, StageError};
+use crate::index::{Bank, BankRow};
+use crate::mask::MaskConfig;
+use crate::stage::Transform;
+use crate::tokenize::TextTokenizer;
+
+/// Revision of this stage's code and templates: raised when the same input gives other rows.
+pub const REVISION: u32 = 1;
+/// The stage's name.
+pub const NAME: &str = "instruct";
+
+/// What `instruct` works with, shared by all units.
+#[derive(Debug)]
+pub struct InstructContext {
+    /// Which tasks, how often.
+    pub config: InstructConfig,
+    /// How spans are drawn: their number belongs to the length of a document.
+    pub mask: MaskConfig,
+    /// Tokens of a pack.
+    pub seq_len: usize,
+    /// What ids mean.
+    pub vocabulary: Vocabulary,
+    /// Text tokenizer.
+    pub tokenizer: TextTokenizer,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+/// The transform.
+pub struct Instruct {
+    context: Arc<InstructContext>,
+    templates: Templates,
+    bank: Arc<Bank>,
+    bank_rows: HashMap<SampleId, usize>,
+}
+
+#[derive(Debug, Deserialize)]
+struct In {
+    sample_id: SampleId,
+    annotations: Annotations,
+    image_codes: Vec<RoleCodes>,
+    neighbours: Vec<Neighbour>,
+    split: Split,
+}
+
+/// A row of [`columns::document`].
+#[derive(Debug, Serialize)]
+struct Out {
+    document_id: DocumentId,
+    sample_id: SampleId,
+    task: String,
+    split: Split,
+    tokens: Vec<u32>,
+    segments: Vec<cm3flow_schemas::document::Segment>,
+    retrieved: Vec<Neighbour>,
+    retrieved_wanted: u16,
+    spans: u16,
+    refusal: Option<Refusal>,
+}
+
+impl Instruct {
+    /// Makes documents by `templates`; neighbours are looked up in `bank`.
+    #[must_use]
+    pub fn new(context: Arc<InstructContext>, templates: Templates, bank: Arc<Bank>) -> Self {
+        let bank_rows = bank.rows().iter().enumerate().map(|(index, row)| (row.sample_id, index)).collect();
+        Self { context, templates, bank, bank_rows }
+    }
+
+    fn retrieved(&self, sample: SampleId) -> Option<&BankRow> {
+        self.bank_rows.get(&sample).map(|&row| &self.bank.rows()[row])
+    }
+}
+
+impl Transform for Instruct {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
+        rows::require(input, columns::prepared_sample().fields())?;
+        rows::require(input, &[columns::neighbours(), columns::split()])?;
+        Ok(columns::document())
+    }
+
+    fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+        let schema_error = |source| StageError::Schema { stage: NAME, source };
+        let wanted = [columns::SAMPLE_ID, columns::ANNOTATIONS, columns::IMAGE_CODES, columns::NEIGHBOURS, columns::SPLIT];
+        let input: Vec<In> = rows::read(&batch, &wanted).map_err(schema_error)?;
+        let mut documents = Vec::new();
+        for sample in &input {
+            self.documents_of(sample, &mut documents)?;
+        }
+        rows::write(&columns::document(), &documents).map_err(schema_error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! The stages of cm3flow, one module each, by the names of the drawing in `pipeline/README.md`.
+//!
+//! A [`Stage`] turns one stream of record batches into another; a [`Transform`] does so row by row and is made a stage by [`Map`].
+//! Model implementations come in through the traits of `cm3flow-schemas`; nothing here knows libtorch.
+//!
+//! The feature `read` alone holds the shard reader; `prepare` adds everything that makes shards.
+
+pub mod error;
+pub mod eval;
+pub mod read;
+
+#[cfg(feature = "prepare")]
+pub mod channel;
+#[cfg(all(test, feature = "prepare"))]
+mod conformance;
+#[cfg(feature = "prepare")]
+pub mod dedup;
+#[cfg(feature = "prepare")]
+pub mod derive;
+#[cfg(feature = "prepare")]
+pub mod embed;
+#[cfg(feature = "prepare")]
+pub mod filter;
+#[cfg(feature = "prepare")]
+pub mod index;
+#[cfg(feature = "prepare")]
+pub mod ingest;
+#[cfg(feature = "prepare")]
+pub mod instruct;
+#[cfg(feature = "prepare")]
+pub mod mask;
+#[cfg(feature = "prepare")]
+pub mod owner;
+#[cfg(feature = "prepare")]
+pub mod pack;
+#[cfg(feature = "prepare")]
+pub mod retrieve;
+#[cfg(feature = "prepare")]
+pub mod shard;
+#[cfg(feature = "prepare")]
+pub mod shuffle;
+#[cfg(feature = "prepare")]
+pub mod split;
+#[cfg(feature = "prepare")]
+pub mod stage;
+#[cfg(feature = "prepare")]
+pub mod tokenize;
+
+#[cfg(feature = "prepare")]
+pub use channel::{BatchSender, BatchStream, ChannelLimits, StageMeter};
+pub use error::{Result, StageError};
+#[cfg(feature = "prepare")]
+pub use stage::{Chain, Map, Source, Stage, Transform};

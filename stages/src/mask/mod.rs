@@ -1,0 +1,175 @@
+//! `mask`: the CM3 objective: spans move to the end of their document, sentinels mark where they stood.
+//!
+//! Last stage of `compose`. Row-local: keeps order and number of rows. Every span costs exactly three further tokens: its sentinel twice
+//! and the span end; `instruct` has left room for them.
+//!
+//! # Source
+//! CM3 paper, section 2, <https://arxiv.org/abs/2201.07520>; numbers as in the CM3Leon paper, section 2.2.
+
+mod spans;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use cm3flow_schemas::columns;
+use cm3flow_schemas::document::{Modality, Role, Segment};
+use cm3flow_schemas::random::Draws;
+use cm3flow_schemas::rows::{self, ColumnChange};
+use cm3flow_schemas::sample::Refusal;
+use cm3flow_schemas::vocabulary::Vocabulary;
+use cm3flow_schemas::{DocumentId, SchemaError};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, StageError};
+use crate::stage::Transform;
+
+/// Revision of this stage's code: raised when the same input gives other rows.
+pub const REVISION: u32 = 1;
+/// The stage's name.
+pub const NAME: &str = "mask";
+/// Tokens that a masked span adds to its document.
+pub const TOKENS_PER_SPAN: usize = 3;
+
+/// `[mask]`: how many spans are masked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaskConfig {
+    /// Mean of the Poisson distribution of the number of spans, 0 (no masking) to 16. Default 1.
+    pub mean_spans: f64,
+    /// Most spans of a document, 0 or more; never more than sentinels less one. Default 16.
+    pub max_spans: u16,
+}
+
+impl Default for MaskConfig {
+    fn default() -> Self {
+        Self { mean_spans: 1.0, max_spans: 16 }
+    }
+}
+
+impl MaskConfig {
+    /// Problems of the fields, each with the field's path.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        if (0.0..=16.0).contains(&self.mean_spans) {
+            return Vec::new();
+        }
+        vec![format!("mask.mean_spans must be in 0..=16, got {}", self.mean_spans)]
+    }
+}
+
+/// Number of spans that a document asks for: Poisson, clamped.
+#[must_use]
+pub fn span_count(config: &MaskConfig, seed: u64, document: DocumentId, sentinels: u32) -> u16 {
+    let drawn = Draws::new(seed, "span count", &document.0).poisson(config.mean_spans);
+    drawn.min(u32::from(config.max_spans)).min(sentinels.saturating_sub(1)) as u16
+}
+
+/// The transform.
+#[derive(Debug)]
+pub struct Mask {
+    vocabulary: Vocabulary,
+    seed: u64,
+    change: ColumnChange,
+}
+
+impl Mask {
+    /// Masks documents in the ids of `vocabulary`.
+    #[must_use]
+    pub fn new(vocabulary: Vocabulary, seed: u64) -> Self {
+        let document = columns::document();
+        let field = |name| document.field_with_name(name).cloned().map(std::sync::Arc::new).expect("a column of documents");
+        let added = [columns::TOKENS, columns::SEGMENTS, columns::SPANS].map(field).to_vec();
+        Self { vocabulary, seed, change: ColumnChange::new(&[], added) }
+    }
+
+    fn mask(&self, row: In) -> Out {
+        let In { document_id, tokens, segments, spans, refusal } = row;
+        if refusal.is_some() || spans == 0 {
+            return Out { tokens, segments, spans: if refusal.is_some() { spans } else { 0 } };
+        }
+        let mut draws = Draws::new(self.seed, NAME, &document_id.0);
+        let chosen = spans::choose(&segments, usize::from(spans), &mut draws);
+        let (tokens, segments) = rearrange(&tokens, &segments, &chosen, &self.vocabulary);
+        Out { tokens, segments, spans: chosen.len() as u16 }
+    }
+}
+
+#[derive(Deserialize)]
+struct In {
+    document_id: DocumentId,
+    tokens: Vec<u32>,
+    segments: Vec<Segment>,
+    spans: u16,
+    refusal: Option<Refusal>,
+}
+
+#[derive(Serialize)]
+struct Out {
+    tokens: Vec<u32>,
+    segments: Vec<Segment>,
+    spans: u16,
+}
+
+impl Transform for Mask {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
+        rows::require(input, columns::document().fields())?;
+        Ok(self.change.output_schema(input))
+    }
+
+    fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+        let schema_error = |source| StageError::Schema { stage: NAME, source };
+        let wanted = [columns::DOCUMENT_ID, columns::TOKENS, columns::SEGMENTS, columns::SPANS, columns::REFUSAL];
+        let input: Vec<In> = rows::read(&batch, &wanted).map_err(schema_error)?;
+        let masked: Vec<Out> = input.into_iter().map(|row| self.mask(row)).collect();
+        self.change.apply(&batch, &masked).map_err(schema_error)
+    }
+}
+
+/// Moves the spans (sorted, disjoint, each within one segment) to the tail. Segments keep modality, role and loss weight.
+fn rearrange(tokens: &[u32], segments: &[Segment], spans: &[std::ops::Range<usize>], vocabulary: &Vocabulary) -> (Vec<u32>, Vec<Segment>) {
+    let mut out = Rearranged::default();
+    let mut spans_left = spans.iter().enumerate().peekable();
+    let (body, closing) = segments.split_at(segments.len().saturating_sub(1));
+    for segment in body {
+        let mut position = segment.range().start;
+        while let Some((number, span)) = spans_left.next_if(|(_, span)| span.start < segment.range().end) {
+            out.push(segment, &tokens[position..span.start]);
+            out.control(Role::Sentinel, vocabulary.sentinels.start + number as u32);
+            position = span.end;
+        }
+        out.push(segment, &tokens[position..segment.range().end]);
+    }
+    for (number, span) in spans.iter().enumerate() {
+        let of_span = body.iter().find(|segment| segment.range().contains(&span.start));
+        out.control(Role::Sentinel, vocabulary.sentinels.start + number as u32);
+        of_span.into_iter().for_each(|segment| out.push(segment, &tokens[span.clone()]));
+        out.control(Role::SpanEnd, vocabulary.span_end);
+    }
+    closing.iter().for_each(|segment| out.push(segment, &tokens[segment.range()]));
+    (out.tokens, out.segments)
+}
+
+#[derive(Default)]
+struct Rearranged {
+    tokens: Vec<u32>,
+    segments: Vec<Segment>,
+}
+
+impl Rearranged {
+    fn push(&mut self, of: &Segment, tokens: &[u32]) {
+        if !tokens.is_empty() {
+            self.segments.push(Segment { start: self.tokens.len() as u32, len: tokens.len() as u32, ..*of });
+            self.tokens.extend(tokens);
+        }
+    }
+
+    fn control(&mut self, role: Role, id: u32) {
+        self.push(&Segment { start: 0, len: 1, modality: Modality::Control, role, loss_weight: 1.0 }, &[id]);
+    }
+}
+
+#[cfg(test)]
+mod tests;

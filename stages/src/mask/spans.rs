@@ -1,0 +1,57 @@
+//! Draws the spans of a document.
+
+use std::ops::Range;
+
+use cm3flow_schemas::document::{Modality, Segment};
+use cm3flow_schemas::random::Draws;
+
+/// Tries for a single span; only a document of hardly any tokens needs more than a few.
+const SINGLE_TRIES: usize = 32;
+
+/// Draws up to `count` disjoint, non-empty spans, sorted. One span: two uniform cut points behind the first token. More: `count` squared
+/// candidates, of which those are kept, in the order drawn, that overlap none before. A span never crosses a break: it is clipped to the
+/// part that it overlaps most.
+///
+/// # Source
+/// metaseq's `cm3_dataset`; clipping: CM3Leon paper, section 2.2.
+pub(super) fn choose(segments: &[Segment], count: usize, draws: &mut Draws) -> Vec<Range<usize>> {
+    let Some(last) = segments.last() else { return Vec::new() };
+    let end = last.range().start;
+    if end <= 1 || count == 0 {
+        return Vec::new();
+    }
+    let tries = if count == 1 { SINGLE_TRIES } else { count * count };
+    let mut chosen: Vec<Range<usize>> = Vec::with_capacity(count);
+    for _ in 0..tries {
+        let span = clip(candidate(end, draws), segments);
+        let overlaps = |other: &Range<usize>| span.start < other.end && other.start < span.end;
+        if !span.is_empty() && !chosen.iter().any(overlaps) {
+            chosen.push(span);
+            if chosen.len() == count {
+                break;
+            }
+        }
+    }
+    chosen.sort_by_key(|span| span.start);
+    chosen
+}
+
+/// A span of at least one token within `1..end`.
+fn candidate(end: usize, draws: &mut Draws) -> Range<usize> {
+    let mut cut = || 1 + draws.index(end);
+    let (a, b) = (cut(), cut());
+    a.min(b)..a.max(b)
+}
+
+/// Part of `span` within the content segment that it overlaps most; the first of equals.
+fn clip(span: Range<usize>, segments: &[Segment]) -> Range<usize> {
+    let overlap = |segment: &Segment| span.start.max(segment.range().start)..span.end.min(segment.range().end);
+    let mut best = 0..0;
+    for segment in segments.iter().filter(|segment| segment.modality != Modality::Control) {
+        let part = overlap(segment);
+        if part.len() > best.len() {
+            best = part;
+        }
+    }
+    best
+}

@@ -1,0 +1,178 @@
+//! `pack`: whole documents side by side in `seq_len` tokens, best-fit decreasing within a bucket.
+//!
+//! Stage of the segment of the same name. Buffers its bucket. Neighbours share their boundary token; no other token is touched, no
+//! document is cut, none is lost; what is left of a pack is padding that no segment covers.
+
+mod fit;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use cm3flow_schemas::document::Segment;
+use cm3flow_schemas::pack::{Pack as PackRow, PackStatistics, PlacedDocument};
+use cm3flow_schemas::random::Draws;
+use cm3flow_schemas::rows;
+use cm3flow_schemas::vocabulary::Vocabulary;
+use cm3flow_schemas::{DocumentId, SampleId, SchemaError, columns};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+pub use fit::best_fit_decreasing;
+
+use crate::channel::{BatchSender, BatchStream};
+use crate::error::{Result, StageError};
+use crate::stage::Stage;
+
+/// Revision of this stage's code: raised when the same input gives other rows.
+pub const REVISION: u32 = 1;
+/// The stage's name.
+pub const NAME: &str = "pack";
+/// Packs of a batch sent.
+const BATCH_ROWS: usize = 256;
+
+/// `[pack]`: the shape of packs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PackConfig {
+    /// Tokens of a pack, 128..=131072. Default 4096.
+    pub seq_len: u32,
+}
+
+impl Default for PackConfig {
+    fn default() -> Self {
+        Self { seq_len: 4096 }
+    }
+}
+
+impl PackConfig {
+    /// Problems of the fields, each with the field's path.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        if (128..=131_072).contains(&self.seq_len) {
+            return Vec::new();
+        }
+        vec![format!("pack.seq_len must be in 128..=131072, got {}", self.seq_len)]
+    }
+}
+
+/// The stage.
+#[derive(Debug)]
+pub struct Pack {
+    seq_len: usize,
+    vocabulary: Vocabulary,
+    seed: u64,
+}
+
+impl Pack {
+    /// Packs by `config`, which has been checked, in the ids of `vocabulary`.
+    #[must_use]
+    pub fn new(config: &PackConfig, vocabulary: Vocabulary, seed: u64) -> Self {
+        Self { seq_len: config.seq_len as usize, vocabulary, seed }
+    }
+
+    fn pack(&self, documents: &[In]) -> Result<Vec<PackRow>> {
+        if let Some(long) = documents.iter().find(|document| document.tokens.len() > self.seq_len) {
+            let (document, len, seq_len) = (long.document_id, long.tokens.len(), self.seq_len);
+            return Err(StageError::DocumentTooLong { document, len, seq_len });
+        }
+        // The opening boundary of the pack is paid once; each document then costs what follows its own.
+        let costs: Vec<usize> = documents.iter().map(|document| document.tokens.len() - 1).collect();
+        let mut packs: Vec<(u64, PackRow)> = Vec::new();
+        for mut members in best_fit_decreasing(&costs, self.seq_len - 1) {
+            let mut draws = Draws::new(self.seed, NAME, &documents[members[0]].document_id.0);
+            let place = draws.next_u64();
+            draws.shuffle(&mut members);
+            packs.push((place, self.assemble(members.into_iter().map(|member| &documents[member]))));
+        }
+        packs.sort_by_key(|(place, _)| *place);
+        Ok(packs.into_iter().map(|(_, pack)| pack).collect())
+    }
+
+    fn assemble<'d>(&self, members: impl Iterator<Item = &'d In>) -> PackRow {
+        let mut pack = PackRow { tokens: Vec::with_capacity(self.seq_len), segments: Vec::new(), documents: Vec::new() };
+        for document in members {
+            let shared = usize::from(!pack.tokens.is_empty());
+            let start = (pack.tokens.len() - shared) as u32;
+            pack.tokens.extend(&document.tokens[shared..]);
+            let moved = document.segments[shared..].iter().map(|segment| Segment { start: segment.start + start, ..*segment });
+            pack.segments.extend(moved);
+            pack.documents.push(PlacedDocument {
+                document_id: document.document_id,
+                sample_id: document.sample_id,
+                task: document.task.clone(),
+                start,
+                len: document.tokens.len() as u32,
+            });
+        }
+        pack.tokens.resize(self.seq_len, self.vocabulary.pad);
+        pack
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct In {
+    document_id: DocumentId,
+    sample_id: SampleId,
+    task: String,
+    tokens: Vec<u32>,
+    segments: Vec<Segment>,
+}
+
+impl Stage for Pack {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
+        rows::require(input, columns::document().fields())?;
+        Ok(columns::pack(self.seq_len, self.vocabulary.width()))
+    }
+
+    fn run(self: Box<Self>, input: BatchStream, out: BatchSender) -> BoxFuture<'static, Result<()>> {
+        async move {
+            let schema_error = |source| StageError::Schema { stage: NAME, source };
+            let wanted = [columns::DOCUMENT_ID, columns::SAMPLE_ID, columns::TASK, columns::TOKENS, columns::SEGMENTS];
+            let mut documents: Vec<In> = Vec::new();
+            while let Some(batch) = input.next().await {
+                documents.extend(rows::read::<In>(&batch, &wanted).map_err(schema_error)?);
+            }
+            let schema = columns::pack(self.seq_len, self.vocabulary.width());
+            let packed = tokio::task::spawn_blocking(move || self.pack(&documents)).await;
+            let packs = packed.map_err(|source| StageError::Task { stage: NAME, source })??;
+            for rows in packs.chunks(BATCH_ROWS) {
+                let batch: RecordBatch = rows::write(&schema, rows).map_err(schema_error)?;
+                out.send(batch).await?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+/// Counts what stands in packs; retrieval counts come from the documents, see [`PackStatistics`].
+#[must_use]
+pub fn statistics(packs: &[PackRow], seq_len: usize) -> PackStatistics {
+    use cm3flow_schemas::document::{Modality, Role};
+    let mut statistics = PackStatistics { packs: packs.len() as u64, capacity: (packs.len() * seq_len) as u64, ..PackStatistics::default() };
+    for pack in packs {
+        statistics.used += pack.segments.last().map_or(0, |segment| segment.range().end) as u64;
+        for document in &pack.documents {
+            let task = statistics.tasks.entry(document.task.clone()).or_default();
+            task.documents += 1;
+            let range = document.start as usize..(document.start + document.len) as usize;
+            for segment in pack.segments.iter().filter(|segment| range.contains(&segment.range().start)) {
+                let tokens = u64::from(segment.len);
+                match segment.modality {
+                    Modality::Text => task.text_tokens += tokens,
+                    Modality::Image => task.image_tokens += tokens,
+                    Modality::Control => task.control_tokens += tokens,
+                }
+                task.spans += u64::from(segment.role == Role::SpanEnd);
+            }
+        }
+    }
+    statistics
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! Blocks of shards: fetched by range, checked, decoded, kept in a bounded cache.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::buffer::Buffer;
+use arrow::datatypes::{DataType, Float32Type, SchemaRef, UInt8Type, UInt16Type, UInt32Type};
+use arrow::ipc::reader::FileDecoder;
+use arrow::ipc::{Block, MetadataVersion};
+use cm3flow_schemas::document::{Modality, Role, Segment};
+use cm3flow_schemas::pack::{Pack, PackBatch, PlacedDocument, ShardEntry};
+use cm3flow_schemas::{Digest, columns};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use crate::error::{Result, StageError};
+
+/// Blocks that are kept decoded: those of a group and a few before.
+const CACHED_BLOCKS: usize = 8;
+
+/// Fetches blocks of shards from a store.
+pub struct BlockReader {
+    store: Arc<dyn ObjectStore>,
+    schema: SchemaRef,
+    cache: VecDeque<((Digest, usize), RecordBatch)>,
+}
+
+impl BlockReader {
+    /// Reads shards of packs of `schema` ([`columns::pack`]) from `store`, where they lie as `shards/<digest>.arrow`.
+    #[must_use]
+    pub fn new(store: Arc<dyn ObjectStore>, schema: SchemaRef) -> Self {
+        Self { store, schema, cache: VecDeque::new() }
+    }
+
+    /// Block `index` of `shard`.
+    ///
+    /// # Errors
+    /// [`StageError::Store`], or [`StageError::Block`] if the bytes are not those that the index names.
+    pub async fn block(&mut self, shard: &ShardEntry, index: usize) -> Result<RecordBatch> {
+        let key = (shard.digest, index);
+        if let Some((_, batch)) = self.cache.iter().find(|(cached, _)| *cached == key) {
+            return Ok(batch.clone());
+        }
+        let batch = self.fetch(shard, index).await?;
+        if self.cache.len() == CACHED_BLOCKS {
+            self.cache.pop_front();
+        }
+        self.cache.push_back((key, batch.clone()));
+        Ok(batch)
+    }
+
+    async fn fetch(&self, shard: &ShardEntry, index: usize) -> Result<RecordBatch> {
+        let damaged = |problem: String| StageError::Block { shard: shard.digest.to_string(), block: index, problem };
+        let entry = &shard.blocks[index];
+        let path = Path::from(format!("shards/{}.arrow", shard.digest));
+        let range = entry.offset..entry.offset + entry.metadata_bytes + entry.body_bytes;
+        let bytes = self.store.get_range(&path, range).await.map_err(|source| StageError::Store { location: path.to_string(), source })?;
+        let found = Digest::of(&bytes);
+        if found != entry.digest {
+            return Err(damaged(format!("its {} bytes have digest {}, the index says {}", bytes.len(), found.short(), entry.digest.short())));
+        }
+        let block = Block::new(0, entry.metadata_bytes as i32, entry.body_bytes as i64);
+        let decoder = FileDecoder::new(Arc::clone(&self.schema), MetadataVersion::V5);
+        let batch = decoder.read_record_batch(&block, &Buffer::from(bytes)).map_err(|error| damaged(error.to_string()))?;
+        batch.filter(|batch| batch.num_rows() as u64 == entry.packs).ok_or_else(|| damaged(format!("it does not hold {} packs", entry.packs)))
+    }
+}
+
+/// Appends pack `row` of a block to `out`.
+pub(super) fn append_pack(block: &RecordBatch, row: usize, out: &mut PackBatch) {
+    append_tokens(block, row, &mut out.tokens);
+    out.segments.push(segments(block, row));
+    let documents = block.column(2).as_list::<i32>().value(row);
+    out.document_starts.push(documents.as_struct().column(3).as_primitive::<UInt32Type>().values().to_vec());
+}
+
+fn append_tokens(block: &RecordBatch, row: usize, out: &mut Vec<u32>) {
+    let tokens = block.column(0).as_fixed_size_list().value(row);
+    match tokens.data_type() {
+        DataType::UInt16 => out.extend(tokens.as_primitive::<UInt16Type>().values().iter().map(|&id| u32::from(id))),
+        _ => out.extend(tokens.as_primitive::<UInt32Type>().values()),
+    }
+}
+
+fn segments(block: &RecordBatch, row: usize) -> Vec<Segment> {
+    let segments = block.column(1).as_list::<i32>().value(row);
+    let fields = segments.as_struct();
+    let offsets = |column: usize| fields.column(column).as_primitive::<UInt32Type>();
+    let kinds = |column: usize| fields.column(column).as_primitive::<UInt8Type>();
+    let weights = fields.column(4).as_primitive::<Float32Type>();
+    let segment = |index: usize| Segment {
+        start: offsets(0).value(index),
+        len: offsets(1).value(index),
+        // An unknown kind can only come from a later format, whose version number is refused before.
+        modality: Modality::try_from(kinds(2).value(index)).unwrap_or(Modality::Control),
+        role: Role::try_from(kinds(3).value(index)).unwrap_or(Role::Target),
+        loss_weight: weights.value(index),
+    };
+    (0..fields.len()).map(segment).collect()
+}
+
+/// Packs of shards in their stored order, at most `limit`, with their documents: for inspection, evaluation and reports.
+///
+/// # Errors
+/// As [`BlockReader::block`].
+pub async fn read_packs(blocks: &mut BlockReader, shards: &[ShardEntry], limit: usize) -> Result<Vec<Pack>> {
+    let mut packs = Vec::new();
+    for shard in shards {
+        for index in 0..shard.blocks.len() {
+            let block = blocks.block(shard, index).await?;
+            for row in 0..block.num_rows() {
+                if packs.len() == limit {
+                    return Ok(packs);
+                }
+                let mut tokens = Vec::new();
+                append_tokens(&block, row, &mut tokens);
+                let documents = placed_documents(&block, row).map_err(|problem| StageError::Block { shard: shard.digest.to_string(), block: index, problem })?;
+                packs.push(Pack { tokens, segments: segments(&block, row), documents });
+            }
+        }
+    }
+    Ok(packs)
+}
+
+fn placed_documents(block: &RecordBatch, row: usize) -> Result<Vec<PlacedDocument>, String> {
+    let documents = block.column_by_name(columns::DOCUMENTS).ok_or("it has no documents")?.as_list::<i32>().value(row);
+    let fields = documents.as_struct();
+    let text = |column: usize, index: usize| fields.column(column).as_string::<i32>().value(index).to_owned();
+    let offset = |column: usize, index: usize| fields.column(column).as_primitive::<UInt32Type>().value(index);
+    let placed = |index: usize| {
+        Ok(PlacedDocument {
+            document_id: text(0, index).parse().map_err(|error| format!("{error}"))?,
+            sample_id: text(1, index).parse().map_err(|error| format!("{error}"))?,
+            task: text(2, index),
+            start: offset(3, index),
+            len: offset(4, index),
+        })
+    };
+    (0..fields.len()).map(placed).collect()
+}

@@ -1,0 +1,184 @@
+//! `retrieve`: neighbours of each sample in the bank, by relevance, modality and diversity; never the sample itself.
+//!
+//! First stage of `compose`. Row-local: keeps order and number of rows.
+//!
+//! # Source
+//! CM3Leon paper, section 2.1, <https://arxiv.org/abs/2309.02591>: two candidates by image and two by text, of which some are drawn;
+//! a candidate too similar to the query or to one already chosen is skipped; a fifth of the query's words is dropped.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use cm3flow_schemas::columns;
+use cm3flow_schemas::document::Neighbour;
+use cm3flow_schemas::random::Draws;
+use cm3flow_schemas::rows::{self, ColumnChange};
+use cm3flow_schemas::sample::Annotations;
+use cm3flow_schemas::{ImageId, SampleId, SchemaError};
+use serde::{Deserialize, Serialize};
+
+use crate::embed::EmbedderOwner;
+use crate::error::{Result, StageError};
+use crate::index::{Bank, Hit, pair_embedding};
+use crate::stage::Transform;
+
+/// Revision of this stage's code: raised when the same input gives other rows.
+pub const REVISION: u32 = 1;
+/// The stage's name.
+pub const NAME: &str = "retrieve";
+/// Candidates looked at for each query before giving up on finding enough that differ.
+const CANDIDATES: usize = 64;
+
+/// `[retrieve]`: which neighbours a document may have.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetrieveConfig {
+    /// Neighbours of a sample, 0 for none, at most `by_text + by_image`. Default 3.
+    pub documents: u32,
+    /// Candidates found by text. Default 2.
+    pub by_text: u32,
+    /// Candidates found by image. Default 2.
+    pub by_image: u32,
+    /// Largest inner product with the query or another neighbour, above -1 and up to 1. Default 0.9.
+    pub max_similarity: f32,
+    /// Share of the query's words that are dropped, 0 or more and below 1. Default 0.2.
+    pub query_dropout: f64,
+    /// Most rows of the bank, 1 or more. Default 1,000,000.
+    pub bank_rows: u64,
+}
+
+impl Default for RetrieveConfig {
+    fn default() -> Self {
+        Self { documents: 3, by_text: 2, by_image: 2, max_similarity: 0.9, query_dropout: 0.2, bank_rows: 1_000_000 }
+    }
+}
+
+impl RetrieveConfig {
+    /// Problems of the fields, each with the field's path.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.documents > self.by_text + self.by_image {
+            problems.push(format!("retrieve.documents must not exceed by_text + by_image, got {} of {}", self.documents, self.by_text + self.by_image));
+        }
+        if !(self.max_similarity > -1.0 && self.max_similarity <= 1.0) {
+            problems.push(format!("retrieve.max_similarity must be above -1 and at most 1, got {}", self.max_similarity));
+        }
+        if !(0.0..1.0).contains(&self.query_dropout) {
+            problems.push(format!("retrieve.query_dropout must be 0 or more and below 1, got {}", self.query_dropout));
+        }
+        if self.bank_rows == 0 {
+            problems.push("retrieve.bank_rows must be 1 or more, got 0".into());
+        }
+        problems
+    }
+}
+
+/// The transform.
+pub struct Retrieve {
+    config: RetrieveConfig,
+    bank: Arc<Bank>,
+    embedder: EmbedderOwner,
+    seed: u64,
+    change: ColumnChange,
+}
+
+impl Retrieve {
+    /// Retrieves from `bank`; `embedder` is the one that made its embeddings.
+    #[must_use]
+    pub fn new(config: RetrieveConfig, bank: Arc<Bank>, embedder: EmbedderOwner, seed: u64) -> Self {
+        Self { config, bank, embedder, seed, change: ColumnChange::new(&[], vec![columns::neighbours()]) }
+    }
+
+    fn neighbours(&self, row: &In, text_query: &[f32]) -> Vec<Neighbour> {
+        let pair = pair_embedding(&row.text_embedding, &row.image_embedding);
+        let mut chosen: Vec<Hit> = Vec::new();
+        for (query, wanted) in [(text_query, self.config.by_text), (row.image_embedding.as_slice(), self.config.by_image)] {
+            self.choose(row, &pair, query, wanted as usize, &mut chosen);
+        }
+        let mut draws = Draws::new(self.seed, NAME, &row.sample_id.0);
+        draws.shuffle(&mut chosen);
+        chosen.truncate(self.config.documents as usize);
+        chosen.sort_by(|a, b| b.similarity.total_cmp(&a.similarity).then(a.row.cmp(&b.row)));
+        chosen.iter().map(|hit| Neighbour { sample_id: self.bank.rows()[hit.row].sample_id, similarity: hit.similarity }).collect()
+    }
+
+    /// Adds up to `wanted` candidates for `query`; similarities are those of the whole pairs.
+    fn choose(&self, row: &In, pair: &[f32], query: &[f32], wanted: usize, chosen: &mut Vec<Hit>) {
+        if query.iter().all(|value| *value == 0.0) {
+            return;
+        }
+        let mut candidates = self.bank.search(query, CANDIDATES);
+        let lacks_modality = |hit: &Hit| self.bank.rows()[hit.row].captions.is_empty() || self.bank.rows()[hit.row].codes.is_empty();
+        candidates.sort_by_key(lacks_modality);
+        let limit = chosen.len() + wanted;
+        for candidate in candidates {
+            if chosen.len() == limit {
+                return;
+            }
+            let found = &self.bank.rows()[candidate.row];
+            let is_itself = found.sample_id == row.sample_id || found.image_id == row.image_id;
+            let similarity = crate::index::dot(&found.embedding, pair);
+            let repeats = |other: &Hit| self.bank.similarity(other.row, candidate.row) > self.config.max_similarity;
+            if !is_itself && similarity <= self.config.max_similarity && !chosen.iter().any(repeats) {
+                chosen.push(Hit { row: candidate.row, similarity });
+            }
+        }
+    }
+
+    /// The first caption without a drawn share of its words.
+    fn query_text(&self, row: &In) -> String {
+        let caption = row.annotations.captions.first().map_or("", String::as_str);
+        let mut draws = Draws::new(self.seed, "query dropout", &row.sample_id.0);
+        let kept: Vec<&str> = caption.split_whitespace().filter(|_| draws.unit() >= self.config.query_dropout).collect();
+        if kept.is_empty() { caption.to_owned() } else { kept.join(" ") }
+    }
+}
+
+#[derive(Deserialize)]
+struct In {
+    sample_id: SampleId,
+    image_id: ImageId,
+    annotations: Annotations,
+    text_embedding: Vec<f32>,
+    image_embedding: Vec<f32>,
+}
+
+#[derive(Serialize)]
+struct Out {
+    neighbours: Vec<Neighbour>,
+}
+
+impl Transform for Retrieve {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
+        rows::require(input, columns::prepared_sample().fields())?;
+        Ok(self.change.output_schema(input))
+    }
+
+    fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+        let schema_error = |source| StageError::Schema { stage: NAME, source };
+        let wanted = [columns::SAMPLE_ID, columns::IMAGE_ID, columns::ANNOTATIONS, columns::TEXT_EMBEDDING, columns::IMAGE_EMBEDDING];
+        let input: Vec<In> = rows::read(&batch, &wanted).map_err(schema_error)?;
+        let found = if self.config.documents == 0 || self.bank.rows().is_empty() {
+            input.iter().map(|_| Out { neighbours: Vec::new() }).collect::<Vec<_>>()
+        } else {
+            let texts: Vec<String> = input.iter().map(|row| self.query_text(row)).collect();
+            let embedded = self.embedder.call_blocking(move |embedder| {
+                let dimension = embedder.dimension();
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                embedder.embed_texts(&texts).map(|queries| (queries, dimension))
+            })?;
+            let (queries, dimension) = embedded.map_err(|source| StageError::Model { stage: NAME, component: "pair embedder", source })?;
+            input.iter().zip(queries.chunks_exact(dimension)).map(|(row, query)| Out { neighbours: self.neighbours(row, query) }).collect()
+        };
+        self.change.apply(&batch, &found).map_err(schema_error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! `shard`: packs become files: Arrow IPC, uncompressed, one record batch a block, each block with its own digest.
+//!
+//! Last stage of the segment `pack`. A file is a function of its packs and the limits alone. Format: `schemas/README.md`.
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::ipc::reader::read_footer_length;
+use arrow::ipc::writer::FileWriter;
+use cm3flow_schemas::Digest;
+use cm3flow_schemas::pack::{BlockEntry, ShardEntry};
+use cm3flow_schemas::sample::Split;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, StageError};
+
+/// Revision of this stage's code: raised when the same packs give other bytes.
+pub const REVISION: u32 = 1;
+/// The stage's name.
+pub const NAME: &str = "shard";
+/// Bytes at the end of an IPC file: footer length and magic.
+const TRAILER_BYTES: usize = 10;
+
+/// `[shard]`: sizes of files and blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ShardConfig {
+    /// Token bytes of a block, 64 KiB to 64 MiB; at least one pack. Default 2 MiB.
+    pub block_bytes: u64,
+    /// Token bytes of a file, at least `block_bytes`. Default 256 MiB.
+    pub max_shard_bytes: u64,
+}
+
+impl Default for ShardConfig {
+    fn default() -> Self {
+        Self { block_bytes: 2 << 20, max_shard_bytes: 256 << 20 }
+    }
+}
+
+impl ShardConfig {
+    /// Problems of the fields, each with the field's path.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !((64 << 10)..=(64 << 20)).contains(&self.block_bytes) {
+            problems.push(format!("shard.block_bytes must be in 65536..=67108864, got {}", self.block_bytes));
+        }
+        if self.max_shard_bytes < self.block_bytes {
+            problems.push(format!("shard.max_shard_bytes must be at least shard.block_bytes, got {} and {}", self.max_shard_bytes, self.block_bytes));
+        }
+        problems
+    }
+}
+
+/// A shard with its bytes.
+#[derive(Debug)]
+pub struct Shard {
+    /// What the manifest says of it.
+    pub entry: ShardEntry,
+    /// The file.
+    pub bytes: Vec<u8>,
+}
+
+/// Writes packs of one split, in order, into as many files as the limits ask for. `bytes_per_pack` is the size of its tokens.
+///
+/// # Errors
+/// [`StageError::Arrow`] if the batches differ in their schema.
+pub fn write(config: &ShardConfig, split: Split, schema: &SchemaRef, batches: &[RecordBatch], bytes_per_pack: u64) -> Result<Vec<Shard>> {
+    let failed = |source: ArrowError| StageError::Arrow { what: "a shard".into(), source };
+    let packs = concat_batches(schema, batches).map_err(failed)?;
+    let packs_per_block = (config.block_bytes / bytes_per_pack).max(1);
+    let packs_per_shard = (config.max_shard_bytes / (packs_per_block * bytes_per_pack)).max(1) * packs_per_block;
+    let mut shards = Vec::new();
+    let total = packs.num_rows();
+    for start in (0..total).step_by(packs_per_shard as usize) {
+        let len = (total - start).min(packs_per_shard as usize);
+        shards.push(write_shard(split, &packs.slice(start, len), packs_per_block as usize).map_err(failed)?);
+    }
+    Ok(shards)
+}
+
+fn write_shard(split: Split, packs: &RecordBatch, packs_per_block: usize) -> Result<Shard, ArrowError> {
+    let schema = packs.schema();
+    let mut writer = FileWriter::try_new(Vec::new(), &schema)?;
+    for start in (0..packs.num_rows()).step_by(packs_per_block) {
+        let rows = packs_per_block.min(packs.num_rows() - start);
+        // A slice would write the whole buffers' validity and offsets as they lie; a copy writes the block alone.
+        let block = concat_batches(&schema, [&packs.slice(start, rows)])?;
+        writer.write(&block)?;
+    }
+    let bytes = writer.into_inner()?;
+    let blocks = blocks_of(&bytes, packs.num_rows(), packs_per_block)?;
+    let entry = ShardEntry { digest: Digest::of(&bytes), split, bytes: bytes.len() as u64, packs: packs.num_rows() as u64, blocks };
+    Ok(Shard { entry, bytes })
+}
+
+/// Reads the places of the record batches from the file's footer.
+fn blocks_of(bytes: &[u8], packs: usize, packs_per_block: usize) -> Result<Vec<BlockEntry>, ArrowError> {
+    let trailer: [u8; TRAILER_BYTES] =
+        bytes[bytes.len() - TRAILER_BYTES..].try_into().map_err(|_| ArrowError::IpcError("the file has no trailer".into()))?;
+    let footer_len = read_footer_length(trailer)?;
+    let footer = &bytes[bytes.len() - TRAILER_BYTES - footer_len..bytes.len() - TRAILER_BYTES];
+    let footer = arrow::ipc::root_as_footer(footer).map_err(|error| ArrowError::IpcError(error.to_string()))?;
+    let found = footer.recordBatches().into_iter().flatten().enumerate();
+    let entry = |(index, block): (usize, &arrow::ipc::Block)| {
+        let (offset, metadata_bytes, body_bytes) = (block.offset() as u64, block.metaDataLength() as u64, block.bodyLength() as u64);
+        let content = &bytes[offset as usize..(offset + metadata_bytes + body_bytes) as usize];
+        let rows = packs_per_block.min(packs - index * packs_per_block);
+        BlockEntry { offset, metadata_bytes, body_bytes, packs: rows as u64, digest: Digest::of(content) }
+    };
+    Ok(found.map(entry).collect())
+}
+
+#[cfg(test)]
+mod tests;

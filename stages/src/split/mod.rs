@@ -1,0 +1,91 @@
+//! `split`: train or held out, row by row, by the hash of the image.
+//!
+//! First stage of `settle`. Keeps order and number of rows.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use cm3flow_schemas::columns;
+use cm3flow_schemas::rows::{self, ColumnChange};
+use cm3flow_schemas::sample::Split as SplitName;
+use cm3flow_schemas::{ImageId, SchemaError};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, StageError};
+use crate::stage::Transform;
+
+/// Revision of this stage's code: raised when the same input gives other rows.
+pub const REVISION: u32 = 1;
+/// The stage's name.
+pub const NAME: &str = "split";
+
+/// `[split]`: how much is kept for evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SplitConfig {
+    /// Share of images that are held out, 0 or more and below 1. Default 0.05.
+    pub held_out: f64,
+}
+
+impl Default for SplitConfig {
+    fn default() -> Self {
+        Self { held_out: 0.05 }
+    }
+}
+
+impl SplitConfig {
+    /// Problems of the fields, each with the field's path.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        if (0.0..1.0).contains(&self.held_out) {
+            return Vec::new();
+        }
+        vec![format!("split.held_out must be 0 or more and below 1, got {}", self.held_out)]
+    }
+}
+
+/// The transform.
+#[derive(Debug)]
+pub struct Split {
+    config: SplitConfig,
+    seed: u64,
+    change: ColumnChange,
+}
+
+impl Split {
+    /// Splits by `config` and `seed`.
+    #[must_use]
+    pub fn new(config: SplitConfig, seed: u64) -> Self {
+        Self { config, seed, change: ColumnChange::new(&[], vec![columns::split()]) }
+    }
+}
+
+#[derive(Deserialize)]
+struct In {
+    image_id: ImageId,
+}
+
+#[derive(Serialize)]
+struct Out {
+    split: SplitName,
+}
+
+impl Transform for Split {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
+        rows::position(input, columns::IMAGE_ID)?;
+        Ok(self.change.output_schema(input))
+    }
+
+    fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+        let schema_error = |source| StageError::Schema { stage: NAME, source };
+        let rows: Vec<In> = rows::read(&batch, &[columns::IMAGE_ID]).map_err(schema_error)?;
+        let split = |row: &In| Out { split: SplitName::of(self.seed, row.image_id, self.config.held_out) };
+        self.change.apply(&batch, &rows.iter().map(split).collect::<Vec<_>>()).map_err(schema_error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! The one abstraction: a stage, and chains of them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use cm3flow_schemas::SchemaError;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::task::JoinSet;
+
+use crate::channel::{BatchSender, BatchStream, ChannelLimits, StageMeter, channel};
+use crate::error::{Result, StageError};
+
+/// One step of the pipeline: turns a stream of record batches into another.
+///
+/// Contract, run for every implementation by `conformance::check_stage`:
+/// 1. every batch sent has exactly the schema of [`Stage::output_schema`];
+/// 2. when `input` ends, `run` sends what it still buffers and returns `Ok(())`;
+/// 3. the rows sent do not depend on where `input` was cut into batches;
+/// 4. a row with a `refusal` passes untouched, and a row that cannot be processed gets one.
+pub trait Stage: Send + 'static {
+    /// Verb in snake_case: metric label, span name and error context.
+    fn name(&self) -> &'static str;
+
+    /// Returns the schema sent for `input`.
+    ///
+    /// # Errors
+    /// The first missing or mistyped column.
+    fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError>;
+
+    /// Runs until `input` ends. A closed `out` surfaces as [`StageError::DownstreamClosed`].
+    fn run(self: Box<Self>, input: BatchStream, out: BatchSender) -> BoxFuture<'static, Result<()>>;
+}
+
+/// Where rows come from: a stage without input.
+pub trait Source: Send + 'static {
+    /// As [`Stage::name`].
+    fn name(&self) -> &'static str;
+
+    /// Schema of every batch sent.
+    fn output_schema(&self) -> SchemaRef;
+
+    /// Sends all rows. A closed `out` surfaces as [`StageError::DownstreamClosed`].
+    fn run(self: Box<Self>, out: BatchSender) -> BoxFuture<'static, Result<()>>;
+}
+
+/// A step that works on each batch by itself; [`Map`] makes it a [`Stage`].
+pub trait Transform: Send + 'static {
+    /// As [`Stage::name`].
+    fn name(&self) -> &'static str;
+
+    /// As [`Stage::output_schema`].
+    ///
+    /// # Errors
+    /// The first missing or mistyped column.
+    fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError>;
+
+    /// Works on one batch, on a thread that may compute.
+    ///
+    /// # Errors
+    /// Only what stops the whole stage; a bad row gets a refusal.
+    fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch>;
+}
+
+/// A [`Transform`] as a [`Stage`]. Keeps the order of batches.
+#[derive(Debug)]
+pub struct Map<T>(pub T);
+
+impl<T: Transform> Stage for Map<T> {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
+        self.0.output_schema(input)
+    }
+
+    fn run(self: Box<Self>, input: BatchStream, out: BatchSender) -> BoxFuture<'static, Result<()>> {
+        async move {
+            let mut transform = self.0;
+            let name = transform.name();
+            while let Some(batch) = input.next().await {
+                let worked = tokio::task::spawn_blocking(move || {
+                    let batch = transform.transform(batch);
+                    (transform, batch)
+                });
+                let (returned, batch) = worked.await.map_err(|source| StageError::Task { stage: name, source })?;
+                transform = returned;
+                out.send(batch?).await?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+/// Where a chain's rows come from.
+pub enum Head {
+    /// A source that makes them.
+    Source(Box<dyn Source>),
+    /// Batches that are there already, all of the given schema.
+    Batches(SchemaRef, Vec<RecordBatch>),
+}
+
+/// Stages that run side by side, each in a task of its own, connected by bounded channels.
+pub struct Chain {
+    head: Head,
+    stages: Vec<Box<dyn Stage>>,
+}
+
+impl Chain {
+    /// A chain that starts with `head`.
+    #[must_use]
+    pub fn new(head: Head) -> Self {
+        Self { head, stages: Vec::new() }
+    }
+
+    /// Appends a stage.
+    #[must_use]
+    pub fn then(mut self, stage: impl Stage) -> Self {
+        self.stages.push(Box::new(stage));
+        self
+    }
+
+    /// Appends a transform.
+    #[must_use]
+    pub fn map(self, transform: impl Transform) -> Self {
+        self.then(Map(transform))
+    }
+
+    /// Schema that the last stage sends.
+    ///
+    /// # Errors
+    /// [`StageError::Schema`] naming the stage that lacks a column.
+    pub fn output_schema(&self) -> Result<SchemaRef> {
+        let mut schema = match &self.head {
+            Head::Source(source) => source.output_schema(),
+            Head::Batches(schema, _) => Arc::clone(schema),
+        };
+        for stage in &self.stages {
+            schema = stage.output_schema(&schema).map_err(|source| StageError::Schema { stage: stage.name(), source })?;
+        }
+        Ok(schema)
+    }
+
+    /// Runs the chain and gives each batch of the last stage to `sink`, in order. Schemas are checked before anything runs.
+    ///
+    /// # Errors
+    /// The error of the stage that failed, or of `sink`.
+    pub async fn run(self, limits: ChannelLimits, meters: &Meters, mut sink: impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+        self.output_schema()?;
+        let names: Vec<&'static str> = self.stages.iter().map(|stage| stage.name()).collect();
+        let end = Arc::new(StageMeter::new("sink"));
+        let meter_behind = |index: usize| names.get(index).map_or_else(|| Arc::clone(&end), |name| meters.of(name));
+        let mut tasks = JoinSet::new();
+
+        let (head_name, head_meter) = match &self.head {
+            Head::Source(source) => (source.name(), meters.of(source.name())),
+            Head::Batches(..) => ("input", Arc::new(StageMeter::new("input"))),
+        };
+        let (out, mut stream) = channel(limits, &head_meter, &meter_behind(0));
+        let running = match self.head {
+            Head::Source(source) => source.run(out),
+            Head::Batches(_, batches) => send_all(batches, out).boxed(),
+        };
+        tasks.spawn(metered(head_meter, head_name, running));
+        for (index, stage) in self.stages.into_iter().enumerate() {
+            let meter = meters.of(stage.name());
+            let (out, next) = channel(limits, &meter, &meter_behind(index + 1));
+            let name = stage.name();
+            tasks.spawn(metered(meter, name, stage.run(stream, out)));
+            stream = next;
+        }
+
+        let mut sunk = Ok(());
+        while let Some(batch) = stream.next().await {
+            sunk = sink(batch);
+            if sunk.is_err() {
+                break;
+            }
+        }
+        drop(stream);
+        join(tasks).await?;
+        sunk
+    }
+}
+
+async fn send_all(batches: Vec<RecordBatch>, out: BatchSender) -> Result<()> {
+    for batch in batches {
+        out.send(batch).await?;
+    }
+    Ok(())
+}
+
+async fn metered(meter: Arc<StageMeter>, name: &'static str, running: BoxFuture<'static, Result<()>>) -> (&'static str, Result<()>) {
+    let start = Instant::now();
+    let result = running.await;
+    meter.add_running(start.elapsed());
+    (name, result)
+}
+
+/// Waits for all tasks; the first error that is no mere consequence of another one wins.
+async fn join(mut tasks: JoinSet<(&'static str, Result<()>)>) -> Result<()> {
+    let mut first = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        let result = match ended {
+            Ok((_, result)) => result,
+            Err(source) => Err(StageError::Task { stage: "chain", source }),
+        };
+        let is_consequence = matches!(result, Err(StageError::DownstreamClosed));
+        if result.is_err() && (first.is_ok() || matches!(first, Err(StageError::DownstreamClosed))) && !(is_consequence && first.is_err()) {
+            first = result;
+        }
+    }
+    match first {
+        // Only a sink that stopped early leaves nothing but closed channels; it reports its own error.
+        Err(StageError::DownstreamClosed) => Ok(()),
+        other => other,
+    }
+}
+
+/// The meters of a run, by stage. Cloning shares them.
+#[derive(Debug, Clone, Default)]
+pub struct Meters(Arc<std::sync::Mutex<Vec<Arc<StageMeter>>>>);
+
+impl Meters {
+    /// The meter of `stage`, made on first use.
+    #[must_use]
+    pub fn of(&self, stage: &'static str) -> Arc<StageMeter> {
+        let mut meters = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(meter) = meters.iter().find(|meter| meter.stage == stage) {
+            return Arc::clone(meter);
+        }
+        let meter = Arc::new(StageMeter::new(stage));
+        meters.push(Arc::clone(&meter));
+        meter
+    }
+
+    /// All meters, in the order of first use.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<StageMeter>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,7 @@
+//! Gives the tests of this crate the rpath of libtorch; link arguments of a library do not reach its dependents.
+
+fn main() {
+    if let Ok(folder) = std::env::var("DEP_CM3FLOW_MODEL_LIBTORCH_LIB") {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{folder}");
+    }
+}
