@@ -110,7 +110,7 @@ impl Templates {
     pub(super) fn render(&self, task: &str, wording: usize, part: usize, values: &Values<'_>) -> Result<Option<String>> {
         let refused = |error: minijinja::Error| StageError::Template { problem: format!("{task}: {error}") };
         let template = self.environment.get_template(&template_id(task, wording, part)).map_err(refused)?;
-        match template.render(minijinja::Value::from_serialize(values)) {
+        match template.render(minijinja::value::Serde(values)) {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == minijinja::ErrorKind::UndefinedError => Ok(None),
             Err(error) => Err(refused(error)),
