@@ -1,1 +1,132 @@
-//! temporary
+//! What a checkpoint consists of: `model.safetensors`, `optimizer.safetensors` and `state.json`. Where the files are kept is the
+//! [`cm3flow_schemas::traits::CheckpointStore`]'s affair.
+//!
+//! Weights and moments are stored as the f32 that they are, so a training that goes on from a checkpoint goes on to the bit.
+
+use cm3flow_schemas::traits::{CheckpointFiles, ReaderState};
+use cm3flow_schemas::vocabulary::Vocabulary;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::decoder::{DecoderConfig, TokenModel};
+use crate::error::ModelError;
+use crate::train::TrainConfig;
+use crate::train::adamw::AdamW;
+use crate::weights::{NamedTensors, from_safetensors, to_safetensors};
+
+/// File of the weights.
+pub const MODEL_FILE: &str = "model.safetensors";
+/// File of the optimizer's moments.
+pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+/// File of everything else.
+pub const STATE_FILE: &str = "state.json";
+/// Format that this release writes, and the only one that it reads.
+const FORMAT_VERSION: u32 = 1;
+
+/// Everything of a training that is no tensor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointState {
+    /// Format of the checkpoint: 1.
+    pub format_version: u32,
+    /// Steps done.
+    pub step: u64,
+    /// Seed of the weights at the start.
+    pub seed: u64,
+    /// Sizes of the network.
+    pub decoder: DecoderConfig,
+    /// Its vocabulary.
+    pub vocabulary: Vocabulary,
+    /// How it was trained; a training that goes on may differ in it.
+    pub train: TrainConfig,
+    /// Position of the source of packs behind the last step.
+    pub reader: ReaderState,
+}
+
+impl CheckpointState {
+    /// State of a training after `step` steps.
+    #[must_use]
+    pub const fn new(
+        step: u64,
+        seed: u64,
+        decoder: DecoderConfig,
+        vocabulary: Vocabulary,
+        train: TrainConfig,
+        reader: ReaderState,
+    ) -> Self {
+        Self { format_version: FORMAT_VERSION, step, seed, decoder, vocabulary, train, reader }
+    }
+
+    /// Checks that a training with these settings may go on from here.
+    ///
+    /// # Errors
+    /// [`ModelError::Vocabulary`] or [`ModelError::CheckpointDiffers`] with the first field that differs.
+    pub(crate) fn check_fits(&self, decoder: &DecoderConfig, vocabulary: &Vocabulary, seed: u64) -> Result<(), ModelError> {
+        vocabulary.check_same(&self.vocabulary)?;
+        let differs = |field: String, ours: &Value, theirs: &Value| ModelError::CheckpointDiffers {
+            field,
+            ours: ours.to_string(),
+            theirs: theirs.to_string(),
+        };
+        let (ours, theirs) = (fields(decoder)?, fields(&self.decoder)?);
+        for (name, ours) in &ours {
+            let theirs = theirs.get(name).unwrap_or(&Value::Null);
+            if ours != theirs {
+                return Err(differs(format!("decoder.{name}"), ours, theirs));
+            }
+        }
+        if self.seed == seed { Ok(()) } else { Err(differs("seed".to_owned(), &seed.into(), &self.seed.into())) }
+    }
+}
+
+fn fields(config: &DecoderConfig) -> Result<serde_json::Map<String, Value>, ModelError> {
+    match serde_json::to_value(config) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => unreachable!("a struct serializes to an object"),
+        Err(source) => Err(ModelError::CheckpointState { source }),
+    }
+}
+
+/// Reads the state of a checkpoint: its step, sizes and vocabulary.
+///
+/// # Errors
+/// [`ModelError::CheckpointFile`] if it is missing, [`ModelError::CheckpointState`] if it is damaged,
+/// [`ModelError::CheckpointDiffers`] for another format.
+pub fn state(files: &CheckpointFiles) -> Result<CheckpointState, ModelError> {
+    let value: Value = serde_json::from_slice(file(files, STATE_FILE)?).map_err(|source| ModelError::CheckpointState { source })?;
+    match value.get("format_version") {
+        Some(version) if *version == FORMAT_VERSION => {
+            serde_json::from_value(value).map_err(|source| ModelError::CheckpointState { source })
+        }
+        version => Err(ModelError::CheckpointDiffers {
+            field: "format_version".to_owned(),
+            ours: FORMAT_VERSION.to_string(),
+            theirs: version.map_or_else(|| "none".to_owned(), ToString::to_string),
+        }),
+    }
+}
+
+/// Weights of a checkpoint, on the CPU.
+pub(crate) fn weights(files: &CheckpointFiles) -> Result<NamedTensors, ModelError> {
+    from_safetensors(file(files, MODEL_FILE)?)
+}
+
+/// Moments of a checkpoint, on the CPU.
+pub(crate) fn moments(files: &CheckpointFiles) -> Result<NamedTensors, ModelError> {
+    from_safetensors(file(files, OPTIMIZER_FILE)?)
+}
+
+/// Writes a checkpoint. Equal trainings give equal bytes.
+pub(crate) fn write(model: &TokenModel, optimizer: &AdamW, state: &CheckpointState) -> Result<CheckpointFiles, ModelError> {
+    let state = serde_json::to_vec_pretty(state).map_err(|source| ModelError::CheckpointState { source })?;
+    let model = to_safetensors(&model.decoder.parameters)?;
+    let optimizer = to_safetensors(&optimizer.moments())?;
+    Ok([(MODEL_FILE, model), (OPTIMIZER_FILE, optimizer), (STATE_FILE, state)].map(|(name, bytes)| (name.to_owned(), bytes)).into())
+}
+
+fn file<'a>(files: &'a CheckpointFiles, name: &'static str) -> Result<&'a [u8], ModelError> {
+    files.get(name).map(Vec::as_slice).ok_or(ModelError::CheckpointFile { name })
+}
+
+#[cfg(test)]
+mod tests;

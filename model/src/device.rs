@@ -116,7 +116,8 @@ fn cpu_capability() -> &'static str {
 #[cfg(target_arch = "x86_64")]
 fn detected_capability() -> &'static str {
     let fma = std::is_x86_feature_detected!("fma");
-    let wide = std::is_x86_feature_detected!("avx512vl") && std::is_x86_feature_detected!("avx512bw") && std::is_x86_feature_detected!("avx512dq");
+    let wide =
+        std::is_x86_feature_detected!("avx512vl") && std::is_x86_feature_detected!("avx512bw") && std::is_x86_feature_detected!("avx512dq");
     match (fma, wide, std::is_x86_feature_detected!("avx2")) {
         (true, true, _) => "avx512",
         (true, false, true) => "avx2",

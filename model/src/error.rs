@@ -203,10 +203,20 @@ pub enum ModelError {
         #[from]
         source: VocabularyError,
     },
+    /// The source of packs handed out fewer than asked for, though by its contract it never ends.
+    #[error("the source of packs handed out {found} of {asked} packs at step {step}; it must go on for ever")]
+    PacksEnded {
+        /// The step.
+        step: u64,
+        /// Packs asked for.
+        asked: usize,
+        /// Packs handed out.
+        found: usize,
+    },
     /// The source of packs failed.
     #[error("cannot read packs at step {step}")]
     Source {
-        /// Steps done.
+        /// The step.
         step: u64,
         /// The source's error.
         source: DynError,
@@ -257,6 +267,11 @@ impl Problems {
     /// Notes `field` unless it is in `low..=high`.
     pub(crate) fn range<T: PartialOrd + std::fmt::Display>(&mut self, field: &str, value: T, low: T, high: T) {
         self.require(value >= low && value <= high, || format!("{field} must be in {low}..={high}, got {value}"));
+    }
+
+    /// All problems that were noted.
+    pub(crate) fn into_list(self) -> Vec<String> {
+        self.0
     }
 
     /// An error if any problem was noted; `what` names the configuration.

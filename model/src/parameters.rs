@@ -178,7 +178,7 @@ mod tests {
         let misshapen = parameters.root().sub("b").tensor("weight", &[4], Init::Zeros).expect_err("b is a matrix");
         assert_eq!(misshapen.to_string(), "tensor b.weight has shape [2, 2], expected [4]");
         let mut parameters = Parameters::loaded(tensors(), Device::Cpu);
-        parameters.root().sub("b").tensor("weight", &[2, 2], Init::Zeros).expect("it is there");
+        let _ = parameters.root().sub("b").tensor("weight", &[2, 2], Init::Zeros).expect("it is there");
         let extra = parameters.finish().expect_err("a was left");
         assert_eq!(extra.to_string(), "weights hold tensor a.weight, which the configuration has no place for (0 more such)");
     }

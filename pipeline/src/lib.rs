@@ -1,1 +1,26 @@
-//! placeholder
+//! The runtime of cm3flow: configuration, store, plan, execution, catalog, training and report, put together by [`run::run`].
+//!
+//! `README.md` beside this crate is the architecture page. This is the only crate that names stages and models together.
+
+pub mod artefact;
+pub mod catalog;
+pub mod config;
+pub mod decode;
+mod estimate;
+pub mod error;
+pub mod evaluate;
+mod execute;
+pub mod follow;
+pub mod plan;
+pub mod progress;
+mod report;
+pub mod run;
+pub mod store;
+mod table;
+pub mod train;
+
+pub mod command;
+
+pub use config::Config;
+pub use error::{PipelineError, Result};
+pub use store::Store;

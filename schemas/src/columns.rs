@@ -196,6 +196,13 @@ pub fn refused_sample() -> SchemaRef {
     Arc::new(Schema::new(vec![text(SAMPLE_ID), text(SOURCE), text(KEY), row, text("stage"), text("reason"), text("detail")]))
 }
 
+/// A refused document.
+#[must_use]
+pub fn refused_document() -> SchemaRef {
+    let names = [DOCUMENT_ID, SAMPLE_ID, TASK, "stage", "reason", "detail"];
+    Arc::new(Schema::new(names.map(|name| field(name, DataType::Utf8)).to_vec()))
+}
+
 /// What `settle` decides of a prepared sample.
 #[must_use]
 pub fn settled_sample() -> SchemaRef {
@@ -248,5 +255,34 @@ pub fn pack(seq_len: usize, width: TokenWidth) -> SchemaRef {
         field(TOKENS, DataType::FixedSizeList(field("item", token), seq_len as i32)),
         field(SEGMENTS, list(segment())),
         field(DOCUMENTS, list(placed)),
+    ]))
+}
+
+/// The shard table of a version: one shard a row, in order of windows.
+#[must_use]
+pub fn shard_table() -> SchemaRef {
+    let text = |name| field(name, DataType::Utf8);
+    let count = |name| field(name, DataType::UInt64);
+    let block = structure(vec![count("offset"), count("metadata_bytes"), count("body_bytes"), count("packs"), text("digest")]);
+    Arc::new(Schema::new(vec![field("window", DataType::UInt32), text("digest"), split(), count("bytes"), count("packs"), field("blocks", list(block))]))
+}
+
+/// The lineage of a version: one source unit a row, in order of windows, with the keys of what was made of it.
+#[must_use]
+pub fn lineage() -> SchemaRef {
+    let text = |name| field(name, DataType::Utf8);
+    let count = |name| field(name, DataType::UInt64);
+    let place = |name| field(name, DataType::UInt32);
+    Arc::new(Schema::new(vec![
+        place("window"),
+        place(UNIT),
+        text(SOURCE),
+        text("file"),
+        text("digest"),
+        count("first_row"),
+        count("rows"),
+        text("prepare"),
+        text("settle"),
+        text("compose"),
     ]))
 }

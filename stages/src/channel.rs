@@ -110,7 +110,15 @@ pub struct BatchSender {
 /// Receiving end: what a stage reads from. Batches come in the order in which they were sent.
 pub struct BatchStream {
     receiver: async_channel::Receiver<Message>,
+    bytes: Arc<Semaphore>,
     consumer: Arc<StageMeter>,
+}
+
+impl Drop for BatchStream {
+    /// Batches that still wait keep their bytes until the sender is gone too, so a sender that waits for room must be woken.
+    fn drop(&mut self) {
+        self.bytes.close();
+    }
 }
 
 /// Connects the stage of `producer` to the stage of `consumer`.
@@ -118,14 +126,10 @@ pub struct BatchStream {
 pub fn channel(limits: ChannelLimits, producer: &Arc<StageMeter>, consumer: &Arc<StageMeter>) -> (BatchSender, BatchStream) {
     let (sender, receiver) = async_channel::bounded(limits.max_batches.max(1));
     let max_permits = (limits.max_bytes / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
-    let sender = BatchSender {
-        sender,
-        bytes: Arc::new(Semaphore::new(max_permits)),
-        max_permits,
-        producer: Arc::clone(producer),
-        consumer: Arc::clone(consumer),
-    };
-    (sender, BatchStream { receiver, consumer: Arc::clone(consumer) })
+    let bytes = Arc::new(Semaphore::new(max_permits));
+    let sender =
+        BatchSender { sender, bytes: Arc::clone(&bytes), max_permits, producer: Arc::clone(producer), consumer: Arc::clone(consumer) };
+    (sender, BatchStream { receiver, bytes, consumer: Arc::clone(consumer) })
 }
 
 impl BatchSender {
@@ -205,5 +209,30 @@ mod tests {
         let (sender, stream) = channel(ChannelLimits::default(), &meter, &meter);
         drop(stream);
         assert!(matches!(sender.send(batch(1)).await, Err(StageError::DownstreamClosed)));
+    }
+
+    #[tokio::test]
+    async fn a_sender_that_waits_for_room_learns_that_nobody_reads_any_more() {
+        let meter = Arc::new(StageMeter::new("test"));
+        let limits = ChannelLimits { max_batches: 100, max_bytes: 8 << 10 };
+        let (sender, stream) = channel(limits, &meter, &meter);
+        sender.send(batch(1024)).await.expect("the first batch may take all room");
+        let waiting = tokio::spawn(async move { sender.send(batch(1024)).await });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        drop(stream);
+        let ended = tokio::time::timeout(Duration::from_secs(5), waiting).await.expect("the sender wakes up").expect("no panic");
+        assert!(matches!(ended, Err(StageError::DownstreamClosed)));
+    }
+
+    #[tokio::test]
+    async fn a_batch_larger_than_the_limit_passes_alone_and_meters_count_rows() {
+        let (producer, consumer) = (Arc::new(StageMeter::new("producer")), Arc::new(StageMeter::new("consumer")));
+        let (sender, stream) = channel(ChannelLimits { max_batches: 0, max_bytes: 0 }, &producer, &consumer);
+        sender.send(batch(0)).await.expect("an empty batch is dropped");
+        sender.send(batch(5000)).await.expect("passes alone");
+        drop(sender);
+        assert_eq!(stream.next().await.expect("one batch").num_rows(), 5000);
+        assert!(stream.next().await.is_none());
+        assert_eq!((producer.rows_out(), consumer.rows_in(), consumer.queued()), (5000, 5000, 0));
     }
 }

@@ -106,6 +106,16 @@ pub enum StageError {
         /// Tokens of a pack.
         seq_len: usize,
     },
+    /// A document that does not even have its two boundaries reached `pack`.
+    #[error("document {document} has {tokens} tokens and {segments} segments, which is no document")]
+    BrokenDocument {
+        /// The document.
+        document: cm3flow_schemas::DocumentId,
+        /// Its tokens.
+        tokens: usize,
+        /// Its segments.
+        segments: usize,
+    },
     /// A dataset holds no packs of the split that is asked for.
     #[error("there are no {split} packs to read; the dataset may be too small for this split")]
     NoPacks {
@@ -165,7 +175,11 @@ impl StageError {
         let Self::Store { source, .. } = self else { return false };
         !matches!(
             source,
-            Error::NotFound { .. } | Error::InvalidPath { .. } | Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::NotSupported { .. }
+            Error::NotFound { .. }
+                | Error::InvalidPath { .. }
+                | Error::PermissionDenied { .. }
+                | Error::Unauthenticated { .. }
+                | Error::NotSupported { .. }
         )
     }
 }

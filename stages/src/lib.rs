@@ -21,6 +21,8 @@ pub mod derive;
 pub mod embed;
 #[cfg(feature = "prepare")]
 pub mod filter;
+#[cfg(all(test, feature = "prepare"))]
+mod fixtures;
 #[cfg(feature = "prepare")]
 pub mod index;
 #[cfg(feature = "prepare")]

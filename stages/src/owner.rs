@@ -12,6 +12,16 @@ pub struct Owner<M> {
     jobs: async_channel::Sender<Job<M>>,
 }
 
+/// The owning thread's end. A call that came in just before the thread ended must learn that nobody will answer.
+struct Queue<M>(async_channel::Receiver<Job<M>>);
+
+impl<M> Drop for Queue<M> {
+    fn drop(&mut self) {
+        self.0.close();
+        while self.0.try_recv().is_ok() {}
+    }
+}
+
 impl<M> Clone for Owner<M> {
     fn clone(&self) -> Self {
         Self { name: self.name, jobs: self.jobs.clone() }
@@ -25,8 +35,9 @@ impl<M: Send + 'static> Owner<M> {
     /// [`StageError::Read`] if the system refuses a thread.
     pub fn spawn(name: &'static str, mut model: M) -> Result<Self> {
         let (jobs, queue) = async_channel::bounded::<Job<M>>(1);
+        let queue = Queue(queue);
         let work = move || {
-            while let Ok(job) = queue.recv_blocking() {
+            while let Ok(job) = queue.0.recv_blocking() {
                 job(&mut model);
             }
         };
@@ -68,7 +79,13 @@ mod tests {
         let owner = Owner::spawn("counter", 0).expect("thread");
         for expected in 1..=3 {
             let clone = owner.clone();
-            let count = clone.call(|count| { *count += 1; *count }).await.expect("alive");
+            let count = clone
+                .call(|count| {
+                    *count += 1;
+                    *count
+                })
+                .await
+                .expect("alive");
             assert_eq!(count, expected);
         }
     }
@@ -77,6 +94,24 @@ mod tests {
     async fn a_panic_is_reported_to_callers() {
         let owner = Owner::spawn("fragile", ()).expect("thread");
         assert!(owner.call(|()| panic!("broken model")).await.is_err());
-        assert!(matches!(owner.call(|()| ()).await, Err(StageError::OwnerStopped { owner: "fragile" })));
+        let after = tokio::time::timeout(std::time::Duration::from_secs(10), owner.call(|()| ()))
+            .await
+            .expect("a call to a dead thread must not hang");
+        assert!(matches!(after, Err(StageError::OwnerStopped { owner: "fragile" })));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_waits_when_the_thread_dies_is_answered() {
+        for _ in 0..50 {
+            let owner = Owner::spawn("fragile", ()).expect("thread");
+            let dying = owner.call(|()| {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                panic!("broken model")
+            });
+            let both = futures::future::join(dying, owner.call(|()| ()));
+            let (first, second): (Result<()>, _) =
+                tokio::time::timeout(std::time::Duration::from_secs(10), both).await.expect("no call hangs");
+            assert!(first.is_err() && second.is_err());
+        }
     }
 }

@@ -244,3 +244,109 @@ impl Meters {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use arrow::array::{AsArray, UInt64Array};
+    use arrow::datatypes::{DataType, Field, Schema, UInt64Type};
+
+    use super::*;
+
+    /// Adds `step` to every number; fails or panics at a number.
+    #[derive(Clone, Copy, Default)]
+    struct Add {
+        step: u64,
+        fails_at: Option<u64>,
+        panics_at: Option<u64>,
+    }
+
+    impl Transform for Add {
+        fn name(&self) -> &'static str {
+            "add"
+        }
+
+        fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
+            cm3flow_schemas::rows::position(input, "n")?;
+            Ok(Arc::clone(input))
+        }
+
+        fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+            let column = batch.column(0).as_primitive::<UInt64Type>();
+            assert!(!column.values().iter().any(|n| Some(*n) == self.panics_at), "a panic for the test");
+            if column.values().iter().any(|n| Some(*n) == self.fails_at) {
+                return Err(StageError::NoPacks { split: "test" });
+            }
+            Ok(numbers("n", column.values().iter().map(|n| n + self.step)))
+        }
+    }
+
+    fn schema(name: &str) -> SchemaRef {
+        Arc::new(Schema::new(vec![Field::new(name, DataType::UInt64, false)]))
+    }
+
+    fn numbers(name: &str, values: impl IntoIterator<Item = u64>) -> RecordBatch {
+        RecordBatch::try_new(schema(name), vec![Arc::new(UInt64Array::from_iter_values(values))]).expect("one column")
+    }
+
+    fn hundred() -> Chain {
+        Chain::new(Head::Batches(schema("n"), (0..100).map(|n| numbers("n", [n])).collect()))
+    }
+
+    async fn run(chain: Chain, sink: impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+        // Room for hardly anything, so that every stage waits for the next.
+        let limits = ChannelLimits { max_batches: 1, max_bytes: 1 };
+        tokio::time::timeout(Duration::from_secs(20), chain.run(limits, &Meters::default(), sink)).await.expect("the chain hangs")
+    }
+
+    #[tokio::test]
+    async fn rows_pass_all_stages_in_order_and_are_counted() {
+        let meters = Meters::default();
+        let mut seen: Vec<u64> = Vec::new();
+        let chain = hundred().map(Add { step: 1000, ..Add::default() }).map(Add { step: 1, ..Add::default() });
+        let sink = |batch: RecordBatch| {
+            seen.extend(batch.column(0).as_primitive::<UInt64Type>().values());
+            Ok(())
+        };
+        chain.run(ChannelLimits::default(), &meters, sink).await.expect("nothing fails");
+        assert_eq!(seen, (1001..1101).collect::<Vec<_>>());
+        let all = meters.all();
+        assert_eq!(all.iter().map(|meter| (meter.stage, meter.rows_in(), meter.rows_out())).collect::<Vec<_>>(), [("add", 200, 200)]);
+    }
+
+    #[tokio::test]
+    async fn the_error_of_a_stage_comes_out_and_not_what_follows_from_it() {
+        for position in 0..3 {
+            let mut chain = hundred();
+            for stage in 0..3 {
+                chain = chain.map(Add { fails_at: (stage == position).then_some(50), ..Add::default() });
+            }
+            let ended = run(chain, |_| Ok(())).await;
+            assert!(matches!(ended, Err(StageError::NoPacks { split: "test" })), "{ended:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_error_of_the_sink_comes_out_and_stops_the_stages() {
+        let rows = AtomicUsize::new(0);
+        let sink = |_| if rows.fetch_add(1, Ordering::Relaxed) == 9 { Err(StageError::RunStopped { windows: 1 }) } else { Ok(()) };
+        let ended = run(hundred().map(Add::default()), sink).await;
+        assert!(matches!(ended, Err(StageError::RunStopped { windows: 1 })), "{ended:?}");
+        assert_eq!(rows.load(Ordering::Relaxed), 10);
+    }
+
+    #[tokio::test]
+    async fn a_stage_that_panics_is_an_error() {
+        let ended = run(hundred().map(Add { panics_at: Some(50), ..Add::default() }).map(Add::default()), |_| Ok(())).await;
+        assert!(matches!(ended, Err(StageError::Task { stage: "add", .. })), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn a_missing_column_is_named_before_anything_runs() {
+        let chain = Chain::new(Head::Batches(schema("m"), vec![numbers("m", [1])])).map(Add::default());
+        let ended = run(chain, |_| unreachable!("nothing runs")).await;
+        assert!(matches!(ended, Err(StageError::Schema { stage: "add", source: SchemaError::MissingColumn { .. } })), "{ended:?}");
+    }
+}

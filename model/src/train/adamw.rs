@@ -99,7 +99,9 @@ impl AdamW {
 
     /// The moments by name: `<parameter>.mean` and `<parameter>.square`.
     pub(crate) fn moments(&self) -> NamedTensors {
-        let both = |slot: &Slot| [(format!("{}.mean", slot.name), slot.mean.shallow_clone()), (format!("{}.square", slot.name), slot.square.shallow_clone())];
+        let both = |slot: &Slot| {
+            [(format!("{}.mean", slot.name), slot.mean.shallow_clone()), (format!("{}.square", slot.name), slot.square.shallow_clone())]
+        };
         self.slots.iter().flat_map(both).collect()
     }
 
@@ -115,7 +117,9 @@ impl AdamW {
                 let shape = target.size();
                 match moments.remove(&name) {
                     None => return Err(ModelError::TensorMissing { name, shape }),
-                    Some(found) if found.size() != shape => return Err(ModelError::TensorShape { name, expected: shape, found: found.size() }),
+                    Some(found) if found.size() != shape => {
+                        return Err(ModelError::TensorShape { name, expected: shape, found: found.size() });
+                    }
                     Some(found) => target.f_copy_(&found).map_err(ModelError::torch("restore the optimizer"))?,
                 }
             }

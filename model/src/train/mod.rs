@@ -1,3 +1,18 @@
-//! temporary
+//! Training a decoder on packs, with checkpoints from which it goes on to the bit.
+//!
+//! ```text
+//! PackSource ─► loss and gradient ─► clip, AdamW ─► observer ─► every N steps: checkpoint, evaluation
+//! ```
+
 pub(crate) mod adamw;
+mod config;
+mod observer;
 pub(crate) mod schedule;
+mod trainer;
+
+pub use config::TrainConfig;
+pub use observer::{TrainObserver, TrainSummary};
+pub use trainer::Trainer;
+
+#[cfg(test)]
+mod tests;

@@ -70,7 +70,8 @@ pub(super) struct ResidualBlock {
 
 impl ResidualBlock {
     pub(super) fn try_new(mut scope: Scope<'_>, channels_in: i64, channels_out: i64, groups: i64) -> Result<Self, ModelError> {
-        let shortcut = if channels_in == channels_out { None } else { Some(Conv::try_new(scope.sub("nin_shortcut"), channels_in, channels_out, 1)?) };
+        let shortcut =
+            if channels_in == channels_out { None } else { Some(Conv::try_new(scope.sub("nin_shortcut"), channels_in, channels_out, 1)?) };
         Ok(Self {
             norm1: Norm::try_new(scope.sub("norm1"), channels_in, groups)?,
             conv1: Conv::try_new(scope.sub("conv1"), channels_in, channels_out, 3)?,

@@ -95,11 +95,16 @@ impl<'a> Fitting<'a> {
     fn try_new(job: &'a FitJob<'a>, device: Device) -> Result<Self, ModelError> {
         let crops = Crops::try_new(job)?;
         let network = VqNetwork::drawn(job.config, job.seed, device)?;
-        let mut trained = network.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect::<crate::weights::NamedTensors>();
+        let mut trained = network
+            .parameters
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
+            .collect::<crate::weights::NamedTensors>();
         trained.remove(CODEBOOK);
         let settings = AdamWSettings { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 };
         let optimizer = AdamW::try_new(settings, &trained, |_, _| false).map_err(ModelError::torch("prepare the optimizer"))?;
-        let schedule = Schedule { peak: job.fit.learning_rate, warm_up_steps: (job.fit.steps / 50).min(100), steps: job.fit.steps, final_share: 0.02 };
+        let schedule =
+            Schedule { peak: job.fit.learning_rate, warm_up_steps: (job.fit.steps / 50).min(100), steps: job.fit.steps, final_share: 0.02 };
         Ok(Self { job, crops, network, optimizer, schedule, codebook: None, device })
     }
 

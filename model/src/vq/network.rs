@@ -76,7 +76,14 @@ mod tests {
 
     #[test]
     fn parameters_have_the_names_of_taming_transformers() {
-        let config = VqConfig { resolution: 32, channels: 8, channel_multipliers: vec![1, 2], residual_blocks: 1, norm_groups: 4, ..VqConfig::chameleon() };
+        let config = VqConfig {
+            resolution: 32,
+            channels: 8,
+            channel_multipliers: vec![1, 2],
+            residual_blocks: 1,
+            norm_groups: 4,
+            ..VqConfig::chameleon()
+        };
         let config = VqConfig { attention_resolutions: vec![16], z_channels: 6, embedding_dim: 5, codebook_size: 7, ..config };
         let network = VqNetwork::drawn(&config, 1, Device::Cpu).expect("a small network");
         let shape = |name: &str| network.parameters.get(name).unwrap_or_else(|| panic!("{name} is missing")).size();

@@ -38,9 +38,11 @@ impl VqTokenizer {
         problems.finish("vq tokenizer")?;
         let device = device::open(choice)?;
         let network = VqNetwork::loaded(config, weights, device)?;
-        let quantizer = Quantizer::try_new(&network.embedding, config.l2_normalized_codes).map_err(ModelError::torch("prepare the codebook"))?;
+        let quantizer =
+            Quantizer::try_new(&network.embedding, config.l2_normalized_codes).map_err(ModelError::torch("prepare the codebook"))?;
         let codebook = floats(&network.embedding).map_err(ModelError::torch("copy the codebook"))?;
-        let digest = PartHasher::new("vq-tokenizer").part(&canonical::digest_of("vq-config", config).0).part(&Digest::of(weights).0).digest();
+        let digest =
+            PartHasher::new("vq-tokenizer").part(&canonical::digest_of("vq-config", config).0).part(&Digest::of(weights).0).digest();
         let spec = ImageTokenizerSpec {
             name: format!("vq-f{}-{}", config.factor(), config.codebook_size),
             digest,

@@ -64,7 +64,8 @@ fn frame(batch: &RecordBatch, names: &[&str]) -> Result<DataFrame> {
 }
 
 fn series(name: &str, array: &dyn Array) -> Result<Series> {
-    let (array, schema) = arrow::ffi::to_ffi(&array.to_data()).map_err(|source| StageError::Arrow { what: format!("column {name}"), source })?;
+    let (array, schema) =
+        arrow::ffi::to_ffi(&array.to_data()).map_err(|source| StageError::Arrow { what: format!("column {name}"), source })?;
     // SAFETY: both libraries declare these structs with the layout that the C Data Interface fixes, and each struct is moved, so that
     // it is released once, by the side that now owns it.
     let (array, schema): (ffi::ArrowArray, ffi::ArrowSchema) = unsafe {
@@ -89,13 +90,25 @@ mod tests {
 
     fn batch(rows: &[(&str, &str, &str)]) -> RecordBatch {
         let column = |of: fn(&(&str, &str, &str)) -> String| Arc::new(StringArray::from_iter_values(rows.iter().map(of))) as _;
-        RecordBatch::try_from_iter([(SAMPLE_ID, column(|row| row.0.into())), (IMAGE_ID, column(|row| row.1.into())), (SPLIT, column(|row| row.2.into()))])
-            .expect("three columns")
+        RecordBatch::try_from_iter([
+            (SAMPLE_ID, column(|row| row.0.into())),
+            (IMAGE_ID, column(|row| row.1.into())),
+            (SPLIT, column(|row| row.2.into())),
+        ])
+        .expect("three columns")
     }
 
     #[test]
     fn earlier_window_then_held_out_then_smallest_id_stays() {
-        let window = batch(&[("b", "x", "train"), ("a", "x", "train"), ("d", "y", "train"), ("c", "z", "train"), ("c", "z", "train"), ("f", "w", "train"), ("g", "w", "held_out")]);
+        let window = batch(&[
+            ("b", "x", "train"),
+            ("a", "x", "train"),
+            ("d", "y", "train"),
+            ("c", "z", "train"),
+            ("c", "z", "train"),
+            ("f", "w", "train"),
+            ("g", "w", "held_out"),
+        ]);
         let earlier = batch(&[("0", "y", "train")]);
         let elected = elect(&window, &earlier, IMAGE_ID).expect("joined");
         let expected = [Some("a"), None, Some("0"), None, Some("c"), Some("g"), None];

@@ -94,7 +94,8 @@ impl Stage for Dedup {
             let Some(first) = batches.first() else { return Ok(()) };
             let schema = first.schema();
             let worked = tokio::task::spawn_blocking(move || {
-                let window = concat_batches(&schema, &batches).map_err(|source| StageError::Arrow { what: "the window's samples".into(), source })?;
+                let window = concat_batches(&schema, &batches)
+                    .map_err(|source| StageError::Arrow { what: "the window's samples".into(), source })?;
                 let elected = frame::elect(&window, &self.kept_before, self.config.by.column())?;
                 let rows: Vec<Out> = elected.into_iter().map(|duplicate_of| Out { duplicate_of }).collect();
                 self.change.apply(&window, &rows).map_err(|source| StageError::Schema { stage: NAME, source })

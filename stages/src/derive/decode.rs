@@ -11,12 +11,12 @@ pub type DecodeError = (&'static str, String);
 /// Decodes `bytes`. Sizes have been checked by `filter` before.
 ///
 /// # Errors
-/// `truncated_image` for a JPEG whose scan has no end, `undecodable_image` for whatever the decoder refuses.
+/// `truncated_image` for a JPEG without end, `undecodable_image` for whatever the decoder refuses.
 pub fn decode(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
     let undecodable = |error: &dyn std::fmt::Display| ("undecodable_image", error.to_string());
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| undecodable(&error))?;
     // The JPEG decoder fills what is missing with grey instead of refusing.
-    if reader.format() == Some(ImageFormat::Jpeg) && !has_end_of_scan(bytes) {
+    if reader.format() == Some(ImageFormat::Jpeg) && !has_end_marker(bytes) {
         return Err(("truncated_image", format!("the JPEG ends after {} bytes without end marker", bytes.len())));
     }
     let mut decoder = reader.into_decoder().map_err(|error| undecodable(&error))?;
@@ -26,11 +26,26 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
     Ok(on_white(picture))
 }
 
-/// Whether an end marker follows the last start of scan. Within a scan every 0xFF data byte is stuffed, so the marker is no data.
-fn has_end_of_scan(jpeg: &[u8]) -> bool {
-    let pairs = |marker: u8| move |pair: &[u8]| pair == [0xFF, marker];
-    let start = jpeg.windows(2).rposition(pairs(0xDA));
-    start.is_some_and(|start| jpeg[start..].windows(2).any(pairs(0xD9)))
+/// Whether the marker that ends the picture is there. Goes from segment to segment, so that neither a thumbnail before the scan nor data
+/// behind the picture, such as a film, is mistaken for a part of it.
+///
+/// # Source
+/// ITU-T T.81, annex B: a marker is 0xFF and a code; a data byte 0xFF is followed by 0x00; only 0x01 and 0xD0 to 0xD9 have no length.
+fn has_end_marker(jpeg: &[u8]) -> bool {
+    let mut position = 2;
+    while let Some(&[first, code]) = jpeg.get(position..position + 2) {
+        position += match (first, code) {
+            (0xFF, 0xD9) => return true,
+            (0xFF, 0xFF) => 1,
+            (0xFF, 0x00 | 0x01 | 0xD0..=0xD8) => 2,
+            (0xFF, _) => match jpeg.get(position + 2..position + 4) {
+                Some(&[high, low]) => 2 + usize::from(u16::from_be_bytes([high, low])),
+                _ => return false,
+            },
+            _ => 1,
+        };
+    }
+    false
 }
 
 fn on_white(picture: DynamicImage) -> RgbImage {

@@ -52,7 +52,8 @@ impl Fit {
         let resized = if picture.dimensions() == (self.resized_width, self.resized_height) {
             picture.clone()
         } else {
-            let from = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3).expect("an RGB buffer has three bytes a pixel");
+            let from = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3)
+                .expect("an RGB buffer has three bytes a pixel");
             let mut to = Image::new(self.resized_width, self.resized_height, PixelType::U8x3);
             let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3));
             Resizer::new().resize(&from, &mut to, &options).expect("both images have the same pixel type");

@@ -39,7 +39,10 @@ impl EmbedConfig {
             problems.push(format!("embed.text_buckets must be in 16..=65536, got {}", self.text_buckets));
         }
         if self.min_ngram == 0 || self.min_ngram > self.max_ngram || self.max_ngram > 8 {
-            problems.push(format!("embed.min_ngram and embed.max_ngram must satisfy 1 <= min <= max <= 8, got {} and {}", self.min_ngram, self.max_ngram));
+            problems.push(format!(
+                "embed.min_ngram and embed.max_ngram must satisfy 1 <= min <= max <= 8, got {} and {}",
+                self.min_ngram, self.max_ngram
+            ));
         }
         problems
     }

@@ -1,1 +1,125 @@
+//! Embeddings have unit length, say how alike texts and images are, and do not depend on the rest of their batch.
 
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::conformance::{cases, check_stage, cuts_do_not_matter, output_table, rows_and_cuts, run};
+use crate::fixtures::{CODES, SIDE, embedder, embedder_owner, patch_tokenizer, picture, tokenized};
+use crate::index::dot;
+use crate::stage::Map;
+use cm3flow_schemas::traits::ImageTokenizer;
+
+fn stage() -> Map<Embed> {
+    Map(Embed::new(embedder_owner()))
+}
+
+#[derive(Deserialize)]
+struct Embedded {
+    text_embedding: Vec<f32>,
+    image_embedding: Vec<f32>,
+    refusal: Option<Refusal>,
+}
+
+fn is_unit(vector: &[f32]) -> bool {
+    (vector.iter().map(|value| value * value).sum::<f32>() - 1.0).abs() < 1e-5
+}
+
+#[test]
+fn embed_keeps_the_contract() {
+    let out = check_stage(stage, &tokenized());
+    let rows: Vec<Embedded> = rows::read(&out, &[columns::TEXT_EMBEDDING, columns::IMAGE_EMBEDDING, columns::REFUSAL]).unwrap();
+    for row in rows {
+        if row.refusal.is_some() {
+            assert!(row.text_embedding.is_empty() && row.image_embedding.is_empty());
+        } else {
+            assert_eq!((row.text_embedding.len(), row.image_embedding.len()), (embedder().dimension(), embedder().dimension()));
+            assert!(is_unit(&row.text_embedding) && is_unit(&row.image_embedding));
+        }
+    }
+    assert!(out.column_by_name(columns::PIXELS).is_none(), "pixels end here");
+}
+
+proptest! {
+    #![proptest_config(cases())]
+    #[test]
+    fn embed_does_not_depend_on_cuts(case in rows_and_cuts(tokenized().num_rows())) {
+        cuts_do_not_matter(stage, &tokenized(), &case)?;
+    }
+}
+
+#[test]
+fn embed_schema() {
+    insta::assert_snapshot!(output_table(&stage(), &tokenized().schema()));
+}
+
+#[test]
+fn likeness_of_texts_follows_their_letters() {
+    let texts = ["a green boat on a lake", "two green boats on the lakes", "an old clock tower", "", "  "];
+    let embedded = embedder().embed_texts(&texts).unwrap();
+    let rows: Vec<&[f32]> = embedded.chunks_exact(embedder().dimension()).collect();
+    assert!((dot(rows[0], rows[0]) - 1.0).abs() < 1e-5);
+    assert!(dot(rows[0], rows[1]) > dot(rows[0], rows[2]) + 0.2, "{} and {}", dot(rows[0], rows[1]), dot(rows[0], rows[2]));
+    assert!(rows[3].iter().chain(rows[4]).all(|value| *value == 0.0), "an empty text is zero");
+}
+
+#[test]
+fn texts_and_images_share_no_coordinate() {
+    let image = picture(1, SIDE, SIDE).into_raw();
+    let codes = patch_tokenizer().encode(&image).unwrap();
+    let text = embedder().embed_texts(&["a red kite"]).unwrap();
+    let image = embedder().embed_images(&[ImageView { codes: &codes, pixels: &image }]).unwrap();
+    assert!(dot(&text, &image) == 0.0);
+}
+
+#[test]
+fn likeness_of_images_follows_their_colours() {
+    let embed = |picture: image::RgbImage| {
+        let codes = patch_tokenizer().encode(picture.as_raw()).unwrap();
+        embedder().embed_images(&[ImageView { codes: &codes, pixels: picture.as_raw() }]).unwrap()
+    };
+    let mut nearly = picture(1, SIDE, SIDE);
+    nearly.put_pixel(0, 0, image::Rgb([0, 0, 0]));
+    let (one, near, other) = (embed(picture(1, SIDE, SIDE)), embed(nearly), embed(picture(5, SIDE, SIDE)));
+    assert!(dot(&one, &near) > 0.98, "{}", dot(&one, &near));
+    assert!(dot(&one, &other) < 0.9, "{}", dot(&one, &other));
+}
+
+#[test]
+fn a_code_that_the_codebook_lacks_stops_the_stage() {
+    let mut small = embedder();
+    assert!(small.embed_images(&[ImageView { codes: &[CODES], pixels: &[] }]).is_err());
+    let table = IdfTable::fit(&EmbedConfig::default(), []);
+    let one_code = NgramColourEmbedder::new(table, &[0.0; 48], 48, SIDE as usize);
+    let owner = Owner::spawn("small", Box::new(one_code) as Box<dyn PairEmbedder>).unwrap();
+    let error = run(Map(Embed::new(owner)), vec![tokenized()]).unwrap_err();
+    assert!(matches!(error, StageError::Model { stage: NAME, .. }), "{error:?}");
+}
+
+#[test]
+fn idf_has_known_values_and_survives_its_bytes() {
+    // Each text has the one n-gram of its three characters; the buckets are many, so that they do not collide.
+    let config = EmbedConfig { text_buckets: 65_536, min_ngram: 3, max_ngram: 3 };
+    let table = IdfTable::fit(&config, ["x", "x", "x", "y"]);
+    let json: serde_json::Value = serde_json::from_slice(&table.to_bytes()).unwrap();
+    let mut values: Vec<f64> = json["idf"].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect();
+    values.sort_by(f64::total_cmp);
+    let expected = [(5.0_f64 / 4.0).ln() + 1.0, (5.0_f64 / 2.0).ln() + 1.0, 5.0_f64.ln() + 1.0];
+    for (value, expected) in values.iter().zip(expected) {
+        assert!((value - expected).abs() < 1e-6, "{value} and {expected}");
+    }
+    assert_eq!(IdfTable::from_bytes(&table.to_bytes()).unwrap(), table);
+    assert!(IdfTable::from_bytes(b"{}").is_err());
+    let mut short = json;
+    short["idf"] = serde_json::json!([1.0]);
+    assert!(matches!(IdfTable::from_bytes(short.to_string().as_bytes()), Err(StageError::Artefact { what: "idf table", .. })));
+}
+
+#[test]
+fn every_bad_field_is_named_by_its_path() {
+    assert!(EmbedConfig::default().problems().is_empty());
+    let problems = EmbedConfig { text_buckets: 3, min_ngram: 5, max_ngram: 4 }.problems();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems.iter().all(|problem| problem.starts_with("embed.")), "{problems:?}");
+}

@@ -12,7 +12,7 @@ pub struct FilterConfig {
     pub max_pixels: u64,
     /// Fewest pixels of the short side of the main image; 1 or more. Default 64.
     pub min_short_side_px: u32,
-    /// Largest ratio of the long side to the short one; 1 or more. Default 4.
+    /// Largest ratio of the long side to the short one, of any image; 1 or more. Default 4.
     pub max_aspect: f64,
     /// Fewest characters of a caption, after trimming. Default 3.
     pub min_caption_chars: u32,

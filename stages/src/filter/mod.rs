@@ -9,10 +9,10 @@ use std::io::Cursor;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use cm3flow_schemas::SchemaError;
 use cm3flow_schemas::columns;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, Refusal, RoleImage};
-use cm3flow_schemas::SchemaError;
 use serde::{Deserialize, Serialize};
 
 pub use config::FilterConfig;
@@ -83,14 +83,14 @@ impl Filter {
         }
         let refused = self.check_images(&row.images).and_then(|(width, height)| {
             (out.width, out.height) = (width, height);
-            self.check_shape(width, height)?;
+            self.check_side(width, height)?;
             self.check_captions(&mut out.annotations)
         });
         out.refusal = refused.err().map(|(reason, detail)| Refusal::new(NAME, reason, detail));
         out
     }
 
-    /// Width and height of the main image as it is shown, from headers alone.
+    /// Width and height of the main image as it is stored, from headers alone.
     fn check_images(&self, images: &[RoleImage]) -> Result<(u32, u32), (&'static str, String)> {
         let mut main = (0, 0);
         for image in images {
@@ -100,17 +100,26 @@ impl Filter {
                 return Err(("empty_image", format!("image {what} has no bytes")));
             }
             if bytes > self.config.max_image_bytes {
-                return Err(("too_many_bytes", format!("image {what} has {bytes} bytes, at most {} are allowed", self.config.max_image_bytes)));
+                return Err((
+                    "too_many_bytes",
+                    format!("image {what} has {bytes} bytes, at most {} are allowed", self.config.max_image_bytes),
+                ));
             }
-            let header = image::ImageReader::new(Cursor::new(&image.bytes)).with_guessed_format().map_err(|error| ("unknown_format", error.to_string()))?;
+            let header = image::ImageReader::new(Cursor::new(&image.bytes))
+                .with_guessed_format()
+                .map_err(|error| ("unknown_format", error.to_string()))?;
             if header.format().is_none() {
                 return Err(("unknown_format", format!("image {what} is in no known format")));
             }
             let (width, height) = header.into_dimensions().map_err(|error| ("bad_header", format!("image {what}: {error}")))?;
             let pixels = u64::from(width) * u64::from(height);
             if pixels > self.config.max_pixels {
-                return Err(("too_many_pixels", format!("image {what} has {width}x{height} pixels, at most {} are allowed", self.config.max_pixels)));
+                return Err((
+                    "too_many_pixels",
+                    format!("image {what} has {width}x{height} pixels, at most {} are allowed", self.config.max_pixels),
+                ));
             }
+            self.check_aspect(what, width, height)?;
             if image.role == MAIN_IMAGE {
                 main = (width, height);
             }
@@ -118,14 +127,25 @@ impl Filter {
         Ok(main)
     }
 
-    fn check_shape(&self, width: u32, height: u32) -> Result<(), (&'static str, String)> {
-        let (short, long) = (width.min(height), width.max(height));
-        if short < self.config.min_short_side_px {
-            return Err(("too_small", format!("{width}x{height} pixels, the short side must have {} or more", self.config.min_short_side_px)));
+    fn check_side(&self, width: u32, height: u32) -> Result<(), (&'static str, String)> {
+        if width.min(height) < self.config.min_short_side_px {
+            return Err((
+                "too_small",
+                format!("{width}x{height} pixels, the short side must have {} or more", self.config.min_short_side_px),
+            ));
         }
+        Ok(())
+    }
+
+    /// Holds for every image: what is resized by its short side grows with its aspect.
+    fn check_aspect(&self, role: &str, width: u32, height: u32) -> Result<(), (&'static str, String)> {
+        let (short, long) = (width.min(height), width.max(height));
         let aspect = f64::from(long) / f64::from(short);
         if aspect > self.config.max_aspect {
-            return Err(("too_elongated", format!("{width}x{height} pixels, the aspect may be {} at most", self.config.max_aspect)));
+            return Err((
+                "too_elongated",
+                format!("image {role} has {width}x{height} pixels, the aspect may be {} at most", self.config.max_aspect),
+            ));
         }
         Ok(())
     }
@@ -149,7 +169,10 @@ impl Filter {
             (false, ..) => Ok(()),
             (true, 0, _) => Err(("no_caption", "the sample has no caption".into())),
             (true, _, 0) => Err(("caption_too_long", format!("all {long} captions exceed {} characters", self.config.max_caption_chars))),
-            (true, _, _) => Err(("caption_too_short", format!("{short} of {had} captions have fewer than {} characters", self.config.min_caption_chars))),
+            (true, _, _) => Err((
+                "caption_too_short",
+                format!("{short} of {had} captions have fewer than {} characters", self.config.min_caption_chars),
+            )),
         }
     }
 }

@@ -34,13 +34,8 @@ struct BoxJson {
 pub(super) fn from_json(bytes: &[u8]) -> Result<Annotations, serde_json::Error> {
     let json: AnnotationsJson = serde_json::from_slice(bytes)?;
     let edge = |value: f64| value.round().clamp(0.0, f64::from(u32::MAX)) as u32;
-    let to_box = |found: BoxJson| LabelledBox {
-        label: found.label,
-        x0: edge(found.x0),
-        y0: edge(found.y0),
-        x1: edge(found.x1),
-        y1: edge(found.y1),
-    };
+    let to_box =
+        |found: BoxJson| LabelledBox { label: found.label, x0: edge(found.x0), y0: edge(found.y0), x1: edge(found.x1), y1: edge(found.y1) };
     Ok(Annotations {
         captions: json.caption.into_iter().chain(json.text).chain(json.captions).collect(),
         questions: json.questions,

@@ -56,7 +56,11 @@ pub async fn scan(config: &SourceConfig, location: &Location, limit: Option<u64>
                 for (number, rows) in samples.chunks(config.unit_samples as usize).enumerate() {
                     let first_row = number as u64 * u64::from(config.unit_samples);
                     let unit = source_unit(config, &file.location, index.digest, first_row, rows.len());
-                    scanned.units.push(PlannedUnit { unit, location: location.clone(), rows: UnitRows::Tar(file.location.clone(), rows.into()) });
+                    scanned.units.push(PlannedUnit {
+                        unit,
+                        location: location.clone(),
+                        rows: UnitRows::Tar(file.location.clone(), rows.into()),
+                    });
                 }
             }
         }
@@ -73,7 +77,10 @@ pub async fn scan(config: &SourceConfig, location: &Location, limit: Option<u64>
         }
     }
     if scanned.units.is_empty() {
-        return Err(StageError::Source { name: config.name.clone(), problem: format!("{} holds no samples; check the source's url", location.path) });
+        return Err(StageError::Source {
+            name: config.name.clone(),
+            problem: format!("{} holds no samples; check the source's url", location.path),
+        });
     }
     Ok(scanned)
 }

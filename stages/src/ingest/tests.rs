@@ -1,1 +1,378 @@
+//! Every sample of a source is sent once, in order, under its own key; what cannot be used says why.
 
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use cm3flow_schemas::sample::{self, Annotations, Edit, LabelledBox, MAIN_IMAGE, Question, Refusal, RoleImage};
+use cm3flow_schemas::{ImageId, SampleId, columns, rows};
+use object_store::ObjectStoreExt;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use proptest::prelude::*;
+use serde::Deserialize;
+
+use super::*;
+use crate::channel::{ChannelLimits, StageMeter, channel};
+use crate::conformance::{block_on, cases, schema_table};
+use crate::error::{Result, StageError};
+use crate::fixtures::{jpeg, picture, png};
+use crate::stage::Source;
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct Row {
+    sample_id: SampleId,
+    image_id: ImageId,
+    source: String,
+    key: String,
+    row: u64,
+    images: Vec<RoleImage>,
+    annotations: Annotations,
+    refusal: Option<Refusal>,
+}
+
+fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, *bytes).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+fn location(files: &[(&str, &[u8])], path: &str) -> Location {
+    let store = InMemory::new();
+    block_on(async {
+        for (name, bytes) in files {
+            store.put(&Path::from(*name), bytes.to_vec().into()).await.unwrap();
+        }
+    });
+    Location { store: Arc::new(store), path: Path::from_url_path(path).unwrap() }
+}
+
+fn config(format: SourceFormat, unit_samples: u32) -> SourceConfig {
+    SourceConfig { name: "photos".into(), format, url: "unused".into(), unit_samples }
+}
+
+/// Sends the samples of a unit; every batch must have the schema of a raw sample.
+fn ingest(unit: PlannedUnit) -> Result<RecordBatch> {
+    block_on(async move {
+        let meter = Arc::new(StageMeter::new("test"));
+        let (out, sent) = channel(ChannelLimits { max_batches: 1, max_bytes: 1 << 10 }, &meter, &meter);
+        let source = Ingest::new(unit);
+        assert_eq!(source.output_schema(), columns::raw_sample());
+        let running = tokio::spawn(Box::new(source).run(out));
+        let mut batches = Vec::new();
+        while let Some(batch) = sent.next().await {
+            assert_eq!(batch.schema(), columns::raw_sample());
+            batches.push(batch);
+        }
+        running.await.unwrap()?;
+        Ok(concat_batches(&columns::raw_sample(), &batches).unwrap())
+    })
+}
+
+fn rows_of(batch: &RecordBatch) -> Vec<Row> {
+    let wanted = [
+        columns::SAMPLE_ID,
+        columns::IMAGE_ID,
+        columns::SOURCE,
+        columns::KEY,
+        columns::ROW,
+        columns::IMAGES,
+        columns::ANNOTATIONS,
+        columns::REFUSAL,
+    ];
+    rows::read(batch, &wanted).unwrap()
+}
+
+/// Rows of all units of a source, unit after unit.
+fn all_rows(config: &SourceConfig, location: &Location) -> Vec<Row> {
+    let scanned = block_on(scan(config, location, None)).unwrap();
+    scanned.units.into_iter().flat_map(|unit| rows_of(&ingest(unit).unwrap())).collect()
+}
+
+fn tar_rows(members: &[(&str, &[u8])]) -> Vec<Row> {
+    all_rows(&config(SourceFormat::WebDataset, 256), &location(&[("photos.tar", &tar(members))], "photos.tar"))
+}
+
+fn reason(row: &Row) -> Option<(&str, &str)> {
+    row.refusal.as_ref().map(|refusal| (refusal.stage.as_str(), refusal.reason.as_str()))
+}
+
+#[test]
+fn samples_of_a_tar_are_grouped_by_key() {
+    let (first, second, edit) = (png(&picture(1, 20, 20)), jpeg(&picture(2, 20, 20)), png(&picture(3, 20, 20)));
+    let json = br#"{"captions": ["a dog", "a hound"], "questions": [{"question": "What?", "answer": "a dog"}],
+        "boxes": [{"label": "dog", "x0": 1.4, "y0": -3, "x1": 10.6, "y1": 9}], "edits": [{"instruction": "turn it", "image": "Edit0.PNG", "operation": "turn"}],
+        "license": "CC0-1.0", "credit": "A. Author", "source": "https://example.org", "unknown": [1, 2]}"#;
+    let rows = tar_rows(&[
+        ("a/x.png", &first),
+        ("a/x.edit0.png", &edit),
+        ("a/x.json", json),
+        ("a/y.JPG", &second),
+        ("a/y.txt", b"one line\n\n  another  \n"),
+        ("a/y.cls", b"3"),
+    ]);
+    assert_eq!(
+        rows.iter().map(|row| (row.key.as_str(), row.row, row.source.as_str())).collect::<Vec<_>>(),
+        [("a/x", 0, "photos"), ("a/y", 1, "photos")]
+    );
+    let image = |role: &str, bytes: &[u8]| RoleImage { role: role.into(), bytes: bytes.to_vec() };
+    assert_eq!(rows[0].images, [image(MAIN_IMAGE, &first), image("edit0", &edit)]);
+    assert_eq!(
+        rows[0].annotations,
+        Annotations {
+            captions: vec!["a dog".into(), "a hound".into()],
+            questions: vec![Question { question: "What?".into(), answer: "a dog".into() }],
+            boxes: vec![LabelledBox { label: "dog".into(), x0: 1, y0: 0, x1: 11, y1: 9 }],
+            edits: vec![Edit { instruction: "turn it".into(), image: "edit0".into() }],
+            license: Some("CC0-1.0".into()),
+            credit: Some("A. Author".into()),
+            source: Some("https://example.org".into()),
+        }
+    );
+    assert_eq!(
+        (rows[1].annotations.captions.as_slice(), reason(&rows[1])),
+        (["one line".to_owned(), "another".to_owned()].as_slice(), None)
+    );
+    for row in &rows {
+        assert_eq!((row.sample_id, row.image_id), (sample::sample_id(&row.images, &row.annotations), ImageId::of(&row.images[0].bytes)));
+    }
+}
+
+#[test]
+fn captions_of_text_and_json_are_joined_whatever_comes_first() {
+    let picture = png(&picture(1, 20, 20));
+    let text: (&str, &[u8]) = ("x.txt", b"from text");
+    let json: (&str, &[u8]) = ("x.json", br#"{"caption": "from json", "credit": "A"}"#);
+    for members in [[("x.png", picture.as_slice()), text, json], [("x.png", picture.as_slice()), json, text]] {
+        let row = tar_rows(&members).remove(0);
+        let mut captions = row.annotations.captions.clone();
+        captions.sort();
+        assert_eq!((captions, row.annotations.credit), (vec!["from json".to_owned(), "from text".to_owned()], Some("A".to_owned())));
+    }
+}
+
+#[test]
+fn samples_that_lack_something_are_refused_and_not_left_out() {
+    let picture = png(&picture(1, 20, 20));
+    let rows = tar_rows(&[
+        ("whole.png", &picture),
+        ("textonly.txt", b"no picture"),
+        ("badjson.png", &picture),
+        ("badjson.json", b"{\"captions\": [1"),
+        ("wrongtype.png", &picture),
+        ("wrongtype.json", b"{\"captions\": \"no list\"}"),
+        ("latin.png", &picture),
+        ("latin.txt", b"caf\xe9"),
+        ("empty.png", b""),
+    ]);
+    let found: Vec<(&str, Option<(&str, &str)>)> = rows.iter().map(|row| (row.key.as_str(), reason(row))).collect();
+    let bad = Some((NAME, "bad_annotations"));
+    // An image without bytes is left to `filter`.
+    assert_eq!(
+        found,
+        [("whole", None), ("textonly", Some((NAME, "no_image"))), ("badjson", bad), ("wrongtype", bad), ("latin", bad), ("empty", None)]
+    );
+    assert!(rows[2].refusal.as_ref().unwrap().detail.contains(".json"), "{:?}", rows[2].refusal);
+    let distinct: std::collections::BTreeSet<SampleId> = rows.iter().filter(|row| row.images.is_empty()).map(|row| row.sample_id).collect();
+    assert_eq!(distinct.len(), 1);
+}
+
+#[test]
+fn two_samples_without_content_have_ids_of_their_own() {
+    let rows = tar_rows(&[("x.txt", b"same"), ("y.txt", b"same")]);
+    assert_ne!(rows[0].sample_id, rows[1].sample_id);
+}
+
+#[test]
+fn a_tar_cut_within_a_picture_refuses_that_sample_alone_naming_file_and_offset() {
+    let picture = png(&picture(1, 40, 40));
+    let whole = tar(&[("x.png", &picture), ("x.txt", b"one"), ("y.png", &picture), ("y.txt", b"two")]);
+    // Header and picture, header and text, header, half a picture.
+    let end = 512 + picture.len().next_multiple_of(512) + 1024 + 512 + picture.len() / 2;
+    let rows = all_rows(&config(SourceFormat::WebDataset, 256), &location(&[("photos.tar", &whole[..end])], "photos.tar"));
+    assert_eq!(
+        rows.iter().map(|row| (row.key.as_str(), reason(row))).collect::<Vec<_>>(),
+        [("x", None), ("y", Some((NAME, "damaged_tar")))]
+    );
+    let detail = &rows[1].refusal.as_ref().unwrap().detail;
+    assert!(detail.contains("photos.tar") && detail.contains(&end.to_string()), "{detail}");
+    assert!(rows[1].images.is_empty());
+}
+
+#[test]
+fn a_tar_cut_within_a_header_is_one_refused_sample_more() {
+    let whole = tar(&[("x.png", &[1; 512]), ("y.png", &[2; 512])]);
+    let rows = all_rows(&config(SourceFormat::WebDataset, 256), &location(&[("photos.tar", &whole[..1024 + 200])], "photos.tar"));
+    assert_eq!(rows.iter().map(reason).collect::<Vec<_>>(), [None, Some((NAME, "damaged_tar"))]);
+    assert!(rows[1].refusal.as_ref().unwrap().detail.contains("photos.tar"), "{:?}", rows[1].refusal);
+}
+
+#[test]
+fn units_are_cut_by_samples_and_named_by_their_tar() {
+    let picture = png(&picture(1, 20, 20));
+    let names: Vec<String> = (0..7).map(|number| format!("{number}.png")).collect();
+    let members: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), picture.as_slice())).collect();
+    let (first, second) = (tar(&members), tar(&members[..2]));
+    let location =
+        location(&[("in/b-1.tar", &second), ("in/a-0.tar", &first), ("in/notes.txt", b"x"), ("in/sub/c-2.tar", &second)], "in/*-?.tar");
+    let scanned = block_on(scan(&config(SourceFormat::WebDataset, 3), &location, None)).unwrap();
+    let units: Vec<(&str, u64, u64)> =
+        scanned.units.iter().map(|unit| (unit.unit.file.as_str(), unit.unit.first_row, unit.unit.rows)).collect();
+    assert_eq!(units, [("a-0.tar", 0, 3), ("a-0.tar", 3, 3), ("a-0.tar", 6, 1), ("b-1.tar", 0, 2)]);
+    assert_eq!(scanned.units[0].unit.digest, cm3flow_schemas::Digest::of(&first));
+    assert_eq!(scanned.bytes, (first.len() + second.len()) as u64);
+    let keys: Vec<String> = scanned.units.into_iter().flat_map(|unit| rows_of(&ingest(unit).unwrap())).map(|row| row.key).collect();
+    assert_eq!(keys, ["0", "1", "2", "3", "4", "5", "6", "0", "1"]);
+    let limited = block_on(scan(&config(SourceFormat::WebDataset, 3), &location, Some(8))).unwrap();
+    assert_eq!(limited.units.iter().map(|unit| unit.unit.rows).collect::<Vec<_>>(), [3, 3, 1, 1]);
+}
+
+proptest! {
+    #![proptest_config(cases())]
+    #[test]
+    fn samples_do_not_depend_on_the_size_of_units(samples in 1_usize..40, unit_samples in 1_u32..40) {
+        let pictures: Vec<Vec<u8>> = (0..samples as u8).map(|kind| png(&picture(kind, 8, 8))).collect();
+        let names: Vec<String> = (0..samples).map(|number| format!("{number:03}.png")).collect();
+        let members: Vec<(&str, &[u8])> = names.iter().zip(&pictures).map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+        let location = location(&[("photos.tar", &tar(&members))], "photos.tar");
+        let content = |unit_samples| -> Vec<Row> {
+            // `row` counts within the unit.
+            all_rows(&config(SourceFormat::WebDataset, unit_samples), &location).into_iter().map(|row| Row { row: 0, ..row }).collect()
+        };
+        prop_assert_eq!(content(unit_samples), content(1000));
+    }
+}
+
+#[test]
+fn ingest_schema() {
+    insta::assert_snapshot!(schema_table(&columns::raw_sample()));
+}
+
+#[test]
+fn rows_of_a_list_find_their_images_beside_it() {
+    let (first, edited) = (png(&picture(1, 20, 20)), png(&picture(2, 20, 20)));
+    let list = concat!(
+        r#"{"image": "a.png", "captions": ["a dog"], "edits": [{"instruction": "turn it", "image": "more/b.png"}]}"#,
+        "\n\n",
+        r#"{"image": "gone.png", "caption": "nothing"}"#,
+        "\r\n",
+        r#"{"caption": "no image"}"#,
+        "\n{broken\n",
+    );
+    let location = location(&[("in/list.jsonl", list.as_bytes()), ("in/a.png", &first), ("in/more/b.png", &edited)], "in/list.jsonl");
+    let rows = all_rows(&config(SourceFormat::Jsonl, 2), &location);
+    let found: Vec<(&str, Option<(&str, &str)>)> = rows.iter().map(|row| (row.key.as_str(), reason(row))).collect();
+    assert_eq!(
+        found,
+        [
+            ("a.png", None),
+            ("gone.png", Some((NAME, "missing_image"))),
+            ("line-4", Some((NAME, "no_image"))),
+            ("line-5", Some((NAME, "bad_annotations")))
+        ]
+    );
+    assert_eq!(
+        rows[0].images.iter().map(|image| (image.role.as_str(), image.bytes.as_slice())).collect::<Vec<_>>(),
+        [(MAIN_IMAGE, first.as_slice()), ("edit0", &edited)]
+    );
+    assert_eq!(rows[0].annotations.edits[0].image, "edit0");
+    assert!(rows[1].refusal.as_ref().unwrap().detail.contains("in/gone.png"), "{:?}", rows[1].refusal);
+    assert!(rows[3].refusal.as_ref().unwrap().detail.contains("line 5"), "{:?}", rows[3].refusal);
+    let distinct: std::collections::BTreeSet<SampleId> = rows.iter().map(|row| row.sample_id).collect();
+    assert_eq!(distinct.len(), 4);
+}
+
+#[test]
+fn a_list_cannot_reach_outside_its_folder() {
+    let list = b"{\"image\": \"../secret.png\", \"caption\": \"no\"}\n{\"image\": \"/secret.png\", \"caption\": \"no\"}";
+    let location = location(&[("in/list.jsonl", list), ("secret.png", &png(&picture(1, 20, 20)))], "in/list.jsonl");
+    let rows = all_rows(&config(SourceFormat::Jsonl, 256), &location);
+    assert!(rows.iter().all(|row| reason(row) == Some((NAME, "missing_image"))), "{rows:?}");
+}
+
+#[test]
+fn a_unit_of_a_list_is_named_by_what_it_holds() {
+    let digest = |picture_kind, caption: &str| {
+        let list = format!("{{\"image\": \"a.png\", \"caption\": \"{caption}\"}}");
+        let location = location(&[("list.jsonl", list.as_bytes()), ("a.png", &png(&picture(picture_kind, 20, 20)))], "list.jsonl");
+        block_on(scan(&config(SourceFormat::Jsonl, 2), &location, None)).unwrap().units[0].unit.digest
+    };
+    assert_eq!(digest(1, "a"), digest(1, "a"));
+    assert_ne!(digest(1, "a"), digest(2, "a"));
+    assert_ne!(digest(1, "a"), digest(1, "b"));
+}
+
+#[test]
+fn a_folder_gives_its_images_with_what_stands_beside_them() {
+    let bytes = png(&picture(1, 20, 20));
+    let files: [(&str, &[u8]); 8] = [
+        ("in/b.png", &bytes),
+        ("in/b.txt", b"a caption\nanother"),
+        ("in/a.PNG", &bytes),
+        ("in/a.json", br#"{"captions": ["from json"]}"#),
+        ("in/sub/c.png", &bytes),
+        ("in/d.png", &bytes),
+        ("in/d.json", b"broken"),
+        ("in/readme.md", b"x"),
+    ];
+    let rows = all_rows(&config(SourceFormat::Folder, 256), &location(&files, "in"));
+    let found: Vec<_> = rows.iter().map(|row| (row.key.as_str(), row.annotations.captions.len(), reason(row))).collect();
+    assert_eq!(found, [("a.PNG", 1, None), ("b.png", 2, None), ("d.png", 0, Some((NAME, "bad_annotations"))), ("sub/c.png", 0, None)]);
+}
+
+#[test]
+fn a_source_without_files_or_samples_says_so() {
+    for (format, files, path) in [
+        (SourceFormat::WebDataset, vec![], "in/*.tar"),
+        (SourceFormat::WebDataset, vec![("in/a.zip", b"x".as_slice())], "in/*.tar"),
+        (SourceFormat::Jsonl, vec![("list.jsonl", b"\n\n".as_slice())], "list.jsonl"),
+        (SourceFormat::Folder, vec![("in/a.txt", b"x".as_slice())], "in"),
+    ] {
+        let error = block_on(scan(&config(format, 256), &location(&files, path), None)).unwrap_err();
+        assert!(matches!(&error, StageError::Source { name, .. } if name == "photos"), "{error:?}");
+    }
+}
+
+#[test]
+fn a_tar_that_vanishes_after_the_scan_is_an_error_that_names_it() {
+    let location = location(&[("photos.tar", &tar(&[("x.png", b"1")]))], "photos.tar");
+    let unit = block_on(scan(&config(SourceFormat::WebDataset, 256), &location, None)).unwrap().units.remove(0);
+    block_on(location.store.delete(&Path::from("photos.tar"))).unwrap();
+    let error = ingest(unit).unwrap_err();
+    assert!(matches!(&error, StageError::Store { location, .. } if location == "photos.tar"), "{error:?}");
+    assert!(!error.is_retryable());
+}
+
+#[test]
+fn the_corpus_is_read_whole() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/corpus");
+    let store = Arc::new(object_store::local::LocalFileSystem::new_with_prefix(folder).unwrap());
+    let location = Location { store, path: Path::from_url_path("photos-*.tar").unwrap() };
+    let rows = all_rows(&config(SourceFormat::WebDataset, 16), &location);
+    assert_eq!(rows.iter().filter(|row| row.refusal.is_some()).count(), 0);
+    assert!(
+        rows.len() > 50
+            && rows.iter().all(|row| row.images.iter().any(|image| image.role == MAIN_IMAGE) && row.annotations.captions.len() == 2),
+        "{}",
+        rows.len()
+    );
+    for row in rows.iter().filter(|row| !row.annotations.edits.is_empty()) {
+        assert!(row.images.iter().any(|image| image.role == row.annotations.edits[0].image), "{}", row.key);
+    }
+}
+
+#[test]
+fn bad_fields_are_named_by_their_path() {
+    let broken = SourceConfig { name: "a/b".into(), format: SourceFormat::Folder, url: String::new(), unit_samples: 0 };
+    let problems = broken.problems("source[0]");
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    assert!(problems.iter().all(|problem| problem.starts_with("source[0].")), "{problems:?}");
+    assert!(config(SourceFormat::Folder, 1).problems("source[0]").is_empty());
+}

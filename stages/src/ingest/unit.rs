@@ -1,11 +1,11 @@
 //! Sends the samples of one unit.
 
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
 use cm3flow_schemas::columns;
 use cm3flow_schemas::rows;
 use cm3flow_schemas::sample::{self, Annotations, MAIN_IMAGE, Refusal, RoleImage};
 use cm3flow_schemas::{ImageId, SampleId};
-use arrow::datatypes::SchemaRef;
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use object_store::ObjectStoreExt;
@@ -16,7 +16,7 @@ use super::annotations::{captions_from_text, from_json, is_image_extension};
 use super::files::FileSample;
 use super::scan::{PlannedUnit, UnitRows};
 use super::webdataset::TarSample;
-use super::{NAME, Location};
+use super::{Location, NAME};
 use crate::channel::BatchSender;
 use crate::error::{Result, StageError};
 use crate::stage::Source;
@@ -96,7 +96,11 @@ impl RawSample {
         let refusal = self.refusal.or_else(|| main.is_none().then(|| Refusal::new(NAME, "no_image", "the sample has no image")));
         RawRow {
             // A refused sample may lack all content; its key keeps it apart from others.
-            sample_id: if refusal.is_some() && self.images.is_empty() { keyed_id(source, &self.key, row) } else { sample::sample_id(&self.images, &self.annotations) },
+            sample_id: if refusal.is_some() && self.images.is_empty() {
+                keyed_id(source, &self.key, row)
+            } else {
+                sample::sample_id(&self.images, &self.annotations)
+            },
             image_id,
             source: source.to_owned(),
             key: self.key,
@@ -109,7 +113,13 @@ impl RawSample {
 }
 
 fn keyed_id(source: &str, key: &str, row: u64) -> SampleId {
-    SampleId(cm3flow_schemas::digest::PartHasher::new("sample without content").part(source.as_bytes()).part(key.as_bytes()).part(&row.to_le_bytes()).id())
+    SampleId(
+        cm3flow_schemas::digest::PartHasher::new("sample without content")
+            .part(source.as_bytes())
+            .part(key.as_bytes())
+            .part(&row.to_le_bytes())
+            .id(),
+    )
 }
 
 async fn tar_batch(location: &Location, path: &Path, samples: &[TarSample]) -> Result<Vec<RawSample>> {
@@ -122,14 +132,14 @@ async fn tar_batch(location: &Location, path: &Path, samples: &[TarSample]) -> R
         let read = location.store.get_range(path, start..end).await;
         read.map_err(|source| StageError::Store { location: path.to_string(), source })?
     };
-    Ok(samples.iter().map(|sample| tar_sample(sample, &bytes, start)).collect())
+    Ok(samples.iter().map(|sample| tar_sample(sample, path, &bytes, start)).collect())
 }
 
-/// `bytes` holds the tar from offset `start` on.
-fn tar_sample(found: &TarSample, bytes: &Bytes, start: u64) -> RawSample {
+/// `bytes` holds the tar at `path` from offset `start` on.
+fn tar_sample(found: &TarSample, path: &Path, bytes: &Bytes, start: u64) -> RawSample {
     let mut sample = RawSample { key: found.key.clone(), images: Vec::new(), annotations: Annotations::default(), refusal: None };
     if let Some(damage) = &found.damage {
-        sample.refusal = Some(Refusal::new(NAME, "damaged_tar", damage));
+        sample.refusal = Some(Refusal::new(NAME, "damaged_tar", format!("{path}: {damage}")));
         return sample;
     }
     for member in &found.members {
@@ -137,10 +147,13 @@ fn tar_sample(found: &TarSample, bytes: &Bytes, start: u64) -> RawSample {
         let content = &bytes[from..from + member.bytes as usize];
         let (stem, extension) = member.extension.rsplit_once('.').unwrap_or((MAIN_IMAGE, &member.extension));
         let refused = match extension {
-            "json" if stem == MAIN_IMAGE => from_json(content).map(|json| merge(&mut sample.annotations, json)).map_err(|error| error.to_string()).err(),
-            "txt" if stem == MAIN_IMAGE => {
-                captions_from_text(content).map(|captions| sample.annotations.captions.extend(captions)).map_err(|error| error.to_string()).err()
+            "json" if stem == MAIN_IMAGE => {
+                from_json(content).map(|json| merge(&mut sample.annotations, json)).map_err(|error| error.to_string()).err()
             }
+            "txt" if stem == MAIN_IMAGE => captions_from_text(content)
+                .map(|captions| sample.annotations.captions.extend(captions))
+                .map_err(|error| error.to_string())
+                .err(),
             _ if is_image_extension(extension) => {
                 let role = if sample.images.iter().any(|image| image.role == stem) { &member.extension } else { stem };
                 sample.images.push(RoleImage { role: role.to_owned(), bytes: content.to_vec() });
@@ -177,7 +190,8 @@ async fn file_batch(location: &Location, samples: &[FileSample]) -> Result<Vec<R
             Ok(annotations) => sample.annotations = annotations.clone(),
             Err(problem) => sample.refusal = Some(Refusal::new(NAME, "bad_annotations", problem)),
         }
-        let images = found.image.iter().map(|path| (MAIN_IMAGE, path)).chain(found.further.iter().map(|(role, path)| (role.as_str(), path)));
+        let images =
+            found.image.iter().map(|path| (MAIN_IMAGE, path)).chain(found.further.iter().map(|(role, path)| (role.as_str(), path)));
         for (role, path) in images {
             match location.read(path).await {
                 Ok(bytes) => sample.images.push(RoleImage { role: role.to_owned(), bytes: bytes.to_vec() }),

@@ -76,7 +76,14 @@ fn index_reader(reader: impl Read) -> std::io::Result<TarIndex> {
     {
         let mut archive = tar::Archive::new(&mut hashing);
         for entry in archive.entries()? {
-            match entry.and_then(|entry| Ok((entry.path()?.to_string_lossy().into_owned(), entry.header().entry_type().is_file(), entry.raw_file_position(), entry.size()))) {
+            match entry.and_then(|entry| {
+                Ok((
+                    entry.path()?.to_string_lossy().into_owned(),
+                    entry.header().entry_type().is_file(),
+                    entry.raw_file_position(),
+                    entry.size(),
+                ))
+            }) {
                 Ok((_, false, ..)) => {}
                 Ok((path, true, offset, bytes)) => add(&mut samples, &path, offset, bytes),
                 Err(error) => {
@@ -95,7 +102,11 @@ fn index_reader(reader: impl Read) -> std::io::Result<TarIndex> {
     match (cut, damage) {
         (Some(cut), _) => cut.damage = Some(format!("the tar ends at byte {total}, within this sample")),
         (None, Some(error)) => {
-            samples.push(TarSample { key: String::from("(unreadable)"), members: vec![], damage: Some(format!("the tar is damaged behind the sample before: {error}")) });
+            samples.push(TarSample {
+                key: String::from("(unreadable)"),
+                members: vec![],
+                damage: Some(format!("the tar is damaged behind the sample before: {error}")),
+            });
         }
         (None, None) => {}
     }

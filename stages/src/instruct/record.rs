@@ -118,7 +118,13 @@ impl Instruct {
         Ok(builder)
     }
 
-    fn content<'s>(&self, part: &Part, (task, wording, index): (&str, usize, usize), sample: &'s In, item: &Item<'s>) -> Result<Option<Content<'s>>> {
+    fn content<'s>(
+        &self,
+        part: &Part,
+        (task, wording, index): (&str, usize, usize),
+        sample: &'s In,
+        item: &Item<'s>,
+    ) -> Result<Option<Content<'s>>> {
         let role = if part.given { Role::Condition } else { Role::Target };
         if let Some(image) = &part.image {
             let wanted = if image == "edit" { item.edit_image } else { Some(image.as_str()) };

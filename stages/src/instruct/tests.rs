@@ -1,1 +1,356 @@
+//! Documents read as their templates say, fit, and hold no control token that the grammar did not put there.
 
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use cm3flow_schemas::document::{self, Modality, Role, Segment};
+use cm3flow_schemas::sample::{Edit, LabelledBox, MAIN_IMAGE, Question};
+use cm3flow_schemas::{ImageId, rows};
+use proptest::prelude::*;
+
+use super::*;
+use crate::conformance::{cases, check_stage, cuts_do_not_matter, output_table, rows_and_cuts};
+use crate::fixtures::{SEED, SEQ_LEN, bank, instruct_context, retrieved, text_tokenizer, vocabulary};
+use crate::stage::Map;
+
+fn stage() -> Map<Instruct> {
+    Map(Instruct::new(Arc::new(instruct_context()), default_templates(), bank()))
+}
+
+/// One record of each of `tasks`, of documents without masks.
+fn context(tasks: &[&str]) -> InstructContext {
+    let tasks = tasks.iter().map(|task| ((*task).to_owned(), 1.0)).collect();
+    InstructContext {
+        config: InstructConfig { tasks },
+        mask: MaskConfig { mean_spans: 0.0, ..MaskConfig::default() },
+        ..instruct_context()
+    }
+}
+
+fn sample(captions: &[&str]) -> In {
+    In {
+        sample_id: SampleId([1; 16]),
+        annotations: Annotations { captions: captions.iter().map(ToString::to_string).collect(), ..Annotations::default() },
+        image_codes: vec![codes(MAIN_IMAGE, 1)],
+        neighbours: vec![],
+        split: Split::Train,
+    }
+}
+
+fn codes(role: &str, code: u32) -> RoleCodes {
+    RoleCodes { role: role.into(), codes: vec![code; 16] }
+}
+
+/// A bank of samples 10, 11, …, with a caption and 16 codes each.
+fn bank_of(captions: &[&[&str]]) -> Arc<Bank> {
+    #[derive(Serialize)]
+    struct Banked {
+        sample_id: SampleId,
+        image_id: ImageId,
+        captions: Vec<String>,
+        codes: Vec<u32>,
+        embedding: Vec<f32>,
+    }
+    let row = |(captions, id): (&&[&str], u8)| Banked {
+        sample_id: SampleId([id; 16]),
+        image_id: ImageId([id; 16]),
+        captions: captions.iter().map(ToString::to_string).collect(),
+        codes: vec![2; 16],
+        embedding: vec![1.0],
+    };
+    let rows: Vec<Banked> = captions.iter().zip(10..).map(row).collect();
+    Arc::new(Bank::from_windows(&[vec![rows::write(&columns::bank_sample(), &rows).unwrap()]], 100, 1).unwrap())
+}
+
+fn neighbours(ids: &[u8]) -> Vec<Neighbour> {
+    ids.iter()
+        .zip(1_u8..)
+        .map(|(&id, place)| Neighbour { sample_id: SampleId([id; 16]), similarity: 0.9 - f32::from(place) / 10.0 })
+        .collect()
+}
+
+fn documents_of(context: InstructContext, templates: Templates, bank: Arc<Bank>, sample: &In) -> Vec<Out> {
+    let mut documents = Vec::new();
+    Instruct::new(Arc::new(context), templates, bank).documents_of(sample, &mut documents).unwrap();
+    documents
+}
+
+fn documents(tasks: &[&str], sample: &In) -> Vec<Out> {
+    documents_of(context(tasks), default_templates(), bank_of(&[]), sample)
+}
+
+/// A document as people read it: text as it is, images as their first code, control tokens by name.
+fn spelled(tokens: &[u32], segments: &[Segment]) -> String {
+    let (vocabulary, tokenizer) = (vocabulary(), text_tokenizer());
+    let part = |segment: &Segment| {
+        let tokens = &tokens[segment.range()];
+        match segment.modality {
+            Modality::Control => vocabulary.control_name(tokens[0]).unwrap(),
+            Modality::Text => tokenizer.decode(&tokens.iter().map(|id| id - vocabulary.text.start).collect::<Vec<_>>()).unwrap(),
+            Modality::Image => format!("[{}x{}]", tokens.len(), tokens[0] - vocabulary.image.start),
+        }
+    };
+    segments.iter().map(part).collect()
+}
+
+fn read(document: &Out) -> String {
+    document::check(&document.tokens, &document.segments, &vocabulary()).unwrap();
+    spelled(&document.tokens, &document.segments)
+}
+
+#[test]
+fn instruct_keeps_the_contract() {
+    #[derive(Deserialize)]
+    struct Made {
+        task: String,
+        tokens: Vec<u32>,
+        segments: Vec<Segment>,
+        spans: u16,
+        refusal: Option<Refusal>,
+    }
+    let out = check_stage(stage, &retrieved());
+    let made: Vec<Made> = rows::read(&out, &[columns::TASK, columns::TOKENS, columns::SEGMENTS, columns::SPANS, columns::REFUSAL]).unwrap();
+    let mut tasks: BTreeMap<String, usize> = BTreeMap::new();
+    for row in &made {
+        *tasks.entry(row.task.clone()).or_default() += 1;
+        match &row.refusal {
+            Some(refusal) => assert_eq!((refusal.reason.as_str(), row.tokens.len()), ("too_long", 0)),
+            None => {
+                document::check(&row.tokens, &row.segments, &vocabulary()).unwrap();
+                assert!(row.tokens.len() + 3 * usize::from(row.spans) <= SEQ_LEN as usize);
+            }
+        }
+    }
+    assert!(made.iter().any(|row| row.refusal.is_some()), "the talkative sample is too long");
+    let samples = retrieved().num_rows();
+    let expected = [("caption", samples), ("edge", samples), ("edit", 1), ("grounded", 1), ("pair", samples), ("question", 2)];
+    assert_eq!(tasks, expected.map(|(task, count)| (task.to_owned(), count)).into());
+}
+
+proptest! {
+    #![proptest_config(cases())]
+    #[test]
+    fn instruct_does_not_depend_on_cuts(case in rows_and_cuts(retrieved().num_rows())) {
+        cuts_do_not_matter(stage, &retrieved(), &case)?;
+    }
+}
+
+#[test]
+fn instruct_schema() {
+    insta::assert_snapshot!(output_table(&stage(), &retrieved().schema()));
+}
+
+#[test]
+fn every_task_reads_as_its_template_says() {
+    let mut full = sample(&["a dog on sand"]);
+    full.annotations.questions = vec![Question { question: "What runs?".into(), answer: "a dog.".into() }];
+    full.annotations.boxes = vec![
+        LabelledBox { label: "dog".into(), x0: 1, y0: 2, x1: 3, y1: 4 },
+        LabelledBox { label: "sand".into(), x0: 0, y0: 8, x1: 16, y1: 16 },
+    ];
+    full.annotations.edits = vec![Edit { instruction: "make it night".into(), image: "edit0".into() }];
+    full.image_codes.extend([codes("edge", 3), codes("edit0", 4)]);
+    full.neighbours = neighbours(&[10, 11]);
+    let bank = bank_of(&[&["a cat"], &["a bird"]]);
+    let made = documents_of(context(&["caption", "edge", "edit", "grounded", "pair", "question"]), default_templates(), bank, &full);
+    let lines: Vec<String> = made.iter().map(|document| format!("{:<9} {}", document.task, read(document).replace('\n', "\\n"))).collect();
+    insta::assert_snapshot!(lines.join("\n"));
+    let roles: Vec<Role> = made[2].segments.iter().map(|segment| segment.role).collect();
+    assert_eq!(roles.iter().filter(|role| **role == Role::Condition).count(), 3, "what an edit gives");
+    assert_eq!(roles.iter().filter(|role| **role == Role::Target).count(), 1, "what an edit asks for");
+}
+
+#[test]
+fn records_whose_parts_are_missing_are_not_begun() {
+    let tasks = ["caption", "edge", "edit", "grounded", "pair", "question"];
+    let names = |sample: &In| documents(&tasks, sample).into_iter().map(|document| document.task).collect::<Vec<_>>();
+    assert_eq!(names(&sample(&["a dog"])), ["caption", "pair"], "no edges, no edits, no boxes, no questions");
+    assert!(names(&sample(&[])).is_empty(), "no caption");
+    let mut dangling = sample(&["a dog"]);
+    dangling.annotations.edits = vec![Edit { instruction: "x".into(), image: "edit7".into() }];
+    assert_eq!(names(&dangling), ["caption", "pair"], "an edit whose image is not there");
+}
+
+#[test]
+fn the_caption_is_drawn_from_seed_and_document() {
+    let captions: Vec<String> = (0..10).map(|number| format!("caption {number}")).collect();
+    let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
+    let drawn = |seed, id| {
+        let sample = In { sample_id: SampleId([id; 16]), ..sample(&captions) };
+        read(&documents_of(InstructContext { seed, ..context(&["pair"]) }, default_templates(), bank_of(&[]), &sample)[0])
+    };
+    assert_eq!(drawn(1, 1), drawn(1, 1));
+    let distinct: std::collections::BTreeSet<String> = (0..40).map(|id| drawn(1, id)).collect();
+    assert!(distinct.len() > 5, "{distinct:?}");
+    assert!((2..12).any(|seed| drawn(seed, 1) != drawn(1, 1)));
+}
+
+#[test]
+fn retrieved_pairs_are_dropped_from_the_least_similar_on_until_the_document_fits() {
+    let bank = bank_of(&[&["a cat"], &["a bird"], &["a fish"]]);
+    let mut asking = sample(&["a dog"]);
+    asking.neighbours = neighbours(&[12, 10, 11]);
+    let made = |seq_len, mean_spans| {
+        let mask = MaskConfig { mean_spans, ..MaskConfig::default() };
+        documents_of(InstructContext { seq_len, mask, ..context(&["pair"]) }, default_templates(), Arc::clone(&bank), &asking).remove(0)
+    };
+    let whole = made(1000, 0.0);
+    assert_eq!((whole.retrieved.len(), whole.retrieved_wanted), (3, 3));
+    assert_eq!(read(&whole), "</s>a fish<break>[16x2]<break>a cat<break>[16x2]<break>a bird<break>[16x2]<break>a dog<break>[16x1]</s>");
+    let exact = made(whole.tokens.len(), 0.0);
+    assert_eq!(exact.retrieved.len(), 3, "a document may fill the pack exactly");
+    let lowered = made(whole.tokens.len() - 1, 0.0);
+    assert_eq!((lowered.retrieved.clone(), lowered.retrieved_wanted), (neighbours(&[12, 10]), 3), "the two most similar stay");
+    assert_eq!(read(&lowered), "</s>a fish<break>[16x2]<break>a cat<break>[16x2]<break>a dog<break>[16x1]</s>");
+    let alone = documents(&["pair"], &sample(&["a dog"])).remove(0).tokens;
+    let bare = made(alone.len(), 0.0);
+    assert_eq!((bare.tokens, bare.retrieved.len(), bare.retrieved_wanted, bare.refusal), (alone.clone(), 0, 3, None));
+    let refused = made(alone.len() - 1, 0.0);
+    assert_eq!(refused.refusal.as_ref().map(|refusal| refusal.reason.as_str()), Some("too_long"), "no image is cut");
+    assert!(refused.tokens.is_empty() && refused.segments.is_empty());
+    // Room for masks counts.
+    let spans = made(1000, 3.0).spans;
+    assert!(spans > 0);
+    let with_room = made(whole.tokens.len() + 3 * usize::from(spans), 3.0);
+    let without = made(whole.tokens.len() + 3 * usize::from(spans) - 1, 3.0);
+    assert_eq!((with_room.retrieved.len(), without.retrieved.len()), (3, 2));
+}
+
+#[test]
+fn hostile_text_forges_no_control_token() {
+    let hostile = [
+        "<break>",
+        "</s>",
+        "<s><pad><unk>",
+        "<sentinel:0> masked <eoss>",
+        "</s><sentinel:0><break>",
+        "<script>alert(1)</script> &amp; <b>",
+        "\u{1b}[31mred\u{1b}[0m\u{7}",
+        "{{ caption }} {% for x in y %} {# c #}",
+        "\u{0}\u{202e}\u{feff}",
+    ];
+    for text in hostile {
+        let mut sample = sample(&[text]);
+        sample.annotations.questions = vec![Question { question: text.into(), answer: text.into() }];
+        sample.annotations.boxes = vec![LabelledBox { label: text.into(), x0: 0, y0: 0, x1: 1, y1: 1 }];
+        sample.neighbours = neighbours(&[10]);
+        for document in
+            documents_of(context(&["pair", "caption", "question", "grounded"]), default_templates(), bank_of(&[&[text]]), &sample)
+        {
+            let vocabulary = vocabulary();
+            document::check(&document.tokens, &document.segments, &vocabulary).unwrap();
+            let control: Vec<u32> = document.tokens.iter().copied().filter(|id| vocabulary.control_name(*id).is_some()).collect();
+            let breaks = if document.task == "pair" { 3 } else { 1 };
+            assert_eq!(
+                control,
+                [vec![vocabulary.boundary], vec![vocabulary.break_; breaks], vec![vocabulary.boundary]].concat(),
+                "{text:?} in {}",
+                document.task
+            );
+            assert!(read(&document).contains(text), "{text:?} stands in {} as it was written", document.task);
+        }
+    }
+}
+
+#[test]
+fn boxes_are_written_in_the_pixels_of_the_square() {
+    let out = check_stage(stage, &retrieved());
+    #[derive(Deserialize)]
+    struct Made {
+        task: String,
+        tokens: Vec<u32>,
+        segments: Vec<Segment>,
+    }
+    let rows: Vec<Made> = rows::read(&out, &[columns::TASK, columns::TOKENS, columns::SEGMENTS]).unwrap();
+    let grounded = rows.iter().find(|row| row.task == "grounded").unwrap();
+    // 4, 4 to 20, 28 of a picture of 24x32, of which the middle 16 rows of 21 are kept.
+    let text = spelled(&grounded.tokens, &grounded.segments);
+    assert!(text.contains("door at location (3, 1) -> (13, 16)"), "{text}");
+}
+
+#[test]
+fn weights_say_how_many_records_are_made() {
+    let count = |weight: f64, samples: u16| -> usize {
+        let config = InstructConfig { tasks: [("pair".to_owned(), weight)].into() };
+        let instruct = Instruct::new(Arc::new(InstructContext { config, ..context(&[]) }), default_templates(), bank_of(&[]));
+        let mut made = Vec::new();
+        for id in 0..samples {
+            let sample_id = SampleId(std::array::from_fn(|index| id.to_le_bytes()[index % 2]));
+            instruct.documents_of(&In { sample_id, ..sample(&["a dog"]) }, &mut made).unwrap();
+        }
+        let ids: std::collections::BTreeSet<DocumentId> = made.iter().map(|document| document.document_id).collect();
+        assert_eq!(ids.len(), made.len(), "every record has an id of its own");
+        made.len()
+    };
+    assert_eq!((count(0.0, 10), count(1.0, 10), count(3.0, 10)), (0, 10, 30));
+    assert!((440..560).contains(&count(0.5, 1000)));
+    assert!((2440..2560).contains(&count(2.5, 1000)));
+}
+
+#[test]
+fn wordings_of_a_task_are_all_used() {
+    let mut asking = sample(&["a dog"]);
+    asking.annotations.questions =
+        (0..60).map(|number| Question { question: format!("Question {number}?"), answer: "yes".into() }).collect();
+    let mut made = BTreeMap::<&str, usize>::new();
+    for document in documents(&["question"], &asking) {
+        let text = read(&document);
+        let wording = if text.contains("Answer:") {
+            "answer"
+        } else if text.contains("The answer is") {
+            "sentence"
+        } else {
+            "line"
+        };
+        *made.entry(wording).or_default() += 1;
+    }
+    assert_eq!(made.values().sum::<usize>(), 60);
+    assert!(made.len() == 3 && made.values().all(|count| *count > 8), "{made:?}");
+}
+
+#[test]
+fn a_code_that_the_vocabulary_lacks_is_an_error() {
+    let mut broken = sample(&["a dog"]);
+    broken.image_codes = vec![codes(MAIN_IMAGE, 99)];
+    let error =
+        Instruct::new(Arc::new(context(&["pair"])), default_templates(), bank_of(&[])).documents_of(&broken, &mut Vec::new()).unwrap_err();
+    assert!(matches!(error, StageError::Vocabulary { stage: NAME, .. }), "{error:?}");
+}
+
+#[test]
+fn broken_templates_name_their_task() {
+    for (text, problem) in [
+        ("[t]\neach = \"sample\"\nwordings = []", "t: no wording"),
+        ("[t]\neach = \"sample\"\nwordings = [[{ text = \"a\", image = \"main\" }]]", "t: part 0 must be one of"),
+        ("[t]\neach = \"sample\"\nwordings = [[{ given = true }]]", "t: part 0 must be one of"),
+        ("[t]\neach = \"sample\"\nwordings = [[{ text = \"{{ open\" }]]", "t: "),
+        ("[t]\neach = \"rows\"\nwordings = [[{ text = \"a\" }]]", "rows"),
+        ("[t]\neach = \"sample\"\ncolour = 1\nwordings = [[{ text = \"a\" }]]", "colour"),
+    ] {
+        let error = Templates::parse(text).unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
+}
+
+#[test]
+fn tasks_out_of_range_are_named() {
+    assert!(InstructConfig::default().problems().is_empty());
+    let tasks = [("pair".to_owned(), -1.0), ("poem".to_owned(), 1.0)].into();
+    let problems = InstructConfig { tasks }.problems();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].starts_with("instruct.tasks.pair") && problems[1].starts_with("instruct.tasks.poem"), "{problems:?}");
+    assert_eq!(InstructConfig { tasks: [("pair".to_owned(), 0.0)].into() }.problems().len(), 1);
+}
+
+#[test]
+fn documents_do_not_depend_on_other_samples_of_the_seed() {
+    let first = documents(&["pair", "caption"], &sample(&["a dog", "a hound"]));
+    let again = documents_of(
+        InstructContext { seed: SEED, ..context(&["pair", "caption"]) },
+        default_templates(),
+        bank_of(&[&["a cat"]]),
+        &sample(&["a dog", "a hound"]),
+    );
+    assert!(first.iter().zip(&again).all(|(one, two)| (one.document_id, &one.tokens) == (two.document_id, &two.tokens)));
+}

@@ -36,7 +36,7 @@ pub(super) fn choose(segments: &[Segment], count: usize, draws: &mut Draws) -> V
     chosen
 }
 
-/// A span of at least one token within `1..end`.
+/// A span within `1..end` between two uniform cut points; empty if they are the same.
 fn candidate(end: usize, draws: &mut Draws) -> Range<usize> {
     let mut cut = || 1 + draws.index(end);
     let (a, b) = (cut(), cut());

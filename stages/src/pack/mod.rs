@@ -1,7 +1,8 @@
 //! `pack`: whole documents side by side in `seq_len` tokens, best-fit decreasing within a bucket.
 //!
 //! Stage of the segment of the same name. Buffers its bucket. Neighbours share their boundary token; no other token is touched, no
-//! document is cut, none is lost; what is left of a pack is padding that no segment covers.
+//! document is cut, none is lost; what is left of a pack is padding that no segment covers. A row with a refusal is no document: it is
+//! in the ledger already and enters no pack.
 
 mod fit;
 
@@ -11,6 +12,7 @@ use cm3flow_schemas::document::Segment;
 use cm3flow_schemas::pack::{Pack as PackRow, PackStatistics, PlacedDocument};
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::rows;
+use cm3flow_schemas::sample::Refusal;
 use cm3flow_schemas::vocabulary::Vocabulary;
 use cm3flow_schemas::{DocumentId, SampleId, SchemaError, columns};
 use futures::FutureExt;
@@ -75,6 +77,14 @@ impl Pack {
             let (document, len, seq_len) = (long.document_id, long.tokens.len(), self.seq_len);
             return Err(StageError::DocumentTooLong { document, len, seq_len });
         }
+        // What follows takes two boundaries for granted.
+        if let Some(broken) = documents.iter().find(|document| document.tokens.len() < 2 || document.segments.len() < 2) {
+            return Err(StageError::BrokenDocument {
+                document: broken.document_id,
+                tokens: broken.tokens.len(),
+                segments: broken.segments.len(),
+            });
+        }
         // The opening boundary of the pack is paid once; each document then costs what follows its own.
         let costs: Vec<usize> = documents.iter().map(|document| document.tokens.len() - 1).collect();
         let mut packs: Vec<(u64, PackRow)> = Vec::new();
@@ -116,6 +126,7 @@ struct In {
     task: String,
     tokens: Vec<u32>,
     segments: Vec<Segment>,
+    refusal: Option<Refusal>,
 }
 
 impl Stage for Pack {
@@ -131,10 +142,11 @@ impl Stage for Pack {
     fn run(self: Box<Self>, input: BatchStream, out: BatchSender) -> BoxFuture<'static, Result<()>> {
         async move {
             let schema_error = |source| StageError::Schema { stage: NAME, source };
-            let wanted = [columns::DOCUMENT_ID, columns::SAMPLE_ID, columns::TASK, columns::TOKENS, columns::SEGMENTS];
+            let wanted = [columns::DOCUMENT_ID, columns::SAMPLE_ID, columns::TASK, columns::TOKENS, columns::SEGMENTS, columns::REFUSAL];
             let mut documents: Vec<In> = Vec::new();
             while let Some(batch) = input.next().await {
-                documents.extend(rows::read::<In>(&batch, &wanted).map_err(schema_error)?);
+                let rows = rows::read::<In>(&batch, &wanted).map_err(schema_error)?;
+                documents.extend(rows.into_iter().filter(|row| row.refusal.is_none()));
             }
             let schema = columns::pack(self.seq_len, self.vocabulary.width());
             let packed = tokio::task::spawn_blocking(move || self.pack(&documents)).await;
@@ -153,7 +165,8 @@ impl Stage for Pack {
 #[must_use]
 pub fn statistics(packs: &[PackRow], seq_len: usize) -> PackStatistics {
     use cm3flow_schemas::document::{Modality, Role};
-    let mut statistics = PackStatistics { packs: packs.len() as u64, capacity: (packs.len() * seq_len) as u64, ..PackStatistics::default() };
+    let mut statistics =
+        PackStatistics { packs: packs.len() as u64, capacity: (packs.len() * seq_len) as u64, ..PackStatistics::default() };
     for pack in packs {
         statistics.used += pack.segments.last().map_or(0, |segment| segment.range().end) as u64;
         for document in &pack.documents {

@@ -7,7 +7,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Float32Type, SchemaRef, UInt8Type, UInt16Type, UInt32Type};
 use arrow::ipc::reader::FileDecoder;
-use arrow::ipc::{Block, MetadataVersion};
+use arrow::ipc::{Block, MetadataVersion, root_as_message};
 use cm3flow_schemas::document::{Modality, Role, Segment};
 use cm3flow_schemas::pack::{Pack, PackBatch, PlacedDocument, ShardEntry};
 use cm3flow_schemas::{Digest, columns};
@@ -18,6 +18,10 @@ use crate::error::{Result, StageError};
 
 /// Blocks that are kept decoded: those of a group and a few before.
 const CACHED_BLOCKS: usize = 8;
+/// Bytes before a message: continuation marker and length.
+const PREFIX_BYTES: usize = 8;
+/// Number of the buffer that holds the tokens: behind the validity of the list and that of its items.
+const TOKENS_BUFFER: usize = 2;
 
 /// Fetches blocks of shards from a store.
 pub struct BlockReader {
@@ -58,12 +62,33 @@ impl BlockReader {
         let bytes = self.store.get_range(&path, range).await.map_err(|source| StageError::Store { location: path.to_string(), source })?;
         let found = Digest::of(&bytes);
         if found != entry.digest {
-            return Err(damaged(format!("its {} bytes have digest {}, the index says {}", bytes.len(), found.short(), entry.digest.short())));
+            return Err(damaged(format!(
+                "its {} bytes have digest {}, the index says {}",
+                bytes.len(),
+                found.short(),
+                entry.digest.short()
+            )));
         }
+        check_tokens(&bytes, &self.schema, entry.packs).map_err(damaged)?;
         let block = Block::new(0, entry.metadata_bytes as i32, entry.body_bytes as i64);
         let decoder = FileDecoder::new(Arc::clone(&self.schema), MetadataVersion::V5);
         let batch = decoder.read_record_batch(&block, &Buffer::from(bytes)).map_err(|error| damaged(error.to_string()))?;
-        batch.filter(|batch| batch.num_rows() as u64 == entry.packs).ok_or_else(|| damaged(format!("it does not hold {} packs", entry.packs)))
+        batch
+            .filter(|batch| batch.num_rows() as u64 == entry.packs)
+            .ok_or_else(|| damaged(format!("it does not hold {} packs", entry.packs)))
+    }
+}
+
+/// Checks that the tokens of a block take the room that `schema` says. A block does not name its types: ids of another width or packs of
+/// another length would be read as other tokens.
+fn check_tokens(bytes: &[u8], schema: &SchemaRef, packs: u64) -> Result<(), String> {
+    let DataType::FixedSizeList(item, seq_len) = schema.field(0).data_type() else { return Err("packs have no tokens".into()) };
+    let wanted = packs * u64::from(seq_len.unsigned_abs()) * item.data_type().primitive_width().unwrap_or_default() as u64;
+    let message = root_as_message(bytes.get(PREFIX_BYTES..).unwrap_or_default()).map_err(|error| error.to_string())?;
+    let buffers = message.header_as_record_batch().and_then(|batch| batch.buffers()).ok_or("it is no record batch")?;
+    match buffers.iter().nth(TOKENS_BUFFER).map(|buffer| buffer.length() as u64) {
+        Some(found) if found == wanted => Ok(()),
+        found => Err(format!("its tokens take {} bytes, the manifest's vocabulary and seq_len make {wanted}", found.unwrap_or_default())),
     }
 }
 
@@ -115,7 +140,11 @@ pub async fn read_packs(blocks: &mut BlockReader, shards: &[ShardEntry], limit: 
                 }
                 let mut tokens = Vec::new();
                 append_tokens(&block, row, &mut tokens);
-                let documents = placed_documents(&block, row).map_err(|problem| StageError::Block { shard: shard.digest.to_string(), block: index, problem })?;
+                let documents = placed_documents(&block, row).map_err(|problem| StageError::Block {
+                    shard: shard.digest.to_string(),
+                    block: index,
+                    problem,
+                })?;
                 packs.push(Pack { tokens, segments: segments(&block, row), documents });
             }
         }

@@ -38,37 +38,65 @@ struct Window {
 impl Window {
     fn new(shards: WindowShards, split: Split) -> Self {
         let shards: Vec<ShardEntry> = shards.into_iter().filter(|shard| shard.split == split).collect();
-        let blocks = shards.iter().enumerate().flat_map(|(shard, entry)| (0..entry.blocks.len()).map(move |block| (shard, block))).collect();
+        let blocks =
+            shards.iter().enumerate().flat_map(|(shard, entry)| (0..entry.blocks.len()).map(move |block| (shard, block))).collect();
         let packs = shards.iter().map(|shard| shard.packs).sum();
         Self { shards, blocks, packs }
     }
 
-    /// Shard, block and row of the `index`-th pack in the order of `epoch`.
-    fn locate(&self, seed: u64, epoch: u64, window: u64, index: u64) -> (usize, usize, usize) {
-        let key = |purpose: &'static [u8]| [purpose.to_vec(), seed.to_le_bytes().to_vec(), epoch.to_le_bytes().to_vec(), window.to_le_bytes().to_vec()].concat();
-        let order = Permutation::new(self.blocks.len() as u64, &[&key(b"blocks")]);
-        let packs_of = |place: u64| {
-            let (shard, block) = self.blocks[order.at(place) as usize];
-            self.shards[shard].blocks[block].packs
-        };
-        let mut before = 0;
-        for group in 0..(self.blocks.len() as u64).div_ceil(GROUP_BLOCKS) {
-            let places = group * GROUP_BLOCKS..((group + 1) * GROUP_BLOCKS).min(self.blocks.len() as u64);
-            let packs: u64 = places.clone().map(packs_of).sum();
-            if index < before + packs {
-                let mut row = Permutation::new(packs, &[&key(b"packs"), &group.to_le_bytes()]).at(index - before);
-                for place in places {
-                    if row < packs_of(place) {
-                        let (shard, block) = self.blocks[order.at(place) as usize];
-                        return (shard, block, row as usize);
-                    }
-                    row -= packs_of(place);
-                }
+    /// The groups of this window, number `window`, in the order of `epoch`.
+    fn groups(&self, seed: u64, epoch: u64, window: usize) -> Groups {
+        let key = [b"blocks".as_slice(), &order_key(seed, epoch, window)].concat();
+        let order = Permutation::new(self.blocks.len() as u64, &[&key]);
+        let mut ends = Vec::with_capacity(self.blocks.len().div_ceil(GROUP_BLOCKS as usize));
+        let mut end = 0;
+        for place in 0..self.blocks.len() as u64 {
+            end += self.packs_of(order.at(place));
+            if (place + 1) % GROUP_BLOCKS == 0 || place + 1 == self.blocks.len() as u64 {
+                ends.push(end);
             }
-            before += packs;
         }
-        unreachable!("the index is below the window's number of packs")
+        Groups { epoch, window, order, ends }
     }
+
+    fn packs_of(&self, block: u64) -> u64 {
+        let (shard, block) = self.blocks[block as usize];
+        self.shards[shard].blocks[block].packs
+    }
+
+    /// Shard, block and row of the `index`-th pack, which must be below the window's number of packs.
+    fn locate(&self, seed: u64, groups: &Groups, index: u64) -> (usize, usize, usize) {
+        let group = groups.ends.partition_point(|end| *end <= index);
+        let start = if group == 0 { 0 } else { groups.ends[group - 1] };
+        let key = [b"packs".as_slice(), &order_key(seed, groups.epoch, groups.window)].concat();
+        let rows = Permutation::new(groups.ends[group] - start, &[&key, &(group as u64).to_le_bytes()]);
+        let mut row = rows.at(index - start);
+        let mut place = group as u64 * GROUP_BLOCKS;
+        loop {
+            let found = groups.order.at(place);
+            if row < self.packs_of(found) {
+                let (shard, block) = self.blocks[found as usize];
+                return (shard, block, row as usize);
+            }
+            row -= self.packs_of(found);
+            place += 1;
+        }
+    }
+}
+
+fn order_key(seed: u64, epoch: u64, window: usize) -> [u8; 24] {
+    let mut key = [0; 24];
+    key.chunks_exact_mut(8).zip([seed, epoch, window as u64]).for_each(|(to, from)| to.copy_from_slice(&from.to_le_bytes()));
+    key
+}
+
+/// Order of a window's blocks in an epoch, and behind how many packs each group of them ends. Found once an epoch and window, since it
+/// takes a look at every block.
+struct Groups {
+    epoch: u64,
+    window: usize,
+    order: Permutation,
+    ends: Vec<u64>,
 }
 
 /// Reads packs of one split, epoch after epoch.
@@ -80,6 +108,7 @@ pub struct PackReader {
     seq_len: usize,
     runtime: Handle,
     windows: Vec<Window>,
+    groups: Option<Groups>,
     complete: bool,
     position: u64,
 }
@@ -88,9 +117,15 @@ impl PackReader {
     /// Reads the windows of `feed` from `store`; packs have `schema` and `seq_len` tokens. Its methods block, so they must be called
     /// outside of `runtime`, which does the I/O.
     #[must_use]
-    pub fn new(store: Arc<dyn ObjectStore>, feed: Box<dyn WindowFeed>, schema: SchemaRef, (split, seed, seq_len): (Split, u64, usize), runtime: Handle) -> Self {
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        feed: Box<dyn WindowFeed>,
+        schema: SchemaRef,
+        (split, seed, seq_len): (Split, u64, usize),
+        runtime: Handle,
+    ) -> Self {
         let blocks = BlockReader::new(store, schema);
-        Self { blocks, feed, split, seed, seq_len, runtime, windows: Vec::new(), complete: false, position: 0 }
+        Self { blocks, feed, split, seed, seq_len, runtime, windows: Vec::new(), groups: None, complete: false, position: 0 }
     }
 
     /// Epoch, window and index within the window of a global position.
@@ -117,11 +152,20 @@ impl PackReader {
     }
 
     async fn read(&mut self, rows: usize) -> Result<PackBatch> {
-        let mut batch = PackBatch { seq_len: self.seq_len, tokens: Vec::with_capacity(rows * self.seq_len), segments: Vec::new(), document_starts: Vec::new() };
+        let mut batch = PackBatch {
+            seq_len: self.seq_len,
+            tokens: Vec::with_capacity(rows * self.seq_len),
+            segments: Vec::new(),
+            document_starts: Vec::new(),
+        };
         for _ in 0..rows {
             let (epoch, number, index) = self.place(self.position).await?;
             let window = &self.windows[number];
-            let (shard, block, row) = window.locate(self.seed, epoch, number as u64, index);
+            let groups = match &mut self.groups {
+                Some(groups) if (groups.epoch, groups.window) == (epoch, number) => groups,
+                other => other.insert(window.groups(self.seed, epoch, number)),
+            };
+            let (shard, block, row) = window.locate(self.seed, groups, index);
             let block = self.blocks.block(&window.shards[shard], block).await?;
             append_pack(&block, row, &mut batch);
             self.position += 1;

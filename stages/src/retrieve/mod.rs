@@ -60,7 +60,11 @@ impl RetrieveConfig {
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.documents > self.by_text + self.by_image {
-            problems.push(format!("retrieve.documents must not exceed by_text + by_image, got {} of {}", self.documents, self.by_text + self.by_image));
+            problems.push(format!(
+                "retrieve.documents must not exceed by_text + by_image, got {} of {}",
+                self.documents,
+                self.by_text + self.by_image
+            ));
         }
         if !(self.max_similarity > -1.0 && self.max_similarity <= 1.0) {
             problems.push(format!("retrieve.max_similarity must be above -1 and at most 1, got {}", self.max_similarity));

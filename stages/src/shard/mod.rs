@@ -47,7 +47,10 @@ impl ShardConfig {
             problems.push(format!("shard.block_bytes must be in 65536..=67108864, got {}", self.block_bytes));
         }
         if self.max_shard_bytes < self.block_bytes {
-            problems.push(format!("shard.max_shard_bytes must be at least shard.block_bytes, got {} and {}", self.max_shard_bytes, self.block_bytes));
+            problems.push(format!(
+                "shard.max_shard_bytes must be at least shard.block_bytes, got {} and {}",
+                self.max_shard_bytes, self.block_bytes
+            ));
         }
         problems
     }

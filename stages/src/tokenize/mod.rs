@@ -11,11 +11,11 @@ use std::collections::VecDeque;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::SchemaError;
 use cm3flow_schemas::columns;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{Refusal, RoleCodes, RoleImage};
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
+use cm3flow_schemas::{DynError, SchemaError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -64,10 +64,17 @@ impl Tokenize {
         let rest = waiting.pixels.split_off(count * size);
         let pixels = std::mem::replace(&mut waiting.pixels, rest);
         let encoded = self.tokenizer.call(move |tokenizer| tokenizer.encode(&pixels)).await?;
-        let codes = encoded.map_err(|source| StageError::Model { stage: NAME, component: "image tokenizer", source })?;
+        let codes = encoded.map_err(failed)?;
+        if codes.len() != count * self.spec.codes_per_image() {
+            return Err(failed(format!("{} codes for {count} images of {}", codes.len(), self.spec.codes_per_image()).into()));
+        }
         waiting.codes.extend(codes.chunks_exact(self.spec.codes_per_image()).map(<[u32]>::to_vec));
         Ok(())
     }
+}
+
+fn failed(source: DynError) -> StageError {
+    StageError::Model { stage: NAME, component: "image tokenizer", source }
 }
 
 #[derive(Deserialize)]
@@ -92,11 +99,17 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn push(&mut self, batch: RecordBatch) -> Result<(), SchemaError> {
-        let rows: Vec<In> = rows::read(&batch, &[columns::PIXELS, columns::REFUSAL])?;
+    /// Takes a batch whose images have `size` bytes each.
+    fn push(&mut self, batch: RecordBatch, size: usize) -> Result<()> {
+        let schema_error = |source| StageError::Schema { stage: NAME, source };
+        let rows: Vec<In> = rows::read(&batch, &[columns::PIXELS, columns::REFUSAL]).map_err(schema_error)?;
         let mut roles = Vec::with_capacity(rows.len());
         for row in rows {
             let images = if row.refusal.is_none() { row.pixels } else { Vec::new() };
+            // One image of another size would shift the codes of all that follow.
+            if let Some(image) = images.iter().find(|image| image.bytes.len() != size) {
+                return Err(failed(format!("image {} has {} bytes, the tokenizer takes {size}", image.role, image.bytes.len()).into()));
+            }
             images.iter().for_each(|image| self.pixels.extend(&image.bytes));
             roles.push(images.into_iter().map(|image| image.role).collect());
         }
@@ -136,7 +149,7 @@ impl Stage for Tokenize {
                 let batch = input.next().await;
                 let last = batch.is_none();
                 if let Some(batch) = batch {
-                    waiting.push(batch).map_err(schema_error)?;
+                    waiting.push(batch, self.spec.bytes_per_image())?;
                 }
                 self.encode(&mut waiting, last).await?;
                 while let Some((batch, rows)) = waiting.pop() {

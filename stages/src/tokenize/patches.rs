@@ -36,11 +36,14 @@ impl PatchTokenizer {
     /// k-means++ start (Arthur and Vassilvitskii 2007), Lloyd's iterations.
     pub fn fit(images: &[u8], side_px: u32, patch_px: u32, codes: u32, seed: u64) -> Result<Self> {
         let refused = |problem: String| StageError::Artefact { what: "patch tokenizer", problem };
-        if patch_px == 0 || codes == 0 || side_px % patch_px != 0 {
+        if patch_px == 0 || codes == 0 || !side_px.is_multiple_of(patch_px) {
             return Err(refused(format!("side_px {side_px} must be a multiple of patch_px {patch_px}, and codes 1 or more, got {codes}")));
         }
         let dim = (patch_px * patch_px * 3) as usize;
-        let mut patches: Vec<Vec<f32>> = images.chunks_exact((side_px * side_px * 3) as usize).flat_map(|image| cut(image, side_px as usize, patch_px as usize)).collect();
+        let mut patches: Vec<Vec<f32>> = images
+            .chunks_exact((side_px * side_px * 3) as usize)
+            .flat_map(|image| cut(image, side_px as usize, patch_px as usize))
+            .collect();
         let mut draws = Draws::new(seed, "patch tokenizer", &[]);
         draws.shuffle(&mut patches);
         patches.truncate(MAX_FIT_PATCHES);
@@ -57,11 +60,15 @@ impl PatchTokenizer {
     /// A tokenizer from its codebook: `patch_px * patch_px * 3` values in 0..=255 for each code.
     ///
     /// # Errors
-    /// [`StageError::Artefact`] if the codebook is no whole number of patches.
+    /// [`StageError::Artefact`] if the side is no multiple of the patch or the codebook no whole number of patches.
     pub fn from_codebook(codebook: Vec<f32>, side_px: u32, patch_px: u32) -> Result<Self> {
+        let refused = |problem: String| StageError::Artefact { what: "patch tokenizer", problem };
+        if patch_px == 0 || !side_px.is_multiple_of(patch_px) {
+            return Err(refused(format!("side_px {side_px} must be a multiple of patch_px {patch_px}")));
+        }
         let dim = patch_px * patch_px * 3;
-        if codebook.is_empty() || codebook.len() % dim as usize != 0 {
-            return Err(StageError::Artefact { what: "patch tokenizer", problem: format!("{} values are no patches of {dim}", codebook.len()) });
+        if codebook.is_empty() || !codebook.len().is_multiple_of(dim as usize) {
+            return Err(refused(format!("{} values are no patches of {dim}", codebook.len())));
         }
         let norms = codebook.chunks_exact(dim as usize).map(|code| code.iter().map(|value| value * value).sum()).collect();
         let bits: Vec<u32> = codebook.iter().map(|value| value.to_bits()).collect();
@@ -93,8 +100,14 @@ impl PatchTokenizer {
     /// A tokenizer from the bytes of [`Self::to_bytes`].
     ///
     /// # Errors
-    /// As [`Self::from_codebook`].
+    /// As [`Self::from_codebook`], and if the bytes are no whole number of floats.
     pub fn from_bytes(bytes: &[u8], side_px: u32, patch_px: u32) -> Result<Self> {
+        if !bytes.len().is_multiple_of(4) {
+            return Err(StageError::Artefact {
+                what: "patch tokenizer",
+                problem: format!("{} bytes are no whole number of floats", bytes.len()),
+            });
+        }
         let value = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         Self::from_codebook(bytes.chunks_exact(4).map(value).collect(), side_px, patch_px)
     }
@@ -124,14 +137,14 @@ impl ImageTokenizer for PatchTokenizer {
     }
 
     fn encode(&mut self, pixels: &[u8]) -> Result<Vec<u32>, DynError> {
-        if pixels.len() % self.spec.bytes_per_image() != 0 {
+        if !pixels.len().is_multiple_of(self.spec.bytes_per_image()) {
             return Err(format!("{} bytes are no whole number of images of {}", pixels.len(), self.spec.bytes_per_image()).into());
         }
         Ok(pixels.par_chunks_exact(self.spec.bytes_per_image()).flat_map_iter(|image| self.encode_image(image)).collect())
     }
 
     fn decode(&mut self, codes: &[u32]) -> Result<Vec<u8>, DynError> {
-        if codes.len() % self.spec.codes_per_image() != 0 {
+        if !codes.len().is_multiple_of(self.spec.codes_per_image()) {
             return Err(format!("{} codes are no whole number of images of {}", codes.len(), self.spec.codes_per_image()).into());
         }
         if let Some(code) = codes.iter().find(|code| **code >= self.spec.codebook_size) {

@@ -1,1 +1,236 @@
+//! Codes do not depend on cuts, whatever the size of a group; the baseline tokenizer codes and decodes.
 
+#![allow(clippy::unwrap_used)]
+
+use std::sync::{Arc, Mutex};
+
+use cm3flow_schemas::DynError;
+use proptest::prelude::*;
+
+use super::*;
+use crate::conformance::{cases, check_stage, cut, cuts_do_not_matter, output_table, rows_and_cuts, run};
+use crate::fixtures::{CODES, PATCH, SIDE, derived, patch_tokenizer, picture, text_tokenizer, tokenizer_owner};
+
+/// Codes as the baseline does, but in groups of a fixed size, which it notes.
+struct Grouped {
+    inner: PatchTokenizer,
+    spec: ImageTokenizerSpec,
+    groups: Arc<Mutex<Vec<usize>>>,
+}
+
+impl ImageTokenizer for Grouped {
+    fn spec(&self) -> &ImageTokenizerSpec {
+        &self.spec
+    }
+
+    fn encode(&mut self, pixels: &[u8]) -> Result<Vec<u32>, DynError> {
+        self.groups.lock().unwrap().push(pixels.len() / self.spec.bytes_per_image());
+        self.inner.encode(pixels)
+    }
+
+    fn decode(&mut self, codes: &[u32]) -> Result<Vec<u8>, DynError> {
+        self.inner.decode(codes)
+    }
+
+    fn codebook(&self) -> &[f32] {
+        self.inner.codebook()
+    }
+}
+
+fn grouped(batch_size: u32) -> (Tokenize, Arc<Mutex<Vec<usize>>>) {
+    let inner = patch_tokenizer();
+    let mut spec = inner.spec().clone();
+    spec.numerics.batch_size = batch_size;
+    let groups = Arc::default();
+    let tokenizer: Box<dyn ImageTokenizer> = Box::new(Grouped { inner, spec: spec.clone(), groups: Arc::clone(&groups) });
+    (Tokenize::new(Owner::spawn("grouped", tokenizer).unwrap(), spec), groups)
+}
+
+fn stage() -> Tokenize {
+    Tokenize::new(tokenizer_owner(), patch_tokenizer().spec().clone())
+}
+
+#[derive(Deserialize)]
+struct Coded {
+    pixels: Vec<RoleImage>,
+    image_codes: Vec<RoleCodes>,
+    refusal: Option<Refusal>,
+}
+
+#[test]
+fn tokenize_keeps_the_contract() {
+    let out = check_stage(stage, &derived());
+    let rows: Vec<Coded> = rows::read(&out, &[columns::PIXELS, columns::IMAGE_CODES, columns::REFUSAL]).unwrap();
+    let mut tokenizer = patch_tokenizer();
+    for row in rows {
+        assert_eq!(row.refusal.is_some(), row.image_codes.is_empty());
+        for (image, coded) in row.pixels.iter().zip(&row.image_codes) {
+            assert_eq!(
+                (&image.role, tokenizer.encode(&image.bytes).unwrap()),
+                (&coded.role, coded.codes.clone()),
+                "each image has its own codes"
+            );
+        }
+    }
+}
+
+#[test]
+fn tokenize_keeps_the_contract_in_groups() {
+    check_stage(|| grouped(4).0, &derived());
+}
+
+proptest! {
+    #![proptest_config(cases())]
+    #[test]
+    fn tokenize_does_not_depend_on_cuts(case in rows_and_cuts(derived().num_rows()), group in 1_u32..6) {
+        cuts_do_not_matter(|| grouped(group).0, &derived(), &case)?;
+    }
+}
+
+#[test]
+fn tokenize_schema() {
+    insta::assert_snapshot!(output_table(&stage(), &derived().schema()));
+}
+
+#[test]
+fn all_groups_but_the_last_are_whole_whatever_the_cuts() {
+    for sizes in [vec![100], vec![1; 17], vec![3, 0, 5]] {
+        let (stage, groups) = grouped(4);
+        run(stage, cut(&derived(), &sizes)).unwrap();
+        let groups = groups.lock().unwrap().clone();
+        let (last, whole) = groups.split_last().unwrap();
+        assert!(whole.iter().all(|images| images % 4 == 0), "{groups:?}");
+        // 13 samples have a main image and its edges, one of them an edit.
+        assert_eq!(whole.iter().sum::<usize>() + last, 27, "{groups:?}");
+    }
+}
+
+#[test]
+fn pixels_of_another_size_stop_the_stage_instead_of_shifting_codes() {
+    let mut spec = patch_tokenizer().spec().clone();
+    spec.side_px = SIDE * 2;
+    let error = run(Tokenize::new(tokenizer_owner(), spec), vec![derived()]).unwrap_err();
+    assert!(matches!(error, StageError::Model { stage: NAME, .. }), "{error:?}");
+}
+
+#[test]
+fn an_error_of_the_tokenizer_stops_the_stage() {
+    struct Broken(PatchTokenizer);
+    impl ImageTokenizer for Broken {
+        fn spec(&self) -> &ImageTokenizerSpec {
+            self.0.spec()
+        }
+        fn encode(&mut self, _: &[u8]) -> Result<Vec<u32>, DynError> {
+            Err("out of memory".into())
+        }
+        fn decode(&mut self, _: &[u32]) -> Result<Vec<u8>, DynError> {
+            Err("out of memory".into())
+        }
+        fn codebook(&self) -> &[f32] {
+            &[]
+        }
+    }
+    let owner = Owner::spawn("broken", Box::new(Broken(patch_tokenizer())) as Box<dyn ImageTokenizer>).unwrap();
+    let error = run(Tokenize::new(owner, patch_tokenizer().spec().clone()), vec![derived()]).unwrap_err();
+    assert!(matches!(error, StageError::Model { component: "image tokenizer", .. }), "{error:?}");
+}
+
+#[test]
+fn an_image_of_whole_codes_survives_coding_and_decoding() {
+    let mut tokenizer = patch_tokenizer();
+    let codes: Vec<u32> = (0..(SIDE / PATCH).pow(2)).map(|place| place % CODES).collect();
+    let pixels = tokenizer.decode(&codes).unwrap();
+    assert_eq!(pixels.len(), (SIDE * SIDE * 3) as usize);
+    let again = tokenizer.encode(&pixels).unwrap();
+    assert_eq!(tokenizer.decode(&again).unwrap(), pixels);
+}
+
+#[test]
+fn codes_are_row_major() {
+    // Two patches of 2x2 pixels: black and white.
+    let mut tokenizer = PatchTokenizer::from_codebook([[0.0; 12], [255.0; 12]].concat(), 4, 2).unwrap();
+    let mut pixels = vec![0; 4 * 4 * 3];
+    // The patch at the upper right.
+    for (x, y) in [(2, 0), (3, 0), (2, 1), (3, 1)] {
+        pixels[(y * 4 + x) * 3..][..3].fill(250);
+    }
+    assert_eq!(tokenizer.encode(&pixels).unwrap(), [0, 1, 0, 0]);
+    assert_eq!(tokenizer.decode(&[0, 0, 1, 0]).unwrap()[2 * 4 * 3..][..6], [255; 6]);
+}
+
+#[test]
+fn the_nearest_code_is_the_nearest() {
+    let mut tokenizer = patch_tokenizer();
+    let (dim, image) = (tokenizer.spec().codebook_dim as usize, picture(5, SIDE, SIDE).into_raw());
+    let patch: Vec<f32> = (0..PATCH)
+        .flat_map(|line| image[(line * SIDE * 3) as usize..][..(PATCH * 3) as usize].iter().map(|&value| f32::from(value)))
+        .collect();
+    let distances: Vec<f64> =
+        tokenizer.codebook().chunks_exact(dim).map(|code| code.iter().zip(&patch).map(|(a, b)| f64::from(a - b).powi(2)).sum()).collect();
+    let code = tokenizer.encode(&image).unwrap()[0] as usize;
+    assert!(distances.iter().all(|distance| distances[code] <= distance + 1.0), "{code} of {distances:?}");
+}
+
+#[test]
+fn fitting_is_reproducible_and_survives_its_bytes() {
+    let images: Vec<u8> = (0..6).flat_map(|kind| picture(kind, SIDE, SIDE).into_raw()).collect();
+    let fit = |seed| PatchTokenizer::fit(&images, SIDE, PATCH, CODES, seed).unwrap();
+    assert_eq!(fit(1).to_bytes(), fit(1).to_bytes());
+    assert_ne!(fit(1).spec().digest, fit(2).spec().digest);
+    let restored = PatchTokenizer::from_bytes(&fit(1).to_bytes(), SIDE, PATCH).unwrap();
+    assert_eq!(restored.spec(), fit(1).spec());
+}
+
+#[test]
+fn what_cannot_be_fitted_or_coded_says_why() {
+    let image = picture(1, SIDE, SIDE).into_raw();
+    for (side, patch, codes) in [(SIDE, 5, 2), (SIDE, 0, 2), (SIDE, PATCH, 0), (SIDE, PATCH, 1000)] {
+        assert!(matches!(PatchTokenizer::fit(&image, side, patch, codes, 1), Err(StageError::Artefact { .. })), "{side} {patch} {codes}");
+    }
+    assert!(PatchTokenizer::from_codebook(vec![0.0; 13], 4, 2).is_err());
+    assert!(PatchTokenizer::from_bytes(&[1, 2, 3], SIDE, PATCH).is_err(), "no whole float");
+    assert!(PatchTokenizer::from_codebook(vec![0.0; 12], 5, 2).is_err(), "a side that is no multiple of the patch");
+    let mut tokenizer = patch_tokenizer();
+    assert!(tokenizer.encode(&image[1..]).is_err());
+    assert!(tokenizer.decode(&[0; 3]).is_err());
+    assert!(tokenizer.decode(&[CODES; 16]).is_err());
+}
+
+#[test]
+fn odd_text_survives_up_to_canonical_composition() {
+    let tokenizer = text_tokenizer();
+    for text in [
+        "",
+        " ",
+        "\u{feff}mark",
+        "a\u{0}b",
+        "\r\n\t",
+        "\u{200d}\u{fe0f}",
+        "👩\u{200d}🚀",
+        "ﷺ",
+        "\u{10ffff}",
+        "</s><s><pad><unk><eoss>",
+        "Ġ Ċ ▁",
+    ] {
+        assert_eq!(tokenizer.decode(&tokenizer.encode(text).unwrap()).unwrap(), text, "{text:?}");
+    }
+    let composed = tokenizer.decode(&tokenizer.encode("e\u{301}").unwrap()).unwrap();
+    assert_eq!(composed, "é");
+}
+
+proptest! {
+    #[test]
+    fn any_ascii_survives(text in "[ -~]{0,80}") {
+        let tokenizer = text_tokenizer();
+        let ids = tokenizer.encode(&text).unwrap();
+        prop_assert!(ids.iter().all(|id| *id < tokenizer.size()));
+        prop_assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+    }
+}
+
+#[test]
+fn a_file_that_is_no_tokenizer_is_refused() {
+    for json in ["", "{}", "[]", "null", "{\"model\": 1}"] {
+        assert!(matches!(TextTokenizer::from_json(json.as_bytes()), Err(StageError::TextTokenizer { .. })), "{json}");
+    }
+}

@@ -37,8 +37,12 @@ pub fn fit(texts: &[String], vocabulary_size: u32) -> Result<Vec<u8>> {
     }
     let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
-    let mut trainer =
-        BpeTrainerBuilder::new().vocab_size(vocabulary_size as usize).show_progress(false).min_frequency(2).initial_alphabet(alphabet.into_iter().collect()).build();
+    let mut trainer = BpeTrainerBuilder::new()
+        .vocab_size(vocabulary_size as usize)
+        .show_progress(false)
+        .min_frequency(2)
+        .initial_alphabet(alphabet.into_iter().collect())
+        .build();
     let byte_level = ByteLevel::new(false, true, true);
     let mut tokenizer = TokenizerBuilder::<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>::new()
         .with_model(BPE::default())
@@ -58,7 +62,8 @@ impl TextTokenizer {
     /// # Errors
     /// [`StageError::TextTokenizer`] if the file is no tokenizer.
     pub fn from_json(json: &[u8]) -> Result<Self> {
-        let mut value: serde_json::Value = serde_json::from_slice(json).map_err(|error| failed("cannot read tokenizer.json")(error.into()))?;
+        let mut value: serde_json::Value =
+            serde_json::from_slice(json).map_err(|error| failed("cannot read tokenizer.json")(error.into()))?;
         if let Some(fields) = value.as_object_mut() {
             fields.insert("added_tokens".into(), serde_json::Value::Array(vec![]));
             for left_out in ["post_processor", "truncation", "padding"] {
@@ -104,7 +109,11 @@ mod tests {
     use super::*;
 
     fn corpus() -> Vec<String> {
-        ["a dog runs over a meadow", "a dog sleeps on a meadow", "two dogs run over sand", "a red boat on water"].map(str::to_owned).repeat(3)
+        ["a dog runs over a meadow", "a dog sleeps on a meadow", "two dogs run over sand", "a red boat on water"]
+            .repeat(3)
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
     }
 
     #[test]
@@ -119,7 +128,8 @@ mod tests {
     #[test]
     fn any_text_survives_the_round_trip() {
         let tokenizer = TextTokenizer::from_json(&fit(&corpus(), 300).expect("fitted")).expect("its own file");
-        for text in ["a dog", "  leading and trailing  ", "<break></s><sentinel:0>", "\u{0}\u{1b}[31m", "Größe 東京 🦊", "\u{202e}rtl"] {
+        for text in ["a dog", "  leading and trailing  ", "<break></s><sentinel:0>", "\u{0}\u{1b}[31m", "Größe 東京 🦊", "\u{202e}rtl"]
+        {
             let ids = tokenizer.encode(text).expect("encodes");
             assert!(ids.iter().all(|id| *id < tokenizer.size()));
             assert_eq!(tokenizer.decode(&ids).expect("decodes"), text);

@@ -32,15 +32,15 @@ pub struct VqFitConfig {
 impl Default for VqFitConfig {
     fn default() -> Self {
         Self {
-            steps: 1000,
-            batch_size: 16,
+            steps: 500,
+            batch_size: 8,
             crop_px: 64,
             learning_rate: 2e-3,
             commitment_weight: 0.25,
             ema_decay: 0.98,
             restart_after: 40,
             l2_share: 0.5,
-            warm_up_steps: 200,
+            warm_up_steps: 100,
         }
     }
 }

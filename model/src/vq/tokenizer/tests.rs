@@ -1,1 +1,69 @@
-//! t
+use cm3flow_schemas::random::Draws;
+
+use super::*;
+use crate::weights::to_safetensors;
+
+fn config() -> VqConfig {
+    let config = VqConfig { resolution: 32, channels: 8, channel_multipliers: vec![1, 2, 2], norm_groups: 4, ..VqConfig::photos_tiny() };
+    VqConfig { z_channels: 8, embedding_dim: 4, codebook_size: 32, middle_attention: true, ..config }
+}
+
+fn weights(seed: u64) -> Vec<u8> {
+    to_safetensors(&VqNetwork::drawn(&config(), seed, Device::Cpu).expect("small").parameters).expect("small")
+}
+
+fn tokenizer(weights: &[u8]) -> VqTokenizer {
+    VqTokenizer::try_new(&config(), weights, 4, DeviceChoice::Cpu).expect("its own weights")
+}
+
+fn noise(images: usize) -> Vec<u8> {
+    let mut draws = Draws::new(1, "noise", b"");
+    (0..images * 32 * 32 * 3).map(|_| draws.below(256) as u8).collect()
+}
+
+#[test]
+fn codes_do_not_depend_on_batch_neighbours() {
+    let mut tokenizer = tokenizer(&weights(1));
+    let pixels = noise(7);
+    let together = tokenizer.encode(&pixels).expect("whole images");
+    let mut apart = Vec::new();
+    for image in pixels.chunks(32 * 32 * 3) {
+        apart.extend(tokenizer.encode(image).expect("a whole image"));
+    }
+    assert_eq!(together, apart);
+    let pictures = tokenizer.decode(&together).expect("its own codes");
+    assert!(pictures[3 * 3072..4 * 3072] == tokenizer.decode(&together[3 * 64..4 * 64]).expect("its own codes")[..]);
+}
+
+#[test]
+fn digest_is_that_of_configuration_and_weights() {
+    let (one, other) = (weights(1), weights(2));
+    let digest = tokenizer(&one).spec().digest;
+    assert_eq!(digest, tokenizer(&one).spec().digest);
+    assert_ne!(digest, tokenizer(&other).spec().digest);
+    let changed = VqConfig { l2_normalized_codes: true, ..config() };
+    let changed = VqTokenizer::try_new(&changed, &one, 4, DeviceChoice::Cpu).expect("the same tensors");
+    assert_ne!(digest, changed.spec().digest);
+}
+
+#[test]
+fn spec_says_what_comes_in_and_out() {
+    let mut tokenizer = tokenizer(&weights(1));
+    let spec = tokenizer.spec().clone();
+    assert_eq!((spec.side_px, spec.grid, spec.codebook_size, spec.codebook_dim, spec.name.as_str()), (32, 8, 32, 4, "vq-f4-32"));
+    assert_eq!(tokenizer.codebook().len(), 32 * 4);
+    assert_eq!(tokenizer.encode(&[]).expect("nothing"), Vec::<u32>::new());
+    assert_eq!(tokenizer.decode(&[]).expect("nothing"), Vec::<u8>::new());
+    assert_eq!(tokenizer.encode(&[0; 7]).expect_err("cut").to_string(), "7 bytes of pixels are no whole number of images of 3072 bytes");
+    assert_eq!(tokenizer.decode(&[0; 63]).expect_err("cut").to_string(), "63 codes are no whole number of images of 64 codes");
+    let mut codes = [0; 64];
+    codes[5] = 32;
+    assert_eq!(tokenizer.decode(&codes).expect_err("too large").to_string(), "code 32 at 5 is out of range 0..32");
+}
+
+#[test]
+fn weights_of_another_network_are_refused() {
+    let config = VqConfig { codebook_size: 64, ..config() };
+    let error = VqTokenizer::try_new(&config, &weights(1), 4, DeviceChoice::Cpu).expect_err("32 codes");
+    assert_eq!(error.to_string(), "tensor quantize.embedding.weight has shape [32, 4], expected [64, 4]");
+}

@@ -1,0 +1,46 @@
+# Short names for the common commands; CONTRIBUTING.md says when to use which.
+# Each works on a machine that has Rust, a C++ compiler and Python with pip, and can be repeated.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test fmt lint bench clean-store
+
+# Tests whose tool is missing add their name here (tests/src/tools.rs).
+SKIPPED := $(abspath $(or $(CARGO_TARGET_DIR),target))/skipped-tests
+
+help: ## print this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: ## fetch libtorch into .libtorch/, unless it is there or LIBTORCH or LIBTORCH_USE_PYTORCH is set
+	@bash deploy/setup/libtorch.sh
+
+demo: setup ## build cm3flow and run it on the sample corpus; the store is .cm3flow/
+	cargo build --package cm3flow
+	cargo run --quiet --package cm3flow -- run tests/corpus/photos.toml
+
+test: setup ## run all tests and doctests, and name the skipped ones
+	@mkdir -p $(dir $(SKIPPED)) && : > $(SKIPPED)
+	@export CM3FLOW_SKIPPED=$(SKIPPED); status=0; \
+	if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run --workspace || status=1; \
+	else \
+		cargo test --workspace --tests --no-fail-fast || status=1; \
+	fi; \
+	cargo test --workspace --doc || status=1; \
+	cat $(SKIPPED); \
+	awk -F: '{ sub(/^SKIPPED /, "", $$1); names = names (NR > 1 ? ", " : ": ") $$1 } END { print "skipped " NR " tests" names }' $(SKIPPED); \
+	exit $$status
+
+fmt: ## format the sources
+	cargo fmt --all
+
+lint: setup ## check format, lints and documentation
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="$$RUSTDOCFLAGS -D warnings" cargo doc --workspace --no-deps
+
+bench: setup ## run the benchmarks with the profile that the tests use
+	cargo bench --workspace --benches --profile dev
+
+clean-store: ## remove the store that demo filled
+	rm -rf .cm3flow

@@ -1,0 +1,177 @@
+//! Sizes of a decoder, as plain data. The network's shapes follow from them, and so do the tensors that its weights must hold.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{ModelError, Problems};
+
+/// Which earlier tokens of a pack a token sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionScope {
+    /// All of them; positions count from the pack's first token. As in metaseq.
+    #[default]
+    Causal,
+    /// Those of its own document; positions count from the document's first token, so a document's loss depends on nothing else.
+    Document,
+}
+
+/// Sizes of a decoder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecoderConfig {
+    /// Layers, 1 to 256.
+    pub layers: u32,
+    /// Length of a token's vector, 8 to 65,536; a multiple of `heads`.
+    pub width: u32,
+    /// Heads of the attention, 1 to 1024.
+    pub heads: u32,
+    /// Width of a layer's ReLU network as a multiple of `width`, 1 to 16. Default: 4.
+    #[serde(default = "four")]
+    pub ffn_multiplier: u32,
+    /// Number of ids, that of the vocabulary: 2 to 4,194,304.
+    pub vocabulary_size: u32,
+    /// Tokens of a pack, and most tokens of a prompt with its continuation: 2 to 131,072.
+    pub seq_len: u32,
+    /// Which earlier tokens a token sees: `causal` or `document`. Default: `causal`.
+    #[serde(default)]
+    pub attention: AttentionScope,
+}
+
+const fn four() -> u32 {
+    4
+}
+
+impl DecoderConfig {
+    /// Every bad field, by its path, with the rule and the value; empty if there is none.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Problems::default();
+        problems.range("layers", self.layers, 1, 256);
+        problems.range("width", self.width, 8, 1 << 16);
+        problems.range("heads", self.heads, 1, 1024);
+        let (width, heads) = (self.width, self.heads);
+        problems.require(heads > 0 && width.is_multiple_of(heads), || format!("width must be a multiple of heads {heads}, got {width}"));
+        problems.range("ffn_multiplier", self.ffn_multiplier, 1, 16);
+        problems.range("vocabulary_size", self.vocabulary_size, 2, 1 << 22);
+        problems.range("seq_len", self.seq_len, 2, 1 << 17);
+        problems.into_list()
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] with all problems.
+    pub fn check(&self) -> Result<(), ModelError> {
+        match self.problems() {
+            problems if problems.is_empty() => Ok(()),
+            problems => Err(ModelError::Config { what: "decoder configuration", problems }),
+        }
+    }
+
+    /// Number of parameters.
+    #[must_use]
+    pub const fn parameters(&self) -> u64 {
+        let (width, ffn) = (self.width as u64, self.ffn_multiplier as u64);
+        let layer = (4 + 2 * ffn) * width * width;
+        self.layers as u64 * layer + (self.vocabulary_size as u64 + self.seq_len as u64) * width
+    }
+}
+
+/// Sizes by name.
+///
+/// # Source
+/// CM3Leon paper, table 3, <https://arxiv.org/abs/2309.02591>; heads: metaseq's sizes of the same width. `tiny` is made for two CPU cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DecoderPreset {
+    /// 4 layers of width 128.
+    #[serde(rename = "tiny")]
+    Tiny,
+    /// 24 layers of width 1024.
+    #[serde(rename = "cm3leon-350m")]
+    Cm3leon350m,
+    /// 24 layers of width 1536.
+    #[serde(rename = "cm3leon-760m")]
+    Cm3leon760m,
+    /// 32 layers of width 4096.
+    #[serde(rename = "cm3leon-7b")]
+    Cm3leon7b,
+}
+
+impl DecoderPreset {
+    /// All presets, smallest first.
+    pub const ALL: [Self; 4] = [Self::Tiny, Self::Cm3leon350m, Self::Cm3leon760m, Self::Cm3leon7b];
+
+    /// Name in configurations.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tiny => "tiny",
+            Self::Cm3leon350m => "cm3leon-350m",
+            Self::Cm3leon760m => "cm3leon-760m",
+            Self::Cm3leon7b => "cm3leon-7b",
+        }
+    }
+
+    /// The preset with that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|preset| preset.name() == name)
+    }
+
+    /// Its sizes, for a vocabulary of `vocabulary_size` ids and packs of `seq_len` tokens, with causal attention.
+    #[must_use]
+    pub const fn config(self, vocabulary_size: u32, seq_len: u32) -> DecoderConfig {
+        let (layers, width, heads) = match self {
+            Self::Tiny => (4, 128, 4),
+            Self::Cm3leon350m => (24, 1024, 16),
+            Self::Cm3leon760m => (24, 1536, 16),
+            Self::Cm3leon7b => (32, 4096, 32),
+        };
+        DecoderConfig { layers, width, heads, ffn_multiplier: 4, vocabulary_size, seq_len, attention: AttentionScope::Causal }
+    }
+
+    /// Highest learning rate that goes with it.
+    #[must_use]
+    pub const fn learning_rate(self) -> f64 {
+        match self {
+            Self::Tiny => 3e-3,
+            Self::Cm3leon350m => 6e-4,
+            Self::Cm3leon760m => 5e-4,
+            Self::Cm3leon7b => 1.2e-4,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_hold_their_rules_and_have_their_sizes() {
+        let sizes = DecoderPreset::ALL.map(|preset| {
+            let config = preset.config(65_536, 4096);
+            config.check().expect("a preset");
+            assert_eq!(DecoderPreset::named(preset.name()), Some(preset));
+            assert_eq!(serde_json::to_value(preset).expect("plain"), preset.name());
+            format!("{} {:.0}M", preset.name(), config.parameters() as f64 / 1e6)
+        });
+        assert_eq!(sizes, ["tiny 10M", "cm3leon-350m 373M", "cm3leon-760m 786M", "cm3leon-7b 6728M"]);
+    }
+
+    #[test]
+    fn every_bad_field_is_reported() {
+        let config = DecoderConfig { layers: 0, heads: 5, seq_len: 1, ..DecoderPreset::Tiny.config(64, 16) };
+        assert_eq!(
+            config.problems(),
+            ["layers must be in 1..=256, got 0", "width must be a multiple of heads 5, got 128", "seq_len must be in 2..=131072, got 1"]
+        );
+    }
+
+    #[test]
+    fn defaults_fill_in_and_unknown_fields_are_refused() {
+        let text = r#"{"layers":1,"width":8,"heads":2,"vocabulary_size":64,"seq_len":16}"#;
+        let config: DecoderConfig = serde_json::from_str(text).expect("the rest has defaults");
+        assert_eq!((config.ffn_multiplier, config.attention), (4, AttentionScope::Causal));
+        assert!(serde_json::from_str::<DecoderConfig>(&text.replace("layers", "depth")).is_err());
+    }
+}

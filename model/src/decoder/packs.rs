@@ -1,0 +1,202 @@
+//! Packs as the decoder takes them: checked ids, positions, the mask between documents, and the tokens to predict with their weights.
+//!
+//! A token is predicted if it has a weight above 0 and the token before it is covered by a segment too: the first token of a pack has
+//! nothing before it, and one behind padding has nothing of a document before it.
+
+use cm3flow_schemas::document::Modality;
+use cm3flow_schemas::pack::PackBatch;
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::decoder::config::{AttentionScope, DecoderConfig};
+use crate::error::ModelError;
+
+/// A token to predict.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Target {
+    /// Index in its pack of the token from which it is predicted.
+    pub(super) from: usize,
+    pub(super) id: u32,
+    pub(super) weight: f32,
+    pub(super) modality: Modality,
+}
+
+/// One pack.
+#[derive(Debug)]
+struct ParsedPack {
+    ids: Vec<i64>,
+    /// Number of the document of each token.
+    documents: Vec<i64>,
+    positions: Vec<i64>,
+    targets: Vec<Target>,
+}
+
+/// Checked packs.
+#[derive(Debug)]
+pub(crate) struct ParsedPacks(Vec<ParsedPack>);
+
+/// Some packs on the device.
+#[derive(Debug)]
+pub(super) struct PackTensors {
+    /// `[rows, seq_len]` i64.
+    pub(super) ids: Tensor,
+    /// `[rows, seq_len]` i64.
+    pub(super) positions: Tensor,
+    /// True where a token sees an earlier one, `[rows, 1, seq_len, seq_len]`; none if all earlier ones are seen.
+    pub(super) mask: Option<Tensor>,
+    /// In the order of packs and tokens, `from` counted over all packs.
+    pub(super) targets: Vec<Target>,
+}
+
+impl ParsedPacks {
+    /// Checks a batch.
+    ///
+    /// # Errors
+    /// [`ModelError::PackShape`], [`ModelError::TokenOutOfRange`] or [`ModelError::Segment`] for the first that does not fit.
+    pub(crate) fn try_new(batch: &PackBatch, config: &DecoderConfig) -> Result<Self, ModelError> {
+        let (rows, seq_len, expected) = (batch.rows(), batch.seq_len, config.seq_len as usize);
+        if seq_len != expected || batch.tokens.len() != rows * seq_len || batch.document_starts.len() != rows {
+            return Err(ModelError::PackShape { rows, seq_len, tokens: batch.tokens.len(), expected });
+        }
+        (0..rows).map(|row| parse(batch, row, config)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Number of packs.
+    pub(crate) const fn rows(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Sum of the weights of all targets.
+    pub(crate) fn weight(&self) -> f64 {
+        self.0.iter().flat_map(|pack| &pack.targets).map(|target| f64::from(target.weight)).sum()
+    }
+
+    /// Packs `rows` on the device.
+    pub(super) fn tensors(&self, rows: std::ops::Range<usize>, scope: AttentionScope, device: Device) -> Result<PackTensors, TchError> {
+        let packs = &self.0[rows];
+        let together = |values: fn(&ParsedPack) -> &Vec<i64>| {
+            let all: Vec<i64> = packs.iter().flat_map(values).copied().collect();
+            Tensor::f_from_slice(&all)?.f_reshape([packs.len() as i64, -1])?.f_to_device(device)
+        };
+        let mask = match scope {
+            AttentionScope::Causal => None,
+            AttentionScope::Document => Some(mask_of(&together(|pack| &pack.documents)?)?),
+        };
+        let targets = packs.iter().enumerate().flat_map(|(row, pack)| {
+            let first = row * pack.ids.len();
+            pack.targets.iter().map(move |target| Target { from: first + target.from, ..*target })
+        });
+        Ok(PackTensors { ids: together(|pack| &pack.ids)?, positions: together(|pack| &pack.positions)?, mask, targets: targets.collect() })
+    }
+}
+
+/// In: `[rows, tokens]`, documents of the tokens. Out: `[rows, 1, tokens, tokens]`, true for earlier tokens of the same document.
+fn mask_of(documents: &Tensor) -> Result<Tensor, TchError> {
+    let (_, tokens) = documents.size2()?;
+    let same = documents.f_unsqueeze(2)?.f_eq_tensor(&documents.f_unsqueeze(1)?)?;
+    let earlier = Tensor::f_ones([tokens, tokens], (Kind::Bool, documents.device()))?.f_tril(0)?;
+    same.f_logical_and(&earlier)?.f_unsqueeze(1)
+}
+
+fn parse(batch: &PackBatch, row: usize, config: &DecoderConfig) -> Result<ParsedPack, ModelError> {
+    let seq_len = batch.seq_len;
+    let tokens = &batch.tokens[row * seq_len..(row + 1) * seq_len];
+    check_ids(tokens, row, config.vocabulary_size)?;
+    let mut covered: Vec<Option<(Modality, f32)>> = vec![None; seq_len];
+    for (index, segment) in batch.segments[row].iter().enumerate() {
+        let (start, end) = (segment.start as usize, segment.start as usize + segment.len as usize);
+        if end > seq_len || !(segment.loss_weight >= 0.0 && segment.loss_weight.is_finite()) {
+            return Err(ModelError::Segment { row, segment: index, start, end, seq_len, loss_weight: segment.loss_weight });
+        }
+        covered[start..end].fill(Some((segment.modality, segment.loss_weight)));
+    }
+    let targets = (1..seq_len).filter_map(|position| match (covered[position - 1], covered[position]) {
+        (Some(_), Some((modality, weight))) if weight > 0.0 => Some(Target { from: position - 1, id: tokens[position], weight, modality }),
+        _ => None,
+    });
+    let mut starts = batch.document_starts[row].clone();
+    starts.sort_unstable();
+    let (documents, positions) = places(&starts, seq_len, config.attention);
+    Ok(ParsedPack { ids: tokens.iter().map(|id| i64::from(*id)).collect(), documents, positions, targets: targets.collect() })
+}
+
+/// Refuses ids that the vocabulary does not have; `row` is for the error.
+pub(crate) fn check_ids(tokens: &[u32], row: usize, vocabulary_size: u32) -> Result<(), ModelError> {
+    match tokens.iter().position(|id| *id >= vocabulary_size) {
+        Some(position) => Err(ModelError::TokenOutOfRange { row, position, token: tokens[position], vocabulary_size }),
+        None => Ok(()),
+    }
+}
+
+/// Document and position of each token. A boundary that two documents share opens the second: for the first it is only predicted.
+fn places(starts: &[u32], seq_len: usize, scope: AttentionScope) -> (Vec<i64>, Vec<i64>) {
+    let (mut document, mut first, mut next) = (0, 0, starts.iter().peekable());
+    let place = |token: usize| {
+        while next.next_if(|start| **start as usize <= token).is_some() {
+            document += 1;
+            first = token;
+        }
+        let position = match scope {
+            AttentionScope::Causal => token,
+            AttentionScope::Document => token - first,
+        };
+        (document, position as i64)
+    };
+    (0..seq_len).map(place).unzip()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decoder::config::DecoderPreset;
+    use cm3flow_schemas::document::{Role, Segment};
+
+    fn segment(start: u32, len: u32, modality: Modality, loss_weight: f32) -> Segment {
+        Segment { start, len, modality, role: Role::Target, loss_weight }
+    }
+
+    fn batch() -> PackBatch {
+        PackBatch {
+            seq_len: 8,
+            tokens: vec![2, 5, 6, 2, 7, 2, 1, 1],
+            segments: vec![vec![
+                segment(0, 1, Modality::Control, 1.0),
+                segment(1, 1, Modality::Text, 1.0),
+                segment(2, 1, Modality::Text, 0.0),
+                segment(3, 1, Modality::Control, 1.0),
+                segment(4, 1, Modality::Image, 0.5),
+                segment(5, 1, Modality::Control, 1.0),
+            ]],
+            document_starts: vec![vec![0, 3]],
+        }
+    }
+
+    #[test]
+    fn targets_are_weighted_tokens_with_a_covered_one_before() {
+        let packs = ParsedPacks::try_new(&batch(), &DecoderPreset::Tiny.config(16, 8)).expect("fits");
+        let targets: Vec<_> = packs.0[0].targets.iter().map(|t| (t.from, t.id, t.weight, t.modality.name())).collect();
+        assert_eq!(targets, [(0, 5, 1.0, "text"), (2, 2, 1.0, "control"), (3, 7, 0.5, "image"), (4, 2, 1.0, "control")]);
+        assert_eq!(packs.weight(), 3.5);
+    }
+
+    #[test]
+    fn shared_boundary_opens_the_second_document() {
+        let (documents, positions) = places(&[0, 3], 6, AttentionScope::Document);
+        assert_eq!((documents, positions), (vec![1, 1, 1, 2, 2, 2], vec![0, 1, 2, 0, 1, 2]));
+        assert_eq!(places(&[0, 3], 4, AttentionScope::Causal).1, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn packs_that_do_not_fit_are_named() {
+        let config = DecoderPreset::Tiny.config(16, 8);
+        let refused = |change: &dyn Fn(&mut PackBatch)| {
+            let mut batch = batch();
+            change(&mut batch);
+            ParsedPacks::try_new(&batch, &config).expect_err("does not fit").to_string()
+        };
+        assert_eq!(refused(&|batch| batch.tokens[4] = 16), "token 16 at 4 of row 0 is out of range 0..16");
+        assert_eq!(refused(&|batch| batch.seq_len = 4), "batch of 1 packs of 4 tokens has 8 tokens; the model takes packs of 8");
+        let stray = "segment 5 of row 0 covers tokens 5..9 of 8 with loss weight 1";
+        assert_eq!(refused(&|batch| batch.segments[0][5].len = 4), stray);
+        assert!(refused(&|batch| batch.segments[0][0].loss_weight = f32::NAN).contains("NaN"));
+    }
+}

@@ -1,0 +1,145 @@
+//! Continues prompts by an image or by text; ids of any other kind cannot be sampled.
+
+use cm3flow_schemas::random::Draws;
+use cm3flow_schemas::traits::{Continuation, Prompt, Sampling};
+use cm3flow_schemas::vocabulary::{IdRange, Vocabulary};
+use tch::{Device, TchError, Tensor};
+
+use crate::decoder::{TokenModel, check_ids};
+use crate::error::ModelError;
+use crate::generate::cache::Streams;
+use crate::generate::sampler;
+
+/// Prompts that are continued together: bounds the memory of keys and values.
+const PROMPTS_AT_ONCE: usize = 16;
+
+/// Ids that may be sampled.
+pub(super) struct Allowed {
+    ids: Vec<u32>,
+    /// Those among them that end the continuation.
+    stops: Vec<u32>,
+}
+
+impl Allowed {
+    /// Text ends at a span end, and at a break or boundary too: behind those no text of this span follows.
+    pub(super) fn of(continuation: Continuation, vocabulary: &Vocabulary) -> Self {
+        let all = |range: IdRange| (range.start..range.end()).collect::<Vec<_>>();
+        match continuation {
+            Continuation::Image { .. } => Self { ids: all(vocabulary.image), stops: Vec::new() },
+            Continuation::Text { .. } => {
+                let stops = vec![vocabulary.span_end, vocabulary.break_, vocabulary.boundary];
+                Self { ids: [all(vocabulary.text), stops.clone()].concat(), stops }
+            }
+        }
+    }
+}
+
+/// Continues each prompt, as [`cm3flow_schemas::traits::LanguageModel::generate`] says.
+///
+/// # Errors
+/// [`ModelError::Config`] for bad sampling; [`ModelError::PromptEmpty`], [`ModelError::PromptTooLong`] or
+/// [`ModelError::TokenOutOfRange`] for a bad prompt; [`ModelError::Torch`] if the device fails.
+pub(crate) fn generate(
+    model: &TokenModel,
+    prompts: &[Prompt],
+    continuation: Continuation,
+    sampling: &Sampling,
+) -> Result<Vec<Vec<u32>>, ModelError> {
+    sampler::check(sampling)?;
+    let count = match continuation {
+        Continuation::Image { codes } => codes,
+        Continuation::Text { max_tokens } => max_tokens,
+    };
+    for (index, prompt) in prompts.iter().enumerate() {
+        check(model, prompt, index, count)?;
+    }
+    if count == 0 {
+        return Ok(vec![Vec::new(); prompts.len()]);
+    }
+    let allowed = Allowed::of(continuation, &model.vocabulary);
+    let _no_grad = tch::no_grad_guard();
+    let mut continued = Vec::with_capacity(prompts.len());
+    for (number, some) in prompts.chunks(PROMPTS_AT_ONCE).enumerate() {
+        let run = Run { model, prompts: some, first: number * PROMPTS_AT_ONCE, allowed: &allowed, sampling, count };
+        continued.extend(run.finish().map_err(ModelError::torch("generate"))?);
+    }
+    Ok(continued)
+}
+
+fn check(model: &TokenModel, prompt: &Prompt, index: usize, count: usize) -> Result<(), ModelError> {
+    let (tokens, seq_len) = (prompt.tokens.len().max(prompt.unconditional.len()), model.decoder.config.seq_len as usize);
+    if prompt.tokens.is_empty() || prompt.unconditional.is_empty() {
+        return Err(ModelError::PromptEmpty { prompt: index });
+    }
+    if tokens.saturating_add(count) > seq_len {
+        return Err(ModelError::PromptTooLong { prompt: index, tokens, continuation: count, seq_len });
+    }
+    check_ids(&prompt.tokens, index, model.decoder.config.vocabulary_size)?;
+    check_ids(&prompt.unconditional, index, model.decoder.config.vocabulary_size)
+}
+
+/// Prompts that are continued together.
+struct Run<'a> {
+    model: &'a TokenModel,
+    prompts: &'a [Prompt],
+    /// Index of the first prompt in the call.
+    first: usize,
+    allowed: &'a Allowed,
+    sampling: &'a Sampling,
+    /// Most tokens of a continuation, 1 or more.
+    count: usize,
+}
+
+impl Run<'_> {
+    fn finish(&self) -> Result<Vec<Vec<u32>>, TchError> {
+        let guided = self.sampling.guidance != 1.0;
+        let mut streams: Vec<&[u32]> = self.prompts.iter().map(|prompt| prompt.tokens.as_slice()).collect();
+        if guided {
+            streams.extend(self.prompts.iter().map(|prompt| prompt.unconditional.as_slice()));
+        }
+        let (mut streams, mut hidden) = Streams::read(&self.model.decoder, &streams, self.count)?;
+        let ids: Vec<i64> = self.allowed.ids.iter().map(|id| i64::from(*id)).collect();
+        let output = self.model.decoder.embedding.f_index_select(0, &Tensor::f_from_slice(&ids)?.f_to_device(hidden.device())?)?;
+        let key = |prompt: usize| ((self.first + prompt) as u64).to_le_bytes();
+        let mut draws: Vec<Draws> =
+            (0..self.prompts.len()).map(|prompt| Draws::new(self.sampling.seed, "generate", &key(prompt))).collect();
+        let mut continued: Vec<Vec<u32>> = vec![Vec::new(); self.prompts.len()];
+        let mut ended = vec![false; self.prompts.len()];
+        for step in 1..=self.count {
+            let logits = hidden.f_linear(&output, None::<&Tensor>)?;
+            let logits = if guided { self.guided(&logits)? } else { logits };
+            let next = self.choose(&logits, &mut draws)?;
+            for (prompt, id) in next.iter().enumerate() {
+                ended[prompt] |= self.allowed.stops.contains(id);
+                if !ended[prompt] {
+                    continued[prompt].push(*id);
+                }
+            }
+            if step == self.count || ended.iter().all(|ended| *ended) {
+                break;
+            }
+            hidden = streams.advance(&if guided { next.repeat(2) } else { next })?;
+        }
+        Ok(continued)
+    }
+
+    fn guided(&self, logits: &Tensor) -> Result<Tensor, TchError> {
+        let prompts = self.prompts.len() as i64;
+        guided(&logits.f_narrow(0, 0, prompts)?, &logits.f_narrow(0, prompts, prompts)?, self.sampling.guidance)
+    }
+
+    /// One id for each prompt.
+    fn choose(&self, logits: &Tensor, draws: &mut [Draws]) -> Result<Vec<u32>, TchError> {
+        let logits = Vec::<f32>::try_from(logits.f_to_device(Device::Cpu)?.f_reshape([-1])?)?;
+        let rows = logits.chunks(self.allowed.ids.len()).zip(draws);
+        Ok(rows.map(|(row, draws)| self.allowed.ids[sampler::choose(row, self.sampling, draws)]).collect())
+    }
+}
+
+/// Guidance of strength `a`: `u + a (c - u)` of conditional logits `c` and unconditional logits `u`.
+///
+/// # Source
+/// CM3Leon paper, eq. 2, <https://arxiv.org/abs/2309.02591>.
+pub(super) fn guided(conditional: &Tensor, unconditional: &Tensor, strength: f64) -> Result<Tensor, TchError> {
+    conditional.f_sub(unconditional)?.f_mul_scalar(strength)?.f_add(unconditional)
+}

@@ -1,0 +1,221 @@
+//! The training itself. On one numerics class of the CPU its losses and weights are a function of configuration, seed and packs,
+//! however often it is stopped and goes on.
+
+use cm3flow_schemas::DynError;
+use cm3flow_schemas::pack::PackBatch;
+use cm3flow_schemas::traits::{
+    CheckpointFiles, CheckpointStore, Continuation, LanguageModel, ModalityLosses, PackSource, Prompt, ReaderState, Sampling, StepReport,
+};
+use cm3flow_schemas::vocabulary::Vocabulary;
+use tch::Tensor;
+
+use crate::checkpoint::{self, CheckpointState};
+use crate::decoder::{DecoderConfig, ParsedPacks, TokenModel, loss_gradients};
+use crate::device::DeviceChoice;
+use crate::error::ModelError;
+use crate::train::adamw::{AdamW, AdamWSettings};
+use crate::train::config::TrainConfig;
+use crate::train::observer::{TrainObserver, TrainSummary};
+use crate::train::schedule::Schedule;
+use crate::weights::NamedTensors;
+
+/// Share of the highest learning rate at the last step.
+const FINAL_SHARE: f64 = 0.1;
+
+/// A model with its optimizer.
+pub struct Trainer {
+    model: TokenModel,
+    config: TrainConfig,
+    optimizer: AdamW,
+    schedule: Schedule,
+    seed: u64,
+    step: u64,
+}
+
+impl Trainer {
+    /// A model with weights drawn from `seed`, ready to be trained.
+    ///
+    /// Betas and epsilon of the optimizer and the linear decay are OPT's; all parameters decay, since there are no biases or norms.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] for bad settings, or a size other than the vocabulary's; [`ModelError::Vocabulary`] for one that
+    /// contradicts itself; [`ModelError::CudaUnavailable`]; [`ModelError::Torch`] if memory is short.
+    ///
+    /// # Source
+    /// OPT paper, section 2.2, <https://arxiv.org/abs/2205.01068>.
+    pub fn try_new(
+        decoder: DecoderConfig,
+        config: TrainConfig,
+        vocabulary: Vocabulary,
+        seed: u64,
+        device: DeviceChoice,
+    ) -> Result<Self, ModelError> {
+        config.check()?;
+        let model = TokenModel::drawn(&decoder, vocabulary, seed, device)?;
+        let settings =
+            AdamWSettings { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: config.weight_decay, clip_norm: config.clip_norm };
+        let optimizer =
+            AdamW::try_new(settings, &model.decoder.parameters, |_, _| true).map_err(ModelError::torch("prepare the optimizer"))?;
+        let schedule =
+            Schedule { peak: config.learning_rate, warm_up_steps: config.warm_up_steps, steps: config.steps, final_share: FINAL_SHARE };
+        Ok(Self { model, config, optimizer, schedule, seed, step: 0 })
+    }
+
+    /// The model as it is.
+    #[must_use]
+    pub const fn model(&self) -> &TokenModel {
+        &self.model
+    }
+
+    /// Steps done.
+    #[must_use]
+    pub const fn steps_done(&self) -> u64 {
+        self.step
+    }
+
+    /// Trains until the last step or until the observer wishes to stop. Goes on from the newest checkpoint of `store` if there is one:
+    /// with weights, moments and step of that checkpoint, and with `source` at its position; losses and weights are then those of a
+    /// training that was never interrupted. Else it begins where `source` stands.
+    ///
+    /// By the contract of [`PackSource`] packs never end; one that hands out fewer than asked for is an error, not the end of an epoch.
+    /// A step that diverges is not taken: the newest checkpoint is the last good state.
+    ///
+    /// # Errors
+    /// [`ModelError::CheckpointDiffers`], [`ModelError::Vocabulary`] or the errors about tensors if the checkpoint is another
+    /// training's; [`ModelError::CheckpointFile`], [`ModelError::CheckpointState`] or [`ModelError::Safetensors`] if it is damaged;
+    /// [`ModelError::Source`], [`ModelError::Store`] or [`ModelError::Observer`] with the cause; [`ModelError::PacksEnded`];
+    /// [`ModelError::PackShape`], [`ModelError::TokenOutOfRange`] or [`ModelError::Segment`] for packs that do not fit;
+    /// [`ModelError::Diverged`] for a loss or gradient that is not finite; [`ModelError::Torch`] if the device fails.
+    pub fn train(
+        &mut self,
+        source: &mut dyn PackSource,
+        store: &dyn CheckpointStore,
+        observer: &mut dyn TrainObserver,
+    ) -> Result<TrainSummary, ModelError> {
+        let resumed_from = self.resume(source, store)?;
+        let mut saved_at = resumed_from;
+        if resumed_from.is_some_and(|step| self.config.due(self.config.evaluate_every, step)) {
+            self.evaluate(observer)?;
+        }
+        let mut last = None;
+        while self.step < self.config.steps && !observer.stop_requested() {
+            let report = self.take_step(source)?;
+            last = Some(report);
+            self.log(&report);
+            let step = self.step;
+            observer.step(&report, &source.state()).map_err(|cause| ModelError::Observer { step, source: cause })?;
+            if self.config.due(self.config.checkpoint_every, step) {
+                self.save(source.state(), store)?;
+                saved_at = Some(step);
+            }
+            if self.config.due(self.config.evaluate_every, step) {
+                self.evaluate(observer)?;
+            }
+        }
+        if saved_at != Some(self.step) {
+            self.save(source.state(), store)?;
+        }
+        Ok(TrainSummary { resumed_from, steps: self.step, stopped: self.step < self.config.steps, last })
+    }
+
+    /// Reads packs and updates the weights once.
+    fn take_step(&mut self, source: &mut dyn PackSource) -> Result<StepReport, ModelError> {
+        let (step, asked) = (self.step + 1, self.config.batch_packs as usize);
+        let batch = source.next_batch(asked).map_err(|cause| ModelError::Source { step, source: cause })?;
+        let packs = ParsedPacks::try_new(&batch, &self.model.decoder.config)?;
+        if packs.rows() != asked {
+            return Err(ModelError::PacksEnded { step, asked, found: packs.rows() });
+        }
+        let at_once = if self.config.packs_at_once == 0 { asked } else { self.config.packs_at_once as usize };
+        let (losses, loss, mut gradients) =
+            loss_gradients(&self.model.decoder, &self.optimizer, &packs, at_once).map_err(ModelError::torch("compute the gradient"))?;
+        let gradient_norm = AdamW::norm(&gradients).map_err(ModelError::torch("compute the gradient's norm"))?;
+        if !(loss.is_finite() && gradient_norm.is_finite()) {
+            return Err(ModelError::Diverged { step, loss, gradient_norm });
+        }
+        let learning_rate = self.schedule.rate(step);
+        self.optimizer.step(&mut gradients, gradient_norm, learning_rate).map_err(ModelError::torch("update weights"))?;
+        self.step = step;
+        Ok(StepReport { step, losses, gradient_norm, learning_rate })
+    }
+
+    fn log(&self, report: &StepReport) {
+        if self.config.log_every > 0 && self.config.due(self.config.log_every, report.step) {
+            let StepReport { step, losses, gradient_norm, learning_rate } = report;
+            tracing::info!(step, loss = losses.mean_of_all(), gradient_norm, learning_rate, "trained");
+        }
+    }
+
+    fn evaluate(&mut self, observer: &mut dyn TrainObserver) -> Result<(), ModelError> {
+        let step = self.step;
+        observer.evaluate(step, &mut self.model).map_err(|source| ModelError::Observer { step, source })
+    }
+
+    fn save(&self, reader: ReaderState, store: &dyn CheckpointStore) -> Result<(), ModelError> {
+        let files = self.checkpoint(reader)?;
+        store.put(self.step, &files).map_err(|source| ModelError::Store { step: self.step, source })
+    }
+
+    /// Files of a checkpoint of what is here, with `reader` as the position of the packs.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`] if weights cannot be copied, [`ModelError::Safetensors`] or [`ModelError::CheckpointState`] if they cannot
+    /// be written.
+    pub fn checkpoint(&self, reader: ReaderState) -> Result<CheckpointFiles, ModelError> {
+        let (decoder, vocabulary) = (self.model.decoder.config.clone(), self.model.vocabulary.clone());
+        let state = CheckpointState::new(self.step, self.seed, decoder, vocabulary, self.config.clone(), reader);
+        checkpoint::write(&self.model, &self.optimizer, &state)
+    }
+
+    /// Goes back to the newest checkpoint, if there is one, and says of which step it is.
+    fn resume(&mut self, source: &mut dyn PackSource, store: &dyn CheckpointStore) -> Result<Option<u64>, ModelError> {
+        let latest = store.latest().map_err(|source| ModelError::Store { step: self.step, source })?;
+        let Some((_, files)) = latest else { return Ok(None) };
+        let reader = self.restore(&files)?;
+        source.restore(reader);
+        tracing::info!(step = self.step, position = reader.position, "goes on from a checkpoint");
+        Ok(Some(self.step))
+    }
+
+    /// Takes weights, moments and step of a checkpoint; returns its position of the packs.
+    ///
+    /// # Errors
+    /// As [`Self::train`] for a checkpoint that does not fit or is damaged.
+    pub fn restore(&mut self, files: &CheckpointFiles) -> Result<ReaderState, ModelError> {
+        let state = checkpoint::state(files)?;
+        state.check_fits(&self.model.decoder.config, &self.model.vocabulary, self.seed)?;
+        put_back(&self.model.decoder.parameters, checkpoint::weights(files)?)?;
+        self.optimizer.restore(checkpoint::moments(files)?, state.step)?;
+        self.step = state.step;
+        Ok(state.reader)
+    }
+}
+
+/// Copies `weights` over `parameters`, tensor by tensor, once all of them have been found to fit.
+fn put_back(parameters: &NamedTensors, mut weights: NamedTensors) -> Result<(), ModelError> {
+    let mut pairs: Vec<(Tensor, Tensor)> = Vec::with_capacity(parameters.len());
+    for (name, parameter) in parameters {
+        match weights.remove(name) {
+            None => return Err(ModelError::TensorMissing { name: name.clone(), shape: parameter.size() }),
+            Some(found) if found.size() != parameter.size() => {
+                return Err(ModelError::TensorShape { name: name.clone(), expected: parameter.size(), found: found.size() });
+            }
+            Some(found) => pairs.push((parameter.shallow_clone(), found)),
+        }
+    }
+    if let Some(name) = weights.keys().next() {
+        return Err(ModelError::TensorExtra { name: name.clone(), others: weights.len() - 1 });
+    }
+    let _no_grad = tch::no_grad_guard();
+    pairs.iter_mut().try_for_each(|(parameter, found)| parameter.f_copy_(found)).map_err(ModelError::torch("restore weights"))
+}
+
+impl LanguageModel for Trainer {
+    fn losses(&mut self, batch: &PackBatch) -> Result<ModalityLosses, DynError> {
+        self.model.losses(batch)
+    }
+
+    fn generate(&mut self, prompts: &[Prompt], continuation: Continuation, sampling: &Sampling) -> Result<Vec<Vec<u32>>, DynError> {
+        self.model.generate(prompts, continuation, sampling)
+    }
+}

@@ -1,0 +1,212 @@
+//! Artefacts: tokenizers, codebook and tables, given by the user or fitted once and pinned.
+//!
+//! `artefacts/<digest>/<file>` holds the bytes; `artefacts/pins/<dataset>/<k>.json` says which ones a dataset uses: numbered,
+//! append-only, the highest wins. A pin remembers the settings that it was fitted with, so that changed settings are noticed.
+
+mod fit;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::Bytes;
+use cm3flow_model::device;
+use cm3flow_model::vq::VqTokenizer;
+use cm3flow_schemas::canonical::digest_of;
+use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec, PairEmbedder};
+use cm3flow_schemas::vocabulary::Vocabulary;
+use cm3flow_schemas::Digest;
+use cm3flow_stages::embed::{EmbedderOwner, IdfTable, NgramColourEmbedder};
+use cm3flow_stages::ingest::PlannedUnit;
+use cm3flow_stages::owner::Owner;
+use cm3flow_stages::tokenize::{ImageTokenizerOwner, PatchTokenizer, TextTokenizer};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, ImageTokenizerConfig};
+use crate::error::{PipelineError, Result};
+use crate::progress::Progress;
+use crate::store::{Created, Store};
+
+/// Name of the image tokenizer's weights.
+pub const CODEBOOK: &str = "codebook";
+/// Name of the text tokenizer.
+pub const TOKENIZER: &str = "tokenizer";
+/// Name of the embedder's table.
+pub const IDF: &str = "idf";
+
+/// An artefact that a dataset uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pin {
+    /// Digest of the settings that decide what it is.
+    settings: Digest,
+    /// Digest of its bytes.
+    digest: Digest,
+}
+
+type Pins = BTreeMap<String, Pin>;
+
+/// Models and tables of a run, on the threads that own them.
+pub struct Artefacts {
+    /// Image tokenizer.
+    pub image: ImageTokenizerOwner,
+    /// What it is.
+    pub image_spec: ImageTokenizerSpec,
+    /// Text tokenizer.
+    pub text: TextTokenizer,
+    /// Pair embedder.
+    pub embedder: EmbedderOwner,
+    /// What it honestly is.
+    pub embedder_name: String,
+    /// Digest of the embedder with its table.
+    pub embedder_digest: Digest,
+    /// What ids mean.
+    pub vocabulary: Vocabulary,
+    /// Digests of all of them by name, as the manifest lists them.
+    pub digests: BTreeMap<String, Digest>,
+}
+
+/// Bytes of the artefacts by name.
+type Contents = BTreeMap<&'static str, Bytes>;
+
+/// Loads the artefacts of `config`. Those that are neither given nor pinned are fitted on `units` and pinned.
+///
+/// # Errors
+/// [`PipelineError::Pinned`] if settings changed and `refit` is not asked for; [`PipelineError::NothingToFit`];
+/// [`PipelineError::File`] for given files; what the store, a stage or a model says.
+pub(crate) async fn obtain(config: &Config, store: &Store, units: &[PlannedUnit], refit: bool, progress: &Progress) -> Result<Artefacts> {
+    if let Some(artefacts) = pinned(config, store, refit).await? {
+        return Ok(artefacts);
+    }
+    let contents = fit::fit(config, units, given(config)?, progress).await?;
+    let mut pins = Pins::new();
+    for (name, settings) in settings(config) {
+        let digest = Digest::of(&contents[name]);
+        store.create_content(&path(name, digest), contents[name].clone()).await?;
+        pins.insert(name.to_owned(), Pin { settings, digest });
+    }
+    if !pins.is_empty() {
+        pin(config, store, &pins).await?;
+    }
+    load(config, &contents)
+}
+
+/// Loads the artefacts of `config` if all are given or pinned; `None` if some have yet to be fitted.
+///
+/// # Errors
+/// As [`obtain`].
+pub(crate) async fn pinned(config: &Config, store: &Store, refit: bool) -> Result<Option<Artefacts>> {
+    let wanted = settings(config);
+    if refit && !wanted.is_empty() {
+        return Ok(None);
+    }
+    let pins = latest_pins(config, store).await?.map(|(_, pins)| pins).unwrap_or_default();
+    let mut contents = given(config)?;
+    for (name, settings) in wanted {
+        let Some(pin) = pins.get(name) else { return Ok(None) };
+        if pin.settings != settings {
+            return Err(PipelineError::Pinned { name: name.to_owned() });
+        }
+        contents.insert(name, store.get_checked(&path(name, pin.digest), pin.digest).await?);
+    }
+    load(config, &contents).map(Some)
+}
+
+/// Names of the artefacts that are fitted, with the digest of what decides them.
+fn settings(config: &Config) -> Vec<(&'static str, Digest)> {
+    let mut settings = Vec::new();
+    let is_given = matches!(&config.tokenize.image, ImageTokenizerConfig::Vq(vq) if vq.weights.is_some());
+    if !is_given {
+        let (image, fit) = (&config.tokenize.image, &config.fit.codebook);
+        let fit = matches!(image, ImageTokenizerConfig::Vq(_)).then_some(fit);
+        settings.push((CODEBOOK, digest_of(CODEBOOK, &(image, fit))));
+    }
+    if config.tokenize.text.file.is_none() {
+        settings.push((TOKENIZER, digest_of(TOKENIZER, &config.tokenize.text)));
+    }
+    settings.push((IDF, digest_of(IDF, &config.embed)));
+    settings
+}
+
+/// Artefacts whose files the configuration names.
+fn given(config: &Config) -> Result<Contents> {
+    let read = |path: &Path| {
+        let path = config.resolve(path);
+        std::fs::read(&path).map(Bytes::from).map_err(|source| PipelineError::File { path, source })
+    };
+    let mut contents = Contents::new();
+    if let ImageTokenizerConfig::Vq(vq) = &config.tokenize.image
+        && let Some(weights) = &vq.weights
+    {
+        contents.insert(CODEBOOK, read(weights)?);
+    }
+    if let Some(file) = &config.tokenize.text.file {
+        contents.insert(TOKENIZER, read(file)?);
+    }
+    Ok(contents)
+}
+
+fn path(name: &str, digest: Digest) -> String {
+    let file = match name {
+        CODEBOOK => "codebook.safetensors",
+        TOKENIZER => "tokenizer.json",
+        _ => "idf.json",
+    };
+    format!("artefacts/{digest}/{file}")
+}
+
+fn pin_folder(config: &Config) -> String {
+    format!("artefacts/pins/{}", config.dataset.name)
+}
+
+async fn latest_pins(config: &Config, store: &Store) -> Result<Option<(u32, Pins)>> {
+    let folder = pin_folder(config);
+    let names = store.names(&folder).await?;
+    let Some(number) = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u32>().ok()).max() else { return Ok(None) };
+    Ok(store.record(&format!("{folder}/{number}.json"), "list of pinned artefacts").await?.map(|pins| (number, pins)))
+}
+
+async fn pin(config: &Config, store: &Store, pins: &Pins) -> Result<()> {
+    loop {
+        let latest = latest_pins(config, store).await?;
+        if latest.as_ref().is_some_and(|(_, latest)| latest == pins) {
+            return Ok(());
+        }
+        let number = latest.map_or(1, |(number, _)| number + 1);
+        if store.create_record(&format!("{}/{number}.json", pin_folder(config)), pins).await? != Created::Different {
+            return Ok(());
+        }
+    }
+}
+
+/// Builds the models from the bytes of all artefacts.
+fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
+    device::set_threads(config.runtime.threads);
+    let image = image_tokenizer(config, &contents[CODEBOOK])?;
+    let image_spec = image.spec().clone();
+    let text = TextTokenizer::from_json(&contents[TOKENIZER])?;
+    let table = IdfTable::from_bytes(&contents[IDF])?;
+    let embedder = NgramColourEmbedder::new(table, image.codebook(), image_spec.codebook_dim as usize, image_spec.side_px as usize);
+    let (embedder_name, embedder_digest) = (embedder.name().to_owned(), embedder.digest());
+    let vocabulary = config.vocabulary.build(text.size(), image_spec.codebook_size)?;
+    let digests = [("image_tokenizer", image_spec.digest), ("text_tokenizer", text.digest()), ("pair_embedder", embedder_digest)];
+    Ok(Artefacts {
+        image: Owner::spawn("image tokenizer", image)?,
+        image_spec,
+        text,
+        embedder: Owner::spawn("pair embedder", Box::new(embedder) as Box<dyn PairEmbedder>)?,
+        embedder_name,
+        embedder_digest,
+        vocabulary,
+        digests: digests.map(|(name, digest)| (name.to_owned(), digest)).into(),
+    })
+}
+
+fn image_tokenizer(config: &Config, codebook: &[u8]) -> Result<Box<dyn ImageTokenizer>> {
+    match &config.tokenize.image {
+        ImageTokenizerConfig::Vq(vq) => {
+            let network = vq.network().expect("presets are checked with the configuration");
+            Ok(Box::new(VqTokenizer::try_new(&network, codebook, vq.batch_size, config.runtime.device)?))
+        }
+        ImageTokenizerConfig::Patches(patches) => Ok(Box::new(PatchTokenizer::from_bytes(codebook, patches.side_px, patches.patch_px)?)),
+    }
+}

@@ -1,0 +1,88 @@
+//! What commands print.
+
+use std::fmt::Write;
+use std::io::Write as _;
+
+use cm3flow_schemas::sample::Split;
+use cm3flow_schemas::version::VersionManifest;
+
+use crate::run::RunOutcome;
+use crate::store::Store;
+
+/// Prints to standard output. A reader that went away is no error of ours.
+pub(super) fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end_matches('\n'));
+}
+
+/// The summary at the end of a run.
+pub(super) fn summary(outcome: &RunOutcome, store: &Store) -> String {
+    let manifest = &outcome.manifest;
+    let mut out = String::new();
+    if outcome.nothing_to_do() {
+        let _ = writeln!(out, "nothing to do: version {} of {} holds everything that the sources hold", manifest.version, manifest.dataset);
+    }
+    let there = if outcome.was_published { " (was there)" } else { "" };
+    let _ = writeln!(out, "version    {} of {}{there}", manifest.version, manifest.dataset);
+    let _ = writeln!(out, "samples    {}", manifest.samples);
+    let _ = writeln!(out, "documents  {}", documents(manifest));
+    let _ = writeln!(out, "fill rate  {}", fill_rates(manifest));
+    if let Some(training) = &outcome.training {
+        let there = if outcome.was_trained { " (was there)" } else { "" };
+        let _ = writeln!(out, "checkpoint {}, step {}{there}", training.checkpoint, training.step);
+        if let Some((first, last)) = training.first_and_last_loss() {
+            let _ = writeln!(out, "loss       first {first:.3}, last {last:.3} nats per token");
+        }
+    }
+    let _ = writeln!(out, "store      {}", store.address());
+    if let Some(report) = &outcome.report {
+        let _ = writeln!(out, "report     {}/{report}", store.address().trim_end_matches('/'));
+    }
+    out
+}
+
+/// One line on the documents of a version.
+pub(super) fn documents(manifest: &VersionManifest) -> String {
+    let documents = &manifest.documents;
+    format!("built {} = packed {} + refused {}", documents.built, documents.packed, documents.refused.values().sum::<u64>())
+}
+
+/// Fill rate of each split.
+pub(super) fn fill_rates(manifest: &VersionManifest) -> String {
+    let of = |split: Split| {
+        let statistics = manifest.statistics.get(split.name())?;
+        (statistics.packs > 0).then(|| format!("{} {:.2} % of {} packs", split.name(), statistics.fill_rate() * 100.0, statistics.packs))
+    };
+    Split::ALL.into_iter().filter_map(of).collect::<Vec<_>>().join(", ")
+}
+
+/// Bytes for people.
+pub(super) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// What the device says of itself.
+pub(super) fn doctor() {
+    let report = cm3flow_model::device::report();
+    let mut out = format!("device     {} ({} CUDA devices)\n", report.device, report.cuda_devices);
+    let _ = writeln!(out, "libtorch   {}, {} threads, {}", report.libtorch, report.threads, report.cpu_capability);
+    if let Some(reason) = report.cuda_missing {
+        let _ = writeln!(out, "no CUDA    {reason}");
+    }
+    print(&out);
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn bytes_are_rounded_to_one_digit() {
+        let shown = [0, 1023, 1024, 1536, 5 << 30].map(super::bytes);
+        assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 GiB"]);
+    }
+}

@@ -1,0 +1,82 @@
+//! `plan`.
+
+use std::fmt::Write;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{ConfigArgs, output};
+use crate::artefact;
+use crate::catalog::Catalog;
+use crate::error::Result;
+use crate::estimate::{SegmentEstimate, estimate};
+use crate::plan::{Plan, Scan, scan_sources};
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Takes at most so many samples
+    #[arg(long, value_name = "SAMPLES")]
+    limit: Option<u64>,
+    /// Prints JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn plan(args: &PlanArgs) -> Result<()> {
+    let (config, store) = args.config.open()?;
+    let scan = scan_sources(&config, args.limit).await?;
+    let Some(artefacts) = artefact::pinned(&config, &store, false).await? else {
+        let windows = scan.units.len().div_ceil(config.window.units as usize);
+        if args.json {
+            output::print(&json!({"samples": scan.samples(), "source_bytes": scan.bytes, "units": scan.units.len(), "windows": windows, "fitted": false}).to_string());
+        } else {
+            let mut out = sources(&scan);
+            let _ = writeln!(out, "windows    {windows}");
+            let _ = writeln!(out, "to fit     tokenizers and tables, on the first {} train samples; units are named once they are fitted", config.fit.max_samples);
+            output::print(&out);
+        }
+        return Ok(());
+    };
+    let plan = Plan::make(&config, &artefacts, &Catalog::new(store.clone(), &config.dataset.name), &scan).await?;
+    let segments = estimate(&config, &store, &plan).await?;
+    if args.json {
+        let plan = json!({
+            "samples": scan.samples(),
+            "source_bytes": scan.bytes,
+            "units": scan.units.len(),
+            "windows": plan.windows.len(),
+            "fitted": true,
+            "version": plan.resulting_version(),
+            "base": plan.base,
+            "is_published": plan.is_published,
+            "removed_samples": plan.removed_samples,
+            "segments": segments,
+        });
+        output::print(&plan.to_string());
+    } else {
+        output::print(&table(&scan, &plan, &segments));
+    }
+    Ok(())
+}
+
+fn sources(scan: &Scan) -> String {
+    format!("sources    {} samples in {} units, {}\n", scan.samples(), scan.units.len(), output::bytes(scan.bytes))
+}
+
+fn table(scan: &Scan, plan: &Plan, segments: &[SegmentEstimate]) -> String {
+    let mut out = sources(scan);
+    let base = plan.base.map(|base| format!(", goes on from version {base}")).unwrap_or_default();
+    if plan.is_published {
+        let _ = writeln!(out, "version    {} is published, nothing to do", plan.resulting_version());
+    } else {
+        let _ = writeln!(out, "version    {} of {} windows{base}", plan.version, plan.windows.len());
+    }
+    let _ = writeln!(out, "\n{:<10} {:>8} {:>8} {:>12} {:>16}", "segment", "there", "to make", "bytes there", "estimated bytes");
+    for segment in segments {
+        let (there, missing) = (output::bytes(segment.bytes_there), output::bytes(segment.bytes_missing));
+        let _ = writeln!(out, "{:<10} {:>8} {:>8} {there:>12} {missing:>16}", segment.segment.name(), segment.there, segment.missing);
+    }
+    out
+}

@@ -1,0 +1,117 @@
+//! `run`, `fit`, `train`, `report`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+
+use super::{ConfigArgs, output};
+use crate::error::{PipelineError, Result};
+use crate::progress::Progress;
+use crate::run::{self as runs, RunOptions};
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Takes at most so many samples, for a first look
+    #[arg(long, value_name = "SAMPLES")]
+    limit: Option<u64>,
+    /// Fits tokenizers and tables anew, which starts a new line of versions
+    #[arg(long)]
+    refit: bool,
+    /// Units that are worked on at once, instead of the configuration's
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    workers: Option<u32>,
+    /// Leaves out training
+    #[arg(long)]
+    no_train: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FitArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Fits anew what is pinned, which starts a new line of versions
+    #[arg(long)]
+    refit: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TrainArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Version to train on; the latest by default
+    #[arg(long, value_name = "N")]
+    version: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Version to report on; the latest by default
+    #[arg(long, value_name = "N")]
+    version: Option<u32>,
+    /// File to write
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    out: PathBuf,
+}
+
+/// Runs `work` until it is done or a signal comes. After a signal, `stop` is set and the trainer is given time for a checkpoint; a
+/// second signal ends everything.
+async fn interruptible<T>(stop: &Arc<AtomicBool>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let failed = |source| PipelineError::File { path: "the signal handler".into(), source };
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
+    tokio::pin!(work);
+    for is_first in [true, false] {
+        tokio::select! {
+            result = &mut work => return if is_first { result } else { Err(PipelineError::Interrupted) },
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        if is_first {
+            eprintln!("stopping: what is under way is finished; a second signal stops at once");
+            stop.store(true, Ordering::Relaxed);
+        }
+    }
+    Err(PipelineError::Interrupted)
+}
+
+pub(super) async fn run(args: RunArgs, progress: &Progress) -> Result<()> {
+    let (mut config, store) = args.config.open()?;
+    config.runtime.workers = args.workers.unwrap_or(config.runtime.workers);
+    let options = RunOptions { limit: args.limit, refit: args.refit, without_training: args.no_train, stop: Arc::default() };
+    let outcome = interruptible(&options.stop, runs::run(&config, &store, &options, progress)).await?;
+    output::print(&output::summary(&outcome, &store));
+    Ok(())
+}
+
+pub(super) async fn fit(args: &FitArgs, progress: &Progress) -> Result<()> {
+    let (config, store) = args.config.open()?;
+    let artefacts = runs::fit(&config, &store, args.refit, progress).await?;
+    for (name, digest) in &artefacts.digests {
+        output::print(&format!("{name:<16} {digest}"));
+    }
+    Ok(())
+}
+
+pub(super) async fn train(args: TrainArgs, progress: &Progress) -> Result<()> {
+    let (config, store) = args.config.open()?;
+    let options = RunOptions::default();
+    let outcome = interruptible(&options.stop, runs::train_version(&config, &store, args.version, &options, progress)).await?;
+    output::print(&format!("checkpoint {}, step {}", outcome.checkpoint, outcome.step));
+    if let Some((first, last)) = outcome.first_and_last_loss() {
+        output::print(&format!("loss       first {first:.3}, last {last:.3} nats per token"));
+    }
+    Ok(())
+}
+
+pub(super) async fn report(args: &ReportArgs) -> Result<()> {
+    let (config, store) = args.config.open()?;
+    let page = runs::report_version(&config, &store, args.version).await?;
+    std::fs::write(&args.out, page).map_err(|source| PipelineError::File { path: args.out.clone(), source })?;
+    output::print(&format!("report     {}", args.out.display()));
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! `versions list` and `versions show`.
+
+use std::fmt::Write;
+
+use clap::{Args, Subcommand};
+use cm3flow_schemas::version::VersionManifest;
+
+use super::{ConfigArgs, output};
+use crate::catalog::Catalog;
+use crate::error::{PipelineError, Result};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum VersionsCommand {
+    /// Lists the versions of the configuration's dataset
+    List(ListArgs),
+    /// Shows one version
+    Show(ShowArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Prints one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Version to show; the latest by default
+    version: Option<u32>,
+    /// Prints the manifest as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn versions(command: &VersionsCommand) -> Result<()> {
+    match command {
+        VersionsCommand::List(args) => list(args).await,
+        VersionsCommand::Show(args) => show(args).await,
+    }
+}
+
+async fn list(args: &ListArgs) -> Result<()> {
+    let (config, store) = args.config.open()?;
+    let catalog = Catalog::new(store, &config.dataset.name);
+    let mut out = format!("{:>7} {:>5} {:>8} {:>8} {:>8} {:>14}", "version", "base", "windows", "samples", "packs", "tokens");
+    for version in catalog.versions().await? {
+        let manifest = catalog.version(version).await?;
+        let packs: u64 = manifest.statistics.values().map(|split| split.packs).sum();
+        let tokens: u64 = manifest.statistics.values().map(|split| split.used).sum();
+        if args.json {
+            let line = serde_json::json!({
+                "version": version,
+                "base": manifest.base,
+                "windows": manifest.windows.len(),
+                "kept": manifest.samples.kept,
+                "packs": packs,
+                "tokens": tokens,
+            });
+            output::print(&line.to_string());
+        } else {
+            let base = manifest.base.map_or_else(|| "-".to_owned(), |base| base.to_string());
+            let _ = write!(out, "\n{version:>7} {base:>5} {:>8} {:>8} {packs:>8} {tokens:>14}", manifest.windows.len(), manifest.samples.kept);
+        }
+    }
+    if !args.json {
+        output::print(&out);
+    }
+    Ok(())
+}
+
+async fn show(args: &ShowArgs) -> Result<()> {
+    let (config, store) = args.config.open()?;
+    let catalog = Catalog::new(store, &config.dataset.name);
+    let missing = || PipelineError::NoVersion { dataset: config.dataset.name.clone(), version: "yet".into() };
+    let manifest = match args.version {
+        Some(version) => catalog.version(version).await?,
+        None => catalog.latest_version().await?.ok_or_else(missing)?,
+    };
+    if args.json {
+        let manifest = serde_json::to_string_pretty(&manifest);
+        output::print(&manifest.map_err(|source| PipelineError::Record { location: "the manifest".into(), expected: "version manifest", source })?);
+    } else {
+        output::print(&shown(&manifest));
+    }
+    Ok(())
+}
+
+fn shown(manifest: &VersionManifest) -> String {
+    let mut out = format!("version    {} of {}\n", manifest.version, manifest.dataset);
+    if let Some(base) = manifest.base {
+        let _ = writeln!(out, "base       {base}");
+    }
+    let _ = writeln!(out, "windows    {}", manifest.windows.len());
+    let _ = writeln!(out, "samples    {}", manifest.samples);
+    for (reason, count) in &manifest.samples.refused {
+        let _ = writeln!(out, "           {count} refused: {reason}");
+    }
+    let _ = writeln!(out, "documents  {}", output::documents(manifest));
+    for (reason, count) in &manifest.documents.refused {
+        let _ = writeln!(out, "           {count} refused: {reason}");
+    }
+    let _ = writeln!(out, "fill rate  {}", output::fill_rates(manifest));
+    let _ = writeln!(out, "vocabulary {}, {} ids; packs of {} tokens", manifest.vocabulary.name, manifest.vocabulary.size, manifest.seq_len);
+    for (name, digest) in &manifest.artefacts {
+        let _ = writeln!(out, "artefact   {name} {}", digest.short());
+    }
+    for (license, count) in &manifest.licenses {
+        let _ = writeln!(out, "licence    {license}: {count} samples");
+    }
+    let _ = writeln!(out, "\n{:<12} {:>9} {:>10} {:>10} {:>9} {:>7} {:>9}", "task", "documents", "text", "image", "control", "spans", "retrieved");
+    let mut sum = cm3flow_schemas::pack::PackStatistics::default();
+    manifest.statistics.values().for_each(|split| sum.add(split));
+    for (task, counts) in &sum.tasks {
+        let tokens = format!("{:>10} {:>10} {:>9}", counts.text_tokens, counts.image_tokens, counts.control_tokens);
+        let _ = writeln!(out, "{task:<12} {:>9} {tokens} {:>7} {:>9}", counts.documents, counts.spans, counts.retrieved);
+    }
+    out
+}

@@ -1,0 +1,162 @@
+//! The configuration: one TOML file, checked as a whole before anything runs.
+//!
+//! Every section belongs to a stage and lies beside it; here they are put together, with what only the runtime needs.
+
+mod model;
+mod runtime;
+
+use std::path::{Path, PathBuf};
+
+use cm3flow_stages::dedup::DedupConfig;
+use cm3flow_stages::derive::DeriveConfig;
+use cm3flow_stages::embed::EmbedConfig;
+use cm3flow_stages::filter::FilterConfig;
+use cm3flow_stages::ingest::SourceConfig;
+use cm3flow_stages::instruct::InstructConfig;
+use cm3flow_stages::mask::MaskConfig;
+use cm3flow_stages::pack::PackConfig;
+use cm3flow_stages::retrieve::RetrieveConfig;
+use cm3flow_stages::shard::ShardConfig;
+use cm3flow_stages::split::SplitConfig;
+use serde::Deserialize;
+
+pub use model::{EvalConfig, FitConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, TextConfig, TokenizeConfig, VocabularyConfig, VqTokenizerConfig};
+pub use runtime::{DatasetConfig, RuntimeConfig, WindowConfig};
+
+use crate::error::{PipelineError, Result};
+
+/// The whole configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Folder that relative paths start from: that of the file.
+    #[serde(skip)]
+    pub folder: PathBuf,
+    /// `[dataset]`.
+    pub dataset: DatasetConfig,
+    /// `[runtime]`.
+    #[serde(default)]
+    pub runtime: RuntimeConfig,
+    /// `[[source]]`, one or more.
+    #[serde(default)]
+    pub source: Vec<SourceConfig>,
+    /// `[window]`.
+    #[serde(default)]
+    pub window: WindowConfig,
+    /// `[filter]`.
+    #[serde(default)]
+    pub filter: FilterConfig,
+    /// `[derive]`.
+    #[serde(default)]
+    pub derive: DeriveConfig,
+    /// `[tokenize.image]` and `[tokenize.text]`.
+    #[serde(default)]
+    pub tokenize: TokenizeConfig,
+    /// `[vocabulary]`.
+    #[serde(default)]
+    pub vocabulary: VocabularyConfig,
+    /// `[embed]`.
+    #[serde(default)]
+    pub embed: EmbedConfig,
+    /// `[split]`.
+    #[serde(default)]
+    pub split: SplitConfig,
+    /// `[dedup]`.
+    #[serde(default)]
+    pub dedup: DedupConfig,
+    /// `[retrieve]`.
+    #[serde(default)]
+    pub retrieve: RetrieveConfig,
+    /// `[instruct]`.
+    #[serde(default)]
+    pub instruct: InstructConfig,
+    /// `[mask]`.
+    #[serde(default)]
+    pub mask: MaskConfig,
+    /// `[pack]`.
+    #[serde(default)]
+    pub pack: PackConfig,
+    /// `[shard]`.
+    #[serde(default)]
+    pub shard: ShardConfig,
+    /// `[fit]`.
+    #[serde(default)]
+    pub fit: FitConfig,
+    /// `[model]`.
+    #[serde(default)]
+    pub model: ModelConfig,
+    /// `[train]`; without it no training follows the run.
+    #[serde(default)]
+    pub train: Option<cm3flow_model::train::TrainConfig>,
+    /// `[eval]`.
+    #[serde(default)]
+    pub eval: EvalConfig,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// [`PipelineError::File`], [`PipelineError::Syntax`], or [`PipelineError::Config`] with every bad field.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| PipelineError::File { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks the `text` of the file at `path`.
+    ///
+    /// # Errors
+    /// [`PipelineError::Syntax`], or [`PipelineError::Config`] with every bad field.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let mut config: Self = toml::from_str(text).map_err(|source| PipelineError::Syntax { path: path.to_owned(), source })?;
+        config.folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let problems = config.problems();
+        if problems.is_empty() { Ok(config) } else { Err(PipelineError::Config { path: path.to_owned(), problems }) }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = self.dataset.problems();
+        problems.extend(self.runtime.problems());
+        if self.source.is_empty() {
+            problems.push("source: at least one [[source]] must be given".into());
+        }
+        for (index, source) in self.source.iter().enumerate() {
+            problems.extend(source.problems(&format!("source[{index}]")));
+            if self.source[..index].iter().any(|other| other.name == source.name) {
+                problems.push(format!("source[{index}].name must be unique, {:?} is there twice", source.name));
+            }
+        }
+        problems.extend(self.window.problems());
+        problems.extend(self.filter.problems());
+        problems.extend(self.derive.problems());
+        problems.extend(self.tokenize.problems());
+        problems.extend(self.vocabulary.problems());
+        problems.extend(self.embed.problems());
+        problems.extend(self.split.problems());
+        problems.extend(self.retrieve.problems());
+        problems.extend(self.instruct.problems());
+        problems.extend(self.mask.problems());
+        problems.extend(self.pack.problems());
+        problems.extend(self.shard.problems());
+        problems.extend(self.fit.problems(&self.tokenize.image));
+        problems.extend(self.model.problems());
+        if let Some(train) = &self.train {
+            problems.extend(train.problems().into_iter().map(|problem| format!("train.{problem}")));
+        }
+        problems.extend(self.eval.problems());
+        let image_tokens = self.tokenize.image.codes_per_image();
+        if self.pack.seq_len as usize <= image_tokens + 2 {
+            problems.push(format!("pack.seq_len must exceed the {image_tokens} codes of an image with its boundaries, got {}", self.pack.seq_len));
+        }
+        problems
+    }
+
+    /// A path of the configuration as the file system knows it: relative ones start from the file's folder.
+    #[must_use]
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        self.folder.join(path)
+    }
+}
+
+#[cfg(test)]
+mod tests;

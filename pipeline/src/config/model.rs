@@ -1,0 +1,339 @@
+//! Sections that name models: tokenizers, vocabulary, fitting, the decoder and its evaluation.
+
+use std::path::PathBuf;
+
+use cm3flow_model::decoder::{AttentionScope, DecoderConfig, DecoderPreset};
+use cm3flow_model::vq::{VqConfig, VqFitConfig};
+use cm3flow_schemas::traits::{Crop, Preparation};
+use cm3flow_schemas::vocabulary::{Vocabulary, VocabularySizes};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{PipelineError, Result};
+
+/// `[tokenize]`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TokenizeConfig {
+    /// `[tokenize.image]`.
+    pub image: ImageTokenizerConfig,
+    /// `[tokenize.text]`.
+    pub text: TextConfig,
+}
+
+/// `[tokenize.image]`, by `kind`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum ImageTokenizerConfig {
+    /// A network of the VQGAN family.
+    Vq(VqTokenizerConfig),
+    /// k-means over square patches: a baseline without libtorch.
+    Patches(PatchesConfig),
+}
+
+impl Default for ImageTokenizerConfig {
+    fn default() -> Self {
+        Self::Vq(VqTokenizerConfig::default())
+    }
+}
+
+/// `kind = "vq"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VqTokenizerConfig {
+    /// `photos-tiny` or `chameleon`. Default `photos-tiny`.
+    pub preset: String,
+    /// Sizes of the network, instead of a preset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<VqConfig>,
+    /// Safetensors file of its weights; without it they are fitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// Images that are encoded together, 1..=1024: part of the numerics class. Default 16.
+    pub batch_size: u32,
+    /// Which square of a picture is taken: `center` or `random`. Default `center`.
+    pub crop: Crop,
+}
+
+impl Default for VqTokenizerConfig {
+    fn default() -> Self {
+        Self { preset: "photos-tiny".into(), network: None, weights: None, batch_size: 16, crop: Crop::Center }
+    }
+}
+
+impl VqTokenizerConfig {
+    /// Sizes of the network; `None` for an unknown preset.
+    #[must_use]
+    pub fn network(&self) -> Option<VqConfig> {
+        match (&self.network, self.preset.as_str()) {
+            (Some(network), _) => Some(network.clone()),
+            (None, "photos-tiny") => Some(VqConfig::photos_tiny()),
+            (None, "chameleon") => Some(VqConfig::chameleon()),
+            (None, _) => None,
+        }
+    }
+}
+
+/// `kind = "patches"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PatchesConfig {
+    /// Side of an image in pixels, a multiple of `patch_px`. Default 128.
+    pub side_px: u32,
+    /// Side of a patch in pixels, 1 or more. Default 8.
+    pub patch_px: u32,
+    /// Number of codes, 2..=65536. Default 512.
+    pub codes: u32,
+    /// Which square of a picture is taken. Default `center`.
+    pub crop: Crop,
+}
+
+impl Default for PatchesConfig {
+    fn default() -> Self {
+        Self { side_px: 128, patch_px: 8, codes: 512, crop: Crop::Center }
+    }
+}
+
+impl ImageTokenizerConfig {
+    /// How pictures become squares for it.
+    #[must_use]
+    pub fn preparation(&self) -> Preparation {
+        match self {
+            Self::Vq(vq) => Preparation { side_px: vq.network().map_or(0, |network| network.resolution), crop: vq.crop },
+            Self::Patches(patches) => Preparation { side_px: patches.side_px, crop: patches.crop },
+        }
+    }
+
+    /// Codes of one image.
+    #[must_use]
+    pub fn codes_per_image(&self) -> usize {
+        let grid = match self {
+            Self::Vq(vq) => vq.network().map_or(0, |network| network.grid()),
+            Self::Patches(patches) => patches.side_px / patches.patch_px.max(1),
+        };
+        (grid * grid) as usize
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        match self {
+            Self::Vq(vq) => {
+                match vq.network() {
+                    None => problems.push(format!("tokenize.image.preset must be photos-tiny or chameleon, got {:?}", vq.preset)),
+                    Some(network) => {
+                        if let Err(error) = network.check() {
+                            problems.push(format!("tokenize.image.network: {error}"));
+                        }
+                    }
+                }
+                if !(1..=1024).contains(&vq.batch_size) {
+                    problems.push(format!("tokenize.image.batch_size must be in 1..=1024, got {}", vq.batch_size));
+                }
+            }
+            Self::Patches(patches) => {
+                if patches.patch_px == 0 || patches.side_px == 0 || patches.side_px % patches.patch_px != 0 {
+                    let (side, patch) = (patches.side_px, patches.patch_px);
+                    problems.push(format!("tokenize.image.side_px must be a multiple of tokenize.image.patch_px, got {side} and {patch}"));
+                }
+                if !(2..=65_536).contains(&patches.codes) {
+                    problems.push(format!("tokenize.image.codes must be in 2..=65536, got {}", patches.codes));
+                }
+            }
+        }
+        problems
+    }
+}
+
+/// `[tokenize.text]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TextConfig {
+    /// Ids of a fitted tokenizer, 256..=1048576. Default 4096.
+    pub vocabulary_size: u32,
+    /// A `tokenizer.json`; without it one is fitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+}
+
+impl Default for TextConfig {
+    fn default() -> Self {
+        Self { vocabulary_size: 4096, file: None }
+    }
+}
+
+impl TokenizeConfig {
+    pub(super) fn problems(&self) -> Vec<String> {
+        let mut problems = self.image.problems();
+        let size = self.text.vocabulary_size;
+        if !(256..=1 << 20).contains(&size) {
+            problems.push(format!("tokenize.text.vocabulary_size must be in 256..=1048576, got {size}"));
+        }
+        problems
+    }
+}
+
+/// `[vocabulary]`: which id means what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VocabularyConfig {
+    /// `fitted`: as small as the tokenizers allow; `cm3leon`: the paper's 65,536 ids. Default `fitted`.
+    pub preset: String,
+    /// Sentinels of a fitted vocabulary, 2..=512. Default 64.
+    pub sentinels: u32,
+}
+
+impl Default for VocabularyConfig {
+    fn default() -> Self {
+        Self { preset: "fitted".into(), sentinels: 64 }
+    }
+}
+
+impl VocabularyConfig {
+    pub(super) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !["fitted", "cm3leon"].contains(&self.preset.as_str()) {
+            problems.push(format!("vocabulary.preset must be fitted or cm3leon, got {:?}", self.preset));
+        }
+        if !(2..=512).contains(&self.sentinels) {
+            problems.push(format!("vocabulary.sentinels must be in 2..=512, got {}", self.sentinels));
+        }
+        problems
+    }
+
+    /// The vocabulary over `text` ids and `image` codes.
+    ///
+    /// # Errors
+    /// [`PipelineError::Mismatch`] if a preset is too small for the tokenizers.
+    pub fn build(&self, text: u32, image: u32) -> Result<Vocabulary> {
+        if self.preset == "fitted" {
+            return Ok(Vocabulary::try_new("fitted", &VocabularySizes { text, image, sentinels: self.sentinels, total: None })?);
+        }
+        let vocabulary = Vocabulary::cm3leon();
+        for (what, ids, range) in [("text tokenizer", text, vocabulary.text), ("image tokenizer", image, vocabulary.image)] {
+            if ids > range.len {
+                let problem = format!("the {what} has {ids} ids, vocabulary.preset = \"cm3leon\" has room for {}", range.len);
+                return Err(PipelineError::Mismatch { problem });
+            }
+        }
+        Ok(vocabulary)
+    }
+}
+
+/// `[fit]`: what is fitted when no weights are given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FitConfig {
+    /// First samples of the sources that are fitted on, held-out ones left out; 1 or more. Default 2000.
+    pub max_samples: u64,
+    /// `[fit.codebook]`.
+    pub codebook: VqFitConfig,
+}
+
+impl Default for FitConfig {
+    fn default() -> Self {
+        Self { max_samples: 2000, codebook: VqFitConfig::default() }
+    }
+}
+
+impl FitConfig {
+    pub(super) fn problems(&self, image: &ImageTokenizerConfig) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.max_samples == 0 {
+            problems.push("fit.max_samples must be 1 or more, got 0".into());
+        }
+        if let ImageTokenizerConfig::Vq(vq) = image
+            && vq.weights.is_none()
+            && let Some(network) = vq.network()
+            && let Err(error) = self.codebook.check(&network)
+        {
+            problems.push(format!("fit.codebook: {error}"));
+        }
+        problems
+    }
+}
+
+/// `[model]`: the decoder that is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelConfig {
+    /// `tiny`, `cm3leon-350m`, `cm3leon-760m` or `cm3leon-7b`. Default `tiny`.
+    pub preset: String,
+    /// Instead of the preset's number of layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<u32>,
+    /// Instead of the preset's width.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+    /// Instead of the preset's number of heads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heads: Option<u32>,
+    /// What a token sees. Default `causal`.
+    pub attention: AttentionScope,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self { preset: "tiny".into(), layers: None, width: None, heads: None, attention: AttentionScope::Causal }
+    }
+}
+
+impl ModelConfig {
+    /// The decoder over `vocabulary_size` ids and packs of `seq_len` tokens; `None` for an unknown preset.
+    #[must_use]
+    pub fn decoder(&self, vocabulary_size: u32, seq_len: u32) -> Option<DecoderConfig> {
+        let mut config = DecoderPreset::named(&self.preset)?.config(vocabulary_size, seq_len);
+        config.layers = self.layers.unwrap_or(config.layers);
+        config.width = self.width.unwrap_or(config.width);
+        config.heads = self.heads.unwrap_or(config.heads);
+        Some(DecoderConfig { attention: self.attention, ..config })
+    }
+
+    pub(super) fn problems(&self) -> Vec<String> {
+        match self.decoder(64, 128) {
+            None => vec![format!("model.preset must be tiny, cm3leon-350m, cm3leon-760m or cm3leon-7b, got {:?}", self.preset)],
+            Some(config) => config.problems().into_iter().map(|problem| format!("model.{problem}")).collect(),
+        }
+    }
+}
+
+/// `[eval]`: what is evaluated every `train.evaluate_every` steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalConfig {
+    /// Held-out packs whose loss is taken, 1 or more. Default 8.
+    pub packs: u32,
+    /// Images generated from held-out captions, 0 or more. Default 4.
+    pub images: u32,
+    /// Captions generated for held-out images, 0 or more. Default 4.
+    pub captions: u32,
+    /// Longest generated caption in tokens, 1..=1024. Default 32.
+    pub max_caption_tokens: u32,
+    /// Strength of classifier-free guidance for images, 1 (none) to 20. Default 3.
+    pub guidance: f64,
+    /// Temperature of images, 0 or more and at most 5. Default 1.
+    pub temperature: f64,
+    /// Probability mass that is sampled from, above 0 and at most 1. Default 0.95.
+    pub top_p: f64,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self { packs: 8, images: 4, captions: 4, max_caption_tokens: 32, guidance: 3.0, temperature: 1.0, top_p: 0.95 }
+    }
+}
+
+impl EvalConfig {
+    pub(super) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut check = |holds: bool, field: &str, range: &str, value: String| {
+            if !holds {
+                problems.push(format!("eval.{field} must be {range}, got {value}"));
+            }
+        };
+        check(self.packs > 0, "packs", "1 or more", self.packs.to_string());
+        check((1..=1024).contains(&self.max_caption_tokens), "max_caption_tokens", "in 1..=1024", self.max_caption_tokens.to_string());
+        check((1.0..=20.0).contains(&self.guidance), "guidance", "in 1..=20", self.guidance.to_string());
+        check((0.0..=5.0).contains(&self.temperature), "temperature", "in 0..=5", self.temperature.to_string());
+        check(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", "above 0 and at most 1", self.top_p.to_string());
+        problems
+    }
+}

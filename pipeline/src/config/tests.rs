@@ -1,0 +1,55 @@
+//! Tests of reading and checking a configuration.
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config> {
+    Config::parse(text, Path::new("conf/photos.toml"))
+}
+
+const SMALLEST: &str = "[dataset]\nname = \"photos\"\n[[source]]\nname = \"s\"\nformat = \"folder\"\nurl = \"photos\"\n";
+
+#[test]
+fn everything_but_dataset_and_source_has_a_default() {
+    let config = parse(SMALLEST).expect("complete");
+    assert_eq!(config.pack.seq_len, 4096);
+    assert_eq!(config.resolve(Path::new("x.json")), Path::new("conf/x.json"));
+    assert!(config.train.is_none());
+}
+
+#[test]
+fn an_unknown_field_is_named_with_its_line() {
+    let error = parse(&format!("{SMALLEST}[pack]\nseq_length = 1024\n")).expect_err("no such field");
+    let PipelineError::Syntax { source, .. } = &error else { panic!("{error}") };
+    assert!(source.to_string().contains("unknown field `seq_length`"), "{source}");
+}
+
+#[test]
+fn every_bad_field_is_reported_at_once() {
+    let text = "[dataset]\nname = \"a b\"\n[runtime]\nworkers = 0\n[pack]\nseq_len = 0\n[split]\nheld_out = 1.5\n[eval]\ntop_p = 0.0\n[tokenize.image]\nkind = \"vq\"\npreset = \"huge\"\n";
+    let error = parse(text).expect_err("all of it is bad");
+    let PipelineError::Config { problems, .. } = &error else { panic!("{error}") };
+    let wanted = [
+        "dataset.name must",
+        "runtime.workers must be in 1..=1024, got 0",
+        "source: at least one",
+        "tokenize.image.preset must",
+        "split.held_out must",
+        "pack.seq_len must be in 128..=131072, got 0",
+        "eval.top_p must",
+    ];
+    for wanted in wanted {
+        assert!(problems.iter().any(|problem| problem.starts_with(wanted)), "{wanted} is missing in {problems:#?}");
+    }
+}
+
+#[test]
+fn packs_must_hold_an_image() {
+    let error = parse(&format!("{SMALLEST}[pack]\nseq_len = 200\n")).expect_err("256 codes do not fit");
+    assert!(error.to_string().contains("pack.seq_len must exceed the 256 codes"), "{error}");
+}
+
+#[test]
+fn two_sources_need_two_names() {
+    let error = parse(&format!("{SMALLEST}{}", &SMALLEST[SMALLEST.find("[[").expect("a source")..])).expect_err("same name");
+    assert!(error.to_string().contains("source[1].name must be unique"), "{error}");
+}

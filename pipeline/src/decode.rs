@@ -1,0 +1,54 @@
+//! Packs back into what people read: documents without masks, as text and codes.
+
+use cm3flow_schemas::document::{Modality, Role, Segment, unmasked};
+use cm3flow_schemas::pack::{Pack, PlacedDocument};
+use cm3flow_schemas::vocabulary::Vocabulary;
+use cm3flow_stages::tokenize::TextTokenizer;
+
+use crate::error::Result;
+
+/// A part of a document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// What it is for.
+    pub role: Role,
+    /// What it says.
+    pub content: Content,
+}
+
+/// Text or an image.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// Decoded text.
+    Text(String),
+    /// Codes of an image, row-major.
+    Image(Vec<u32>),
+}
+
+/// Tokens and segments of a document of `pack`, counted from its first token.
+#[must_use]
+pub fn tokens_of(pack: &Pack, document: &PlacedDocument) -> (Vec<u32>, Vec<Segment>) {
+    let range = document.start as usize..(document.start + document.len) as usize;
+    let inside = pack.segments.iter().filter(|segment| range.contains(&(segment.start as usize)));
+    let segments = inside.map(|segment| Segment { start: segment.start - document.start, ..*segment }).collect();
+    (pack.tokens[range].to_vec(), segments)
+}
+
+/// The parts of a document as they were before masking, in order.
+///
+/// # Errors
+/// If the text tokenizer cannot decode an id.
+pub fn parts(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary, text: &TextTokenizer) -> Result<Vec<Part>> {
+    let (tokens, segments) = unmasked(tokens, segments, vocabulary);
+    let mut parts = Vec::new();
+    for segment in segments {
+        let ids = &tokens[segment.range()];
+        let content = match segment.modality {
+            Modality::Text => Content::Text(text.decode(&ids.iter().map(|id| id - vocabulary.text.start).collect::<Vec<_>>())?),
+            Modality::Image => Content::Image(ids.iter().map(|id| id - vocabulary.image.start).collect()),
+            Modality::Control => continue,
+        };
+        parts.push(Part { role: segment.role, content });
+    }
+    Ok(parts)
+}

@@ -1,0 +1,194 @@
+//! Errors of the runtime and the command. [`PipelineError::is_users_mistake`] tells exit code 2 from 1.
+
+use std::path::PathBuf;
+
+use cm3flow_model::ModelError;
+use cm3flow_schemas::{DynError, LedgerError, SchemaError, VocabularyError};
+use cm3flow_stages::StageError;
+use thiserror::Error;
+
+/// Result of the runtime.
+pub type Result<T, E = PipelineError> = std::result::Result<T, E>;
+
+/// What stops a command.
+#[derive(Debug, Error)]
+pub enum PipelineError {
+    /// A file that the user named cannot be read.
+    #[error("cannot read {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The configuration is no TOML, or a field is unknown or has another type.
+    #[error("{path} is no valid configuration")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says, with line and column.
+        #[source]
+        source: toml::de::Error,
+    },
+    /// Fields of the configuration are out of range.
+    #[error("{path} has bad fields:\n  {}", problems.join("\n  "))]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Each bad field with its path.
+        problems: Vec<String>,
+    },
+    /// An address that no store is known for.
+    #[error("{field} = {url:?}: {problem}")]
+    Address {
+        /// Field of the configuration.
+        field: String,
+        /// The address.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The store failed.
+    #[error("cannot {action} {location}")]
+    Store {
+        /// What was tried.
+        action: &'static str,
+        /// Path in the store.
+        location: String,
+        /// What the store says.
+        #[source]
+        source: object_store::Error,
+    },
+    /// Bytes in the store are not what their name says.
+    #[error("{location} is damaged: {problem}; delete it and run again, so that it is made anew")]
+    Damaged {
+        /// Path in the store.
+        location: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A record in the store cannot be read.
+    #[error("{location} is no {expected} of this format")]
+    Record {
+        /// Path in the store.
+        location: String,
+        /// What it should be.
+        expected: &'static str,
+        /// What the parser says.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A Parquet file cannot be written or read.
+    #[error("Parquet failed on {location}")]
+    Parquet {
+        /// Path in the store, or what the file is.
+        location: String,
+        /// What the library says.
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
+    /// Arrow failed.
+    #[error("arrow failed on {what}")]
+    Arrow {
+        /// What was worked on.
+        what: &'static str,
+        /// What the library says.
+        #[source]
+        source: arrow::error::ArrowError,
+    },
+    /// The dataset has no such version.
+    #[error("dataset {dataset} has no version {version}; `cm3flow versions list` shows which there are")]
+    NoVersion {
+        /// The dataset.
+        dataset: String,
+        /// What was asked for.
+        version: String,
+    },
+    /// Another run published first.
+    #[error("version {version} of {dataset} was published by another run in the meantime; run again to go on from there")]
+    Overtaken {
+        /// The dataset.
+        dataset: String,
+        /// The version.
+        version: u32,
+    },
+    /// Settings of a fitted artefact changed.
+    #[error("{name} was fitted with other settings than those of the configuration; restore them, or run with --refit to start a new line of versions")]
+    Pinned {
+        /// Name of the artefact.
+        name: String,
+    },
+    /// There is nothing to fit on.
+    #[error("no sample is left to fit {name} on: all of the first {seen} were refused or held out; look at the [filter] and [split] settings")]
+    NothingToFit {
+        /// Name of the artefact.
+        name: &'static str,
+        /// Samples looked at.
+        seen: u64,
+    },
+    /// Tokenizers and vocabulary do not fit together.
+    #[error("{problem}")]
+    Mismatch {
+        /// What does not fit what.
+        problem: String,
+    },
+    /// Nothing is left after filtering.
+    #[error("no train sample was kept out of {input}; refused: {reasons}. Look at the [filter] settings and at `cm3flow versions show`")]
+    NothingKept {
+        /// Samples that came in.
+        input: u64,
+        /// Reasons with counts.
+        reasons: String,
+    },
+    /// A signal ended the command.
+    #[error("stopped by a signal; what is committed stays, run again to go on")]
+    Interrupted,
+    /// A stage failed.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// A model failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Columns are missing or of another type.
+    #[error("a table does not have the columns that it should")]
+    Schema(#[from] SchemaError),
+    /// Numbers do not add up.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Ids do not fit.
+    #[error("the vocabulary does not fit")]
+    Vocabulary(#[from] VocabularyError),
+    /// The trainer failed.
+    #[error("training failed")]
+    Training(#[source] DynError),
+    /// The report could not be drawn.
+    #[error("the report could not be written")]
+    Report(#[source] DynError),
+    /// A task or thread ended without result.
+    #[error("{what} ended without result")]
+    Lost {
+        /// The task.
+        what: &'static str,
+    },
+}
+
+impl PipelineError {
+    /// Whether the user can mend it by changing the configuration, the command line or the input.
+    #[must_use]
+    pub const fn is_users_mistake(&self) -> bool {
+        matches!(
+            self,
+            Self::File { .. }
+                | Self::Syntax { .. }
+                | Self::Config { .. }
+                | Self::Address { .. }
+                | Self::NoVersion { .. }
+                | Self::Pinned { .. }
+                | Self::NothingToFit { .. }
+                | Self::NothingKept { .. }
+                | Self::Mismatch { .. }
+                | Self::Stage(StageError::Source { .. })
+        )
+    }
+}

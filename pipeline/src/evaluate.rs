@@ -1,0 +1,242 @@
+//! Evaluation on held-out packs: losses, images generated from captions, captions generated for images.
+//!
+//! An evaluation sees the windows that the reader has reached, no matter how far the run is ahead, so it can be repeated. It lies in
+//! `checkpoints/<dataset>/<key>/evaluations/<step>/`: `evaluation.json` and the pictures that it names.
+
+use std::io::Cursor;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use cm3flow_schemas::document::{Modality, Role};
+use cm3flow_schemas::pack::{Pack, PackBatch, ShardEntry};
+use cm3flow_schemas::sample::Split;
+use cm3flow_schemas::traits::{Continuation, LanguageModel, ModalityLosses, Prompt, Sampling};
+use cm3flow_stages::StageError;
+use cm3flow_stages::eval::perplexity;
+use cm3flow_stages::read::{BlockReader, read_packs};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+use crate::artefact::Artefacts;
+use crate::config::Config;
+use crate::decode::{Content, Part, parts, tokens_of};
+use crate::error::{PipelineError, Result};
+use crate::follow::Feed;
+use crate::progress::Progress;
+use crate::store::Store;
+use crate::train::Training;
+
+/// Held-out packs that pairs to generate from are looked for in.
+const PACKS_FOR_PAIRS: usize = 64;
+
+/// What an evaluation found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// Optimizer steps done before it.
+    pub step: u64,
+    /// Held-out packs whose loss was taken.
+    pub packs: u64,
+    /// Their losses; all zero without packs.
+    pub losses: ModalityLosses,
+    /// Images generated from held-out captions.
+    pub images: Vec<GeneratedImage>,
+    /// Captions generated for held-out images.
+    pub captions: Vec<GeneratedCaption>,
+}
+
+/// An image generated from a caption.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GeneratedImage {
+    /// The caption.
+    pub caption: String,
+    /// File of the generated image, beside the evaluation.
+    pub generated: String,
+    /// File of the held-out image that the caption describes, decoded from its codes.
+    pub reference: String,
+}
+
+/// A caption generated for an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GeneratedCaption {
+    /// File of the held-out image, decoded from its codes.
+    pub image: String,
+    /// Its caption.
+    pub reference: String,
+    /// What the model wrote.
+    pub generated: String,
+}
+
+/// A held-out image with its caption.
+struct Pair {
+    caption: String,
+    caption_ids: Vec<u32>,
+    codes: Vec<u32>,
+}
+
+/// Evaluates the models of one training.
+pub(crate) struct Evaluator {
+    config: Arc<Config>,
+    artefacts: Arc<Artefacts>,
+    store: Store,
+    feed: Feed,
+    blocks: BlockReader,
+    batch_packs: usize,
+    folder: String,
+    runtime: Handle,
+    progress: Progress,
+}
+
+/// Folder of the evaluations of a training.
+pub(crate) fn evaluations_folder(training_folder: &str) -> String {
+    format!("{training_folder}/evaluations")
+}
+
+impl Evaluator {
+    /// Evaluates for `training`, whose checkpoints lie in `training_folder`; packs have `schema`.
+    pub(crate) fn new(training: &Training, schema: SchemaRef, training_folder: String, runtime: Handle) -> Self {
+        Self {
+            config: Arc::clone(&training.config),
+            artefacts: Arc::clone(&training.artefacts),
+            store: training.store.clone(),
+            feed: training.feed.clone(),
+            blocks: BlockReader::new(training.store.objects(), schema),
+            batch_packs: training.train.batch_packs as usize,
+            folder: evaluations_folder(&training_folder),
+            runtime,
+            progress: training.progress.clone(),
+        }
+    }
+
+    /// Evaluates `model` after `step` steps and stores what comes of it.
+    pub(crate) fn evaluate(&mut self, step: u64, model: &mut dyn LanguageModel) -> Result<()> {
+        let position = step * self.batch_packs as u64;
+        let shards: Vec<ShardEntry> = self.feed.reached(position, Split::Train).into_iter().flatten().filter(|shard| shard.split == Split::HeldOut).collect();
+        let wanted = PACKS_FOR_PAIRS.max(self.config.eval.packs as usize);
+        let runtime = self.runtime.clone();
+        let packs = runtime.block_on(read_packs(&mut self.blocks, &shards, wanted))?;
+        if packs.is_empty() {
+            self.progress.say(&format!("step {step}: no held-out packs to evaluate on yet"));
+        }
+        let losses = self.losses(&packs[..packs.len().min(self.config.eval.packs as usize)], model)?;
+        let pairs = self.pairs(&packs)?;
+        let folder = format!("{}/{step}", self.folder);
+        let evaluation = Evaluation {
+            step,
+            packs: packs.len().min(self.config.eval.packs as usize) as u64,
+            losses,
+            images: self.generate_images(&folder, &pairs[..pairs.len().min(self.config.eval.images as usize)], model)?,
+            captions: self.generate_captions(&folder, &pairs[..pairs.len().min(self.config.eval.captions as usize)], model)?,
+        };
+        self.runtime.block_on(self.store.create_record(&format!("{folder}/evaluation.json"), &evaluation))?;
+        self.say(&evaluation);
+        Ok(())
+    }
+
+    fn say(&self, evaluation: &Evaluation) {
+        let of = |modality| evaluation.losses.mean(modality).map_or_else(|| "none".to_owned(), |loss| format!("{:.1}", perplexity(loss)));
+        let (text, image) = (of(Modality::Text), of(Modality::Image));
+        let (step, packs) = (evaluation.step, evaluation.packs);
+        self.progress.say(&format!("step {step}: held-out perplexity over {packs} packs: text {text}, image {image}"));
+    }
+
+    fn losses(&self, packs: &[Pack], model: &mut dyn LanguageModel) -> Result<ModalityLosses> {
+        let mut losses = ModalityLosses::default();
+        for packs in packs.chunks(self.batch_packs) {
+            let batch = PackBatch {
+                seq_len: self.config.pack.seq_len as usize,
+                tokens: packs.iter().flat_map(|pack| pack.tokens.iter().copied()).collect(),
+                segments: packs.iter().map(|pack| pack.segments.clone()).collect(),
+                document_starts: packs.iter().map(|pack| pack.documents.iter().map(|document| document.start).collect()).collect(),
+            };
+            losses.add(&model.losses(&batch).map_err(PipelineError::Training)?);
+        }
+        Ok(losses)
+    }
+
+    /// Held-out pairs, each image once.
+    fn pairs(&self, packs: &[Pack]) -> Result<Vec<Pair>> {
+        let mut pairs: Vec<Pair> = Vec::new();
+        let (vocabulary, text) = (&self.artefacts.vocabulary, &self.artefacts.text);
+        for pack in packs {
+            for document in pack.documents.iter().filter(|document| document.task == "pair") {
+                let (tokens, segments) = tokens_of(pack, document);
+                let targets: Vec<Part> = parts(&tokens, &segments, vocabulary, text)?.into_iter().filter(|part| part.role == Role::Target).collect();
+                let [Part { content: Content::Text(caption), .. }, Part { content: Content::Image(codes), .. }] = targets.as_slice() else { continue };
+                if !pairs.iter().any(|pair| pair.codes == *codes) {
+                    let caption_ids = text.encode(caption)?.into_iter().map(|id| id + vocabulary.text.start).collect();
+                    pairs.push(Pair { caption: caption.clone(), caption_ids, codes: codes.clone() });
+                }
+            }
+        }
+        Ok(pairs)
+    }
+
+    fn generate_images(&self, folder: &str, pairs: &[Pair], model: &mut dyn LanguageModel) -> Result<Vec<GeneratedImage>> {
+        if pairs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let vocabulary = &self.artefacts.vocabulary;
+        let unconditional = vec![vocabulary.boundary, vocabulary.sentinels.start, vocabulary.break_];
+        let prompt = |pair: &Pair| {
+            let tokens = [&[vocabulary.boundary][..], &pair.caption_ids, &[vocabulary.break_]].concat();
+            Prompt { tokens, unconditional: unconditional.clone() }
+        };
+        let eval = &self.config.eval;
+        let sampling = Sampling { temperature: eval.temperature, top_p: eval.top_p, guidance: eval.guidance, seed: self.config.dataset.seed };
+        let codes = self.artefacts.image_spec.codes_per_image();
+        let prompts: Vec<Prompt> = pairs.iter().map(prompt).collect();
+        let generated = model.generate(&prompts, Continuation::Image { codes }, &sampling).map_err(PipelineError::Training)?;
+        let mut images = Vec::with_capacity(pairs.len());
+        for (index, (pair, ids)) in pairs.iter().zip(generated).enumerate() {
+            let codes = ids.iter().map(|id| id - vocabulary.image.start).collect();
+            let generated = self.put_image(folder, &format!("generated-{index}.png"), codes)?;
+            let reference = self.put_image(folder, &format!("held-out-{index}.png"), pair.codes.clone())?;
+            images.push(GeneratedImage { caption: pair.caption.clone(), generated, reference });
+        }
+        Ok(images)
+    }
+
+    fn generate_captions(&self, folder: &str, pairs: &[Pair], model: &mut dyn LanguageModel) -> Result<Vec<GeneratedCaption>> {
+        if pairs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let vocabulary = &self.artefacts.vocabulary;
+        let sentinel = vocabulary.sentinels.start;
+        let prompt = |pair: &Pair| {
+            let image = pair.codes.iter().map(|code| code + vocabulary.image.start);
+            let tokens: Vec<u32> = [vocabulary.boundary, sentinel, vocabulary.break_].into_iter().chain(image).chain([sentinel]).collect();
+            Prompt { unconditional: tokens.clone(), tokens }
+        };
+        let sampling = Sampling { temperature: 0.0, top_p: 1.0, guidance: 1.0, seed: self.config.dataset.seed };
+        let continuation = Continuation::Text { max_tokens: self.config.eval.max_caption_tokens as usize };
+        let prompts: Vec<Prompt> = pairs.iter().map(prompt).collect();
+        let generated = model.generate(&prompts, continuation, &sampling).map_err(PipelineError::Training)?;
+        let mut captions = Vec::with_capacity(pairs.len());
+        for (index, (pair, ids)) in pairs.iter().zip(generated).enumerate() {
+            let ids: Vec<u32> = ids.iter().map(|id| id - vocabulary.text.start).collect();
+            let image = self.put_image(folder, &format!("held-out-{index}.png"), pair.codes.clone())?;
+            captions.push(GeneratedCaption { image, reference: pair.caption.clone(), generated: self.artefacts.text.decode(&ids)? });
+        }
+        Ok(captions)
+    }
+
+    /// Decodes codes to a picture and stores it; returns its file name.
+    fn put_image(&self, folder: &str, name: &str, codes: Vec<u32>) -> Result<String> {
+        let decoded = self.artefacts.image.call_blocking(move |tokenizer| tokenizer.decode(&codes))?;
+        let pixels = decoded.map_err(|source| StageError::Model { stage: "eval", component: "image tokenizer", source })?;
+        let bytes = png(&pixels, self.artefacts.image_spec.side_px)?;
+        self.runtime.block_on(self.store.create(&format!("{folder}/{name}"), bytes))?;
+        Ok(name.to_owned())
+    }
+}
+
+/// A square RGB image of `side_px` as PNG.
+pub(crate) fn png(pixels: &[u8], side_px: u32) -> Result<Vec<u8>> {
+    let mut bytes = Cursor::new(Vec::new());
+    let written = image::write_buffer_with_format(&mut bytes, pixels, side_px, side_px, image::ExtendedColorType::Rgb8, image::ImageFormat::Png);
+    written.map_err(|error| PipelineError::Report(error.into()))?;
+    Ok(bytes.into_inner())
+}

@@ -1,0 +1,126 @@
+//! `compose`: the documents of one unit.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use cm3flow_schemas::document::Neighbour;
+use cm3flow_schemas::ledger::DocumentLedger;
+use cm3flow_schemas::rows::ColumnChange;
+use cm3flow_schemas::sample::{Refusal, Split};
+use cm3flow_schemas::unit::{SegmentName, UnitRecord};
+use cm3flow_schemas::{Digest, DocumentId, SampleId, columns, rows};
+use cm3flow_stages::index::Bank;
+use cm3flow_stages::instruct::{Instruct, default_templates};
+use cm3flow_stages::mask::Mask;
+use cm3flow_stages::retrieve::Retrieve;
+use cm3flow_stages::stage::{Chain, Head};
+use serde::{Deserialize, Serialize};
+
+use super::unit::count_reasons;
+use super::{Executor, Table};
+use crate::error::{PipelineError, Result};
+use crate::table;
+
+#[derive(Deserialize)]
+struct Settled {
+    sample_id: SampleId,
+    unit: u32,
+    split: Split,
+    duplicate_of: Option<SampleId>,
+}
+
+#[derive(Deserialize)]
+struct Refused {
+    document_id: DocumentId,
+    sample_id: SampleId,
+    task: String,
+    refusal: Refusal,
+}
+
+/// A row of [`columns::refused_document`].
+#[derive(Serialize)]
+struct RefusedRow<'a> {
+    document_id: DocumentId,
+    sample_id: SampleId,
+    task: &'a str,
+    stage: &'a str,
+    reason: &'a str,
+    detail: &'a str,
+}
+
+/// Number of neighbours of a document, as `statistics` of `pack` counts them.
+#[derive(Deserialize)]
+pub(super) struct Retrieved {
+    pub(super) task: String,
+    pub(super) retrieved: Vec<Neighbour>,
+    pub(super) retrieved_wanted: u16,
+}
+
+impl Executor {
+    /// Composes the documents of `unit`, which is the `index`-th of its window.
+    pub(super) async fn compose(&self, key: Digest, (index, unit): (u32, &UnitRecord), settled: &UnitRecord, bank: Arc<Bank>) -> Result<UnitRecord> {
+        let samples = self.kept_samples(index, unit, settled).await?;
+        let (config, artefacts) = (&self.config, &self.artefacts);
+        let chain = Chain::new(Head::Batches(samples.schema(), batches_of(&samples)))
+            .map(Retrieve::new(config.retrieve.clone(), Arc::clone(&bank), artefacts.embedder.clone(), config.dataset.seed))
+            .map(Instruct::new(Arc::clone(&self.instruct), default_templates(), bank))
+            .map(Mask::new(artefacts.vocabulary.clone(), config.dataset.seed));
+        let (_, batches) = self.collect(chain).await?;
+
+        let mut documents = Vec::new();
+        let mut refused: Vec<Refused> = Vec::new();
+        for batch in &batches {
+            let (wanted, unwanted) = table::split_refused(batch)?;
+            documents.push(wanted);
+            refused.extend(rows::read::<Refused>(&unwanted, &[columns::DOCUMENT_ID, columns::SAMPLE_ID, columns::TASK, columns::REFUSAL])?);
+        }
+        let documents = table::concatenated(&columns::document(), &documents)?;
+        let mut record = UnitRecord::new(SegmentName::Compose, key);
+        record.documents = Some(DocumentLedger {
+            built: (documents.num_rows() + refused.len()) as u64,
+            packed: documents.num_rows() as u64,
+            refused: count_reasons(refused.iter().map(|row| (row.refusal.stage.as_str(), row.refusal.reason.as_str()))),
+        });
+        self.units.put(&mut record, Table::Documents, &documents).await?;
+        let refused: Vec<RefusedRow<'_>> = refused.iter().map(refused_row).collect();
+        self.units.put(&mut record, Table::Refused, &rows::write(&columns::refused_document(), &refused)?).await?;
+        self.units.commit(record).await
+    }
+
+    /// Prepared samples of a unit that are no duplicates, with their split.
+    async fn kept_samples(&self, index: u32, unit: &UnitRecord, settled: &UnitRecord) -> Result<RecordBatch> {
+        #[derive(Serialize)]
+        struct WithSplit {
+            split: Split,
+        }
+        #[derive(Deserialize)]
+        struct Id {
+            sample_id: SampleId,
+        }
+        let prepared = table::concatenated(&columns::prepared_sample(), &self.units.read(unit, Table::Prepared).await?)?;
+        let mut decided: Vec<Settled> = Vec::new();
+        for batch in self.units.read(settled, Table::Settled).await? {
+            let names = [columns::SAMPLE_ID, columns::UNIT, columns::SPLIT, columns::DUPLICATE_OF];
+            decided.extend(rows::read::<Settled>(&batch, &names)?.into_iter().filter(|row| row.unit == index));
+        }
+        let ids: Vec<Id> = rows::read(&prepared, &[columns::SAMPLE_ID])?;
+        if !ids.iter().map(|row| row.sample_id).eq(decided.iter().map(|row| row.sample_id)) {
+            let location = super::unit_path(SegmentName::Settle, settled.key);
+            return Err(PipelineError::Damaged { location, problem: format!("it does not decide about the samples of unit {index}") });
+        }
+        let splits: Vec<WithSplit> = decided.iter().map(|row| WithSplit { split: row.split }).collect();
+        let with_split = ColumnChange::new(&[], vec![columns::split()]).apply(&prepared, &splits)?;
+        table::filtered(&with_split, &decided.iter().map(|row| Some(row.duplicate_of.is_none())).collect())
+    }
+}
+
+/// Slices of a size that keeps several stages busy.
+pub(super) fn batches_of(table: &RecordBatch) -> Vec<RecordBatch> {
+    const ROWS: usize = 64;
+    (0..table.num_rows()).step_by(ROWS).map(|start| table.slice(start, ROWS.min(table.num_rows() - start))).collect()
+}
+
+fn refused_row(row: &Refused) -> RefusedRow<'_> {
+    let Refused { document_id, sample_id, task, refusal } = row;
+    RefusedRow { document_id: *document_id, sample_id: *sample_id, task, stage: &refusal.stage, reason: &refusal.reason, detail: &refusal.detail }
+}

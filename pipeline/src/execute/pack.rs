@@ -1,0 +1,76 @@
+//! `pack`: the documents of one split of a window as packs in shards.
+
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use cm3flow_schemas::pack::{Pack as PackRow, PackStatistics};
+use cm3flow_schemas::rows::position;
+use cm3flow_schemas::sample::Split;
+use cm3flow_schemas::unit::{SegmentName, UnitRecord};
+use cm3flow_schemas::vocabulary::TokenWidth;
+use cm3flow_schemas::{Digest, columns, rows};
+use cm3flow_stages::pack::{Pack, statistics};
+use cm3flow_stages::shard;
+use cm3flow_stages::shuffle::Shuffle;
+use cm3flow_stages::stage::{Chain, Head};
+
+use super::compose::Retrieved;
+use super::{Executor, Table};
+use crate::error::Result;
+use crate::table;
+
+impl Executor {
+    pub(super) async fn pack(&self, split: Split, key: Digest, composed: &[UnitRecord]) -> Result<UnitRecord> {
+        if let Some(record) = self.units.find(SegmentName::Pack, key).await? {
+            return Ok(record);
+        }
+        let mut documents = Vec::new();
+        for unit in composed {
+            for batch in self.units.read(unit, Table::Documents).await? {
+                documents.push(of_split(&batch, split)?);
+            }
+        }
+        let (config, vocabulary) = (&self.config, &self.artefacts.vocabulary);
+        let chain = Chain::new(Head::Batches(columns::document(), documents.clone()))
+            .then(Shuffle::new(config.dataset.seed))
+            .then(Pack::new(&config.pack, vocabulary.clone(), config.dataset.seed));
+        let (schema, packs) = self.collect(chain).await?;
+
+        let mut record = UnitRecord::new(SegmentName::Pack, key);
+        record.statistics = Some(count(&packs, &documents, config.pack.seq_len as usize)?);
+        if !packs.is_empty() {
+            let token_bytes = if vocabulary.width() == TokenWidth::U16 { 2 } else { 4 };
+            let bytes_per_pack = u64::from(config.pack.seq_len) * token_bytes;
+            for shard in shard::write(&config.shard, split, &schema, &packs, bytes_per_pack)? {
+                self.units.store().create_content(&shard_path(shard.entry.digest), shard.bytes).await?;
+                record.shards.push(shard.entry);
+            }
+        }
+        self.units.commit(record).await
+    }
+}
+
+/// Where a shard lies.
+pub(crate) fn shard_path(digest: Digest) -> String {
+    format!("shards/{digest}.arrow")
+}
+
+fn of_split(documents: &RecordBatch, split: Split) -> Result<RecordBatch> {
+    let splits = documents.column(position(&documents.schema(), columns::SPLIT)?).as_string::<i32>();
+    let wanted: BooleanArray = splits.iter().map(|found| Some(found == Some(split.name()))).collect();
+    table::filtered(documents, &wanted)
+}
+
+fn count(packs: &[RecordBatch], documents: &[RecordBatch], seq_len: usize) -> Result<PackStatistics> {
+    let mut counts = PackStatistics::default();
+    for batch in packs {
+        let rows: Vec<PackRow> = rows::read(batch, &[columns::TOKENS, columns::SEGMENTS, columns::DOCUMENTS])?;
+        counts.add(&statistics(&rows, seq_len));
+    }
+    for batch in documents {
+        for document in rows::read::<Retrieved>(batch, &[columns::TASK, columns::RETRIEVED, columns::RETRIEVED_WANTED])? {
+            let task = counts.tasks.entry(document.task).or_default();
+            task.retrieved += document.retrieved.len() as u64;
+            task.retrieval_lowered += u64::from(document.retrieved.len() < usize::from(document.retrieved_wanted));
+        }
+    }
+    Ok(counts)
+}

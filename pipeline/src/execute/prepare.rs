@@ -1,0 +1,93 @@
+//! `prepare`: one unit from its source to codes and embeddings.
+
+use arrow::array::RecordBatch;
+use cm3flow_schemas::ledger::SampleLedger;
+use cm3flow_schemas::sample::Refusal;
+use cm3flow_schemas::unit::{SegmentName, UnitRecord};
+use cm3flow_schemas::{Digest, SampleId, columns, rows};
+use cm3flow_stages::derive::Derive;
+use cm3flow_stages::embed::Embed;
+use cm3flow_stages::filter::Filter;
+use cm3flow_stages::ingest::{Ingest, PlannedUnit};
+use cm3flow_stages::stage::{Chain, Head};
+use cm3flow_stages::tokenize::Tokenize;
+use serde::{Deserialize, Serialize};
+
+use super::unit::count_reasons;
+use super::{Executor, Table};
+use crate::error::Result;
+use crate::table;
+
+#[derive(Deserialize)]
+struct Refused {
+    sample_id: SampleId,
+    source: String,
+    key: String,
+    row: u64,
+    refusal: Refusal,
+}
+
+/// A row of [`columns::refused_sample`].
+#[derive(Serialize)]
+struct RefusedRow<'a> {
+    sample_id: SampleId,
+    source: &'a str,
+    key: &'a str,
+    row: u64,
+    stage: &'a str,
+    reason: &'a str,
+    detail: &'a str,
+}
+
+impl Executor {
+    pub(super) async fn prepare(&self, source: PlannedUnit, key: Digest) -> Result<UnitRecord> {
+        let samples = source.unit.rows;
+        let record = match self.units.find(SegmentName::Prepare, key).await? {
+            Some(record) => record,
+            None => self.prepare_anew(source, key).await?,
+        };
+        self.progress.finish_samples(samples);
+        Ok(record)
+    }
+
+    async fn prepare_anew(&self, source: PlannedUnit, key: Digest) -> Result<UnitRecord> {
+        let (config, artefacts) = (&self.config, &self.artefacts);
+        let chain = Chain::new(Head::Source(Box::new(Ingest::new(source))))
+            .map(Filter::new(config.filter.clone()))
+            .map(Derive::new(config.derive.clone(), config.tokenize.image.preparation(), config.dataset.seed))
+            .then(Tokenize::new(artefacts.image.clone(), artefacts.image_spec.clone()))
+            .map(Embed::new(artefacts.embedder.clone()));
+        let mut batches: Vec<RecordBatch> = Vec::new();
+        let collect = |batch| {
+            batches.push(batch);
+            Ok(())
+        };
+        chain.run(self.limits, self.progress.meters(), collect).await?;
+
+        let mut kept = Vec::new();
+        let mut refused: Vec<Refused> = Vec::new();
+        for batch in &batches {
+            let (wanted, unwanted) = table::split_refused(batch)?;
+            kept.push(table::projected(&wanted, &columns::prepared_sample())?);
+            let names = [columns::SAMPLE_ID, columns::SOURCE, columns::KEY, columns::ROW, columns::REFUSAL];
+            refused.extend(rows::read::<Refused>(&unwanted, &names)?);
+        }
+        let kept = table::concatenated(&columns::prepared_sample(), &kept)?;
+        let mut record = UnitRecord::new(SegmentName::Prepare, key);
+        record.samples = Some(SampleLedger {
+            input: (kept.num_rows() + refused.len()) as u64,
+            kept: kept.num_rows() as u64,
+            refused: count_reasons(refused.iter().map(|row| (row.refusal.stage.as_str(), row.refusal.reason.as_str()))),
+            ..SampleLedger::default()
+        });
+        self.units.put(&mut record, Table::Prepared, &kept).await?;
+        let refused: Vec<RefusedRow<'_>> = refused.iter().map(refused_row).collect();
+        self.units.put(&mut record, Table::Refused, &rows::write(&columns::refused_sample(), &refused)?).await?;
+        self.units.commit(record).await
+    }
+}
+
+fn refused_row(row: &Refused) -> RefusedRow<'_> {
+    let Refused { sample_id, source, key, row, refusal } = row;
+    RefusedRow { sample_id: *sample_id, source, key, row: *row, stage: &refusal.stage, reason: &refusal.reason, detail: &refusal.detail }
+}

@@ -1,0 +1,114 @@
+//! Following a run: windows are handed to readers as they are committed, in order.
+
+use cm3flow_schemas::window::WindowRecord;
+use cm3flow_stages::error::Result;
+use cm3flow_stages::read::{WindowFeed, WindowShards};
+use cm3flow_stages::StageError;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+
+/// What has been committed so far.
+#[derive(Debug, Default)]
+struct Committed {
+    windows: Vec<WindowShards>,
+    complete: bool,
+}
+
+/// The windows of a run in this process, or of a published version. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Followed(std::sync::Arc<watch::Sender<Committed>>);
+
+impl Default for Followed {
+    fn default() -> Self {
+        Self(std::sync::Arc::new(watch::Sender::new(Committed::default())))
+    }
+}
+
+impl Followed {
+    /// The windows of a published version.
+    #[must_use]
+    pub fn published(windows: &[WindowRecord]) -> Self {
+        let followed = Self::default();
+        windows.iter().for_each(|window| followed.commit(window.shards.clone()));
+        followed.complete();
+        followed
+    }
+
+    /// Announces the next window.
+    pub(crate) fn commit(&self, shards: WindowShards) {
+        self.0.send_modify(|committed| committed.windows.push(shards));
+    }
+
+    /// Says that no window follows. A run that is dropped without this has stopped.
+    pub(crate) fn complete(&self) {
+        self.0.send_modify(|committed| committed.complete = true);
+    }
+
+    /// A feed from the first window on.
+    #[must_use]
+    pub fn feed(&self) -> Feed {
+        Feed(self.0.subscribe())
+    }
+}
+
+/// [`WindowFeed`] of a [`Followed`].
+#[derive(Debug, Clone)]
+pub struct Feed(watch::Receiver<Committed>);
+
+impl Feed {
+    /// Shards of the windows that a reader at `position` has reached: those that hold the packs of `split` before it.
+    #[must_use]
+    pub(crate) fn reached(&self, position: u64, split: cm3flow_schemas::sample::Split) -> Vec<WindowShards> {
+        let committed = self.0.borrow();
+        let mut packs = 0;
+        let mut reached = Vec::new();
+        for window in &committed.windows {
+            if packs >= position {
+                break;
+            }
+            packs += window.iter().filter(|shard| shard.split == split).map(|shard| shard.packs).sum::<u64>();
+            reached.push(window.clone());
+        }
+        reached
+    }
+}
+
+impl WindowFeed for Feed {
+    fn window(&mut self, index: usize) -> BoxFuture<'_, Result<Option<WindowShards>>> {
+        async move {
+            let ready = self.0.wait_for(|committed| committed.windows.len() > index || committed.complete).await;
+            match ready {
+                Ok(committed) => Ok(committed.windows.get(index).cloned()),
+                Err(_) => Err(StageError::RunStopped { windows: index }),
+            }
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_feed_waits_for_the_next_window() {
+        let followed = Followed::default();
+        let mut feed = followed.feed();
+        followed.commit(Vec::new());
+        assert_eq!(feed.window(0).await.expect("committed"), Some(Vec::new()));
+        let waiting = tokio::spawn(async move { feed.window(1).await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        followed.complete();
+        assert_eq!(waiting.await.expect("task").expect("complete"), None);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_stops_is_an_error() {
+        let followed = Followed::default();
+        let mut feed = followed.feed();
+        drop(followed);
+        assert!(matches!(feed.window(0).await, Err(StageError::RunStopped { windows: 0 })));
+    }
+}

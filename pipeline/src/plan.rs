@@ -1,0 +1,243 @@
+//! The plan: which windows a run makes of which units, and the key of every unit, before any of them is worked on.
+
+use std::collections::{BTreeMap, HashSet};
+
+use cm3flow_schemas::Digest;
+use cm3flow_schemas::canonical::digest_of;
+use cm3flow_schemas::sample::Split;
+use cm3flow_schemas::unit::{KeyParts, SegmentName};
+use cm3flow_schemas::window::{SourceUnit, WindowRecord};
+use cm3flow_stages::ingest::{PlannedUnit, scan};
+use cm3flow_stages::{dedup, derive, embed, filter, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, tokenize};
+use serde_json::{Value, json};
+
+use crate::artefact::Artefacts;
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::error::Result;
+use crate::store::source_location;
+
+/// Units that the sources hold now.
+#[derive(Debug)]
+pub struct Scan {
+    /// All units, in order of sources, files and rows.
+    pub units: Vec<PlannedUnit>,
+    /// Bytes of their files.
+    pub bytes: u64,
+}
+
+impl Scan {
+    /// Number of samples.
+    #[must_use]
+    pub fn samples(&self) -> u64 {
+        self.units.iter().map(|planned| planned.unit.rows).sum()
+    }
+}
+
+/// Scans all sources, at most `limit` samples.
+///
+/// # Errors
+/// What [`scan`] says, or an address that cannot be opened.
+pub async fn scan_sources(config: &Config, limit: Option<u64>) -> Result<Scan> {
+    let mut found = Scan { units: Vec::new(), bytes: 0 };
+    for source in &config.source {
+        let left = limit.map(|limit| limit.saturating_sub(found.samples()));
+        if left == Some(0) {
+            break;
+        }
+        let scanned = scan(source, &source_location(source, &config.folder)?, left).await?;
+        found.units.extend(scanned.units);
+        found.bytes += scanned.bytes;
+    }
+    Ok(found)
+}
+
+/// Keys of the units of a window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WindowKeys {
+    /// One for each source unit.
+    pub prepare: Vec<Digest>,
+    /// The window's.
+    pub settle: Digest,
+    /// One for each source unit.
+    pub compose: Vec<Digest>,
+    /// One for each split, in the order of [`Split::ALL`].
+    pub pack: Vec<Digest>,
+}
+
+impl WindowKeys {
+    /// As the window record lists them.
+    #[must_use]
+    pub fn by_segment(&self) -> BTreeMap<String, Vec<Digest>> {
+        let settle = vec![self.settle];
+        let all = [
+            (SegmentName::Prepare, &self.prepare),
+            (SegmentName::Settle, &settle),
+            (SegmentName::Compose, &self.compose),
+            (SegmentName::Pack, &self.pack),
+        ];
+        all.into_iter().map(|(segment, keys)| (segment.name().to_owned(), keys.clone())).collect()
+    }
+}
+
+/// Configuration that changes what is written, as the manifest holds it.
+#[must_use]
+pub fn output_config(config: &Config) -> Value {
+    json!({
+        "window": config.window,
+        "preparation": config.tokenize.image.preparation(),
+        "filter": config.filter,
+        "derive": config.derive,
+        "embed": config.embed,
+        "split": config.split,
+        "dedup": config.dedup,
+        "retrieve": config.retrieve,
+        "instruct": config.instruct,
+        "mask": config.mask,
+        "pack": config.pack,
+        "shard": config.shard,
+    })
+}
+
+/// Makes the keys of a configuration.
+struct KeyMaker<'a> {
+    config: &'a Config,
+    artefacts: &'a Artefacts,
+}
+
+impl KeyMaker<'_> {
+    fn key(&self, segment: SegmentName, stages: &[(&'static str, u32)], config: &Value, (inputs, artefacts): (&[Digest], &[Digest])) -> Digest {
+        let numerics = (segment == SegmentName::Prepare).then_some(&self.artefacts.image_spec.numerics);
+        KeyParts { segment, stages, config, inputs, artefacts, seed: self.config.dataset.seed, numerics }.key()
+    }
+
+    fn prepare(&self, unit: &SourceUnit) -> Digest {
+        let stages = [
+            (ingest::NAME, ingest::REVISION),
+            (filter::NAME, filter::REVISION),
+            (derive::NAME, derive::REVISION),
+            (tokenize::NAME, tokenize::REVISION),
+            (embed::NAME, embed::REVISION),
+        ];
+        let Config { filter, derive, tokenize, .. } = self.config;
+        let config = json!({"filter": filter, "derive": derive, "preparation": tokenize.image.preparation()});
+        // The file's name and place do not matter, what is read of it does.
+        let input = digest_of("source unit", &(&unit.source, unit.digest, unit.first_row, unit.rows));
+        self.key(SegmentName::Prepare, &stages, &config, (&[input], &[self.artefacts.image_spec.digest, self.artefacts.embedder_digest]))
+    }
+
+    fn window(&self, settled_before: Option<Digest>, units: &[SourceUnit]) -> WindowKeys {
+        let config = self.config;
+        let prepare: Vec<Digest> = units.iter().map(|unit| self.prepare(unit)).collect();
+
+        let stages = [(split::NAME, split::REVISION), (dedup::NAME, dedup::REVISION), (index::NAME, index::REVISION)];
+        let inputs: Vec<Digest> = settled_before.into_iter().chain(prepare.iter().copied()).collect();
+        let settings = json!({"split": config.split, "dedup": config.dedup, "first": settled_before.is_none()});
+        let settle = self.key(SegmentName::Settle, &stages, &settings, (&inputs, &[]));
+
+        let stages = [(retrieve::NAME, retrieve::REVISION), (instruct::NAME, instruct::REVISION), (mask::NAME, mask::REVISION)];
+        let vocabulary = &self.artefacts.vocabulary;
+        let settings = json!({
+            "retrieve": config.retrieve,
+            "instruct": config.instruct,
+            "mask": config.mask,
+            "seq_len": config.pack.seq_len,
+            "vocabulary": vocabulary,
+        });
+        let artefacts = [self.artefacts.text.digest(), self.artefacts.embedder_digest];
+        let compose_key = |prepared: &Digest| self.key(SegmentName::Compose, &stages, &settings, (&[settle, *prepared], &artefacts));
+        let compose: Vec<Digest> = prepare.iter().map(compose_key).collect();
+
+        let stages = [(shuffle::NAME, shuffle::REVISION), (pack::NAME, pack::REVISION), (shard::NAME, shard::REVISION)];
+        let pack_key = |split: Split| {
+            let settings = json!({"pack": config.pack, "shard": config.shard, "vocabulary": vocabulary, "split": split});
+            self.key(SegmentName::Pack, &stages, &settings, (&compose, &[]))
+        };
+        let pack = Split::ALL.map(pack_key).to_vec();
+        WindowKeys { prepare, settle, compose, pack }
+    }
+}
+
+/// A window to be made, or one of the base version.
+#[derive(Debug)]
+pub struct WindowPlan {
+    /// Source units, in order.
+    pub units: Vec<SourceUnit>,
+    /// Where they are read from; empty for a window of the base version.
+    pub sources: Vec<PlannedUnit>,
+    /// Keys of everything that is made of them.
+    pub keys: WindowKeys,
+    /// The committed window, for one of the base version.
+    pub committed: Option<WindowRecord>,
+}
+
+/// What a run will do.
+#[derive(Debug)]
+pub struct Plan {
+    /// Number of the version that comes out.
+    pub version: u32,
+    /// Version that it goes on from.
+    pub base: Option<u32>,
+    /// Whether the latest version is what would come out.
+    pub is_published: bool,
+    /// Digest of the keys of all windows.
+    pub digest: Digest,
+    /// Windows, those of the base first.
+    pub windows: Vec<WindowPlan>,
+    /// Samples of the base whose units the sources no longer hold; they stay.
+    pub removed_samples: u64,
+}
+
+impl Plan {
+    /// Plans a run over `scan`. The latest version is the base if this configuration would make the same windows of its units.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn make(config: &Config, artefacts: &Artefacts, catalog: &Catalog, scan: &Scan) -> Result<Self> {
+        let maker = KeyMaker { config, artefacts };
+        let latest = catalog.latest_version().await?;
+        let mut windows = Vec::new();
+        if let Some(manifest) = &latest {
+            windows = rebase(&maker, catalog.windows_of(manifest).await?);
+        }
+        let base = latest.as_ref().filter(|_| !windows.is_empty()).map(|manifest| manifest.version);
+        let base_windows = windows.len();
+        let known: HashSet<SourceUnit> = windows.iter().flat_map(|window| window.units.iter().cloned()).collect();
+        let present: HashSet<&SourceUnit> = scan.units.iter().map(|planned| &planned.unit).collect();
+        let removed_samples = known.iter().filter(|unit| !present.contains(unit)).map(|unit| unit.rows).sum();
+
+        let fresh: Vec<PlannedUnit> = scan.units.iter().filter(|planned| !known.contains(&planned.unit)).cloned().collect();
+        let mut settled_before = windows.last().map(|window: &WindowPlan| window.keys.settle);
+        for sources in fresh.chunks(config.window.units as usize) {
+            let units: Vec<SourceUnit> = sources.iter().map(|planned| planned.unit.clone()).collect();
+            let keys = maker.window(settled_before, &units);
+            settled_before = Some(keys.settle);
+            windows.push(WindowPlan { units, sources: sources.to_vec(), keys, committed: None });
+        }
+        let version = latest.as_ref().map_or(1, |manifest| manifest.version + 1);
+        let all_keys: Vec<_> = windows.iter().map(|window| window.keys.by_segment()).collect();
+        let digest = digest_of("plan", &all_keys);
+        Ok(Self { version, base, is_published: base.is_some() && windows.len() == base_windows, digest, windows, removed_samples })
+    }
+
+    /// Number of the version that holds the plan's result.
+    #[must_use]
+    pub fn resulting_version(&self) -> u32 {
+        self.base.filter(|_| self.is_published).unwrap_or(self.version)
+    }
+}
+
+/// The windows of the latest version if the present configuration makes the same of their units; else none.
+fn rebase(maker: &KeyMaker<'_>, records: Vec<WindowRecord>) -> Vec<WindowPlan> {
+    let mut windows = Vec::new();
+    let mut settled_before = None;
+    for record in records {
+        let keys = maker.window(settled_before, &record.units);
+        if keys.by_segment() != record.keys {
+            return Vec::new();
+        }
+        settled_before = Some(keys.settle);
+        windows.push(WindowPlan { units: record.units.clone(), sources: Vec::new(), keys, committed: Some(record) });
+    }
+    windows
+}

@@ -1,0 +1,379 @@
+//! Collects what the page shows from the store, and the photos from their sources.
+
+use std::collections::{BTreeMap, HashMap};
+
+use cm3flow_schemas::document::{Document, Modality, Role, Segment};
+use cm3flow_schemas::pack::{PackStatistics, ShardEntry, TaskStatistics};
+use cm3flow_schemas::sample::{Annotations, EDGE_IMAGE, MAIN_IMAGE, RoleCodes, RoleImage, Split};
+use cm3flow_schemas::unit::{SegmentName, UnitRecord};
+use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::{SampleId, columns, rows};
+use cm3flow_stages::ChannelLimits;
+use cm3flow_stages::derive::Derive;
+use cm3flow_stages::eval::{perplexity, psnr};
+use cm3flow_stages::filter::Filter;
+use cm3flow_stages::index::BankRow;
+use cm3flow_stages::ingest::{Ingest, PlannedUnit};
+use cm3flow_stages::read::{BlockReader, read_packs};
+use cm3flow_stages::stage::{Chain, Head, Meters};
+use serde::Deserialize;
+
+use super::Subject;
+use super::draw::{self, Curve};
+use super::page::*;
+use super::pictures;
+use crate::error::Result;
+use crate::evaluate::{Evaluation, evaluations_folder};
+use crate::execute::{Table, UnitStore};
+use crate::train::TrainOutcome;
+
+/// Samples that are shown.
+const SAMPLES: usize = 12;
+/// Queries of the neighbour gallery.
+const QUERIES: usize = 6;
+/// Packs that are drawn.
+const PACKS: usize = 24;
+/// Refused rows that are listed.
+const REFUSED: usize = 50;
+/// Credits that are listed.
+const CREDITS: usize = 1000;
+
+#[derive(Debug, Clone, Deserialize)]
+struct Prepared {
+    sample_id: SampleId,
+    key: String,
+    annotations: Annotations,
+    image_codes: Vec<RoleCodes>,
+}
+
+#[derive(Deserialize)]
+struct Refused {
+    source: String,
+    key: String,
+    stage: String,
+    reason: String,
+    detail: String,
+}
+
+impl Prepared {
+    fn main_codes(&self) -> Vec<u32> {
+        self.image_codes.iter().find(|image| image.role == MAIN_IMAGE).map(|image| image.codes.clone()).unwrap_or_default()
+    }
+
+    fn caption(&self) -> String {
+        self.annotations.captions.first().cloned().unwrap_or_default()
+    }
+}
+
+/// The units of the windows, one segment at a time.
+struct Units<'a> {
+    store: UnitStore,
+    windows: &'a [WindowRecord],
+}
+
+impl Units<'_> {
+    async fn records(&self, segment: SegmentName) -> Result<Vec<UnitRecord>> {
+        let mut records = Vec::new();
+        for key in self.windows.iter().filter_map(|window| window.keys.get(segment.name())).flatten() {
+            records.extend(self.store.find(segment, *key).await?);
+        }
+        Ok(records)
+    }
+
+    /// Rows of a table over the units of `segment`, at most `limit`.
+    async fn rows<T: serde::de::DeserializeOwned>(&self, segment: SegmentName, table: Table, names: &[&str], limit: usize) -> Result<Vec<T>> {
+        let mut found = Vec::new();
+        for record in self.records(segment).await? {
+            for batch in self.store.read(&record, table).await? {
+                if found.len() >= limit {
+                    found.truncate(limit);
+                    return Ok(found);
+                }
+                if batch.num_rows() > 0 {
+                    found.extend(rows::read::<T>(&batch, names)?);
+                }
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+}
+
+pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
+    let manifest = subject.manifest;
+    let units = Units { store: UnitStore::new(subject.store.clone()), windows: subject.windows };
+    let names = [columns::SAMPLE_ID, columns::KEY, columns::ANNOTATIONS, columns::IMAGE_CODES];
+    let prepared: Vec<Prepared> = units.rows(SegmentName::Prepare, Table::Prepared, &names, CREDITS).await?;
+    let refused = units.rows(SegmentName::Prepare, Table::Refused, &["source", "key", "stage", "reason", "detail"], REFUSED).await?;
+    let names = ["document_id", "sample_id", "task", "split", "tokens", "segments", "retrieved", "retrieved_wanted", "spans"];
+    let documents: Vec<Document> = units.rows(SegmentName::Compose, Table::Documents, &names, 400).await?;
+    Ok(Page {
+        dataset: manifest.dataset.clone(),
+        version: manifest.version,
+        base: manifest.base,
+        facts: facts(subject),
+        ledger: manifest.samples.to_string(),
+        documents: format!("built {} = packed {} + refused {}", manifest.documents.built, manifest.documents.packed, manifest.documents.refused.values().sum::<u64>()),
+        funnel: funnel(subject),
+        reasons: manifest.samples.refused.iter().chain(&manifest.documents.refused).map(|(reason, &count)| Reason { reason: reason.clone(), count }).collect(),
+        refused: refused.into_iter().map(refused_sample).collect(),
+        samples: samples(subject, &prepared).await?,
+        neighbours: neighbours(subject, &units, &prepared, &documents).await?,
+        masked: masked(subject, &documents)?,
+        packs: packs(subject).await?,
+        fill: manifest.statistics.iter().map(fill).collect(),
+        tasks: tasks(&manifest.statistics),
+        stages: subject.meters.all().iter().map(|meter| stage_time(meter)).collect(),
+        training: match subject.training {
+            Some(outcome) => training(subject, outcome).await?,
+            None => None,
+        },
+        credits: prepared.iter().filter_map(credit).collect(),
+    })
+}
+
+fn facts(subject: &Subject<'_>) -> Vec<(&'static str, String)> {
+    let (manifest, spec) = (subject.manifest, &subject.artefacts.image_spec);
+    let vocabulary = &manifest.vocabulary;
+    let class = &manifest.numerics;
+    vec![
+        ("windows", manifest.windows.len().to_string()),
+        ("tokens of a pack", manifest.seq_len.to_string()),
+        ("vocabulary", format!("{} ids: {} of text, {} of images, {} sentinels", vocabulary.size, vocabulary.text.len, vocabulary.image.len, vocabulary.sentinels.len)),
+        ("image tokenizer", format!("{}, {} px to {} codes, {}", spec.name, spec.side_px, spec.codes_per_image(), spec.digest.short())),
+        ("embedder", subject.artefacts.embedder_name.clone()),
+        ("numerics class", format!("{} {}, batch {}, libtorch {}, {} threads, {}", class.device, class.dtype, class.batch_size, class.libtorch, class.threads, class.cpu_capability)),
+        ("seed", manifest.seed.to_string()),
+        ("licences", manifest.licenses.iter().map(|(license, count)| format!("{license}: {count}")).collect::<Vec<_>>().join(", ")),
+    ]
+}
+
+fn funnel(subject: &Subject<'_>) -> Vec<FunnelStep> {
+    let samples = &subject.manifest.samples;
+    let after_filters = samples.input - samples.refused_total();
+    let steps = [("in", samples.input), ("not refused", after_filters), ("no duplicate", after_filters - samples.duplicate), ("kept", samples.kept)];
+    let percent = |count: u64| count as f64 * 100.0 / samples.input.max(1) as f64;
+    steps.map(|(name, count)| FunnelStep { name: name.into(), count, percent: percent(count) }).into()
+}
+
+fn refused_sample(row: Refused) -> RefusedSample {
+    RefusedSample { source: row.source, key: row.key, reason: format!("{}.{}", row.stage, row.reason), detail: row.detail }
+}
+
+/// Fitted photos with their derived images by sample, as far as the sources still hold them.
+async fn photos(subject: &Subject<'_>, wanted: &[&Prepared]) -> Result<HashMap<SampleId, Vec<RoleImage>>> {
+    #[derive(Deserialize)]
+    struct Row {
+        sample_id: SampleId,
+        pixels: Vec<RoleImage>,
+    }
+    let mut found = HashMap::new();
+    for unit in subject.units {
+        if found.len() == wanted.len() {
+            break;
+        }
+        for batch in derived(subject, unit).await? {
+            for row in rows::read::<Row>(&batch, &[columns::SAMPLE_ID, columns::PIXELS])? {
+                if wanted.iter().any(|sample| sample.sample_id == row.sample_id) {
+                    found.insert(row.sample_id, row.pixels);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+async fn derived(subject: &Subject<'_>, unit: &PlannedUnit) -> Result<Vec<arrow::array::RecordBatch>> {
+    let config = subject.config;
+    let chain = Chain::new(Head::Source(Box::new(Ingest::new(unit.clone()))))
+        .map(Filter::new(config.filter.clone()))
+        .map(Derive::new(config.derive.clone(), config.tokenize.image.preparation(), config.dataset.seed));
+    let mut batches = Vec::new();
+    let collect = |batch| {
+        batches.push(batch);
+        Ok(())
+    };
+    chain.run(ChannelLimits::default(), &Meters::default(), collect).await?;
+    Ok(batches)
+}
+
+async fn samples(subject: &Subject<'_>, prepared: &[Prepared]) -> Result<Vec<Sample>> {
+    let shown: Vec<&Prepared> = spread(prepared, SAMPLES);
+    let photos = photos(subject, &shown).await?;
+    let decoded = pictures::decode(subject.artefacts, shown.iter().map(|sample| sample.main_codes()).collect()).await?;
+    let side = subject.artefacts.image_spec.side_px;
+    let mut samples = Vec::new();
+    for (sample, reconstruction) in shown.into_iter().zip(decoded) {
+        let image = |role: &str| photos.get(&sample.sample_id).and_then(|images| images.iter().find(|image| image.role == role));
+        samples.push(Sample {
+            key: sample.key.clone(),
+            photo: image(MAIN_IMAGE).map(|image| pictures::photo(&image.bytes, side)).transpose()?,
+            edges: image(EDGE_IMAGE).map(|image| pictures::photo(&image.bytes, side)).transpose()?,
+            psnr: image(MAIN_IMAGE).map(|image| psnr(&reconstruction, &image.bytes)),
+            reconstruction: pictures::photo(&reconstruction, side)?,
+            caption: sample.caption(),
+        });
+    }
+    Ok(samples)
+}
+
+/// At most `count` items, evenly spread.
+fn spread<T>(items: &[T], count: usize) -> Vec<&T> {
+    let step = items.len().div_ceil(count.max(1)).max(1);
+    items.iter().step_by(step).collect()
+}
+
+async fn neighbours(subject: &Subject<'_>, units: &Units<'_>, prepared: &[Prepared], documents: &[Document]) -> Result<Vec<Query>> {
+    let queries: Vec<&Document> = documents.iter().filter(|document| !document.retrieved.is_empty()).collect();
+    let queries: Vec<(&Document, &Prepared)> = spread(&queries, QUERIES)
+        .into_iter()
+        .filter_map(|query| Some((*query, prepared.iter().find(|sample| sample.sample_id == query.sample_id)?)))
+        .collect();
+    let names = [columns::SAMPLE_ID, columns::IMAGE_ID, "captions", "codes", columns::EMBEDDING];
+    let bank: Vec<BankRow> = if queries.is_empty() { Vec::new() } else { units.rows(SegmentName::Settle, Table::Bank, &names, usize::MAX).await? };
+    let bank: HashMap<SampleId, BankRow> = bank.into_iter().map(|row| (row.sample_id, row)).collect();
+    let side = subject.artefacts.image_spec.side_px;
+    let mut gallery = Vec::new();
+    for (document, sample) in queries {
+        let found: Vec<_> = document.retrieved.iter().filter_map(|neighbour| Some((neighbour.similarity, bank.get(&neighbour.sample_id)?))).collect();
+        let codes = std::iter::once(sample.main_codes()).chain(found.iter().map(|(_, row)| row.codes.clone())).collect();
+        let mut images = pictures::decode(subject.artefacts, codes).await?.into_iter();
+        let mut next = || images.next().map_or_else(|| Ok(String::new()), |pixels| pictures::photo(&pixels, side));
+        let image = next()?;
+        let mut shown = Vec::new();
+        for (similarity, row) in found {
+            shown.push(Found { caption: row.captions.first().cloned().unwrap_or_default(), image: next()?, similarity });
+        }
+        gallery.push(Query { caption: sample.caption(), image, found: shown });
+    }
+    Ok(gallery)
+}
+
+/// The first document of every task that has masked spans, or else the first of the task.
+fn masked(subject: &Subject<'_>, documents: &[Document]) -> Result<Vec<MaskedDocument>> {
+    let mut by_task: BTreeMap<&str, &Document> = BTreeMap::new();
+    for document in documents {
+        let shown = by_task.entry(&document.task).or_insert(document);
+        if shown.spans == 0 && document.spans > 0 {
+            *shown = document;
+        }
+    }
+    by_task.into_values().map(|document| masked_document(subject, document)).collect()
+}
+
+fn masked_document(subject: &Subject<'_>, document: &Document) -> Result<MaskedDocument> {
+    let vocabulary = &subject.manifest.vocabulary;
+    let spell = |segment: &Segment| {
+        let ids = &document.tokens[segment.range()];
+        Ok(match segment.modality {
+            Modality::Image => format!("[{} codes]", ids.len()),
+            Modality::Text => subject.artefacts.text.decode(&ids.iter().map(|id| id - vocabulary.text.start).collect::<Vec<_>>())?,
+            Modality::Control => ids.iter().map(|&id| vocabulary.control_name(id).unwrap_or_else(|| id.to_string())).collect(),
+        })
+    };
+    let run = |segment: &Segment| spell(segment).map(|text| Run { class: draw::class(segment), text });
+    Ok(MaskedDocument {
+        task: document.task.clone(),
+        tokens: document.tokens.len(),
+        spans: document.spans,
+        drawing: draw::document(&document.segments, document.tokens.len()),
+        spelled: document.segments.iter().filter(|segment| segment.role != Role::Boundary).map(run).collect::<Result<_>>()?,
+    })
+}
+
+async fn packs(subject: &Subject<'_>) -> Result<String> {
+    let shards: Vec<ShardEntry> = subject.windows.iter().flat_map(|window| window.shards.clone()).filter(|shard| shard.split == Split::Train).collect();
+    let schema = columns::pack(subject.manifest.seq_len as usize, subject.manifest.vocabulary.width());
+    let packs = read_packs(&mut BlockReader::new(subject.store.objects(), schema), &shards, PACKS).await?;
+    Ok(draw::packs(&packs))
+}
+
+fn fill((split, statistics): (&String, &PackStatistics)) -> Fill {
+    let PackStatistics { packs, used, capacity, .. } = *statistics;
+    Fill { split: split.clone(), packs, used, capacity, percent: statistics.fill_rate() * 100.0 }
+}
+
+fn tasks(statistics: &BTreeMap<String, PackStatistics>) -> Vec<Task> {
+    let mut sum = PackStatistics::default();
+    statistics.values().for_each(|split| sum.add(split));
+    let row = |(name, counts): (String, TaskStatistics)| {
+        let TaskStatistics { documents, text_tokens, image_tokens, control_tokens, spans, retrieved, retrieval_lowered } = counts;
+        Task { name, documents, text_tokens, image_tokens, control_tokens, spans, retrieved, retrieval_lowered }
+    };
+    sum.tasks.into_iter().map(row).collect()
+}
+
+fn stage_time(meter: &cm3flow_stages::StageMeter) -> StageTime {
+    let (rows, busy_s) = (meter.rows_in().max(meter.rows_out()), meter.busy().as_secs_f64());
+    StageTime { name: meter.stage, rows, busy_s, rate: if busy_s > 0.0 { rows as f64 / busy_s } else { 0.0 } }
+}
+
+fn credit(sample: &Prepared) -> Option<Credit> {
+    let Annotations { credit, license, source, .. } = &sample.annotations;
+    if credit.is_none() && license.is_none() {
+        return None;
+    }
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    Some(Credit { key: sample.key.clone(), credit: text(credit), license: text(license), source: text(source) })
+}
+
+async fn training(subject: &Subject<'_>, outcome: &TrainOutcome) -> Result<Option<TrainingPart>> {
+    let Some((first_loss, last_loss)) = outcome.first_and_last_loss() else { return Ok(None) };
+    let folder = outcome.checkpoint.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let folder = evaluations_folder(folder);
+    let mut evaluations = Vec::new();
+    for name in subject.store.names(&folder).await? {
+        evaluations.extend(subject.store.record::<Evaluation>(&format!("{folder}/{name}/evaluation.json"), "evaluation").await?);
+    }
+    evaluations.sort_by_key(|evaluation| evaluation.step);
+    let mut part = TrainingPart {
+        checkpoint: outcome.checkpoint.clone(),
+        steps: outcome.step,
+        first_loss,
+        last_loss,
+        curve: loss_curves(outcome, &evaluations),
+        evaluations: evaluations.iter().map(evaluation_row).collect(),
+        step: 0,
+        images: Vec::new(),
+        captions: Vec::new(),
+    };
+    if let Some(last) = evaluations.last() {
+        part.step = last.step;
+        let folder = format!("{folder}/{}", last.step);
+        for image in &last.images {
+            let (generated, reference) = (picture(subject, &folder, &image.generated).await?, picture(subject, &folder, &image.reference).await?);
+            part.images.push(GeneratedPicture { caption: image.caption.clone(), generated, reference });
+        }
+        for caption in &last.captions {
+            let (reference, generated) = (caption.reference.clone(), caption.generated.clone());
+            part.captions.push(GeneratedText { image: picture(subject, &folder, &caption.image).await?, reference, generated });
+        }
+    }
+    Ok(Some(part))
+}
+
+async fn picture(subject: &Subject<'_>, folder: &str, name: &str) -> Result<String> {
+    Ok(subject.store.get(&format!("{folder}/{name}")).await?.map(|bytes| pictures::png(&bytes)).unwrap_or_default())
+}
+
+fn evaluation_row(evaluation: &Evaluation) -> EvaluationRow {
+    let of = |modality| evaluation.losses.mean(modality).map(perplexity);
+    EvaluationRow {
+        step: evaluation.step,
+        packs: evaluation.packs,
+        text: of(Modality::Text),
+        image: of(Modality::Image),
+        all: evaluation.losses.mean_of_all().map(perplexity),
+    }
+}
+
+fn loss_curves(outcome: &TrainOutcome, evaluations: &[Evaluation]) -> String {
+    let train = |modality: Modality| outcome.curve.iter().filter_map(|step| Some((step.step as f64, step.losses.mean(modality)?))).collect();
+    let held_out = |modality: Modality| evaluations.iter().filter_map(|evaluation| Some((evaluation.step as f64, evaluation.losses.mean(modality)?))).collect();
+    draw::curves(&[
+        Curve { class: "curve-text", points: train(Modality::Text), dots: false },
+        Curve { class: "curve-image", points: train(Modality::Image), dots: false },
+        Curve { class: "curve-text", points: held_out(Modality::Text), dots: true },
+        Curve { class: "curve-image", points: held_out(Modality::Image), dots: true },
+    ])
+}

@@ -1,0 +1,181 @@
+//! What the page shows, as plain data for the template.
+
+use serde::Serialize;
+
+/// The page.
+#[derive(Debug, Serialize)]
+pub(super) struct Page {
+    pub dataset: String,
+    pub version: u32,
+    pub base: Option<u32>,
+    pub facts: Vec<(&'static str, String)>,
+    pub ledger: String,
+    pub documents: String,
+    pub funnel: Vec<FunnelStep>,
+    pub reasons: Vec<Reason>,
+    pub refused: Vec<RefusedSample>,
+    pub samples: Vec<Sample>,
+    pub neighbours: Vec<Query>,
+    pub masked: Vec<MaskedDocument>,
+    /// SVG of some packs.
+    pub packs: String,
+    pub fill: Vec<Fill>,
+    pub tasks: Vec<Task>,
+    pub stages: Vec<StageTime>,
+    pub training: Option<TrainingPart>,
+    pub credits: Vec<Credit>,
+}
+
+/// A bar of the funnel.
+#[derive(Debug, Serialize)]
+pub(super) struct FunnelStep {
+    pub name: String,
+    pub count: u64,
+    /// Share of what came in, in percent.
+    pub percent: f64,
+}
+
+/// A reason with its count.
+#[derive(Debug, Serialize)]
+pub(super) struct Reason {
+    pub reason: String,
+    pub count: u64,
+}
+
+/// A refused sample or document.
+#[derive(Debug, Serialize)]
+pub(super) struct RefusedSample {
+    pub source: String,
+    pub key: String,
+    pub reason: String,
+    pub detail: String,
+}
+
+/// A sample with its pictures as data URLs.
+#[derive(Debug, Serialize)]
+pub(super) struct Sample {
+    pub key: String,
+    pub photo: Option<String>,
+    pub edges: Option<String>,
+    pub reconstruction: String,
+    pub psnr: Option<f64>,
+    pub caption: String,
+}
+
+/// A sample with what was retrieved for it.
+#[derive(Debug, Serialize)]
+pub(super) struct Query {
+    pub caption: String,
+    pub image: String,
+    pub found: Vec<Found>,
+}
+
+/// A retrieved sample.
+#[derive(Debug, Serialize)]
+pub(super) struct Found {
+    pub caption: String,
+    pub image: String,
+    pub similarity: f32,
+}
+
+/// A document as the trainer sees it.
+#[derive(Debug, Serialize)]
+pub(super) struct MaskedDocument {
+    pub task: String,
+    pub tokens: usize,
+    pub spans: u16,
+    /// SVG of its segments.
+    pub drawing: String,
+    /// Its text with control tokens by name and images as `[n codes]`.
+    pub spelled: Vec<Run>,
+}
+
+/// A run of a spelled document.
+#[derive(Debug, Serialize)]
+pub(super) struct Run {
+    pub class: &'static str,
+    pub text: String,
+}
+
+/// Fill of the packs of a split.
+#[derive(Debug, Serialize)]
+pub(super) struct Fill {
+    pub split: String,
+    pub packs: u64,
+    pub used: u64,
+    pub capacity: u64,
+    pub percent: f64,
+}
+
+/// Counts of a task over both splits.
+#[derive(Debug, Serialize)]
+pub(super) struct Task {
+    pub name: String,
+    pub documents: u64,
+    pub text_tokens: u64,
+    pub image_tokens: u64,
+    pub control_tokens: u64,
+    pub spans: u64,
+    pub retrieved: u64,
+    pub retrieval_lowered: u64,
+}
+
+/// What a stage did in this run.
+#[derive(Debug, Serialize)]
+pub(super) struct StageTime {
+    pub name: &'static str,
+    pub rows: u64,
+    pub busy_s: f64,
+    pub rate: f64,
+}
+
+/// Training and evaluations.
+#[derive(Debug, Serialize)]
+pub(super) struct TrainingPart {
+    pub checkpoint: String,
+    pub steps: u64,
+    pub first_loss: f64,
+    pub last_loss: f64,
+    /// SVG of the losses.
+    pub curve: String,
+    pub evaluations: Vec<EvaluationRow>,
+    /// Of the last evaluation.
+    pub step: u64,
+    pub images: Vec<GeneratedPicture>,
+    pub captions: Vec<GeneratedText>,
+}
+
+/// Perplexities of an evaluation; `None` where there were no such tokens.
+#[derive(Debug, Serialize)]
+pub(super) struct EvaluationRow {
+    pub step: u64,
+    pub packs: u64,
+    pub text: Option<f64>,
+    pub image: Option<f64>,
+    pub all: Option<f64>,
+}
+
+/// A generated picture beside the held-out one.
+#[derive(Debug, Serialize)]
+pub(super) struct GeneratedPicture {
+    pub caption: String,
+    pub generated: String,
+    pub reference: String,
+}
+
+/// A generated caption beside the held-out one.
+#[derive(Debug, Serialize)]
+pub(super) struct GeneratedText {
+    pub image: String,
+    pub reference: String,
+    pub generated: String,
+}
+
+/// Whom a picture is owed to.
+#[derive(Debug, Serialize)]
+pub(super) struct Credit {
+    pub key: String,
+    pub credit: String,
+    pub license: String,
+    pub source: String,
+}

@@ -1,0 +1,271 @@
+//! A whole run: scan, fit what is missing, plan, execute, publish, train on the way, report.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use cm3flow_model::train::TrainConfig;
+use cm3flow_schemas::Digest;
+use cm3flow_schemas::sample::Split;
+use cm3flow_schemas::version::VersionManifest;
+use cm3flow_schemas::window::WindowRecord;
+use cm3flow_stages::stage::Meters;
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use crate::artefact::{self, Artefacts};
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::error::{PipelineError, Result};
+use crate::execute::Executor;
+use crate::follow::Followed;
+use crate::plan::{Plan, Scan, scan_sources};
+use crate::progress::Progress;
+use crate::report::{self, Subject};
+use crate::store::Store;
+use crate::train::{self, Checkpoints, TrainOutcome, Training};
+
+/// What a run is asked for beyond its configuration.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// Takes at most so many samples.
+    pub limit: Option<u64>,
+    /// Fits anew what is pinned.
+    pub refit: bool,
+    /// Leaves out training even if the configuration has it.
+    pub without_training: bool,
+    /// Set from outside to end training with a checkpoint.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct RunOutcome {
+    /// The published version.
+    pub manifest: VersionManifest,
+    /// Its windows.
+    pub windows: Vec<WindowRecord>,
+    /// Whether the version was there before.
+    pub was_published: bool,
+    /// Whether the training had been done before.
+    pub was_trained: bool,
+    /// The training, if the configuration has one.
+    pub training: Option<TrainOutcome>,
+    /// Path of the report in the store; `None` if there was nothing to do.
+    pub report: Option<String>,
+}
+
+impl RunOutcome {
+    /// Whether everything was there before.
+    #[must_use]
+    pub const fn nothing_to_do(&self) -> bool {
+        self.was_published && (self.training.is_none() || self.was_trained)
+    }
+}
+
+/// What the parts of a run share.
+struct Run<'a> {
+    config: Arc<Config>,
+    store: &'a Store,
+    options: &'a RunOptions,
+    progress: &'a Progress,
+    catalog: Catalog,
+    artefacts: Arc<Artefacts>,
+    scan: Scan,
+}
+
+/// Runs `config` against `store`.
+///
+/// # Errors
+/// The first thing that goes wrong; what is committed stays, and the same call goes on from there.
+pub async fn run(config: &Config, store: &Store, options: &RunOptions, progress: &Progress) -> Result<RunOutcome> {
+    let scan = scan_sources(config, options.limit).await?;
+    progress.say(&format!("{} samples in {} units of {} sources", scan.samples(), scan.units.len(), config.source.len()));
+    let artefacts = Arc::new(artefact::obtain(config, store, &scan.units, options.refit, progress).await?);
+    let catalog = Catalog::new(store.clone(), &config.dataset.name);
+    let run = Run { config: Arc::new(config.clone()), store, options, progress, catalog, artefacts, scan };
+    let plan = Plan::make(config, &run.artefacts, &run.catalog, &run.scan).await?;
+    if plan.removed_samples > 0 {
+        let removed = plan.removed_samples;
+        progress.say(&format!("the sources no longer hold units with {removed} samples of version {}; they stay in the dataset", plan.base.unwrap_or(0)));
+    }
+    if plan.is_published { run.published(&plan).await } else { run.execute(&plan).await }
+}
+
+/// Fits what is missing, or everything with `refit`, and pins it.
+///
+/// # Errors
+/// As [`run`].
+pub async fn fit(config: &Config, store: &Store, refit: bool, progress: &Progress) -> Result<Artefacts> {
+    let scan = scan_sources(config, None).await?;
+    artefact::obtain(config, store, &scan.units, refit, progress).await
+}
+
+/// Trains on a published version, as the configuration says; goes on from the last checkpoint.
+///
+/// # Errors
+/// [`PipelineError::NoVersion`], [`PipelineError::Mismatch`] if the configuration's vocabulary or `seq_len` is another than the
+/// version's, or as [`run`].
+pub async fn train_version(config: &Config, store: &Store, version: Option<u32>, options: &RunOptions, progress: &Progress) -> Result<TrainOutcome> {
+    let train = config.train.clone().ok_or_else(|| PipelineError::Mismatch { problem: "the configuration has no [train] section".into() })?;
+    let (manifest, windows, artefacts) = published_version(config, store, version).await?;
+    artefacts.vocabulary.check_same(&manifest.vocabulary)?;
+    if config.pack.seq_len != manifest.seq_len {
+        let problem = format!("pack.seq_len is {} in the configuration, version {} has {}", config.pack.seq_len, manifest.version, manifest.seq_len);
+        return Err(PipelineError::Mismatch { problem });
+    }
+    let artefacts = Arc::new(artefacts);
+    let key = train::key(config, &train, &artefacts, &pack_keys(&windows));
+    let training = Training {
+        config: Arc::new(config.clone()),
+        train,
+        store: store.clone(),
+        artefacts,
+        key,
+        feed: Followed::published(&windows).feed(),
+        progress: progress.clone(),
+        stop: Arc::clone(&options.stop),
+    };
+    finished(train::start(training)?).await
+}
+
+/// Draws the report of a published version anew; returns the page.
+///
+/// # Errors
+/// [`PipelineError::NoVersion`], or as [`run`].
+pub async fn report_version(config: &Config, store: &Store, version: Option<u32>) -> Result<String> {
+    let (manifest, windows, artefacts) = published_version(config, store, version).await?;
+    let training = match &config.train {
+        Some(train) => {
+            let key = train::key(config, train, &artefacts, &pack_keys(&windows));
+            Checkpoints::new(store.clone(), &config.dataset.name, key, Handle::current()).outcome().await?
+        }
+        None => None,
+    };
+    let units = scan_sources(config, None).await?.units;
+    let meters = Meters::default();
+    let subject = Subject { config, store, artefacts: &artefacts, manifest: &manifest, windows: &windows, units: &units, training: training.as_ref(), meters: &meters };
+    report::html(&subject).await
+}
+
+async fn published_version(config: &Config, store: &Store, version: Option<u32>) -> Result<(VersionManifest, Vec<WindowRecord>, Artefacts)> {
+    let catalog = Catalog::new(store.clone(), &config.dataset.name);
+    let missing = || PipelineError::NoVersion { dataset: config.dataset.name.clone(), version: "yet".into() };
+    let manifest = match version {
+        Some(version) => catalog.version(version).await?,
+        None => catalog.latest_version().await?.ok_or_else(missing)?,
+    };
+    let windows = catalog.windows_of(&manifest).await?;
+    let artefacts = artefact::pinned(config, store, false).await?.ok_or_else(missing)?;
+    Ok((manifest, windows, artefacts))
+}
+
+fn pack_keys(windows: &[WindowRecord]) -> Vec<Digest> {
+    windows.iter().filter_map(|window| window.keys.get("pack")).flatten().copied().collect()
+}
+
+impl Run<'_> {
+    fn train_config(&self) -> Option<&TrainConfig> {
+        self.config.train.as_ref().filter(|_| !self.options.without_training)
+    }
+
+    fn training(&self, train: &TrainConfig, packs: &[Digest], followed: &Followed) -> Training {
+        Training {
+            config: Arc::clone(&self.config),
+            train: train.clone(),
+            store: self.store.clone(),
+            artefacts: Arc::clone(&self.artefacts),
+            key: train::key(&self.config, train, &self.artefacts, packs),
+            feed: followed.feed(),
+            progress: self.progress.clone(),
+            stop: Arc::clone(&self.options.stop),
+        }
+    }
+
+    /// The version is there; what may be missing is the training.
+    async fn published(&self, plan: &Plan) -> Result<RunOutcome> {
+        let manifest = self.catalog.version(plan.resulting_version()).await?;
+        let windows = self.catalog.windows_of(&manifest).await?;
+        let mut outcome = RunOutcome { manifest, windows, was_published: true, was_trained: false, training: None, report: None };
+        if let Some(train) = self.train_config() {
+            let training = self.training(train, &pack_keys(&outcome.windows), &Followed::published(&outcome.windows));
+            let done = Checkpoints::new(self.store.clone(), &self.config.dataset.name, training.key, Handle::current()).outcome().await?;
+            outcome.was_trained = done.as_ref().is_some_and(|done| done.step >= train.steps);
+            outcome.training = if outcome.was_trained { done } else { Some(finished(train::start(training)?).await?) };
+        }
+        if !outcome.nothing_to_do() {
+            outcome.report = Some(self.report(&run_folder(), &outcome).await?);
+        }
+        Ok(outcome)
+    }
+
+    /// Makes and publishes the version while the trainer follows.
+    async fn execute(&self, plan: &Plan) -> Result<RunOutcome> {
+        let run_folder = run_folder();
+        let windows: Vec<_> = plan.windows.iter().map(|window| json!({"units": window.units, "keys": window.keys.by_segment()})).collect();
+        let record = json!({"dataset": self.config.dataset.name, "version": plan.version, "base": plan.base, "windows": windows});
+        self.store.create_record(&format!("{run_folder}/plan.json"), &record).await?;
+
+        let followed = Followed::default();
+        let packs: Vec<Digest> = plan.windows.iter().flat_map(|window| window.keys.pack.iter().copied()).collect();
+        let training = self.train_config().map(|train| train::start(self.training(train, &packs, &followed))).transpose()?;
+        let executor = Arc::new(Executor::new(Arc::clone(&self.config), self.store.clone(), Arc::clone(&self.artefacts), self.progress.clone(), Arc::clone(&self.options.stop)));
+        let made = self.make(&executor, plan, &followed).await;
+        let (manifest, windows) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                // The trainer notices that the run which it follows has stopped; it must not outlive this call.
+                drop(followed);
+                if let Some(training) = training {
+                    let _ = training.await;
+                }
+                return Err(error);
+            }
+        };
+        let training = match training {
+            Some(training) => Some(finished(training).await?),
+            None => None,
+        };
+        let mut outcome = RunOutcome { manifest, windows, was_published: false, was_trained: false, training, report: None };
+        outcome.report = Some(self.report(&run_folder, &outcome).await?);
+        Ok(outcome)
+    }
+
+    async fn make(&self, executor: &Arc<Executor>, plan: &Plan, followed: &Followed) -> Result<(VersionManifest, Vec<WindowRecord>)> {
+        let windows = executor.run(plan, &self.catalog, followed).await?;
+        let has_packs = windows.iter().flat_map(|window| &window.shards).any(|shard| shard.split == Split::Train);
+        if !has_packs {
+            let refused = windows.iter().flat_map(|window| &window.samples.refused).map(|(reason, count)| format!("{reason} {count}"));
+            let input = windows.iter().map(|window| window.samples.input).sum();
+            return Err(PipelineError::NothingKept { input, reasons: refused.collect::<Vec<_>>().join(", ") });
+        }
+        let manifest = self.catalog.publish(&self.config, &self.artefacts, plan, &windows).await?;
+        followed.complete();
+        self.progress.say(&format!("version {} of {} is published", manifest.version, manifest.dataset));
+        Ok((manifest, windows))
+    }
+
+    async fn report(&self, run_folder: &str, outcome: &RunOutcome) -> Result<String> {
+        let subject = Subject {
+            config: &self.config,
+            store: self.store,
+            artefacts: &self.artefacts,
+            manifest: &outcome.manifest,
+            windows: &outcome.windows,
+            units: &self.scan.units,
+            training: outcome.training.as_ref(),
+            meters: self.progress.meters(),
+        };
+        let path = format!("{run_folder}/report.html");
+        self.store.create(&path, report::html(&subject).await?).await?;
+        Ok(path)
+    }
+}
+
+async fn finished(training: tokio::sync::oneshot::Receiver<Result<TrainOutcome>>) -> Result<TrainOutcome> {
+    training.await.map_err(|_| PipelineError::Lost { what: "the training thread" })?
+}
+
+/// Folder of a run that begins now.
+fn run_folder() -> String {
+    format!("runs/{}", chrono::Utc::now().format("%Y%m%dT%H%M%S%3fZ"))
+}

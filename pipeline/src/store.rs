@@ -1,0 +1,251 @@
+//! The store: every byte that a run keeps. Objects are created, never changed; put-if-absent decides who was first.
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cm3flow_schemas::Digest;
+use cm3flow_stages::ingest::{Location, SourceConfig};
+use futures::TryStreamExt;
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use crate::error::{PipelineError, Result};
+
+/// What came of creating an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// It is ours.
+    New,
+    /// It was there already, with the same bytes.
+    Same,
+    /// It was there already, with other bytes, which stay.
+    Different,
+}
+
+/// A store of objects by path.
+#[derive(Debug, Clone)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    address: String,
+}
+
+impl Store {
+    /// Wraps `objects`; `address` is its name for people.
+    #[must_use]
+    pub fn new(objects: Arc<dyn ObjectStore>, address: &str) -> Self {
+        Self { objects, address: address.to_owned() }
+    }
+
+    /// Opens the store at `address`: a URL, or a path that is made if it does not exist; a relative one starts from `folder`.
+    ///
+    /// # Errors
+    /// [`PipelineError::Address`] or [`PipelineError::File`].
+    pub fn open(address: &str, folder: &FilePath) -> Result<Self> {
+        if let Some(url) = remote_url(address) {
+            let refused = |problem: String| PipelineError::Address { field: "dataset.store".into(), url: address.to_owned(), problem };
+            if url.scheme() == "memory" {
+                return Ok(Self::new(Arc::new(InMemory::new()), address));
+            }
+            let (objects, prefix) = parse_url(&url).map_err(|error| refused(error.to_string()))?;
+            let objects = object_store::prefix::PrefixStore::new(objects, prefix);
+            return Ok(Self::new(Arc::new(objects), address));
+        }
+        let path = folder.join(address.strip_prefix("file://").unwrap_or(address));
+        let failed = |source| PipelineError::File { path: path.clone(), source };
+        std::fs::create_dir_all(&path).map_err(failed)?;
+        let path = path.canonicalize().map_err(failed)?;
+        let local = LocalFileSystem::new_with_prefix(&path).map_err(|source| PipelineError::Store { action: "open", location: address.to_owned(), source })?;
+        Ok(Self::new(Arc::new(local), &path.display().to_string()))
+    }
+
+    /// Name for people.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The store below.
+    #[must_use]
+    pub fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.objects)
+    }
+
+    /// Bytes of `path`; `None` if there is no such object.
+    ///
+    /// # Errors
+    /// [`PipelineError::Store`].
+    pub async fn get(&self, path: &str) -> Result<Option<Bytes>> {
+        let failed = |source| PipelineError::Store { action: "read", location: path.to_owned(), source };
+        match self.objects.get(&Path::from(path)).await {
+            Ok(found) => Ok(Some(found.bytes().await.map_err(failed)?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Bytes of `path`, which must be there and have `digest`.
+    ///
+    /// # Errors
+    /// [`PipelineError::Store`] or [`PipelineError::Damaged`].
+    pub async fn get_checked(&self, path: &str, digest: Digest) -> Result<Bytes> {
+        let bytes = self.get(path).await?.ok_or_else(|| damaged(path, "it is missing"))?;
+        if Digest::of(&bytes) == digest { Ok(bytes) } else { Err(damaged(path, "its bytes have another digest")) }
+    }
+
+    /// Record at `path`; `None` if there is no such object. `expected` says what it is, for the error.
+    ///
+    /// # Errors
+    /// [`PipelineError::Store`] or [`PipelineError::Record`].
+    pub async fn record<T: DeserializeOwned>(&self, path: &str, expected: &'static str) -> Result<Option<T>> {
+        let Some(bytes) = self.get(path).await? else { return Ok(None) };
+        let parsed = serde_json::from_slice(&bytes);
+        parsed.map(Some).map_err(|source| PipelineError::Record { location: path.to_owned(), expected, source })
+    }
+
+    /// Creates `path` if it is absent.
+    ///
+    /// # Errors
+    /// [`PipelineError::Store`].
+    pub async fn create(&self, path: &str, bytes: impl Into<Bytes>) -> Result<Created> {
+        let bytes = bytes.into();
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.objects.put_opts(&Path::from(path), bytes.clone().into(), options).await {
+            Ok(_) => Ok(Created::New),
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                let found = self.get(path).await?;
+                Ok(if found.is_some_and(|found| found == bytes) { Created::Same } else { Created::Different })
+            }
+            Err(source) => Err(PipelineError::Store { action: "create", location: path.to_owned(), source }),
+        }
+    }
+
+    /// Creates an object whose path names its digest: if it is there already, it must be the same.
+    ///
+    /// # Errors
+    /// [`PipelineError::Store`], or [`PipelineError::Damaged`] if other bytes lie there.
+    pub async fn create_content(&self, path: &str, bytes: impl Into<Bytes>) -> Result<()> {
+        match self.create(path, bytes).await? {
+            Created::New | Created::Same => Ok(()),
+            Created::Different => Err(damaged(path, "its bytes are not those that its name says")),
+        }
+    }
+
+    /// Creates the record `path` if it is absent.
+    ///
+    /// # Errors
+    /// [`PipelineError::Store`].
+    ///
+    /// # Panics
+    /// If the record cannot be represented as JSON: records never are so.
+    pub async fn create_record(&self, path: &str, record: &impl Serialize) -> Result<Created> {
+        self.create(path, record_bytes(record)).await
+    }
+
+    /// Names below `folder`, one level deep, sorted: files and folders.
+    ///
+    /// # Errors
+    /// [`PipelineError::Store`].
+    pub async fn names(&self, folder: &str) -> Result<Vec<String>> {
+        let failed = |source| PipelineError::Store { action: "list", location: folder.to_owned(), source };
+        let listed = self.objects.list_with_delimiter(Some(&Path::from(folder))).await.map_err(failed)?;
+        let paths = listed.objects.iter().map(|object| &object.location).chain(&listed.common_prefixes);
+        let mut names: Vec<String> = paths.filter_map(Path::filename).map(str::to_owned).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Bytes of all objects below `folder`.
+    ///
+    /// # Errors
+    /// [`PipelineError::Store`].
+    pub async fn bytes_below(&self, folder: &str) -> Result<u64> {
+        let failed = |source| PipelineError::Store { action: "list", location: folder.to_owned(), source };
+        let folder = Path::from(folder);
+        let listed = self.objects.list(Some(&folder)).map_ok(|object| object.size);
+        listed.try_fold(0, |sum, size| async move { Ok(sum + size) }).await.map_err(failed)
+    }
+}
+
+/// A record as its file holds it: indented JSON, ends with a newline.
+pub(crate) fn record_bytes(record: &impl Serialize) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(record).expect("records serialize to JSON");
+    bytes.push(b'\n');
+    bytes
+}
+
+fn damaged(path: &str, problem: &str) -> PipelineError {
+    PipelineError::Damaged { location: path.to_owned(), problem: problem.to_owned() }
+}
+
+fn remote_url(address: &str) -> Option<Url> {
+    Url::parse(address).ok().filter(|url| address.contains("://") && url.scheme() != "file")
+}
+
+/// The store of a URL with the path in it; credentials and endpoints come from the usual environment variables.
+fn parse_url(url: &Url) -> Result<(Box<dyn ObjectStore>, Path), object_store::Error> {
+    let variables = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
+    object_store::parse_url_opts(url, variables)
+}
+
+/// Where a source's files lie; `folder` is what relative paths start from.
+///
+/// # Errors
+/// [`PipelineError::Address`] if no store is known for the URL, or its folder does not exist.
+pub(crate) fn source_location(source: &SourceConfig, folder: &FilePath) -> Result<Location> {
+    let refused = |problem: String| PipelineError::Address { field: format!("source {}: url", source.name), url: source.url.clone(), problem };
+    if let Some(url) = remote_url(&source.url) {
+        let (objects, path) = parse_url(&url).map_err(|error| refused(error.to_string()))?;
+        return Ok(Location { store: Arc::from(objects), path });
+    }
+    let file = folder.join(source.url.strip_prefix("file://").unwrap_or(&source.url));
+    // The last part may be a pattern, which a path on disk never has to be.
+    let (parent, name) = (file.parent().unwrap_or(&file), file.file_name().and_then(|name| name.to_str()).unwrap_or_default());
+    let parent = parent.canonicalize().map_err(|error| refused(format!("cannot open the folder {}: {error}", parent.display())))?;
+    let parent = Path::from_absolute_path(&parent).map_err(|error| refused(error.to_string()))?;
+    let path = Path::parse(format!("{parent}/{name}")).map_err(|error| refused(error.to_string()))?;
+    Ok(Location { store: Arc::new(LocalFileSystem::new()), path })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn creating_twice_tells_same_from_different() {
+        let store = Store::open("memory://", FilePath::new("")).expect("memory");
+        assert_eq!(store.create("a/b.json", "1").await.expect("memory"), Created::New);
+        assert_eq!(store.create("a/b.json", "1").await.expect("memory"), Created::Same);
+        assert_eq!(store.create("a/b.json", "2").await.expect("memory"), Created::Different);
+        assert_eq!(store.get("a/b.json").await.expect("memory"), Some(Bytes::from("1")));
+        assert!(matches!(store.create_content("a/b.json", "2").await, Err(PipelineError::Damaged { .. })));
+    }
+
+    #[tokio::test]
+    async fn names_are_those_of_one_level() {
+        let store = Store::open("memory://", FilePath::new("")).expect("memory");
+        for path in ["v/1.json", "v/x/2.json", "w/3.json"] {
+            store.create(path, "1").await.expect("memory");
+        }
+        assert_eq!(store.names("v").await.expect("memory"), ["1.json", "x"]);
+        assert_eq!(store.bytes_below("v").await.expect("memory"), 2);
+    }
+
+    #[test]
+    fn an_unknown_scheme_is_refused_by_field() {
+        let error = Store::open("carrier-pigeon://roof", FilePath::new("")).expect_err("no such store");
+        assert!(error.to_string().starts_with("dataset.store = \"carrier-pigeon://roof\": "), "{error}");
+    }
+
+    #[test]
+    fn a_missing_source_folder_is_named() {
+        let source = SourceConfig { name: "s".into(), format: cm3flow_stages::ingest::SourceFormat::Folder, url: "no/such/folder".into(), unit_samples: 1 };
+        let error = source_location(&source, FilePath::new("/")).expect_err("it does not exist");
+        assert!(error.to_string().contains("/no/such"), "{error}");
+    }
+}

@@ -1,0 +1,103 @@
+//! Tables as Parquet bytes. What is written depends on rows and schema alone: not on how they were cut into batches.
+
+use arrow::array::{Array, BooleanArray, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use cm3flow_schemas::columns;
+use cm3flow_schemas::rows::position;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+
+use crate::error::{PipelineError, Result};
+
+/// Rows of a row group.
+const ROW_GROUP_ROWS: usize = 8192;
+/// Rows of a batch that is read.
+const BATCH_ROWS: usize = 256;
+
+/// Puts `batches`, all of `schema`, together.
+///
+/// # Errors
+/// [`PipelineError::Arrow`].
+pub(crate) fn concatenated(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<RecordBatch> {
+    concat_batches(schema, batches).map_err(|source| PipelineError::Arrow { what: "a table's batches", source })
+}
+
+/// Writes a table. `what` names it in errors.
+///
+/// # Errors
+/// [`PipelineError::Parquet`].
+pub(crate) fn write(table: &RecordBatch, what: &str) -> Result<Vec<u8>> {
+    let failed = |source| PipelineError::Parquet { location: what.to_owned(), source };
+    let level = ZstdLevel::try_new(3).map_err(failed)?;
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_created_by("cm3flow".into())
+        .build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), table.schema(), Some(properties)).map_err(failed)?;
+    writer.write(table).map_err(failed)?;
+    writer.into_inner().map_err(failed)
+}
+
+/// Reads a table. `location` names it in errors.
+///
+/// # Errors
+/// [`PipelineError::Parquet`] or [`PipelineError::Arrow`].
+pub(crate) fn read(bytes: Bytes, location: &str) -> Result<Vec<RecordBatch>> {
+    let failed = |source| PipelineError::Parquet { location: location.to_owned(), source };
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(failed)?.with_batch_size(BATCH_ROWS).build().map_err(failed)?;
+    reader.collect::<Result<_, _>>().map_err(|source| PipelineError::Arrow { what: "a Parquet file", source })
+}
+
+/// Rows without and rows with a refusal.
+///
+/// # Errors
+/// [`PipelineError::Schema`] if there is no such column.
+pub(crate) fn split_refused(batch: &RecordBatch) -> Result<(RecordBatch, RecordBatch)> {
+    let refusals = batch.column(position(&batch.schema(), columns::REFUSAL)?);
+    let wanted: BooleanArray = (0..batch.num_rows()).map(|row| Some(refusals.is_null(row))).collect();
+    let refused: BooleanArray = wanted.values().iter().map(|wanted| Some(!wanted)).collect();
+    Ok((filtered(batch, &wanted)?, filtered(batch, &refused)?))
+}
+
+/// Rows of which `wanted` is true.
+///
+/// # Errors
+/// [`PipelineError::Arrow`].
+pub(crate) fn filtered(batch: &RecordBatch, wanted: &BooleanArray) -> Result<RecordBatch> {
+    filter_record_batch(batch, wanted).map_err(|source| PipelineError::Arrow { what: "a filtered batch", source })
+}
+
+/// The columns of `schema`, by name.
+///
+/// # Errors
+/// [`PipelineError::Schema`] if one is missing.
+pub(crate) fn projected(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let found = batch.schema();
+    let indices = schema.fields().iter().map(|field| position(&found, field.name())).collect::<Result<Vec<_>, _>>()?;
+    batch.project(&indices).map_err(|source| PipelineError::Arrow { what: "a projection", source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn bytes_do_not_depend_on_cuts() {
+        let names: StringArray = (0..1000).map(|row| Some(format!("row {row}"))).collect();
+        let table = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from_iter_values(0..1000)) as _), ("name", Arc::new(names) as _)]).expect("two columns");
+        let cut = [table.slice(0, 1), table.slice(1, 600), table.slice(601, 399)];
+        let written = write(&table, "test").expect("memory");
+        assert_eq!(written, write(&concatenated(&table.schema(), &cut).expect("same schema"), "test").expect("memory"));
+        let read = read(written.into(), "test").expect("just written");
+        assert_eq!(concatenated(&table.schema(), &read).expect("same schema"), table);
+    }
+}

@@ -1,0 +1,110 @@
+//! Training on the packs of a run or version, on a thread of its own, with checkpoints in the store.
+//!
+//! `checkpoints/<dataset>/<key>/<step>/` holds a checkpoint with the losses of the steps up to it; `complete.json`, written last,
+//! makes it visible. The key names model, settings and packs, so that the same training is never done twice.
+
+mod checkpoints;
+mod observer;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use cm3flow_model::train::{TrainConfig, Trainer};
+use cm3flow_schemas::canonical::digest_of;
+use cm3flow_schemas::sample::Split;
+use cm3flow_schemas::traits::StepReport;
+use cm3flow_schemas::{Digest, columns};
+use cm3flow_stages::read::PackReader;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+pub use checkpoints::Checkpoints;
+use observer::Watcher;
+
+use crate::artefact::Artefacts;
+use crate::config::Config;
+use crate::error::{PipelineError, Result};
+use crate::evaluate::Evaluator;
+use crate::follow::Feed;
+use crate::progress::Progress;
+use crate::store::Store;
+
+/// What a training needs.
+pub(crate) struct Training {
+    pub config: Arc<Config>,
+    pub train: TrainConfig,
+    pub store: Store,
+    pub artefacts: Arc<Artefacts>,
+    /// Key of the training, see [`key`].
+    pub key: Digest,
+    pub feed: Feed,
+    pub progress: Progress,
+    /// Set from outside to end with a checkpoint.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// What came of a training.
+#[derive(Debug, Clone)]
+pub struct TrainOutcome {
+    /// Key of the training.
+    pub key: Digest,
+    /// Folder of the last checkpoint in the store.
+    pub checkpoint: String,
+    /// Step of the last checkpoint.
+    pub step: u64,
+    /// Losses of all steps, from the first on.
+    pub curve: Vec<StepReport>,
+}
+
+/// Steps at either end of the curve whose mean is called the first and the last loss.
+const ENDS: usize = 5;
+
+impl TrainOutcome {
+    /// Mean losses, in nats per token, of the first and of the last five steps; `None` without steps.
+    #[must_use]
+    pub fn first_and_last_loss(&self) -> Option<(f64, f64)> {
+        let mean = |steps: &[StepReport]| {
+            let losses: Vec<f64> = steps.iter().filter_map(|step| step.losses.mean_of_all()).collect();
+            (!losses.is_empty()).then(|| losses.iter().sum::<f64>() / losses.len() as f64)
+        };
+        let ends = ENDS.min(self.curve.len());
+        Some((mean(&self.curve[..ends])?, mean(&self.curve[self.curve.len() - ends..])?))
+    }
+}
+
+/// Key of the training that `config` asks for on the packs whose units have the keys `packs`.
+pub(crate) fn key(config: &Config, train: &TrainConfig, artefacts: &Artefacts, packs: &[Digest]) -> Digest {
+    digest_of("training", &(&config.model, train, &config.eval, &artefacts.vocabulary, config.pack.seq_len, config.dataset.seed, packs))
+}
+
+/// Starts the thread.
+pub(crate) fn start(training: Training) -> Result<oneshot::Receiver<Result<TrainOutcome>>> {
+    let (send, receive) = oneshot::channel();
+    let runtime = Handle::current();
+    // The receiver is only gone when nobody waits any more.
+    let work = move || drop(send.send(training.run(&runtime)));
+    std::thread::Builder::new()
+        .name("train".into())
+        .spawn(work)
+        .map_err(|source| PipelineError::File { path: "the training thread".into(), source })?;
+    Ok(receive)
+}
+
+impl Training {
+    fn run(self, runtime: &Handle) -> Result<TrainOutcome> {
+        let (config, vocabulary) = (&self.config, &self.artefacts.vocabulary);
+        let seq_len = config.pack.seq_len;
+        let decoder = config.model.decoder(vocabulary.size, seq_len).expect("presets are checked with the configuration");
+        let seed = config.dataset.seed;
+        let schema = columns::pack(seq_len as usize, vocabulary.width());
+        let order = (Split::Train, seed, seq_len as usize);
+        let mut packs = PackReader::new(self.store.objects(), Box::new(self.feed.clone()), Arc::clone(&schema), order, runtime.clone());
+        let checkpoints = Checkpoints::new(self.store.clone(), &config.dataset.name, self.key, runtime.clone());
+        let mut trainer = Trainer::try_new(decoder, self.train.clone(), vocabulary.clone(), seed, config.runtime.device)?;
+        let evaluator = Evaluator::new(&self, schema, checkpoints.folder().to_owned(), runtime.clone());
+        let mut watcher = Watcher::new(&self, checkpoints.clone(), evaluator);
+        trainer.train(&mut packs, &checkpoints, &mut watcher)?;
+        drop(watcher);
+        runtime.block_on(checkpoints.outcome()).transpose().unwrap_or(Err(PipelineError::Lost { what: "training" }))
+    }
+}

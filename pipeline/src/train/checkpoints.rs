@@ -1,0 +1,149 @@
+//! Checkpoints in the store, each with the losses of the steps that led to it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cm3flow_schemas::traits::{CheckpointFiles, CheckpointStore, StepReport};
+use cm3flow_schemas::{Digest, DynError};
+use tokio::runtime::Handle;
+
+use super::TrainOutcome;
+use crate::error::{PipelineError, Result};
+use crate::store::{Store, record_bytes};
+
+/// File that lists the others with their digests: written last.
+const COMPLETE: &str = "complete.json";
+/// File of the losses since the checkpoint before.
+const STEPS: &str = "steps.json";
+
+/// Checkpoints of one training. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    store: Store,
+    key: Digest,
+    folder: String,
+    runtime: Handle,
+    /// Steps since the last checkpoint.
+    pending: Arc<Mutex<Vec<StepReport>>>,
+}
+
+impl Checkpoints {
+    /// Checkpoints of the training `key` of `dataset`. Its methods as [`CheckpointStore`] block on `runtime`, so they must be called
+    /// outside of it.
+    #[must_use]
+    pub fn new(store: Store, dataset: &str, key: Digest, runtime: Handle) -> Self {
+        Self { store, key, folder: format!("checkpoints/{dataset}/{key}"), runtime, pending: Arc::default() }
+    }
+
+    /// Folder of the training in the store.
+    #[must_use]
+    pub fn folder(&self) -> &str {
+        &self.folder
+    }
+
+    /// Keeps the report of a step for the next checkpoint.
+    pub(super) fn record(&self, step: StepReport) {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(step);
+    }
+
+    /// Steps of all complete checkpoints, ascending.
+    async fn steps(&self) -> Result<Vec<u64>> {
+        let mut steps = Vec::new();
+        for name in self.store.names(&self.folder).await? {
+            if let Ok(step) = name.parse()
+                && self.files(step).await?.is_some()
+            {
+                steps.push(step);
+            }
+        }
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    async fn files(&self, step: u64) -> Result<Option<BTreeMap<String, Digest>>> {
+        self.store.record(&format!("{}/{step}/{COMPLETE}", self.folder), "list of a checkpoint's files").await
+    }
+
+    async fn write(&self, step: u64, files: &CheckpointFiles, curve: &[StepReport]) -> Result<()> {
+        let mut digests = BTreeMap::new();
+        let steps = record_bytes(&curve);
+        for (name, bytes) in files.iter().map(|(name, bytes)| (name.as_str(), bytes)).chain([(STEPS, &steps)]) {
+            digests.insert(name.to_owned(), Digest::of(bytes));
+            self.store.create_content(&format!("{}/{step}/{name}", self.folder), bytes.clone()).await?;
+        }
+        self.store.create_content(&format!("{}/{step}/{COMPLETE}", self.folder), record_bytes(&digests)).await
+    }
+
+    async fn read(&self, step: u64) -> Result<CheckpointFiles> {
+        let mut files = CheckpointFiles::new();
+        for (name, digest) in self.files(step).await?.unwrap_or_default() {
+            if name != STEPS {
+                let bytes = self.store.get_checked(&format!("{}/{step}/{name}", self.folder), digest).await?;
+                files.insert(name, bytes.to_vec());
+            }
+        }
+        Ok(files)
+    }
+
+    /// What has been trained so far; `None` without checkpoint.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn outcome(&self) -> Result<Option<TrainOutcome>> {
+        let steps = self.steps().await?;
+        let Some(&step) = steps.last() else { return Ok(None) };
+        let mut curve = Vec::new();
+        for step in steps {
+            let path = format!("{}/{step}/{STEPS}", self.folder);
+            curve.extend(self.store.record::<Vec<StepReport>>(&path, "list of steps").await?.unwrap_or_default());
+        }
+        Ok(Some(TrainOutcome { key: self.key, checkpoint: format!("{}/{step}", self.folder), step, curve }))
+    }
+}
+
+impl CheckpointStore for Checkpoints {
+    fn put(&self, step: u64, files: &CheckpointFiles) -> Result<(), DynError> {
+        let curve = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(self.runtime.block_on(self.write(step, files, &curve))?)
+    }
+
+    fn latest(&self) -> Result<Option<(u64, CheckpointFiles)>, DynError> {
+        let latest = self.runtime.block_on(async {
+            let Some(&step) = self.steps().await?.last() else { return Ok::<_, PipelineError>(None) };
+            Ok(Some((step, self.read(step).await?)))
+        });
+        Ok(latest?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cm3flow_schemas::traits::ModalityLosses;
+
+    use super::*;
+
+    fn step(step: u64) -> StepReport {
+        let losses = ModalityLosses { text_sum: 8.0 / step as f64, text_tokens: 1, ..ModalityLosses::default() };
+        StepReport { step, losses, gradient_norm: 1.0, learning_rate: 0.1 }
+    }
+
+    #[test]
+    fn the_curve_goes_over_all_checkpoints() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let store = Store::open("memory://", std::path::Path::new("")).expect("memory");
+        let checkpoints = Checkpoints::new(store.clone(), "d", Digest::of(b"key"), runtime.handle().clone());
+        let files = CheckpointFiles::from([("state.json".to_owned(), b"{}".to_vec())]);
+        for number in 1..=4 {
+            checkpoints.record(step(number));
+            if number % 2 == 0 {
+                checkpoints.put(number, &files).expect("memory");
+            }
+        }
+        // Without complete.json it is not there.
+        runtime.block_on(store.create(&format!("{}/6/state.json", checkpoints.folder()), "{}")).expect("memory");
+        assert_eq!(checkpoints.latest().expect("memory"), Some((4, files)));
+        let outcome = runtime.block_on(checkpoints.outcome()).expect("memory").expect("two checkpoints");
+        assert_eq!(outcome.curve.iter().map(|step| step.step).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(outcome.step, 4);
+    }
+}

@@ -1,0 +1,332 @@
+//! Throughput of the hot stages, in rows a second.
+//!
+//! `cargo bench -p cm3flow-stages`. Inputs are drawn from a fixed seed and built once; a run of a stage is what is measured, channels and
+//! all, so that the figures are those of a pipeline.
+
+use std::hint::black_box;
+use std::io::Cursor;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use cm3flow_schemas::document::{DocumentBuilder, Neighbour, Role, Segment};
+use cm3flow_schemas::random::Draws;
+use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, Refusal, RoleCodes, RoleImage, Split};
+use cm3flow_schemas::traits::{Crop, PackSource, PairEmbedder, Preparation};
+use cm3flow_schemas::vocabulary::Vocabulary;
+use cm3flow_schemas::{DocumentId, ImageId, SampleId, columns, rows};
+use cm3flow_stages::channel::ChannelLimits;
+use cm3flow_stages::dedup::{Dedup, DedupConfig};
+use cm3flow_stages::derive::{Derive, DeriveConfig};
+use cm3flow_stages::embed::{EmbedConfig, IdfTable, NgramColourEmbedder};
+use cm3flow_stages::filter::{Filter, FilterConfig};
+use cm3flow_stages::index::Bank;
+use cm3flow_stages::mask::Mask;
+use cm3flow_stages::owner::Owner;
+use cm3flow_stages::pack::{Pack, PackConfig};
+use cm3flow_stages::read::{PackReader, WindowFeed, WindowShards};
+use cm3flow_stages::retrieve::{Retrieve, RetrieveConfig};
+use cm3flow_stages::shard::{ShardConfig, write};
+use cm3flow_stages::stage::{Chain, Head, Meters};
+use cm3flow_stages::tokenize::{TextTokenizer, fit_text};
+use cm3flow_stages::{Result, Stage};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use serde::Serialize;
+use tokio::runtime::Runtime;
+
+const SEED: u64 = 1;
+const SEQ_LEN: u32 = 4096;
+const IMAGE_CODES: usize = 1024;
+const WORDS: [&str; 16] =
+    ["a", "dog", "runs", "over", "green", "hills", "with", "an", "old", "clock", "tower", "behind", "the", "quiet", "lake", "today"];
+
+fn id(number: u32) -> [u8; 16] {
+    let mut id = [0; 16];
+    Draws::new(SEED, "id", &number.to_le_bytes()).next_u64().to_le_bytes().iter().zip(&mut id).for_each(|(from, to)| *to = *from);
+    id[8..12].copy_from_slice(&number.to_le_bytes());
+    id
+}
+
+fn caption(number: u32) -> String {
+    let mut draws = Draws::new(SEED, "caption", &number.to_le_bytes());
+    (0..16).map(|_| WORDS[draws.index(WORDS.len())]).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs `chain` and counts the rows that come out.
+fn drain(runtime: &Runtime, chain: Chain) -> usize {
+    let mut rows = 0;
+    let sink = |batch: RecordBatch| {
+        rows += batch.num_rows();
+        Ok(())
+    };
+    runtime.block_on(chain.run(ChannelLimits::default(), &Meters::default(), sink)).expect("the chain runs");
+    rows
+}
+
+/// Measures `stage` over `batches`.
+fn bench_stage<S: Stage>(criterion: &mut Criterion, name: &str, batches: &[RecordBatch], stage: impl Fn() -> S) {
+    bench_chain(criterion, name, batches, |chain| chain.then(stage()));
+}
+
+fn bench_chain(criterion: &mut Criterion, name: &str, batches: &[RecordBatch], stages: impl Fn(Chain) -> Chain) {
+    let runtime = Runtime::new().expect("a runtime");
+    let schema: SchemaRef = batches[0].schema();
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    let mut group = criterion.benchmark_group("stages");
+    group.throughput(Throughput::Elements(rows as u64)).sample_size(10);
+    group.bench_function(name, |bencher| {
+        let head = || stages(Chain::new(Head::Batches(Arc::clone(&schema), batches.to_vec())));
+        bencher.iter_batched(head, |chain| black_box(drain(&runtime, chain)), BatchSize::PerIteration);
+    });
+    group.finish();
+}
+
+/// Pieces of 64 rows.
+fn pieces(batch: &RecordBatch) -> Vec<RecordBatch> {
+    (0..batch.num_rows()).step_by(64).map(|start| batch.slice(start, 64.min(batch.num_rows() - start))).collect()
+}
+
+#[derive(Serialize)]
+struct Raw {
+    sample_id: SampleId,
+    image_id: ImageId,
+    source: &'static str,
+    key: String,
+    row: u64,
+    images: Vec<RoleImage>,
+    annotations: Annotations,
+    refusal: Option<Refusal>,
+}
+
+/// Photo-like JPEGs of 512x384 pixels: gradients and noise.
+fn filter_and_derive(criterion: &mut Criterion) {
+    let picture = |number: u32| {
+        let mut draws = Draws::new(SEED, "picture", &number.to_le_bytes());
+        let picture = image::RgbImage::from_fn(512, 384, |x, y| {
+            let noise = draws.next_u64() as u8 & 15;
+            image::Rgb([(x / 2) as u8 ^ noise, (y / 2) as u8 ^ noise, ((x + y + number) / 4) as u8 ^ noise])
+        });
+        let mut bytes = Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, image::ImageFormat::Jpeg).expect("encodes in memory");
+        bytes.into_inner()
+    };
+    let row = |number: u32| Raw {
+        sample_id: SampleId(id(number)),
+        image_id: ImageId(id(number)),
+        source: "bench",
+        key: number.to_string(),
+        row: number.into(),
+        images: vec![RoleImage { role: MAIN_IMAGE.into(), bytes: picture(number) }],
+        annotations: Annotations { captions: vec![caption(number)], ..Annotations::default() },
+        refusal: None,
+    };
+    let raw: Vec<Raw> = (0..64).map(row).collect();
+    let batch = rows::write(&columns::raw_sample(), &raw).expect("raw rows");
+    let batches: Vec<RecordBatch> = (0..4).map(|piece| batch.slice(piece * 16, 16)).collect();
+    let preparation = Preparation { side_px: 256, crop: Crop::Center };
+    bench_chain(criterion, "filter and derive", &batches, |chain| {
+        chain.map(Filter::new(FilterConfig::default())).map(Derive::new(DeriveConfig::default(), preparation.clone(), SEED))
+    });
+}
+
+fn tokenize_text(criterion: &mut Criterion) {
+    let texts: Vec<String> = (0..1000).map(caption).collect();
+    let tokenizer = TextTokenizer::from_json(&fit_text(&texts, 1000).expect("fits")).expect("its own file");
+    let mut group = criterion.benchmark_group("stages");
+    group.throughput(Throughput::Elements(texts.len() as u64)).sample_size(10);
+    group.bench_function("tokenize text", |bencher| {
+        bencher.iter(|| texts.iter().map(|text| tokenizer.encode(text).expect("encodes").len()).sum::<usize>());
+    });
+    group.finish();
+}
+
+#[derive(Serialize)]
+struct Prepared {
+    sample_id: SampleId,
+    image_id: ImageId,
+    source: &'static str,
+    key: String,
+    row: u64,
+    annotations: Annotations,
+    width: u32,
+    height: u32,
+    image_codes: Vec<RoleCodes>,
+    text_embedding: Vec<f32>,
+    image_embedding: Vec<f32>,
+    split: Split,
+}
+
+/// Prepared samples with embeddings of `embedder`; every tenth image comes twice.
+fn prepared(count: u32, embedder: &mut NgramColourEmbedder) -> RecordBatch {
+    let mut fields: Vec<_> = columns::prepared_sample().fields().iter().cloned().collect();
+    fields.push(columns::split());
+    let schema = Arc::new(arrow::datatypes::Schema::new(fields));
+    let row = |number: u32| {
+        let text = embedder.embed_texts(&[&caption(number)]).expect("embeds");
+        let image_id = ImageId(id(if number % 10 == 9 { number - 1 } else { number }));
+        Prepared {
+            sample_id: SampleId(id(number)),
+            image_id,
+            source: "bench",
+            key: number.to_string(),
+            row: number.into(),
+            annotations: Annotations { captions: vec![caption(number)], ..Annotations::default() },
+            width: 512,
+            height: 384,
+            image_codes: vec![RoleCodes { role: MAIN_IMAGE.into(), codes: vec![number % 8; 16] }],
+            image_embedding: text.iter().rev().copied().collect(),
+            text_embedding: text,
+            split: Split::of(SEED, image_id, 0.05),
+        }
+    };
+    rows::write(&schema, &(0..count).map(row).collect::<Vec<_>>()).expect("prepared rows")
+}
+
+fn embedder() -> NgramColourEmbedder {
+    let texts: Vec<String> = (0..1000).map(caption).collect();
+    let table = IdfTable::fit(&EmbedConfig::default(), texts.iter().map(String::as_str));
+    NgramColourEmbedder::new(table, &[0.5; 8 * 48], 48, 16)
+}
+
+fn dedup(criterion: &mut Criterion) {
+    let window = prepared(20_000, &mut embedder());
+    let none = window.slice(0, 0);
+    bench_stage(criterion, "dedup", &pieces(&window), || Dedup::new(DedupConfig::default(), none.clone()));
+}
+
+#[derive(Serialize)]
+struct Banked {
+    sample_id: SampleId,
+    image_id: ImageId,
+    captions: Vec<String>,
+    codes: Vec<u32>,
+    embedding: Vec<f32>,
+}
+
+/// A thousand queries to a bank of ten thousand.
+fn retrieve(criterion: &mut Criterion) {
+    let mut embedder = embedder();
+    let banked = |number: u32| {
+        let text = embedder.embed_texts(&[&caption(number)]).expect("embeds");
+        let image: Vec<f32> = text.iter().rev().copied().collect();
+        let embedding = cm3flow_stages::index::pair_embedding(&text, &image);
+        Banked {
+            sample_id: SampleId(id(number)),
+            image_id: ImageId(id(number)),
+            captions: vec![caption(number)],
+            codes: vec![1; 16],
+            embedding,
+        }
+    };
+    let bank = rows::write(&columns::bank_sample(), &(100_000..110_000).map(banked).collect::<Vec<_>>()).expect("bank rows");
+    let bank = Arc::new(Bank::from_windows(&[vec![bank]], 1_000_000, SEED).expect("a bank"));
+    let queries = prepared(1000, &mut embedder);
+    let owner = Owner::spawn("pair embedder", Box::new(embedder) as Box<dyn PairEmbedder>).expect("a thread");
+    bench_chain(criterion, "retrieve from 10,000", &pieces(&queries), |chain| {
+        chain.map(Retrieve::new(RetrieveConfig::default(), Arc::clone(&bank), owner.clone(), SEED))
+    });
+}
+
+#[derive(Serialize)]
+struct DocumentRow {
+    document_id: DocumentId,
+    sample_id: SampleId,
+    task: &'static str,
+    split: Split,
+    tokens: Vec<u32>,
+    segments: Vec<Segment>,
+    retrieved: Vec<Neighbour>,
+    retrieved_wanted: u16,
+    spans: u16,
+    refusal: Option<Refusal>,
+}
+
+/// Documents of up to three images of 1,024 codes.
+fn documents(count: u32) -> RecordBatch {
+    let vocabulary = Vocabulary::cm3leon();
+    let row = |number: u32| {
+        let mut draws = Draws::new(SEED, "document", &number.to_le_bytes());
+        let mut builder = DocumentBuilder::new(&vocabulary);
+        for _ in 0..=draws.index(3) {
+            let text: Vec<u32> = (0..8 + draws.index(40)).map(|_| draws.index(50_000) as u32).collect();
+            let codes: Vec<u32> = (0..IMAGE_CODES).map(|_| draws.index(8192) as u32).collect();
+            builder.text(Role::Target, &text).expect("in range");
+            builder.image(Role::Target, &codes).expect("in range");
+        }
+        let (tokens, segments) = builder.finish();
+        let spans = draws.poisson(1.0) as u16;
+        let (document_id, sample_id) = (DocumentId(id(number)), SampleId(id(number)));
+        DocumentRow {
+            document_id,
+            sample_id,
+            task: "pair",
+            split: Split::Train,
+            tokens,
+            segments,
+            retrieved: vec![],
+            retrieved_wanted: 0,
+            spans,
+            refusal: None,
+        }
+    };
+    rows::write(&columns::document(), &(0..count).map(row).collect::<Vec<_>>()).expect("document rows")
+}
+
+fn mask_and_pack(criterion: &mut Criterion) {
+    let batches = pieces(&documents(2000));
+    bench_chain(criterion, "mask", &batches, |chain| chain.map(Mask::new(Vocabulary::cm3leon(), SEED)));
+    bench_stage(criterion, "pack", &batches, || Pack::new(&PackConfig { seq_len: SEQ_LEN }, Vocabulary::cm3leon(), SEED));
+}
+
+struct OneWindow(WindowShards);
+
+impl WindowFeed for OneWindow {
+    fn window(&mut self, index: usize) -> BoxFuture<'_, Result<Option<WindowShards>>> {
+        std::future::ready(Ok((index == 0).then(|| self.0.clone()))).boxed()
+    }
+}
+
+/// Packs of 4,096 tokens from memory, digests checked.
+fn read(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime");
+    let chain = Chain::new(Head::Batches(columns::document(), pieces(&documents(2000)))).then(Pack::new(
+        &PackConfig { seq_len: SEQ_LEN },
+        Vocabulary::cm3leon(),
+        SEED,
+    ));
+    let mut packs = Vec::new();
+    let collect = |batch| {
+        packs.push(batch);
+        Ok(())
+    };
+    runtime.block_on(chain.run(ChannelLimits::default(), &Meters::default(), collect)).expect("packs");
+    let schema = packs[0].schema();
+    let shards = write(&ShardConfig::default(), Split::Train, &schema, &packs, u64::from(SEQ_LEN) * 2).expect("shards");
+    let store = Arc::new(InMemory::new());
+    for shard in &shards {
+        let path = Path::from(format!("shards/{}.arrow", shard.entry.digest));
+        runtime.block_on(store.put(&path, shard.bytes.clone().into())).expect("in memory");
+    }
+    let entries: WindowShards = shards.into_iter().map(|shard| shard.entry).collect();
+    let total: u64 = entries.iter().map(|entry| entry.packs).sum();
+    let mut group = criterion.benchmark_group("stages");
+    group.throughput(Throughput::Elements(total)).sample_size(10);
+    group.bench_function("read", |bencher| {
+        let reader = || {
+            let store: Arc<dyn ObjectStore> = Arc::clone(&store) as _;
+            let feed = Box::new(OneWindow(entries.clone()));
+            PackReader::new(store, feed, Arc::clone(&schema), (Split::Train, SEED, SEQ_LEN as usize), runtime.handle().clone())
+        };
+        let epoch = |mut reader: PackReader| (0..total).map(|_| reader.next_batch(1).expect("reads").tokens.len()).sum::<usize>();
+        bencher.iter_batched(reader, epoch, BatchSize::PerIteration);
+    });
+    group.finish();
+}
+
+criterion_group!(benches, filter_and_derive, tokenize_text, dedup, retrieve, mask_and_pack, read);
+criterion_main!(benches);

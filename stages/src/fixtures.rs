@@ -1,0 +1,331 @@
+//! Small pictures, samples and documents for tests, made in memory, state by state as they flow through the stages.
+
+use std::io::Cursor;
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::{filter_record_batch, is_null, not};
+use cm3flow_schemas::sample::{self, Annotations, Edit, LabelledBox, MAIN_IMAGE, Question, Refusal, RoleImage};
+use cm3flow_schemas::traits::{Crop, ImageTokenizer, PairEmbedder, Preparation};
+use cm3flow_schemas::vocabulary::{Vocabulary, VocabularySizes};
+use cm3flow_schemas::{ImageId, SampleId, columns, rows};
+use image::codecs::jpeg::JpegEncoder;
+use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
+use serde::Serialize;
+
+use crate::conformance::{is_refused, run_whole};
+use crate::derive::{Derive, DeriveConfig};
+use crate::embed::{Embed, EmbedConfig, EmbedderOwner, IdfTable, NgramColourEmbedder};
+use crate::filter::{Filter, FilterConfig};
+use crate::index::{Bank, Index};
+use crate::instruct::{Instruct, InstructConfig, InstructContext, default_templates};
+use crate::mask::{Mask, MaskConfig};
+use crate::owner::Owner;
+use crate::pack::{Pack, PackConfig};
+use crate::retrieve::{Retrieve, RetrieveConfig};
+use crate::split::{Split, SplitConfig};
+use crate::stage::Map;
+use crate::tokenize::{ImageTokenizerOwner, PatchTokenizer, TextTokenizer, Tokenize, fit_text};
+
+/// Side of the square that the tokenizer takes, in pixels.
+pub(crate) const SIDE: u32 = 16;
+/// Side of a patch, in pixels: 16 codes an image.
+pub(crate) const PATCH: u32 = 4;
+/// Codes of the tokenizer.
+pub(crate) const CODES: u32 = 8;
+/// Tokens of a pack.
+pub(crate) const SEQ_LEN: u32 = 256;
+/// Seed of all draws.
+pub(crate) const SEED: u64 = 7;
+
+/// A row of [`columns::raw_sample`].
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Raw {
+    pub sample_id: SampleId,
+    pub image_id: ImageId,
+    pub source: String,
+    pub key: String,
+    pub row: u64,
+    pub images: Vec<RoleImage>,
+    pub annotations: Annotations,
+    pub refusal: Option<Refusal>,
+}
+
+impl Raw {
+    /// A sample with a main image and captions.
+    pub(crate) fn new(key: &str, main: Vec<u8>, captions: &[&str]) -> Self {
+        let image_id = ImageId::of(&main);
+        let images = vec![RoleImage { role: MAIN_IMAGE.into(), bytes: main }];
+        let annotations = Annotations { captions: captions.iter().map(ToString::to_string).collect(), ..Annotations::default() };
+        Self {
+            sample_id: sample::sample_id(&images, &annotations),
+            image_id,
+            source: "fixture".into(),
+            key: key.into(),
+            row: 0,
+            images,
+            annotations,
+            refusal: None,
+        }
+    }
+
+    /// The sample with other annotations, and the id that follows from them.
+    pub(crate) fn annotated(mut self, change: impl FnOnce(&mut Annotations)) -> Self {
+        change(&mut self.annotations);
+        self.sample_id = sample::sample_id(&self.images, &self.annotations);
+        self
+    }
+
+    /// The sample with a further image.
+    pub(crate) fn with_image(mut self, role: &str, bytes: Vec<u8>) -> Self {
+        self.images.push(RoleImage { role: role.into(), bytes });
+        self.sample_id = sample::sample_id(&self.images, &self.annotations);
+        self
+    }
+
+    fn refused(mut self) -> Self {
+        self.images.clear();
+        self.refusal = Some(Refusal::new("ingest", "missing_image", "gone.jpg does not exist"));
+        self
+    }
+}
+
+/// Raw samples as a batch, numbered.
+pub(crate) fn raw_batch(samples: &[Raw]) -> RecordBatch {
+    let numbered: Vec<Raw> = samples.iter().zip(0..).map(|(sample, row)| Raw { row, ..sample.clone() }).collect();
+    rows::write(&columns::raw_sample(), &numbered).expect("raw rows fit their schema")
+}
+
+/// A picture with a gradient, and a rectangle whose place and colour follow from `kind`.
+pub(crate) fn picture(kind: u8, width: u32, height: u32) -> RgbImage {
+    let step = |x: u32, length: u32| (x * 255 / length.max(1)) as u8;
+    RgbImage::from_fn(width, height, |x, y| {
+        let (row, column) = (u32::from(kind % 4), u32::from(kind / 4 % 4));
+        if x * 4 / width == column && y * 4 / height == row {
+            Rgb([kind.wrapping_mul(83), kind.wrapping_mul(151), 255 - kind.wrapping_mul(29)])
+        } else {
+            let colour = [step(x, width), step(y, height), step(x + y, width + height)];
+            Rgb([colour[kind as usize % 3], colour[kind as usize / 3 % 3], kind.wrapping_mul(57)])
+        }
+    })
+}
+
+/// `picture` as a PNG file.
+pub(crate) fn png(picture: &RgbImage) -> Vec<u8> {
+    encoded(&DynamicImage::ImageRgb8(picture.clone()), ImageFormat::Png)
+}
+
+/// `picture` as a JPEG file of high quality.
+pub(crate) fn jpeg(picture: &RgbImage) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, 95).encode_image(picture).expect("encodes in memory");
+    bytes
+}
+
+/// `picture` as a file of `format`.
+pub(crate) fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, format).expect("encodes in memory");
+    bytes.into_inner()
+}
+
+/// Seventeen samples: good ones, duplicates of two kinds, and every early way to be refused.
+pub(crate) fn raw_samples() -> Vec<Raw> {
+    let captions = [
+        "a red kite over a hill",
+        "a green boat on a lake",
+        "a blue door in a wall",
+        "two dogs run on sand",
+        "an old clock tower",
+        "a bowl of ripe plums",
+    ];
+    let mut samples: Vec<Raw> = captions
+        .iter()
+        .zip(0_u8..)
+        .map(|(caption, kind)| Raw::new(&format!("plain-{kind}"), png(&picture(kind, 32, 24)), &[caption, "a small test picture"]))
+        .collect();
+    let boxes = vec![LabelledBox { label: "door".into(), x0: 4, y0: 4, x1: 20, y1: 28 }];
+    let questions = vec![
+        Question { question: "What is it?".into(), answer: "a door.".into() },
+        Question { question: "What colour?".into(), answer: "blue".into() },
+    ];
+    let annotated = Raw::new("annotated", jpeg(&picture(6, 24, 32)), &["a door in the sun"]).annotated(|annotations| {
+        annotations.boxes = boxes;
+        annotations.questions = questions;
+    });
+    let edits = vec![Edit { instruction: "make it darker".into(), image: "edit0".into() }];
+    let edited = Raw::new("edited", png(&picture(7, 20, 20)), &["a lamp on a desk"])
+        .with_image("edit0", png(&picture(8, 20, 20)))
+        .annotated(|annotations| annotations.edits = edits);
+    let mut cut = png(&picture(9, 40, 40));
+    cut.truncate(cut.len() / 2);
+    samples.extend([
+        annotated.clone(),
+        edited,
+        Raw::new("tiny", png(&picture(10, 8, 8)), &["a tiny picture"]),
+        Raw::new("speechless", png(&picture(11, 32, 32)), &[]),
+        Raw::new("broken", cut, &["half a picture"]),
+        Raw::new("gone", vec![], &["a picture that is gone"]).refused(),
+        Raw::new("twin", png(&picture(0, 32, 24)), &["the same kite in other words"]),
+        Raw { key: "copy".into(), ..annotated },
+        Raw::new("square", png(&picture(12, SIDE, SIDE)), &["a square of colours"]),
+        Raw::new("wide", png(&picture(13, 60, 20)), &["a wide meadow under clouds"]),
+        Raw::new("talkative", png(&picture(14, 24, 24)), &[&(0..250).map(|n| n.to_string()).collect::<Vec<_>>().join(" ")]),
+    ]);
+    samples
+}
+
+/// Limits under which the fixtures' small pictures pass.
+pub(crate) fn filter_config() -> FilterConfig {
+    FilterConfig { min_short_side_px: SIDE, ..FilterConfig::default() }
+}
+
+/// What the image tokenizer asks for.
+pub(crate) fn preparation() -> Preparation {
+    Preparation { side_px: SIDE, crop: Crop::Center }
+}
+
+/// A tokenizer fitted on the fixtures' pictures.
+pub(crate) fn patch_tokenizer() -> PatchTokenizer {
+    static FITTED: LazyLock<PatchTokenizer> = LazyLock::new(|| {
+        let images: Vec<u8> = (0..12).flat_map(|kind| picture(kind, SIDE, SIDE).into_raw()).collect();
+        PatchTokenizer::fit(&images, SIDE, PATCH, CODES, SEED).expect("more patches than codes")
+    });
+    FITTED.clone()
+}
+
+/// The tokenizer on a thread, as a stage takes it.
+pub(crate) fn tokenizer_owner() -> ImageTokenizerOwner {
+    Owner::spawn("image tokenizer", Box::new(patch_tokenizer()) as Box<dyn ImageTokenizer>).expect("a thread")
+}
+
+/// A text tokenizer fitted on the fixtures' captions.
+pub(crate) fn text_tokenizer() -> TextTokenizer {
+    static FITTED: LazyLock<TextTokenizer> = LazyLock::new(|| {
+        let texts: Vec<String> = raw_samples().into_iter().flat_map(|sample| sample.annotations.captions).collect();
+        TextTokenizer::from_json(&fit_text(&texts, 320).expect("fits")).expect("its own file")
+    });
+    FITTED.clone()
+}
+
+/// An embedder over the fixtures' captions and codebook.
+pub(crate) fn embedder() -> NgramColourEmbedder {
+    let texts: Vec<String> = raw_samples().into_iter().flat_map(|sample| sample.annotations.captions).collect();
+    let table = IdfTable::fit(&EmbedConfig { text_buckets: 64, ..EmbedConfig::default() }, texts.iter().map(String::as_str));
+    let tokenizer = patch_tokenizer();
+    NgramColourEmbedder::new(table, tokenizer.codebook(), tokenizer.spec().codebook_dim as usize, SIDE as usize)
+}
+
+/// The embedder on a thread, as a stage takes it.
+pub(crate) fn embedder_owner() -> EmbedderOwner {
+    Owner::spawn("pair embedder", Box::new(embedder()) as Box<dyn PairEmbedder>).expect("a thread")
+}
+
+/// Ids for the fixtures' tokenizers.
+pub(crate) fn vocabulary() -> Vocabulary {
+    let sizes = VocabularySizes { text: text_tokenizer().size(), image: CODES, sentinels: 8, total: None };
+    Vocabulary::try_new("fixture", &sizes).expect("small")
+}
+
+/// Raw samples, as `ingest` sends them.
+pub(crate) fn raw() -> RecordBatch {
+    raw_batch(&raw_samples())
+}
+
+/// What `filter` makes of [`raw`].
+pub(crate) fn filtered() -> RecordBatch {
+    run_whole(Map(Filter::new(filter_config())), &raw())
+}
+
+/// What `derive` makes of [`filtered`].
+pub(crate) fn derived() -> RecordBatch {
+    run_whole(Map(Derive::new(DeriveConfig::default(), preparation(), SEED)), &filtered())
+}
+
+/// What `tokenize` makes of [`derived`].
+pub(crate) fn tokenized() -> RecordBatch {
+    run_whole(Tokenize::new(tokenizer_owner(), patch_tokenizer().spec().clone()), &derived())
+}
+
+/// What `embed` makes of [`tokenized`].
+pub(crate) fn embedded() -> RecordBatch {
+    run_whole(Map(Embed::new(embedder_owner())), &tokenized())
+}
+
+/// The kept rows of [`embedded`], as a prepared unit holds them.
+pub(crate) fn prepared() -> RecordBatch {
+    static MADE: LazyLock<RecordBatch> = LazyLock::new(|| {
+        let rows = kept(&embedded());
+        let names = columns::prepared_sample();
+        let indices: Vec<usize> =
+            names.fields().iter().map(|field| rows.schema().index_of(field.name()).expect("a prepared column")).collect();
+        rows.project(&indices).expect("columns of the batch")
+    });
+    MADE.clone()
+}
+
+/// Rows without refusal.
+pub(crate) fn kept(batch: &RecordBatch) -> RecordBatch {
+    let refused: BooleanArray = is_refused(batch.column_by_name(columns::REFUSAL).expect("a refusal column"));
+    filter_record_batch(batch, &not(&refused).expect("a mask")).expect("a filter of the same length")
+}
+
+/// [`prepared`] with splits.
+pub(crate) fn split() -> RecordBatch {
+    run_whole(Map(Split::new(SplitConfig { held_out: 0.25 }, SEED)), &prepared())
+}
+
+/// No samples of earlier windows.
+pub(crate) fn no_earlier() -> RecordBatch {
+    prepared().slice(0, 0)
+}
+
+/// [`split`] with elections, nothing kept before.
+pub(crate) fn settled() -> RecordBatch {
+    run_whole(crate::dedup::Dedup::new(crate::dedup::DedupConfig::default(), no_earlier()), &split())
+}
+
+/// The bank of [`settled`].
+pub(crate) fn bank() -> Arc<Bank> {
+    let rows = run_whole(Map(Index), &settled());
+    Arc::new(Bank::from_windows(&[vec![rows]], 1000, SEED).expect("rows of a bank"))
+}
+
+/// The rows of [`settled`] that are no duplicates.
+pub(crate) fn elected() -> RecordBatch {
+    let settled = settled();
+    let duplicate = settled.column_by_name(columns::DUPLICATE_OF).expect("a settled column");
+    filter_record_batch(&settled, &is_null(duplicate).expect("a mask")).expect("a filter of the same length")
+}
+
+/// [`elected`] with neighbours.
+pub(crate) fn retrieved() -> RecordBatch {
+    run_whole(Map(Retrieve::new(RetrieveConfig::default(), bank(), embedder_owner(), SEED)), &elected())
+}
+
+/// What `instruct` works with.
+pub(crate) fn instruct_context() -> InstructContext {
+    InstructContext {
+        config: InstructConfig::default(),
+        mask: MaskConfig::default(),
+        seq_len: SEQ_LEN as usize,
+        vocabulary: vocabulary(),
+        tokenizer: text_tokenizer(),
+        seed: SEED,
+    }
+}
+
+/// Documents of [`retrieved`].
+pub(crate) fn documents() -> RecordBatch {
+    run_whole(Map(Instruct::new(Arc::new(instruct_context()), default_templates(), bank())), &retrieved())
+}
+
+/// [`documents`] with masks.
+pub(crate) fn masked() -> RecordBatch {
+    run_whole(Map(Mask::new(vocabulary(), SEED)), &documents())
+}
+
+/// Packs of the documents in [`masked`].
+pub(crate) fn packed() -> RecordBatch {
+    run_whole(Pack::new(&PackConfig { seq_len: SEQ_LEN }, vocabulary(), SEED), &kept(&masked()))
+}
