@@ -64,6 +64,18 @@ impl Catalog {
         }
     }
 
+    /// Manifest of `version`, or of the highest one.
+    ///
+    /// # Errors
+    /// [`PipelineError::NoVersion`], or what the store says.
+    pub async fn version_or_latest(&self, version: Option<u32>) -> Result<VersionManifest> {
+        let missing = || PipelineError::NoVersion { dataset: self.dataset.clone(), version: "yet".into() };
+        match version {
+            Some(version) => self.version(version).await,
+            None => self.latest_version().await?.ok_or_else(missing),
+        }
+    }
+
     /// Window records of a version, in order, each checked against its digest.
     ///
     /// # Errors

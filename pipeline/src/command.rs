@@ -9,6 +9,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use output::printable;
+
+
 use crate::config::Config;
 use crate::error::Result;
 use crate::progress::Progress;
@@ -37,6 +40,9 @@ enum Command {
     /// Published versions
     #[command(subcommand)]
     Versions(versions::VersionsCommand),
+    /// Refused samples
+    #[command(subcommand)]
+    Refused(versions::RefusedCommand),
     /// Shows what tensors would be computed on
     Doctor,
 }
@@ -78,6 +84,7 @@ pub async fn execute(cli: Cli) -> Result<()> {
         Command::Train(args) => run::train(args, &progress).await,
         Command::Report(args) => run::report(&args).await,
         Command::Versions(command) => versions::versions(&command).await,
+        Command::Refused(command) => versions::refused(&command).await,
         Command::Doctor => {
             output::doctor();
             Ok(())

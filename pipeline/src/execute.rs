@@ -25,7 +25,7 @@ use futures::{StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-pub(crate) use unit::{Table, UnitStore};
+pub(crate) use unit::{Table, UnitStore, WindowTables};
 
 use crate::artefact::Artefacts;
 use crate::catalog::{Catalog, window_record};

@@ -13,6 +13,7 @@ mod execute;
 pub mod follow;
 pub mod plan;
 pub mod progress;
+pub mod refused;
 mod report;
 pub mod run;
 pub mod store;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cm3flow::PipelineError;
-use cm3flow::command::{Cli, execute};
+use cm3flow::command::{Cli, execute, printable};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -43,9 +43,4 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
     }
     eprintln!("{}", printable(&line));
     ExitCode::from(code)
-}
-
-/// Text from data may hold escape codes; a terminal must not obey them.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }

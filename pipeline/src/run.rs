@@ -150,10 +150,7 @@ pub async fn report_version(config: &Config, store: &Store, version: Option<u32>
 async fn published_version(config: &Config, store: &Store, version: Option<u32>) -> Result<(VersionManifest, Vec<WindowRecord>, Artefacts)> {
     let catalog = Catalog::new(store.clone(), &config.dataset.name);
     let missing = || PipelineError::NoVersion { dataset: config.dataset.name.clone(), version: "yet".into() };
-    let manifest = match version {
-        Some(version) => catalog.version(version).await?,
-        None => catalog.latest_version().await?.ok_or_else(missing)?,
-    };
+    let manifest = catalog.version_or_latest(version).await?;
     let windows = catalog.windows_of(&manifest).await?;
     let artefacts = artefact::pinned(config, store, false).await?.ok_or_else(missing)?;
     Ok((manifest, windows, artefacts))

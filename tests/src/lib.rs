@@ -2,4 +2,5 @@
 //!
 //! The tests themselves stand in `tests/tests/`, the sample corpus in `tests/corpus/`.
 
+pub mod job;
 pub mod tools;

@@ -11,7 +11,13 @@ use crate::store::Store;
 
 /// Prints to standard output. A reader that went away is no error of ours.
 pub(super) fn print(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{}", text.trim_end_matches('\n'));
+    let _ = writeln!(std::io::stdout(), "{}", printable(text.trim_end_matches('\n')));
+}
+
+/// Text from data may hold escape codes; a terminal must not obey them.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 /// The summary at the end of a run.
@@ -80,6 +86,11 @@ pub(super) fn doctor() {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn escape_codes_are_shown_and_not_obeyed() {
+        assert_eq!(super::printable("a\u{1b}[2J\nb\u{7}"), "a\u{fffd}[2J\nb\u{fffd}");
+    }
+
     #[test]
     fn bytes_are_rounded_to_one_digit() {
         let shown = [0, 1023, 1024, 1536, 5 << 30].map(super::bytes);

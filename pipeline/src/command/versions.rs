@@ -1,13 +1,15 @@
-//! `versions list` and `versions show`.
+//! `versions list`, `versions show`, `refused list`.
 
 use std::fmt::Write;
 
 use clap::{Args, Subcommand};
 use cm3flow_schemas::version::VersionManifest;
+use serde_json::json;
 
 use super::{ConfigArgs, output};
 use crate::catalog::Catalog;
 use crate::error::{PipelineError, Result};
+use crate::refused::{self, RefusedSample};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VersionsCommand {
@@ -15,6 +17,12 @@ pub(super) enum VersionsCommand {
     List(ListArgs),
     /// Shows one version
     Show(ShowArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RefusedCommand {
+    /// Lists the refused samples of a version with their reasons
+    List(ShowArgs),
 }
 
 #[derive(Debug, Args)]
@@ -30,9 +38,9 @@ pub(super) struct ListArgs {
 pub(super) struct ShowArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Version to show; the latest by default
+    /// Number of the version; the latest by default
     version: Option<u32>,
-    /// Prints the manifest as JSON
+    /// Prints JSON
     #[arg(long)]
     json: bool,
 }
@@ -53,7 +61,7 @@ async fn list(args: &ListArgs) -> Result<()> {
         let packs: u64 = manifest.statistics.values().map(|split| split.packs).sum();
         let tokens: u64 = manifest.statistics.values().map(|split| split.used).sum();
         if args.json {
-            let line = serde_json::json!({
+            let line = json!({
                 "version": version,
                 "base": manifest.base,
                 "windows": manifest.windows.len(),
@@ -73,14 +81,25 @@ async fn list(args: &ListArgs) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn refused(command: &RefusedCommand) -> Result<()> {
+    let RefusedCommand::List(args) = command;
+    let (config, store) = args.config.open()?;
+    let catalog = Catalog::new(store.clone(), &config.dataset.name);
+    let manifest = catalog.version_or_latest(args.version).await?;
+    for sample in refused::list(&store, &catalog.windows_of(&manifest).await?, usize::MAX).await? {
+        if args.json {
+            output::print(&json!(sample).to_string());
+        } else {
+            let RefusedSample { source, key, stage, reason, detail, .. } = sample;
+            output::print(&format!("{source}  {key}  {stage}.{reason}  {detail}"));
+        }
+    }
+    Ok(())
+}
+
 async fn show(args: &ShowArgs) -> Result<()> {
     let (config, store) = args.config.open()?;
-    let catalog = Catalog::new(store, &config.dataset.name);
-    let missing = || PipelineError::NoVersion { dataset: config.dataset.name.clone(), version: "yet".into() };
-    let manifest = match args.version {
-        Some(version) => catalog.version(version).await?,
-        None => catalog.latest_version().await?.ok_or_else(missing)?,
-    };
+    let manifest = Catalog::new(store, &config.dataset.name).version_or_latest(args.version).await?;
     if args.json {
         let manifest = serde_json::to_string_pretty(&manifest);
         output::print(&manifest.map_err(|source| PipelineError::Record { location: "the manifest".into(), expected: "version manifest", source })?);

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::unit::{SegmentName, UnitFile, UnitRecord};
+use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::{Digest, rows};
+use serde::de::DeserializeOwned;
 
 use super::unit_path;
 use crate::error::{PipelineError, Result};
@@ -83,6 +85,34 @@ impl UnitStore {
         let file = record.files.get(name.name()).ok_or_else(missing)?;
         let path = file_path(record, file);
         table::read(self.store.get_checked(&path, file.digest).await?, &path)
+    }
+}
+
+/// The units of committed windows, for what reads them as tables.
+pub(crate) struct WindowTables<'a> {
+    units: UnitStore,
+    windows: &'a [WindowRecord],
+}
+
+impl<'a> WindowTables<'a> {
+    pub(crate) fn new(store: &Store, windows: &'a [WindowRecord]) -> Self {
+        Self { units: UnitStore::new(store.clone()), windows }
+    }
+
+    /// Rows of a table over all units of `segment`, in order of windows and units, at most `limit`.
+    pub(crate) async fn rows<T: DeserializeOwned>(&self, segment: SegmentName, table: Table, names: &[&str], limit: usize) -> Result<Vec<T>> {
+        let mut found = Vec::new();
+        for key in self.windows.iter().filter_map(|window| window.keys.get(segment.name())).flatten() {
+            let Some(record) = self.units.find(segment, *key).await? else { continue };
+            for batch in self.units.read(&record, table).await? {
+                found.extend(rows::read::<T>(&batch, names)?);
+            }
+            if found.len() >= limit {
+                found.truncate(limit);
+                break;
+            }
+        }
+        Ok(found)
     }
 }
 

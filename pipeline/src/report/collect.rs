@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use cm3flow_schemas::document::{Document, Modality, Role, Segment};
 use cm3flow_schemas::pack::{PackStatistics, ShardEntry, TaskStatistics};
 use cm3flow_schemas::sample::{Annotations, EDGE_IMAGE, MAIN_IMAGE, RoleCodes, RoleImage, Split};
-use cm3flow_schemas::unit::{SegmentName, UnitRecord};
-use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::{SampleId, columns, rows};
 use cm3flow_stages::ChannelLimits;
 use cm3flow_stages::derive::Derive;
@@ -24,7 +23,8 @@ use super::page::*;
 use super::pictures;
 use crate::error::Result;
 use crate::evaluate::{Evaluation, evaluations_folder};
-use crate::execute::{Table, UnitStore};
+use crate::execute::{Table, WindowTables};
+use crate::refused;
 use crate::train::TrainOutcome;
 
 /// Samples that are shown.
@@ -46,15 +46,6 @@ struct Prepared {
     image_codes: Vec<RoleCodes>,
 }
 
-#[derive(Deserialize)]
-struct Refused {
-    source: String,
-    key: String,
-    stage: String,
-    reason: String,
-    detail: String,
-}
-
 impl Prepared {
     fn main_codes(&self) -> Vec<u32> {
         self.image_codes.iter().find(|image| image.role == MAIN_IMAGE).map(|image| image.codes.clone()).unwrap_or_default()
@@ -65,46 +56,12 @@ impl Prepared {
     }
 }
 
-/// The units of the windows, one segment at a time.
-struct Units<'a> {
-    store: UnitStore,
-    windows: &'a [WindowRecord],
-}
-
-impl Units<'_> {
-    async fn records(&self, segment: SegmentName) -> Result<Vec<UnitRecord>> {
-        let mut records = Vec::new();
-        for key in self.windows.iter().filter_map(|window| window.keys.get(segment.name())).flatten() {
-            records.extend(self.store.find(segment, *key).await?);
-        }
-        Ok(records)
-    }
-
-    /// Rows of a table over the units of `segment`, at most `limit`.
-    async fn rows<T: serde::de::DeserializeOwned>(&self, segment: SegmentName, table: Table, names: &[&str], limit: usize) -> Result<Vec<T>> {
-        let mut found = Vec::new();
-        for record in self.records(segment).await? {
-            for batch in self.store.read(&record, table).await? {
-                if found.len() >= limit {
-                    found.truncate(limit);
-                    return Ok(found);
-                }
-                if batch.num_rows() > 0 {
-                    found.extend(rows::read::<T>(&batch, names)?);
-                }
-            }
-        }
-        found.truncate(limit);
-        Ok(found)
-    }
-}
-
 pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
     let manifest = subject.manifest;
-    let units = Units { store: UnitStore::new(subject.store.clone()), windows: subject.windows };
+    let units = WindowTables::new(subject.store, subject.windows);
     let names = [columns::SAMPLE_ID, columns::KEY, columns::ANNOTATIONS, columns::IMAGE_CODES];
     let prepared: Vec<Prepared> = units.rows(SegmentName::Prepare, Table::Prepared, &names, CREDITS).await?;
-    let refused = units.rows(SegmentName::Prepare, Table::Refused, &["source", "key", "stage", "reason", "detail"], REFUSED).await?;
+    let refused = refused::list(subject.store, subject.windows, REFUSED).await?;
     let names = ["document_id", "sample_id", "task", "split", "tokens", "segments", "retrieved", "retrieved_wanted", "spans"];
     let documents: Vec<Document> = units.rows(SegmentName::Compose, Table::Documents, &names, 400).await?;
     Ok(Page {
@@ -116,7 +73,7 @@ pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
         documents: format!("built {} = packed {} + refused {}", manifest.documents.built, manifest.documents.packed, manifest.documents.refused.values().sum::<u64>()),
         funnel: funnel(subject),
         reasons: manifest.samples.refused.iter().chain(&manifest.documents.refused).map(|(reason, &count)| Reason { reason: reason.clone(), count }).collect(),
-        refused: refused.into_iter().map(refused_sample).collect(),
+        refused,
         samples: samples(subject, &prepared).await?,
         neighbours: neighbours(subject, &units, &prepared, &documents).await?,
         masked: masked(subject, &documents)?,
@@ -154,10 +111,6 @@ fn funnel(subject: &Subject<'_>) -> Vec<FunnelStep> {
     let steps = [("in", samples.input), ("not refused", after_filters), ("no duplicate", after_filters - samples.duplicate), ("kept", samples.kept)];
     let percent = |count: u64| count as f64 * 100.0 / samples.input.max(1) as f64;
     steps.map(|(name, count)| FunnelStep { name: name.into(), count, percent: percent(count) }).into()
-}
-
-fn refused_sample(row: Refused) -> RefusedSample {
-    RefusedSample { source: row.source, key: row.key, reason: format!("{}.{}", row.stage, row.reason), detail: row.detail }
 }
 
 /// Fitted photos with their derived images by sample, as far as the sources still hold them.
@@ -223,7 +176,7 @@ fn spread<T>(items: &[T], count: usize) -> Vec<&T> {
     items.iter().step_by(step).collect()
 }
 
-async fn neighbours(subject: &Subject<'_>, units: &Units<'_>, prepared: &[Prepared], documents: &[Document]) -> Result<Vec<Query>> {
+async fn neighbours(subject: &Subject<'_>, units: &WindowTables<'_>, prepared: &[Prepared], documents: &[Document]) -> Result<Vec<Query>> {
     let queries: Vec<&Document> = documents.iter().filter(|document| !document.retrieved.is_empty()).collect();
     let queries: Vec<(&Document, &Prepared)> = spread(&queries, QUERIES)
         .into_iter()

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::refused::RefusedSample;
+
 /// The page.
 #[derive(Debug, Serialize)]
 pub(super) struct Page {
@@ -40,15 +42,6 @@ pub(super) struct FunnelStep {
 pub(super) struct Reason {
     pub reason: String,
     pub count: u64,
-}
-
-/// A refused sample or document.
-#[derive(Debug, Serialize)]
-pub(super) struct RefusedSample {
-    pub source: String,
-    pub key: String,
-    pub reason: String,
-    pub detail: String,
 }
 
 /// A sample with its pictures as data URLs.

@@ -36,8 +36,21 @@ pub(super) async fn jsonl_samples(location: &Location, file: &Path) -> Result<Ve
     Ok(lines.map(|(number, line)| jsonl_sample(&location.folder(), number, line)).collect())
 }
 
+/// A path that a row names: from the folder of its file, unless it begins at the root of the store; `..` leads one folder up.
+fn resolve(folder: &Path, name: &str) -> Path {
+    let mut parts: Vec<String> = if name.starts_with('/') { Vec::new() } else { folder.parts().map(|part| part.as_ref().to_owned()).collect() };
+    for part in name.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part.to_owned()),
+        }
+    }
+    Path::from_iter(parts)
+}
+
 fn jsonl_sample(folder: &Path, number: usize, line: &[u8]) -> FileSample {
-    let resolve = |name: &str| Path::from_iter(folder.parts().chain(Path::from(name).parts()));
+    let resolve = |name: &str| resolve(folder, name);
     let image = serde_json::from_slice::<RowImage>(line).ok().and_then(|row| row.image);
     let mut annotations = from_json(line).map_err(|error| format!("line {}: {error}", number + 1));
     let mut further = Vec::new();

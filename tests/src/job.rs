@@ -1,0 +1,186 @@
+//! Whole runs for tests: a configuration over some source, a store of its own, and looks into what comes out.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use cm3flow::artefact::Artefacts;
+use cm3flow::decode::tokens_of;
+use cm3flow::progress::Progress;
+use cm3flow::run::{self, RunOptions, RunOutcome};
+use cm3flow::{Config, Result, Store};
+use cm3flow_schemas::document::Segment;
+use cm3flow_schemas::pack::{Pack, PlacedDocument, ShardEntry};
+use cm3flow_schemas::{Digest, columns};
+use cm3flow_stages::read::{BlockReader, read_packs};
+use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
+
+/// Folder of the sample corpus.
+#[must_use]
+pub fn corpus() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
+}
+
+/// Settings of a small run: the patch tokenizer, which needs no long fit, at 64 px.
+pub const SMALL: &str = r#"
+[runtime]
+workers = 2
+threads = 1
+[window]
+units = 2
+[filter]
+min_short_side_px = 32
+[tokenize.image]
+kind = "patches"
+side_px = 64
+patch_px = 8
+codes = 64
+[tokenize.text]
+vocabulary_size = 400
+[split]
+held_out = 0.2
+[pack]
+seq_len = 512
+"#;
+
+/// Settings of a run with a VQ network that is fitted for a few steps, and a few steps of training.
+pub const WITH_MODELS: &str = r#"
+[runtime]
+workers = 2
+threads = 1
+[window]
+units = 2
+[tokenize.image]
+kind = "vq"
+[tokenize.image.network]
+resolution = 64
+channels = 16
+channel_multipliers = [1, 2, 4]
+residual_blocks = 1
+middle_attention = false
+z_channels = 16
+embedding_dim = 8
+codebook_size = 64
+norm_groups = 8
+[fit.codebook]
+steps = 12
+warm_up_steps = 4
+batch_size = 4
+crop_px = 32
+[tokenize.text]
+vocabulary_size = 400
+[split]
+held_out = 0.2
+[pack]
+seq_len = 640
+[model]
+layers = 2
+width = 64
+heads = 2
+[train]
+steps = 6
+batch_packs = 2
+warm_up_steps = 1
+checkpoint_every = 3
+evaluate_every = 3
+[eval]
+packs = 2
+images = 1
+captions = 1
+max_caption_tokens = 8
+"#;
+
+/// The source section for the sample corpus, cut into units of `unit_samples`.
+#[must_use]
+pub fn corpus_source(unit_samples: u32) -> String {
+    source("photos", "webdataset", &corpus().join("photos-*.tar"), unit_samples)
+}
+
+/// A source section.
+#[must_use]
+pub fn source(name: &str, format: &str, url: &Path, unit_samples: u32) -> String {
+    format!("[[source]]\nname = \"{name}\"\nformat = \"{format}\"\nurl = \"{}\"\nunit_samples = {unit_samples}\n", url.display())
+}
+
+/// A dataset under test.
+pub struct Job {
+    /// Its configuration.
+    pub config: Config,
+    /// Its store, in memory.
+    pub store: Store,
+    /// What runs are asked for.
+    pub options: RunOptions,
+}
+
+impl Job {
+    /// A job with the sections `settings` and `sources` and an empty store in memory.
+    ///
+    /// # Errors
+    /// What the configuration is refused for.
+    pub fn try_new(settings: &str, sources: &str) -> Result<Self> {
+        let text = format!("[dataset]\nname = \"test\"\nseed = 3\nstore = \"memory://\"\n{settings}\n{sources}");
+        let config = Config::parse(&text, Path::new("test.toml"))?;
+        let store = Store::open("memory://", Path::new(""))?;
+        Ok(Self { config, store, options: RunOptions::default() })
+    }
+
+    /// The same job under other settings and sources, on the same store.
+    ///
+    /// # Errors
+    /// As [`Self::try_new`].
+    pub fn changed(&self, settings: &str, sources: &str) -> Result<Self> {
+        Ok(Self { store: self.store.clone(), options: self.options.clone(), ..Self::try_new(settings, sources)? })
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What stops the run.
+    pub async fn run(&self) -> Result<RunOutcome> {
+        run::run(&self.config, &self.store, &self.options, &Progress::silent()).await
+    }
+
+    /// Its artefacts, which a run has pinned.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn artefacts(&self) -> Result<Artefacts> {
+        run::fit(&self.config, &self.store, false, &Progress::silent()).await
+    }
+
+    /// Digests of all objects by path, those of `runs/` left out: they are named by time.
+    ///
+    /// # Panics
+    /// If the store in memory fails.
+    pub async fn objects(&self) -> BTreeMap<String, Digest> {
+        let objects = self.store.objects();
+        let listed: Vec<_> = objects.list(None).try_collect().await.expect("memory");
+        let mut digests = BTreeMap::new();
+        for object in listed {
+            let path = object.location.to_string();
+            if !path.starts_with("runs/") {
+                let bytes = objects.get(&object.location).await.expect("memory").bytes().await.expect("memory");
+                digests.insert(path, Digest::of(&bytes));
+            }
+        }
+        digests
+    }
+
+    /// All packs of a version, windows in order.
+    ///
+    /// # Errors
+    /// What the reader says.
+    pub async fn packs(&self, outcome: &RunOutcome) -> Result<Vec<Pack>> {
+        let shards: Vec<ShardEntry> = outcome.windows.iter().flat_map(|window| window.shards.clone()).collect();
+        let schema = columns::pack(outcome.manifest.seq_len as usize, outcome.manifest.vocabulary.width());
+        Ok(read_packs(&mut BlockReader::new(self.store.objects(), schema), &shards, usize::MAX).await?)
+    }
+}
+
+/// Every document of `packs` with its tokens and segments.
+pub fn documents(packs: &[Pack]) -> impl Iterator<Item = (&PlacedDocument, Vec<u32>, Vec<Segment>)> {
+    packs.iter().flat_map(|pack| pack.documents.iter().map(move |document| (pack, document))).map(|(pack, document)| {
+        let (tokens, segments) = tokens_of(pack, document);
+        (document, tokens, segments)
+    })
+}

@@ -1,0 +1,83 @@
+//! The promise: the same configuration, inputs, seed and artefacts give the same bytes; and what is there is never made again.
+
+use cm3flow::PipelineError;
+use cm3flow_tests::job::{Job, SMALL, WITH_MODELS, corpus_source};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fresh_stores_and_other_numbers_of_workers_give_the_same_bytes() {
+    let mut before = None;
+    for workers in [1, 2, 4] {
+        let mut job = Job::try_new(WITH_MODELS, &corpus_source(4)).expect("a good configuration");
+        job.config.runtime.workers = workers;
+        job.options.limit = Some(20);
+        let outcome = job.run().await.expect("the run ends");
+        assert!(!outcome.was_published && outcome.windows.len() == 3, "{} windows", outcome.windows.len());
+        let objects = job.objects().await;
+        for kind in ["artefacts/", "units/prepare/", "units/settle/", "units/compose/", "units/pack/", "shards/", "windows/", "versions/", "checkpoints/"] {
+            assert!(objects.keys().any(|path| path.starts_with(kind)), "nothing lies in {kind}");
+        }
+        match &before {
+            None => before = Some(objects),
+            Some(before) => assert_eq!(before, &objects, "{workers} workers made other bytes"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_run_makes_nothing() {
+    let job = Job::try_new(WITH_MODELS, &corpus_source(6)).expect("a good configuration");
+    let job = Job { options: cm3flow::run::RunOptions { limit: Some(24), ..Default::default() }, ..job };
+    let first = job.run().await.expect("the first run ends");
+    assert!(!first.nothing_to_do());
+    let objects = job.objects().await;
+    let second = job.run().await.expect("the second run ends");
+    assert!(second.nothing_to_do() && second.report.is_none());
+    assert_eq!(second.manifest, first.manifest);
+    assert_eq!(second.training.expect("trained").curve, first.training.expect("trained").curve);
+    assert_eq!(job.objects().await, objects);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_packs_reuse_all_image_tokens() {
+    let job = Job::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
+    let first = job.run().await.expect("the first run ends");
+    let objects = job.objects().await;
+    let longer = job.changed(&SMALL.replace("seq_len = 512", "seq_len = 700"), &corpus_source(10)).expect("a good configuration");
+    let second = longer.run().await.expect("the second run ends");
+    assert_eq!((second.manifest.version, second.manifest.base, second.manifest.seq_len), (2, None, 700));
+    assert_eq!(second.manifest.samples, first.manifest.samples);
+    let new: Vec<String> = longer.objects().await.into_keys().filter(|path| !objects.contains_key(path)).collect();
+    for kept in ["units/prepare/", "units/settle/", "artefacts/"] {
+        assert!(!new.iter().any(|path| path.starts_with(kept)), "{kept} was made again");
+    }
+    assert!(new.iter().any(|path| path.starts_with("shards/")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_samples_append_windows_to_the_version_before() {
+    let mut job = Job::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
+    job.options.limit = Some(25);
+    let first = job.run().await.expect("the first run ends");
+    job.options.limit = None;
+    let second = job.run().await.expect("the second run ends");
+    assert_eq!((second.manifest.version, second.manifest.base), (2, Some(1)));
+    assert_eq!((first.manifest.samples.input, second.manifest.samples.input), (25, 75));
+    let shards = |outcome: &cm3flow::run::RunOutcome| -> Vec<_> { outcome.windows.iter().flat_map(|window| window.shards.clone()).collect() };
+    let (before, after) = (shards(&first), shards(&second));
+    assert_eq!(&after[..before.len()], &before[..], "the base's shards stay, in their places");
+    assert!(after.len() > before.len());
+    assert!(second.manifest.samples.check("version 2").is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_settings_of_a_fitted_artefact_ask_for_refit() {
+    let mut job = Job::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
+    job.options.limit = Some(25);
+    job.run().await.expect("the first run ends");
+    let mut changed = job.changed(&SMALL.replace("vocabulary_size = 400", "vocabulary_size = 350"), &corpus_source(10)).expect("a good configuration");
+    let error = changed.run().await.expect_err("the pinned tokenizer has other settings");
+    assert!(matches!(&error, PipelineError::Pinned { name } if name == "tokenizer"), "{error}");
+    changed.options.refit = true;
+    let second = changed.run().await.expect("refitted");
+    assert_eq!((second.manifest.version, second.manifest.base), (2, None));
+}
