@@ -193,7 +193,8 @@ fn shard_table(windows: &[WindowRecord]) -> Result<arrow::array::RecordBatch> {
         shard: &'a ShardEntry,
     }
     let row = |window: &'_ WindowRecord| window.window;
-    let all: Vec<Row<'_>> = windows.iter().flat_map(|window| window.shards.iter().map(move |shard| Row { window: row(window), shard })).collect();
+    let all: Vec<Row<'_>> =
+        windows.iter().flat_map(|window| window.shards.iter().map(move |shard| Row { window: row(window), shard })).collect();
     Ok(rows::write(&columns::shard_table(), &all)?)
 }
 

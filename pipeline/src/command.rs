@@ -11,7 +11,6 @@ use clap::{Args, Parser, Subcommand};
 
 pub use output::printable;
 
-
 use crate::config::Config;
 use crate::error::Result;
 use crate::progress::Progress;

@@ -20,7 +20,10 @@ use cm3flow_stages::shard::ShardConfig;
 use cm3flow_stages::split::SplitConfig;
 use serde::Deserialize;
 
-pub use model::{EvalConfig, FitConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, TextConfig, TokenizeConfig, VocabularyConfig, VqTokenizerConfig};
+pub use model::{
+    EvalConfig, FitConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, TextConfig, TokenizeConfig, VocabularyConfig,
+    VqTokenizerConfig,
+};
 pub use runtime::{DatasetConfig, RuntimeConfig, WindowConfig};
 
 use crate::error::{PipelineError, Result};
@@ -109,7 +112,8 @@ impl Config {
     /// [`PipelineError::Syntax`], or [`PipelineError::Config`] with every bad field.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let mut config: Self = toml::from_str(text).map_err(|source| PipelineError::Syntax { path: path.to_owned(), source })?;
-        config.folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        // The parent of a bare file name is empty, which no system call takes for the present folder.
+        config.folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
         let problems = config.problems();
         if problems.is_empty() { Ok(config) } else { Err(PipelineError::Config { path: path.to_owned(), problems }) }
     }
@@ -146,7 +150,10 @@ impl Config {
         problems.extend(self.eval.problems());
         let image_tokens = self.tokenize.image.codes_per_image();
         if self.pack.seq_len as usize <= image_tokens + 2 {
-            problems.push(format!("pack.seq_len must exceed the {image_tokens} codes of an image with its boundaries, got {}", self.pack.seq_len));
+            problems.push(format!(
+                "pack.seq_len must exceed the {image_tokens} codes of an image with its boundaries, got {}",
+                self.pack.seq_len
+            ));
         }
         problems
     }

@@ -114,13 +114,17 @@ pub enum PipelineError {
         version: u32,
     },
     /// Settings of a fitted artefact changed.
-    #[error("{name} was fitted with other settings than those of the configuration; restore them, or run with --refit to start a new line of versions")]
+    #[error(
+        "{name} was fitted with other settings than those of the configuration; restore them, or run with --refit to start a new line of versions"
+    )]
     Pinned {
         /// Name of the artefact.
         name: String,
     },
     /// There is nothing to fit on.
-    #[error("no sample is left to fit {name} on: all of the first {seen} were refused or held out; look at the [filter] and [split] settings")]
+    #[error(
+        "no sample is left to fit {name} on: all of the first {seen} were refused or held out; look at the [filter] and [split] settings"
+    )]
     NothingToFit {
         /// Name of the artefact.
         name: &'static str,

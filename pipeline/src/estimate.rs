@@ -53,7 +53,7 @@ pub(crate) async fn estimate(config: &Config, store: &Store, plan: &Plan) -> Res
                 }
             }
         }
-        let bytes_per_sample = if samples_there > 0 { found.bytes_there / samples_there } else { rule_of_thumb(config, segment) };
+        let bytes_per_sample = found.bytes_there.checked_div(samples_there).unwrap_or_else(|| rule_of_thumb(config, segment));
         found.bytes_missing = samples_missing * bytes_per_sample;
         estimates.push(found);
     }

@@ -113,7 +113,8 @@ impl Evaluator {
     /// Evaluates `model` after `step` steps and stores what comes of it.
     pub(crate) fn evaluate(&mut self, step: u64, model: &mut dyn LanguageModel) -> Result<()> {
         let position = step * self.batch_packs as u64;
-        let shards: Vec<ShardEntry> = self.feed.reached(position, Split::Train).into_iter().flatten().filter(|shard| shard.split == Split::HeldOut).collect();
+        let shards: Vec<ShardEntry> =
+            self.feed.reached(position, Split::Train).into_iter().flatten().filter(|shard| shard.split == Split::HeldOut).collect();
         let wanted = PACKS_FOR_PAIRS.max(self.config.eval.packs as usize);
         let runtime = self.runtime.clone();
         let packs = runtime.block_on(read_packs(&mut self.blocks, &shards, wanted))?;
@@ -163,8 +164,11 @@ impl Evaluator {
         for pack in packs {
             for document in pack.documents.iter().filter(|document| document.task == "pair") {
                 let (tokens, segments) = tokens_of(pack, document);
-                let targets: Vec<Part> = parts(&tokens, &segments, vocabulary, text)?.into_iter().filter(|part| part.role == Role::Target).collect();
-                let [Part { content: Content::Text(caption), .. }, Part { content: Content::Image(codes), .. }] = targets.as_slice() else { continue };
+                let targets: Vec<Part> =
+                    parts(&tokens, &segments, vocabulary, text)?.into_iter().filter(|part| part.role == Role::Target).collect();
+                let [Part { content: Content::Text(caption), .. }, Part { content: Content::Image(codes), .. }] = targets.as_slice() else {
+                    continue;
+                };
                 if !pairs.iter().any(|pair| pair.codes == *codes) {
                     let caption_ids = text.encode(caption)?.into_iter().map(|id| id + vocabulary.text.start).collect();
                     pairs.push(Pair { caption: caption.clone(), caption_ids, codes: codes.clone() });
@@ -185,7 +189,8 @@ impl Evaluator {
             Prompt { tokens, unconditional: unconditional.clone() }
         };
         let eval = &self.config.eval;
-        let sampling = Sampling { temperature: eval.temperature, top_p: eval.top_p, guidance: eval.guidance, seed: self.config.dataset.seed };
+        let sampling =
+            Sampling { temperature: eval.temperature, top_p: eval.top_p, guidance: eval.guidance, seed: self.config.dataset.seed };
         let codes = self.artefacts.image_spec.codes_per_image();
         let prompts: Vec<Prompt> = pairs.iter().map(prompt).collect();
         let generated = model.generate(&prompts, Continuation::Image { codes }, &sampling).map_err(PipelineError::Training)?;
@@ -211,8 +216,9 @@ impl Evaluator {
             Prompt { unconditional: tokens.clone(), tokens }
         };
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, guidance: 1.0, seed: self.config.dataset.seed };
-        let continuation = Continuation::Text { max_tokens: self.config.eval.max_caption_tokens as usize };
         let prompts: Vec<Prompt> = pairs.iter().map(prompt).collect();
+        let room = (self.config.pack.seq_len as usize).saturating_sub(prompts[0].tokens.len());
+        let continuation = Continuation::Text { max_tokens: room.min(self.config.eval.max_caption_tokens as usize) };
         let generated = model.generate(&prompts, continuation, &sampling).map_err(PipelineError::Training)?;
         let mut captions = Vec::with_capacity(pairs.len());
         for (index, (pair, ids)) in pairs.iter().zip(generated).enumerate() {
@@ -236,7 +242,8 @@ impl Evaluator {
 /// A square RGB image of `side_px` as PNG.
 pub(crate) fn png(pixels: &[u8], side_px: u32) -> Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
-    let written = image::write_buffer_with_format(&mut bytes, pixels, side_px, side_px, image::ExtendedColorType::Rgb8, image::ImageFormat::Png);
+    let written =
+        image::write_buffer_with_format(&mut bytes, pixels, side_px, side_px, image::ExtendedColorType::Rgb8, image::ImageFormat::Png);
     written.map_err(|error| PipelineError::Report(error.into()))?;
     Ok(bytes.into_inner())
 }

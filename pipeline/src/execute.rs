@@ -64,7 +64,16 @@ impl Executor {
             seed: config.dataset.seed,
         };
         let workers = Arc::new(Semaphore::new(config.runtime.workers as usize));
-        Self { config, units: UnitStore::new(store), artefacts, instruct: Arc::new(instruct), progress, limits: ChannelLimits::default(), workers, stop }
+        Self {
+            config,
+            units: UnitStore::new(store),
+            artefacts,
+            instruct: Arc::new(instruct),
+            progress,
+            limits: ChannelLimits::default(),
+            workers,
+            stop,
+        }
     }
 
     /// Makes and commits all windows of `plan`, in order; each is announced to `followed`.
@@ -104,7 +113,13 @@ impl Executor {
         in_order(tasks, "preparing a unit").await
     }
 
-    async fn finish_window(self: &Arc<Self>, index: u32, window: &WindowPlan, prepared: &[UnitRecord], history: &mut History) -> Result<WindowRecord> {
+    async fn finish_window(
+        self: &Arc<Self>,
+        index: u32,
+        window: &WindowPlan,
+        prepared: &[UnitRecord],
+        history: &mut History,
+    ) -> Result<WindowRecord> {
         let settled = self.settle(window.keys.settle, prepared, history).await?;
         let composed = self.compose_window(window, prepared, &settled, history).await?;
         let mut packed = Vec::with_capacity(Split::ALL.len());

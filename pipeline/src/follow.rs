@@ -1,9 +1,9 @@
 //! Following a run: windows are handed to readers as they are committed, in order.
 
 use cm3flow_schemas::window::WindowRecord;
+use cm3flow_stages::StageError;
 use cm3flow_stages::error::Result;
 use cm3flow_stages::read::{WindowFeed, WindowShards};
-use cm3flow_stages::StageError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;

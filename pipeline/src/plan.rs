@@ -106,7 +106,13 @@ struct KeyMaker<'a> {
 }
 
 impl KeyMaker<'_> {
-    fn key(&self, segment: SegmentName, stages: &[(&'static str, u32)], config: &Value, (inputs, artefacts): (&[Digest], &[Digest])) -> Digest {
+    fn key(
+        &self,
+        segment: SegmentName,
+        stages: &[(&'static str, u32)],
+        config: &Value,
+        (inputs, artefacts): (&[Digest], &[Digest]),
+    ) -> Digest {
         let numerics = (segment == SegmentName::Prepare).then_some(&self.artefacts.image_spec.numerics);
         KeyParts { segment, stages, config, inputs, artefacts, seed: self.config.dataset.seed, numerics }.key()
     }

@@ -63,7 +63,14 @@ impl Progress {
 
     fn new(target: Target) -> Self {
         let (samples_total, samples_done) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self(Arc::new(Shared { target, meters: Meters::default(), samples_total, samples_done, start: Instant::now(), bars: Mutex::default() }))
+        Self(Arc::new(Shared {
+            target,
+            meters: Meters::default(),
+            samples_total,
+            samples_done,
+            start: Instant::now(),
+            bars: Mutex::default(),
+        }))
     }
 
     /// Meters of the stages.
@@ -150,7 +157,8 @@ impl Progress {
             }
             Target::Plain => {
                 let active = lines.iter().filter(|(_, _, rate, ..)| *rate > 0.0);
-                let rates: Vec<String> = active.map(|(stage, _, rate, queued, _)| format!("{stage} {rate:.1}/s (queue {queued})")).collect();
+                let rates: Vec<String> =
+                    active.map(|(stage, _, rate, queued, _)| format!("{stage} {rate:.1}/s (queue {queued})")).collect();
                 if !rates.is_empty() {
                     eprintln!("{}; bottleneck: {}; {}", rates.join(", "), busiest.0, self.estimate());
                 }

@@ -86,7 +86,10 @@ pub async fn run(config: &Config, store: &Store, options: &RunOptions, progress:
     let plan = Plan::make(config, &run.artefacts, &run.catalog, &run.scan).await?;
     if plan.removed_samples > 0 {
         let removed = plan.removed_samples;
-        progress.say(&format!("the sources no longer hold units with {removed} samples of version {}; they stay in the dataset", plan.base.unwrap_or(0)));
+        progress.say(&format!(
+            "the sources no longer hold units with {removed} samples of version {}; they stay in the dataset",
+            plan.base.unwrap_or(0)
+        ));
     }
     if plan.is_published { run.published(&plan).await } else { run.execute(&plan).await }
 }
@@ -105,12 +108,20 @@ pub async fn fit(config: &Config, store: &Store, refit: bool, progress: &Progres
 /// # Errors
 /// [`PipelineError::NoVersion`], [`PipelineError::Mismatch`] if the configuration's vocabulary or `seq_len` is another than the
 /// version's, or as [`run`].
-pub async fn train_version(config: &Config, store: &Store, version: Option<u32>, options: &RunOptions, progress: &Progress) -> Result<TrainOutcome> {
-    let train = config.train.clone().ok_or_else(|| PipelineError::Mismatch { problem: "the configuration has no [train] section".into() })?;
+pub async fn train_version(
+    config: &Config,
+    store: &Store,
+    version: Option<u32>,
+    options: &RunOptions,
+    progress: &Progress,
+) -> Result<TrainOutcome> {
+    let train =
+        config.train.clone().ok_or_else(|| PipelineError::Mismatch { problem: "the configuration has no [train] section".into() })?;
     let (manifest, windows, artefacts) = published_version(config, store, version).await?;
     artefacts.vocabulary.check_same(&manifest.vocabulary)?;
     if config.pack.seq_len != manifest.seq_len {
-        let problem = format!("pack.seq_len is {} in the configuration, version {} has {}", config.pack.seq_len, manifest.version, manifest.seq_len);
+        let problem =
+            format!("pack.seq_len is {} in the configuration, version {} has {}", config.pack.seq_len, manifest.version, manifest.seq_len);
         return Err(PipelineError::Mismatch { problem });
     }
     let artefacts = Arc::new(artefacts);
@@ -143,11 +154,24 @@ pub async fn report_version(config: &Config, store: &Store, version: Option<u32>
     };
     let units = scan_sources(config, None).await?.units;
     let meters = Meters::default();
-    let subject = Subject { config, store, artefacts: &artefacts, manifest: &manifest, windows: &windows, units: &units, training: training.as_ref(), meters: &meters };
+    let subject = Subject {
+        config,
+        store,
+        artefacts: &artefacts,
+        manifest: &manifest,
+        windows: &windows,
+        units: &units,
+        training: training.as_ref(),
+        meters: &meters,
+    };
     report::html(&subject).await
 }
 
-async fn published_version(config: &Config, store: &Store, version: Option<u32>) -> Result<(VersionManifest, Vec<WindowRecord>, Artefacts)> {
+async fn published_version(
+    config: &Config,
+    store: &Store,
+    version: Option<u32>,
+) -> Result<(VersionManifest, Vec<WindowRecord>, Artefacts)> {
     let catalog = Catalog::new(store.clone(), &config.dataset.name);
     let missing = || PipelineError::NoVersion { dataset: config.dataset.name.clone(), version: "yet".into() };
     let manifest = catalog.version_or_latest(version).await?;
@@ -205,7 +229,13 @@ impl Run<'_> {
         let followed = Followed::default();
         let packs: Vec<Digest> = plan.windows.iter().flat_map(|window| window.keys.pack.iter().copied()).collect();
         let training = self.train_config().map(|train| train::start(self.training(train, &packs, &followed))).transpose()?;
-        let executor = Arc::new(Executor::new(Arc::clone(&self.config), self.store.clone(), Arc::clone(&self.artefacts), self.progress.clone(), Arc::clone(&self.options.stop)));
+        let executor = Arc::new(Executor::new(
+            Arc::clone(&self.config),
+            self.store.clone(),
+            Arc::clone(&self.artefacts),
+            self.progress.clone(),
+            Arc::clone(&self.options.stop),
+        ));
         let made = self.make(&executor, plan, &followed).await;
         let (manifest, windows) = match made {
             Ok(made) => made,

@@ -60,7 +60,11 @@ impl Store {
         let failed = |source| PipelineError::File { path: path.clone(), source };
         std::fs::create_dir_all(&path).map_err(failed)?;
         let path = path.canonicalize().map_err(failed)?;
-        let local = LocalFileSystem::new_with_prefix(&path).map_err(|source| PipelineError::Store { action: "open", location: address.to_owned(), source })?;
+        let local = LocalFileSystem::new_with_prefix(&path).map_err(|source| PipelineError::Store {
+            action: "open",
+            location: address.to_owned(),
+            source,
+        })?;
         Ok(Self::new(Arc::new(local), &path.display().to_string()))
     }
 
@@ -198,7 +202,8 @@ fn parse_url(url: &Url) -> Result<(Box<dyn ObjectStore>, Path), object_store::Er
 /// # Errors
 /// [`PipelineError::Address`] if no store is known for the URL, or its folder does not exist.
 pub(crate) fn source_location(source: &SourceConfig, folder: &FilePath) -> Result<Location> {
-    let refused = |problem: String| PipelineError::Address { field: format!("source {}: url", source.name), url: source.url.clone(), problem };
+    let refused =
+        |problem: String| PipelineError::Address { field: format!("source {}: url", source.name), url: source.url.clone(), problem };
     if let Some(url) = remote_url(&source.url) {
         let (objects, path) = parse_url(&url).map_err(|error| refused(error.to_string()))?;
         return Ok(Location { store: Arc::from(objects), path });
@@ -244,7 +249,12 @@ mod tests {
 
     #[test]
     fn a_missing_source_folder_is_named() {
-        let source = SourceConfig { name: "s".into(), format: cm3flow_stages::ingest::SourceFormat::Folder, url: "no/such/folder".into(), unit_samples: 1 };
+        let source = SourceConfig {
+            name: "s".into(),
+            format: cm3flow_stages::ingest::SourceFormat::Folder,
+            url: "no/such/folder".into(),
+            unit_samples: 1,
+        };
         let error = source_location(&source, FilePath::new("/")).expect_err("it does not exist");
         assert!(error.to_string().contains("/no/such"), "{error}");
     }

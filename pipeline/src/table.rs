@@ -93,7 +93,9 @@ mod tests {
     #[test]
     fn bytes_do_not_depend_on_cuts() {
         let names: StringArray = (0..1000).map(|row| Some(format!("row {row}"))).collect();
-        let table = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from_iter_values(0..1000)) as _), ("name", Arc::new(names) as _)]).expect("two columns");
+        let table =
+            RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from_iter_values(0..1000)) as _), ("name", Arc::new(names) as _)])
+                .expect("two columns");
         let cut = [table.slice(0, 1), table.slice(1, 600), table.slice(601, 399)];
         let written = write(&table, "test").expect("memory");
         assert_eq!(written, write(&concatenated(&table.schema(), &cut).expect("same schema"), "test").expect("memory"));

@@ -25,7 +25,8 @@ fn with_corpus(rest: &str) -> String {
     format!("[dataset]\nname = \"d\"\nstore = \"store\"\n[[source]]\nname = \"s\"\nformat = \"webdataset\"\nurl = \"{url}\"\n{rest}")
 }
 
-const PATCHES: &str = "[tokenize.image]\nkind = \"patches\"\nside_px = 64\ncodes = 32\n[tokenize.text]\nvocabulary_size = 300\n[pack]\nseq_len = 512\n";
+const PATCHES: &str =
+    "[tokenize.image]\nkind = \"patches\"\nside_px = 64\ncodes = 32\n[tokenize.text]\nvocabulary_size = 300\n[pack]\nseq_len = 512\n";
 
 #[test]
 fn wrong_fields_are_all_named_and_cost_exit_code_2() {

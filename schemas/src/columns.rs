@@ -264,7 +264,14 @@ pub fn shard_table() -> SchemaRef {
     let text = |name| field(name, DataType::Utf8);
     let count = |name| field(name, DataType::UInt64);
     let block = structure(vec![count("offset"), count("metadata_bytes"), count("body_bytes"), count("packs"), text("digest")]);
-    Arc::new(Schema::new(vec![field("window", DataType::UInt32), text("digest"), split(), count("bytes"), count("packs"), field("blocks", list(block))]))
+    Arc::new(Schema::new(vec![
+        field("window", DataType::UInt32),
+        text("digest"),
+        split(),
+        count("bytes"),
+        count("packs"),
+        field("blocks", list(block)),
+    ]))
 }
 
 /// The lineage of a version: one source unit a row, in order of windows, with the keys of what was made of it.

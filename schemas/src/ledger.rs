@@ -60,7 +60,10 @@ impl fmt::Display for SampleLedger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { input, kept, duplicate, withdrawn, quarantined, .. } = self;
         let refused = self.refused_total();
-        write!(f, "in {input} = kept {kept} + refused {refused} + duplicate {duplicate} + withdrawn {withdrawn} + quarantined {quarantined}")
+        write!(
+            f,
+            "in {input} = kept {kept} + refused {refused} + duplicate {duplicate} + withdrawn {withdrawn} + quarantined {quarantined}"
+        )
     }
 }
 

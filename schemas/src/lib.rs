@@ -5,7 +5,7 @@
 //! - Rows and columns: [`columns`] (Arrow schemas by state), [`rows`] (between batches and Rust structs), [`sample`].
 //! - Identity: [`digest`], [`canonical`] (configuration as bytes), [`random`] (draws keyed by what they decide).
 //! - Tokens: [`vocabulary`], [`document`], [`pack`].
-//! - Runtime records: [`unit`], [`window`], [`version`], [`ledger`].
+//! - Runtime records: [`mod@unit`], [`window`], [`version`], [`ledger`].
 //! - Traits that models and stores implement: [`traits`].
 
 pub mod canonical;

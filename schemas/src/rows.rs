@@ -84,8 +84,9 @@ impl ColumnChange {
     #[must_use]
     pub fn output_schema(&self, input: &Schema) -> SchemaRef {
         let kept = input.fields().iter().filter(|field| !self.dropped.contains(&field.name().as_str()));
-        let mut fields: Vec<FieldRef> =
-            kept.map(|field| self.added.field_with_name(field.name()).map_or_else(|_| Arc::clone(field), |new| Arc::new(new.clone()))).collect();
+        let mut fields: Vec<FieldRef> = kept
+            .map(|field| self.added.field_with_name(field.name()).map_or_else(|_| Arc::clone(field), |new| Arc::new(new.clone())))
+            .collect();
         fields.extend(self.added.fields().iter().filter(|field| input.index_of(field.name()).is_err()).cloned());
         Arc::new(Schema::new(fields))
     }
@@ -98,7 +99,11 @@ impl ColumnChange {
         let schema = self.output_schema(&batch.schema());
         let added = write(&self.added, rows)?;
         let column = |field: &FieldRef| -> Arc<dyn Array> {
-            added.column_by_name(field.name()).or_else(|| batch.column_by_name(field.name())).map(Arc::clone).expect("every output field is an input or an added one")
+            added
+                .column_by_name(field.name())
+                .or_else(|| batch.column_by_name(field.name()))
+                .map(Arc::clone)
+                .expect("every output field is an input or an added one")
         };
         let columns = schema.fields().iter().map(column).collect();
         Ok(RecordBatch::try_new(schema, columns)?)

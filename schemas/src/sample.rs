@@ -182,7 +182,8 @@ mod tests {
     fn credit_and_address_are_not_in_the_id() {
         let images = [RoleImage { role: MAIN_IMAGE.into(), bytes: vec![1] }];
         let bare = sample_id(&images, &Annotations::default());
-        let credited = Annotations { credit: Some("A. Author".into()), source: Some("https://example.org".into()), ..Annotations::default() };
+        let credited =
+            Annotations { credit: Some("A. Author".into()), source: Some("https://example.org".into()), ..Annotations::default() };
         assert_eq!(bare, sample_id(&images, &credited));
     }
 

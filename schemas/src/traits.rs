@@ -188,7 +188,7 @@ pub enum Continuation {
         /// Number of codes.
         codes: usize,
     },
-    /// Text tokens until the span end, at most so many.
+    /// Text tokens until the span end, one or more, at most so many.
     Text {
         /// Most tokens.
         max_tokens: usize,

@@ -127,7 +127,17 @@ impl UnitRecord {
     #[must_use]
     pub fn new(segment: SegmentName, key: Digest) -> Self {
         let files = BTreeMap::new();
-        Self { format_version: 1, segment, key, files, samples: None, documents: None, shards: vec![], statistics: None, licenses: BTreeMap::new() }
+        Self {
+            format_version: 1,
+            segment,
+            key,
+            files,
+            samples: None,
+            documents: None,
+            shards: vec![],
+            statistics: None,
+            licenses: BTreeMap::new(),
+        }
     }
 }
 
@@ -139,7 +149,15 @@ mod tests {
     fn every_part_changes_the_key() {
         let config = serde_json::json!({"side_px": 128});
         let inputs = [Digest::of(b"tar")];
-        let base = KeyParts { segment: SegmentName::Prepare, stages: &[("ingest", 1)], config: &config, inputs: &inputs, artefacts: &[], seed: 1, numerics: None };
+        let base = KeyParts {
+            segment: SegmentName::Prepare,
+            stages: &[("ingest", 1)],
+            config: &config,
+            inputs: &inputs,
+            artefacts: &[],
+            seed: 1,
+            numerics: None,
+        };
         let other_config = serde_json::json!({"side_px": 256});
         let keys = [
             base.key(),

@@ -41,7 +41,11 @@ impl IdRange {
     /// # Errors
     /// [`VocabularyError::OutOfRange`].
     pub fn id(&self, name: &str, value: u32) -> Result<u32, VocabularyError> {
-        if value < self.len { Ok(self.start + value) } else { Err(VocabularyError::OutOfRange { range: name.to_owned(), value, len: self.len }) }
+        if value < self.len {
+            Ok(self.start + value)
+        } else {
+            Err(VocabularyError::OutOfRange { range: name.to_owned(), value, len: self.len })
+        }
     }
 }
 
@@ -165,7 +169,9 @@ impl Vocabulary {
         };
         let theirs = fields(other);
         match fields(self).into_iter().find(|(name, value)| *name != "name" && theirs.get(name) != Some(value)) {
-            Some((name, value)) => Err(VocabularyError::Different { ours: value.to_string(), theirs: theirs[&name].to_string(), field: name }),
+            Some((name, value)) => {
+                Err(VocabularyError::Different { ours: value.to_string(), theirs: theirs[&name].to_string(), field: name })
+            }
             None => Ok(()),
         }
     }

@@ -62,8 +62,10 @@ fn animated() -> Vec<u8> {
 
 const HOSTILE: &str = "<script>document.title = 'owned'</script> <break> </s> <sentinel:0> \u{1b}[2J \u{202e} <img src=x onerror=alert(1)>";
 
-/// Key, file extension, bytes, caption, and what becomes of it.
-fn samples() -> Vec<(&'static str, &'static str, Vec<u8>, &'static str, Option<&'static str>)> {
+/// Key, file extension, bytes, caption, and the reason for which it is refused.
+type Planted = (&'static str, &'static str, Vec<u8>, &'static str, Option<&'static str>);
+
+fn samples() -> Vec<Planted> {
     let truncated = jpeg(1);
     let sixteen_bits = DynamicImage::from(DynamicImage::from(picture(3)).into_rgb16());
     let cmyk = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/cmyk.jpg")).expect("a fixture");
@@ -77,7 +79,7 @@ fn samples() -> Vec<(&'static str, &'static str, Vec<u8>, &'static str, Option<&
         ("sixteen-bits", "png", encoded(&sixteen_bits, ImageFormat::Png), "deep colours", None),
         ("animated", "gif", animated(), "two frames", None),
         ("rotated", "jpg", rotated(), "on its side", None),
-        ("empty-caption", "jpg", jpeg(11), " ", Some("filter.caption_too_short")),
+        ("empty-caption", "jpg", jpeg(11), " ", Some("filter.no_caption")),
         ("hostile-caption", "jpg", jpeg(12), HOSTILE, None),
     ]
 }
@@ -106,7 +108,10 @@ async fn every_sample_is_kept_or_refused_with_its_reason() {
         ("bad-annotations.json".to_owned(), b"{\"captions\": [\"not closed\"".to_vec()),
     ];
     fs::write(folder.path().join("bad.tar"), tar_of(members.chain(others))).expect("a temporary folder");
-    let cut = tar_of([("whole.jpg", jpeg(20)), ("whole.txt", b"a whole sample".to_vec()), ("cut.jpg", jpeg(21)), ("cut.txt", b"never read".to_vec())].map(|(name, bytes)| (name.to_owned(), bytes)));
+    let cut = tar_of(
+        [("whole.jpg", jpeg(20)), ("whole.txt", b"a whole sample".to_vec()), ("cut.jpg", jpeg(21)), ("cut.txt", b"never read".to_vec())]
+            .map(|(name, bytes)| (name.to_owned(), bytes)),
+    );
     let inside_second_picture = 512 + jpeg(20).len().next_multiple_of(512) + 1024 + 512 + 100;
     fs::write(folder.path().join("cut.tar"), &cut[..inside_second_picture]).expect("a temporary folder");
 
@@ -159,7 +164,8 @@ async fn rows_without_picture_or_sense_are_refused_by_line() {
     let sources = [corpus_source(25), source("rows", "jsonl", &folder.path().join("lists/rows.jsonl"), 8)].concat();
     let job = Job::try_new(SMALL, &sources).expect("a good configuration");
     let outcome = job.run().await.expect("bad rows stop nothing");
-    let mut reasons: Vec<String> = refused::list(&job.store, &outcome.windows, usize::MAX).await.expect("just written").into_iter().map(|row| row.reason).collect();
+    let mut reasons: Vec<String> =
+        refused::list(&job.store, &outcome.windows, usize::MAX).await.expect("just written").into_iter().map(|row| row.reason).collect();
     reasons.sort_unstable();
     assert_eq!(reasons, ["bad_annotations", "missing_image", "no_image"]);
     assert_eq!(outcome.manifest.samples.duplicate, 1, "the two rows that name one picture");

@@ -13,7 +13,17 @@ async fn fresh_stores_and_other_numbers_of_workers_give_the_same_bytes() {
         let outcome = job.run().await.expect("the run ends");
         assert!(!outcome.was_published && outcome.windows.len() == 3, "{} windows", outcome.windows.len());
         let objects = job.objects().await;
-        for kind in ["artefacts/", "units/prepare/", "units/settle/", "units/compose/", "units/pack/", "shards/", "windows/", "versions/", "checkpoints/"] {
+        for kind in [
+            "artefacts/",
+            "units/prepare/",
+            "units/settle/",
+            "units/compose/",
+            "units/pack/",
+            "shards/",
+            "windows/",
+            "versions/",
+            "checkpoints/",
+        ] {
             assert!(objects.keys().any(|path| path.starts_with(kind)), "nothing lies in {kind}");
         }
         match &before {
@@ -62,7 +72,8 @@ async fn new_samples_append_windows_to_the_version_before() {
     let second = job.run().await.expect("the second run ends");
     assert_eq!((second.manifest.version, second.manifest.base), (2, Some(1)));
     assert_eq!((first.manifest.samples.input, second.manifest.samples.input), (25, 75));
-    let shards = |outcome: &cm3flow::run::RunOutcome| -> Vec<_> { outcome.windows.iter().flat_map(|window| window.shards.clone()).collect() };
+    let shards =
+        |outcome: &cm3flow::run::RunOutcome| -> Vec<_> { outcome.windows.iter().flat_map(|window| window.shards.clone()).collect() };
     let (before, after) = (shards(&first), shards(&second));
     assert_eq!(&after[..before.len()], &before[..], "the base's shards stay, in their places");
     assert!(after.len() > before.len());
@@ -74,7 +85,8 @@ async fn changed_settings_of_a_fitted_artefact_ask_for_refit() {
     let mut job = Job::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
     job.options.limit = Some(25);
     job.run().await.expect("the first run ends");
-    let mut changed = job.changed(&SMALL.replace("vocabulary_size = 400", "vocabulary_size = 350"), &corpus_source(10)).expect("a good configuration");
+    let mut changed =
+        job.changed(&SMALL.replace("vocabulary_size = 400", "vocabulary_size = 350"), &corpus_source(10)).expect("a good configuration");
     let error = changed.run().await.expect_err("the pinned tokenizer has other settings");
     assert!(matches!(&error, PipelineError::Pinned { name } if name == "tokenizer"), "{error}");
     changed.options.refit = true;

@@ -23,7 +23,10 @@ fn browse(browser: &Path, page: &Path, arguments: &[&str]) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_report_shows_pictures_and_curves_in_a_browser() {
-    let Some(browser) = tool("the_report_shows_pictures_and_curves_in_a_browser", &["chromium", "chromium-browser", "google-chrome"]) else { return };
+    let Some(browser) = tool("the_report_shows_pictures_and_curves_in_a_browser", &["chromium", "chromium-browser", "google-chrome"])
+    else {
+        return;
+    };
     let mut job = Job::try_new(WITH_MODELS, &corpus_source(10)).expect("a good configuration");
     job.options.limit = Some(40);
     let outcome = job.run().await.expect("the run ends");
@@ -36,7 +39,9 @@ async fn the_report_shows_pictures_and_curves_in_a_browser() {
     for section in ["funnel", "samples", "neighbours", "documents", "packs", "training", "stages", "credits"] {
         assert!(dom.contains(&format!("<section id=\"{section}\">")), "section {section} is missing");
     }
-    for wanted in [outcome.manifest.samples.to_string().as_str(), "alt=\"generated\"", "alt=\"reconstruction\"", "curve-image", "public-domain"] {
+    for wanted in
+        [outcome.manifest.samples.to_string().as_str(), "alt=\"generated\"", "alt=\"reconstruction\"", "curve-image", "public-domain"]
+    {
         assert!(dom.contains(wanted), "{wanted} is missing");
     }
 

@@ -1,3 +1,5 @@
+//! Checkpoints that fit, and those that are refused with the difference.
+
 use cm3flow_schemas::traits::LanguageModel;
 
 use super::*;

@@ -15,8 +15,9 @@ const PROMPTS_AT_ONCE: usize = 16;
 
 /// Ids that may be sampled.
 pub(super) struct Allowed {
+    /// Those that end the continuation stand last.
     ids: Vec<u32>,
-    /// Those among them that end the continuation.
+    /// Those that end the continuation.
     stops: Vec<u32>,
 }
 
@@ -108,7 +109,7 @@ impl Run<'_> {
         for step in 1..=self.count {
             let logits = hidden.f_linear(&output, None::<&Tensor>)?;
             let logits = if guided { self.guided(&logits)? } else { logits };
-            let next = self.choose(&logits, &mut draws)?;
+            let next = self.choose(&logits, &mut draws, step == 1)?;
             for (prompt, id) in next.iter().enumerate() {
                 ended[prompt] |= self.allowed.stops.contains(id);
                 if !ended[prompt] {
@@ -128,11 +129,12 @@ impl Run<'_> {
         guided(&logits.f_narrow(0, 0, prompts)?, &logits.f_narrow(0, prompts, prompts)?, self.sampling.guidance)
     }
 
-    /// One id for each prompt.
-    fn choose(&self, logits: &Tensor, draws: &mut [Draws]) -> Result<Vec<u32>, TchError> {
+    /// One id for each prompt. The first is none that ends the continuation: a masked span is never empty.
+    fn choose(&self, logits: &Tensor, draws: &mut [Draws], is_first: bool) -> Result<Vec<u32>, TchError> {
         let logits = Vec::<f32>::try_from(logits.f_to_device(Device::Cpu)?.f_reshape([-1])?)?;
+        let open = self.allowed.ids.len() - if is_first { self.allowed.stops.len() } else { 0 };
         let rows = logits.chunks(self.allowed.ids.len()).zip(draws);
-        Ok(rows.map(|(row, draws)| self.allowed.ids[sampler::choose(row, self.sampling, draws)]).collect())
+        Ok(rows.map(|(row, draws)| self.allowed.ids[sampler::choose(&row[..open], self.sampling, draws)]).collect())
     }
 }
 

@@ -1,3 +1,5 @@
+//! Training: it learns, resumes to the bit, and refuses what does not fit.
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 

@@ -6,13 +6,13 @@ use cm3flow_model::vq::{FitJob, VqTokenizer, fit as fit_vq};
 use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, Refusal, RoleImage, Split};
 use cm3flow_schemas::traits::ImageTokenizer;
 use cm3flow_schemas::{ImageId, columns, rows};
+use cm3flow_stages::ChannelLimits;
 use cm3flow_stages::derive::Derive;
 use cm3flow_stages::embed::IdfTable;
 use cm3flow_stages::filter::Filter;
 use cm3flow_stages::ingest::{Ingest, PlannedUnit};
 use cm3flow_stages::stage::{Chain, Head, Meters};
 use cm3flow_stages::tokenize::{PatchTokenizer, fit_text};
-use cm3flow_stages::ChannelLimits;
 use serde::Deserialize;
 
 use super::{CODEBOOK, Contents, IDF, TOKENIZER};
@@ -90,9 +90,11 @@ async fn collect(config: &Config, units: &[PlannedUnit]) -> Result<FitSamples> {
         if samples.taken == config.fit.max_samples {
             break;
         }
-        let chain = Chain::new(Head::Source(Box::new(Ingest::new(unit.clone()))))
-            .map(Filter::new(config.filter.clone()))
-            .map(Derive::new(config.derive.clone(), config.tokenize.image.preparation(), config.dataset.seed));
+        let chain = Chain::new(Head::Source(Box::new(Ingest::new(unit.clone())))).map(Filter::new(config.filter.clone())).map(Derive::new(
+            config.derive.clone(),
+            config.tokenize.image.preparation(),
+            config.dataset.seed,
+        ));
         let mut batches = Vec::new();
         chain
             .run(ChannelLimits::default(), &Meters::default(), |batch| {
@@ -112,7 +114,13 @@ fn fit_codebook(config: &Config, pixels: &[u8], progress: &Progress) -> Result<B
         ImageTokenizerConfig::Vq(vq) => {
             let network = vq.network().expect("presets are checked with the configuration");
             cm3flow_model::device::set_threads(config.runtime.threads);
-            let job = FitJob { config: &network, fit: &config.fit.codebook, images: pixels, seed: config.dataset.seed, device: config.runtime.device };
+            let job = FitJob {
+                config: &network,
+                fit: &config.fit.codebook,
+                images: pixels,
+                seed: config.dataset.seed,
+                device: config.runtime.device,
+            };
             let mut activity = progress.activity("fit", config.fit.codebook.steps);
             let weights = fit_vq(&job, &mut |step| {
                 let message = format!("reconstruction loss {:.4}, {} codes used", step.reconstruction_loss, step.codes_used);
@@ -141,5 +149,8 @@ fn summary(tokenizer: &mut dyn ImageTokenizer, pixels: &[u8]) -> Result<String> 
     let decoded = tokenizer.decode(&codes).map_err(failed)?;
     let distinct: std::collections::HashSet<u32> = codes.iter().copied().collect();
     let (used, size) = (distinct.len(), tokenizer.spec().codebook_size);
-    Ok(format!("codebook: {used} of {size} codes used, PSNR {:.2} dB on pictures that it was fitted on", cm3flow_stages::eval::psnr(&decoded, pixels)))
+    Ok(format!(
+        "codebook: {used} of {size} codes used, PSNR {:.2} dB on pictures that it was fitted on",
+        cm3flow_stages::eval::psnr(&decoded, pixels)
+    ))
 }

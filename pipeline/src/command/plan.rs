@@ -34,7 +34,11 @@ pub(super) async fn plan(args: &PlanArgs) -> Result<()> {
         } else {
             let mut out = sources(&scan);
             let _ = writeln!(out, "windows    {windows}");
-            let _ = writeln!(out, "to fit     tokenizers and tables, on the first {} train samples; units are named once they are fitted", config.fit.max_samples);
+            let _ = writeln!(
+                out,
+                "to fit     tokenizers and tables, on the first {} train samples; units are named once they are fitted",
+                config.fit.max_samples
+            );
             output::print(&out);
         }
         return Ok(());

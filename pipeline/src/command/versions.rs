@@ -72,7 +72,8 @@ async fn list(args: &ListArgs) -> Result<()> {
             output::print(&line.to_string());
         } else {
             let base = manifest.base.map_or_else(|| "-".to_owned(), |base| base.to_string());
-            let _ = write!(out, "\n{version:>7} {base:>5} {:>8} {:>8} {packs:>8} {tokens:>14}", manifest.windows.len(), manifest.samples.kept);
+            let _ =
+                write!(out, "\n{version:>7} {base:>5} {:>8} {:>8} {packs:>8} {tokens:>14}", manifest.windows.len(), manifest.samples.kept);
         }
     }
     if !args.json {
@@ -102,7 +103,11 @@ async fn show(args: &ShowArgs) -> Result<()> {
     let manifest = Catalog::new(store, &config.dataset.name).version_or_latest(args.version).await?;
     if args.json {
         let manifest = serde_json::to_string_pretty(&manifest);
-        output::print(&manifest.map_err(|source| PipelineError::Record { location: "the manifest".into(), expected: "version manifest", source })?);
+        output::print(&manifest.map_err(|source| PipelineError::Record {
+            location: "the manifest".into(),
+            expected: "version manifest",
+            source,
+        })?);
     } else {
         output::print(&shown(&manifest));
     }
@@ -124,14 +129,19 @@ fn shown(manifest: &VersionManifest) -> String {
         let _ = writeln!(out, "           {count} refused: {reason}");
     }
     let _ = writeln!(out, "fill rate  {}", output::fill_rates(manifest));
-    let _ = writeln!(out, "vocabulary {}, {} ids; packs of {} tokens", manifest.vocabulary.name, manifest.vocabulary.size, manifest.seq_len);
+    let _ =
+        writeln!(out, "vocabulary {}, {} ids; packs of {} tokens", manifest.vocabulary.name, manifest.vocabulary.size, manifest.seq_len);
     for (name, digest) in &manifest.artefacts {
         let _ = writeln!(out, "artefact   {name} {}", digest.short());
     }
     for (license, count) in &manifest.licenses {
         let _ = writeln!(out, "licence    {license}: {count} samples");
     }
-    let _ = writeln!(out, "\n{:<12} {:>9} {:>10} {:>10} {:>9} {:>7} {:>9}", "task", "documents", "text", "image", "control", "spans", "retrieved");
+    let _ = writeln!(
+        out,
+        "\n{:<12} {:>9} {:>10} {:>10} {:>9} {:>7} {:>9}",
+        "task", "documents", "text", "image", "control", "spans", "retrieved"
+    );
     let mut sum = cm3flow_schemas::pack::PackStatistics::default();
     manifest.statistics.values().for_each(|split| sum.add(split));
     for (task, counts) in &sum.tasks {

@@ -58,7 +58,13 @@ pub(super) struct Retrieved {
 
 impl Executor {
     /// Composes the documents of `unit`, which is the `index`-th of its window.
-    pub(super) async fn compose(&self, key: Digest, (index, unit): (u32, &UnitRecord), settled: &UnitRecord, bank: Arc<Bank>) -> Result<UnitRecord> {
+    pub(super) async fn compose(
+        &self,
+        key: Digest,
+        (index, unit): (u32, &UnitRecord),
+        settled: &UnitRecord,
+        bank: Arc<Bank>,
+    ) -> Result<UnitRecord> {
         let samples = self.kept_samples(index, unit, settled).await?;
         let (config, artefacts) = (&self.config, &self.artefacts);
         let chain = Chain::new(Head::Batches(samples.schema(), batches_of(&samples)))
@@ -122,5 +128,12 @@ pub(super) fn batches_of(table: &RecordBatch) -> Vec<RecordBatch> {
 
 fn refused_row(row: &Refused) -> RefusedRow<'_> {
     let Refused { document_id, sample_id, task, refusal } = row;
-    RefusedRow { document_id: *document_id, sample_id: *sample_id, task, stage: &refusal.stage, reason: &refusal.reason, detail: &refusal.detail }
+    RefusedRow {
+        document_id: *document_id,
+        sample_id: *sample_id,
+        task,
+        stage: &refusal.stage,
+        reason: &refusal.reason,
+        detail: &refusal.detail,
+    }
 }

@@ -36,7 +36,10 @@ impl History {
 
     async fn record(&self, window: usize) -> Result<UnitRecord> {
         let key = self.keys[window];
-        let missing = || PipelineError::Damaged { location: unit_path(SegmentName::Settle, key), problem: "an earlier window's unit is missing".into() };
+        let missing = || PipelineError::Damaged {
+            location: unit_path(SegmentName::Settle, key),
+            problem: "an earlier window's unit is missing".into(),
+        };
         self.units.find(SegmentName::Settle, key).await?.ok_or_else(missing)
     }
 

@@ -46,7 +46,11 @@ impl Executor {
         let input = elected.num_rows() as u64;
         record.samples = Some(SampleLedger { input, kept, duplicate: input - kept, ..SampleLedger::default() });
         record.licenses = licenses(&table::filtered(&elected, &is_kept)?)?;
-        let settled = if elected.num_rows() == 0 { RecordBatch::new_empty(columns::settled_sample()) } else { table::projected(&elected, &columns::settled_sample())? };
+        let settled = if elected.num_rows() == 0 {
+            RecordBatch::new_empty(columns::settled_sample())
+        } else {
+            table::projected(&elected, &columns::settled_sample())?
+        };
         self.units.put(&mut record, Table::Settled, &settled).await?;
         self.units.put(&mut record, Table::Bank, &table::concatenated(&bank_schema, &bank)?).await?;
         self.units.commit(record).await

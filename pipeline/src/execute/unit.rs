@@ -81,7 +81,10 @@ impl UnitStore {
 
     /// Rows of a table of a committed unit.
     pub(crate) async fn read(&self, record: &UnitRecord, name: Table) -> Result<Vec<RecordBatch>> {
-        let missing = || PipelineError::Damaged { location: unit_path(record.segment, record.key), problem: format!("it lists no table {}", name.name()) };
+        let missing = || PipelineError::Damaged {
+            location: unit_path(record.segment, record.key),
+            problem: format!("it lists no table {}", name.name()),
+        };
         let file = record.files.get(name.name()).ok_or_else(missing)?;
         let path = file_path(record, file);
         table::read(self.store.get_checked(&path, file.digest).await?, &path)
@@ -100,7 +103,13 @@ impl<'a> WindowTables<'a> {
     }
 
     /// Rows of a table over all units of `segment`, in order of windows and units, at most `limit`.
-    pub(crate) async fn rows<T: DeserializeOwned>(&self, segment: SegmentName, table: Table, names: &[&str], limit: usize) -> Result<Vec<T>> {
+    pub(crate) async fn rows<T: DeserializeOwned>(
+        &self,
+        segment: SegmentName,
+        table: Table,
+        names: &[&str],
+        limit: usize,
+    ) -> Result<Vec<T>> {
         let mut found = Vec::new();
         for key in self.windows.iter().filter_map(|window| window.keys.get(segment.name())).flatten() {
             let Some(record) = self.units.find(segment, *key).await? else { continue };

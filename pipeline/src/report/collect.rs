@@ -70,9 +70,20 @@ pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
         base: manifest.base,
         facts: facts(subject),
         ledger: manifest.samples.to_string(),
-        documents: format!("built {} = packed {} + refused {}", manifest.documents.built, manifest.documents.packed, manifest.documents.refused.values().sum::<u64>()),
+        documents: format!(
+            "built {} = packed {} + refused {}",
+            manifest.documents.built,
+            manifest.documents.packed,
+            manifest.documents.refused.values().sum::<u64>()
+        ),
         funnel: funnel(subject),
-        reasons: manifest.samples.refused.iter().chain(&manifest.documents.refused).map(|(reason, &count)| Reason { reason: reason.clone(), count }).collect(),
+        reasons: manifest
+            .samples
+            .refused
+            .iter()
+            .chain(&manifest.documents.refused)
+            .map(|(reason, &count)| Reason { reason: reason.clone(), count })
+            .collect(),
         refused,
         samples: samples(subject, &prepared).await?,
         neighbours: neighbours(subject, &units, &prepared, &documents).await?,
@@ -96,10 +107,22 @@ fn facts(subject: &Subject<'_>) -> Vec<(&'static str, String)> {
     vec![
         ("windows", manifest.windows.len().to_string()),
         ("tokens of a pack", manifest.seq_len.to_string()),
-        ("vocabulary", format!("{} ids: {} of text, {} of images, {} sentinels", vocabulary.size, vocabulary.text.len, vocabulary.image.len, vocabulary.sentinels.len)),
+        (
+            "vocabulary",
+            format!(
+                "{} ids: {} of text, {} of images, {} sentinels",
+                vocabulary.size, vocabulary.text.len, vocabulary.image.len, vocabulary.sentinels.len
+            ),
+        ),
         ("image tokenizer", format!("{}, {} px to {} codes, {}", spec.name, spec.side_px, spec.codes_per_image(), spec.digest.short())),
         ("embedder", subject.artefacts.embedder_name.clone()),
-        ("numerics class", format!("{} {}, batch {}, libtorch {}, {} threads, {}", class.device, class.dtype, class.batch_size, class.libtorch, class.threads, class.cpu_capability)),
+        (
+            "numerics class",
+            format!(
+                "{} {}, batch {}, libtorch {}, {} threads, {}",
+                class.device, class.dtype, class.batch_size, class.libtorch, class.threads, class.cpu_capability
+            ),
+        ),
         ("seed", manifest.seed.to_string()),
         ("licences", manifest.licenses.iter().map(|(license, count)| format!("{license}: {count}")).collect::<Vec<_>>().join(", ")),
     ]
@@ -108,7 +131,12 @@ fn facts(subject: &Subject<'_>) -> Vec<(&'static str, String)> {
 fn funnel(subject: &Subject<'_>) -> Vec<FunnelStep> {
     let samples = &subject.manifest.samples;
     let after_filters = samples.input - samples.refused_total();
-    let steps = [("in", samples.input), ("not refused", after_filters), ("no duplicate", after_filters - samples.duplicate), ("kept", samples.kept)];
+    let steps = [
+        ("in", samples.input),
+        ("not refused", after_filters),
+        ("no duplicate", after_filters - samples.duplicate),
+        ("kept", samples.kept),
+    ];
     let percent = |count: u64| count as f64 * 100.0 / samples.input.max(1) as f64;
     steps.map(|(name, count)| FunnelStep { name: name.into(), count, percent: percent(count) }).into()
 }
@@ -138,9 +166,11 @@ async fn photos(subject: &Subject<'_>, wanted: &[&Prepared]) -> Result<HashMap<S
 
 async fn derived(subject: &Subject<'_>, unit: &PlannedUnit) -> Result<Vec<arrow::array::RecordBatch>> {
     let config = subject.config;
-    let chain = Chain::new(Head::Source(Box::new(Ingest::new(unit.clone()))))
-        .map(Filter::new(config.filter.clone()))
-        .map(Derive::new(config.derive.clone(), config.tokenize.image.preparation(), config.dataset.seed));
+    let chain = Chain::new(Head::Source(Box::new(Ingest::new(unit.clone())))).map(Filter::new(config.filter.clone())).map(Derive::new(
+        config.derive.clone(),
+        config.tokenize.image.preparation(),
+        config.dataset.seed,
+    ));
     let mut batches = Vec::new();
     let collect = |batch| {
         batches.push(batch);
@@ -183,12 +213,14 @@ async fn neighbours(subject: &Subject<'_>, units: &WindowTables<'_>, prepared: &
         .filter_map(|query| Some((*query, prepared.iter().find(|sample| sample.sample_id == query.sample_id)?)))
         .collect();
     let names = [columns::SAMPLE_ID, columns::IMAGE_ID, "captions", "codes", columns::EMBEDDING];
-    let bank: Vec<BankRow> = if queries.is_empty() { Vec::new() } else { units.rows(SegmentName::Settle, Table::Bank, &names, usize::MAX).await? };
+    let bank: Vec<BankRow> =
+        if queries.is_empty() { Vec::new() } else { units.rows(SegmentName::Settle, Table::Bank, &names, usize::MAX).await? };
     let bank: HashMap<SampleId, BankRow> = bank.into_iter().map(|row| (row.sample_id, row)).collect();
     let side = subject.artefacts.image_spec.side_px;
     let mut gallery = Vec::new();
     for (document, sample) in queries {
-        let found: Vec<_> = document.retrieved.iter().filter_map(|neighbour| Some((neighbour.similarity, bank.get(&neighbour.sample_id)?))).collect();
+        let found: Vec<_> =
+            document.retrieved.iter().filter_map(|neighbour| Some((neighbour.similarity, bank.get(&neighbour.sample_id)?))).collect();
         let codes = std::iter::once(sample.main_codes()).chain(found.iter().map(|(_, row)| row.codes.clone())).collect();
         let mut images = pictures::decode(subject.artefacts, codes).await?.into_iter();
         let mut next = || images.next().map_or_else(|| Ok(String::new()), |pixels| pictures::photo(&pixels, side));
@@ -235,7 +267,8 @@ fn masked_document(subject: &Subject<'_>, document: &Document) -> Result<MaskedD
 }
 
 async fn packs(subject: &Subject<'_>) -> Result<String> {
-    let shards: Vec<ShardEntry> = subject.windows.iter().flat_map(|window| window.shards.clone()).filter(|shard| shard.split == Split::Train).collect();
+    let shards: Vec<ShardEntry> =
+        subject.windows.iter().flat_map(|window| window.shards.clone()).filter(|shard| shard.split == Split::Train).collect();
     let schema = columns::pack(subject.manifest.seq_len as usize, subject.manifest.vocabulary.width());
     let packs = read_packs(&mut BlockReader::new(subject.store.objects(), schema), &shards, PACKS).await?;
     Ok(draw::packs(&packs))
@@ -294,7 +327,8 @@ async fn training(subject: &Subject<'_>, outcome: &TrainOutcome) -> Result<Optio
         part.step = last.step;
         let folder = format!("{folder}/{}", last.step);
         for image in &last.images {
-            let (generated, reference) = (picture(subject, &folder, &image.generated).await?, picture(subject, &folder, &image.reference).await?);
+            let (generated, reference) =
+                (picture(subject, &folder, &image.generated).await?, picture(subject, &folder, &image.reference).await?);
             part.images.push(GeneratedPicture { caption: image.caption.clone(), generated, reference });
         }
         for caption in &last.captions {
@@ -321,8 +355,11 @@ fn evaluation_row(evaluation: &Evaluation) -> EvaluationRow {
 }
 
 fn loss_curves(outcome: &TrainOutcome, evaluations: &[Evaluation]) -> String {
-    let train = |modality: Modality| outcome.curve.iter().filter_map(|step| Some((step.step as f64, step.losses.mean(modality)?))).collect();
-    let held_out = |modality: Modality| evaluations.iter().filter_map(|evaluation| Some((evaluation.step as f64, evaluation.losses.mean(modality)?))).collect();
+    let train =
+        |modality: Modality| outcome.curve.iter().filter_map(|step| Some((step.step as f64, step.losses.mean(modality)?))).collect();
+    let held_out = |modality: Modality| {
+        evaluations.iter().filter_map(|evaluation| Some((evaluation.step as f64, evaluation.losses.mean(modality)?))).collect()
+    };
     draw::curves(&[
         Curve { class: "curve-text", points: train(Modality::Text), dots: false },
         Curve { class: "curve-image", points: train(Modality::Image), dots: false },

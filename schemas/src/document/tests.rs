@@ -1,3 +1,5 @@
+//! The grammar of documents, masked and unmasked.
+
 use super::*;
 use crate::error::GrammarError;
 use crate::vocabulary::{Vocabulary, VocabularySizes};
@@ -76,7 +78,7 @@ fn broken_documents_are_named() {
     let mut image_as_text = tokens.clone();
     image_as_text[1] = v.image.start;
     assert!(matches!(check(&image_as_text, &segments, &v), Err(GrammarError::Modality { position: 1, .. })));
-    let mut swapped = tokens.clone();
+    let mut swapped = tokens;
     swapped[2] = v.sentinels.start + 1;
     assert!(matches!(check(&swapped, &segments, &v), Err(GrammarError::Sentinel { .. })));
     assert!(check(&[], &[], &v).is_err());

@@ -28,7 +28,7 @@ const fn default_unit_samples() -> u32 {
 pub enum SourceFormat {
     /// Tars whose members `KEY.jpg`, `KEY.json`, `KEY.txt`, … stand side by side.
     WebDataset,
-    /// A file of one JSON object a line, with `image` (a path beside the file) and annotations.
+    /// A file of one JSON object a line, with `image` (a path from the file's folder, or one that begins with `/`) and annotations.
     Jsonl,
     /// A folder of images, each with `NAME.txt` (a caption a line) or `NAME.json` (annotations) beside it.
     Folder,

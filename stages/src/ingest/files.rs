@@ -38,7 +38,8 @@ pub(super) async fn jsonl_samples(location: &Location, file: &Path) -> Result<Ve
 
 /// A path that a row names: from the folder of its file, unless it begins at the root of the store; `..` leads one folder up.
 fn resolve(folder: &Path, name: &str) -> Path {
-    let mut parts: Vec<String> = if name.starts_with('/') { Vec::new() } else { folder.parts().map(|part| part.as_ref().to_owned()).collect() };
+    let mut parts: Vec<String> =
+        if name.starts_with('/') { Vec::new() } else { folder.parts().map(|part| part.as_ref().to_owned()).collect() };
     for part in name.split('/') {
         match part {
             "" | "." => {}

@@ -1,3 +1,5 @@
+//! Fitting: a function of its job, usable by the tokenizer.
+
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::traits::ImageTokenizer;
 

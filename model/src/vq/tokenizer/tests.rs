@@ -1,3 +1,5 @@
+//! Encoding and decoding in fixed batches.
+
 use cm3flow_schemas::random::Draws;
 
 use super::*;
