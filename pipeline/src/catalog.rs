@@ -8,6 +8,7 @@ use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
 use cm3flow_schemas::{Digest, columns, rows};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::artefact::Artefacts;
 use crate::config::Config;
@@ -47,10 +48,17 @@ impl Catalog {
     /// Manifest of `version`.
     ///
     /// # Errors
-    /// [`PipelineError::NoVersion`], or what the store says.
+    /// [`PipelineError::NoVersion`], [`PipelineError::Format`], or what the store says.
     pub async fn version(&self, version: u32) -> Result<VersionManifest> {
-        let found = self.store.record(&self.version_path(version), "version manifest").await?;
-        found.ok_or_else(|| PipelineError::NoVersion { dataset: self.dataset.clone(), version: version.to_string() })
+        let location = self.version_path(version);
+        let missing = || PipelineError::NoVersion { dataset: self.dataset.clone(), version: version.to_string() };
+        let manifest: Value = self.store.record(&location, "version manifest").await?.ok_or_else(missing)?;
+        // Looked at first: a later format may have other fields.
+        let found = manifest["format_version"].as_u64().and_then(|found| u32::try_from(found).ok()).unwrap_or(FORMAT_VERSION);
+        if found != FORMAT_VERSION {
+            return Err(PipelineError::Format { location, found, expected: FORMAT_VERSION });
+        }
+        serde_json::from_value(manifest).map_err(|source| PipelineError::Record { location, expected: "version manifest", source })
     }
 
     /// Manifest of the highest version; `None` without versions.
@@ -231,4 +239,17 @@ fn lineage(windows: &[WindowRecord]) -> Result<arrow::array::RecordBatch> {
         }
     }
     Ok(rows::write(&columns::lineage(), &all)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_manifest_of_a_later_format_is_refused_by_name() {
+        let store = Store::open("memory://", std::path::Path::new("")).expect("memory");
+        store.create("versions/d/3.json", r#"{"format_version": 2, "something": "new"}"#).await.expect("memory");
+        let error = Catalog::new(store, "d").latest_version().await.expect_err("a later format");
+        assert!(matches!(&error, PipelineError::Format { location, found: 2, expected: 1 } if location == "versions/d/3.json"), "{error}");
+    }
 }

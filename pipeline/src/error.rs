@@ -79,6 +79,16 @@ pub enum PipelineError {
         #[source]
         source: serde_json::Error,
     },
+    /// A record in the store is of a later format.
+    #[error("{location} has format version {found}, this cm3flow reads {expected}; use the one that wrote it, or a later one")]
+    Format {
+        /// Path in the store.
+        location: String,
+        /// Version found.
+        found: u32,
+        /// Version that can be read.
+        expected: u32,
+    },
     /// A Parquet file cannot be written or read.
     #[error("Parquet failed on {location}")]
     Parquet {

@@ -279,14 +279,11 @@ fn fill((split, statistics): (&String, &PackStatistics)) -> Fill {
     Fill { split: split.clone(), packs, used, capacity, percent: statistics.fill_rate() * 100.0 }
 }
 
-fn tasks(statistics: &BTreeMap<String, PackStatistics>) -> Vec<Task> {
+/// Sum over both splits.
+fn tasks(statistics: &BTreeMap<String, PackStatistics>) -> BTreeMap<String, TaskStatistics> {
     let mut sum = PackStatistics::default();
     statistics.values().for_each(|split| sum.add(split));
-    let row = |(name, counts): (String, TaskStatistics)| {
-        let TaskStatistics { documents, text_tokens, image_tokens, control_tokens, spans, retrieved, retrieval_lowered } = counts;
-        Task { name, documents, text_tokens, image_tokens, control_tokens, spans, retrieved, retrieval_lowered }
-    };
-    sum.tasks.into_iter().map(row).collect()
+    sum.tasks
 }
 
 fn stage_time(meter: &cm3flow_stages::StageMeter) -> StageTime {

@@ -1,5 +1,8 @@
 //! What the page shows, as plain data for the template.
 
+use std::collections::BTreeMap;
+
+use cm3flow_schemas::pack::TaskStatistics;
 use serde::Serialize;
 
 use crate::refused::RefusedSample;
@@ -22,7 +25,8 @@ pub(super) struct Page {
     /// SVG of some packs.
     pub packs: String,
     pub fill: Vec<Fill>,
-    pub tasks: Vec<Task>,
+    /// Over both splits.
+    pub tasks: BTreeMap<String, TaskStatistics>,
     pub stages: Vec<StageTime>,
     pub training: Option<TrainingPart>,
     pub credits: Vec<Credit>,
@@ -98,19 +102,6 @@ pub(super) struct Fill {
     pub used: u64,
     pub capacity: u64,
     pub percent: f64,
-}
-
-/// Counts of a task over both splits.
-#[derive(Debug, Serialize)]
-pub(super) struct Task {
-    pub name: String,
-    pub documents: u64,
-    pub text_tokens: u64,
-    pub image_tokens: u64,
-    pub control_tokens: u64,
-    pub spans: u64,
-    pub retrieved: u64,
-    pub retrieval_lowered: u64,
 }
 
 /// What a stage did in this run.
