@@ -68,24 +68,32 @@ pub struct Artefacts {
 /// Bytes of the artefacts by name.
 type Contents = BTreeMap<&'static str, Bytes>;
 
-/// Loads the artefacts of `config`. Those that are neither given nor pinned are fitted on `units` and pinned.
+/// Loads the artefacts of `config`. Those that are neither given nor pinned, or all with `refit`, are fitted on `units` and pinned.
 ///
 /// # Errors
 /// [`PipelineError::Pinned`] if settings changed and `refit` is not asked for; [`PipelineError::NothingToFit`];
 /// [`PipelineError::File`] for given files; what the store, a stage or a model says.
 pub(crate) async fn obtain(config: &Config, store: &Store, units: &[PlannedUnit], refit: bool, progress: &Progress) -> Result<Artefacts> {
-    if let Some(artefacts) = pinned(config, store, refit).await? {
-        return Ok(artefacts);
+    let (number, mut pins) = latest_pins(config, store).await?;
+    if refit {
+        pins.clear();
     }
-    let contents = fit::fit(config, units, given(config)?, progress).await?;
-    let mut pins = Pins::new();
-    for (name, settings) in settings(config) {
+    let contents = given_or_pinned(config, store, &pins).await?;
+    let missing: Vec<_> = settings(config).into_iter().filter(|(name, _)| !contents.contains_key(name)).collect();
+    if missing.is_empty() {
+        return load(config, &contents);
+    }
+    let contents = fit::fit(config, units, contents, progress).await?;
+    for (name, settings) in missing {
         let digest = Digest::of(&contents[name]);
         store.create_content(&path(name, digest), contents[name].clone()).await?;
         pins.insert(name.to_owned(), Pin { settings, digest });
     }
-    if !pins.is_empty() {
-        pin(config, store, &pins).await?;
+    let path = format!("{}/{}.json", pin_folder(config), number + 1);
+    if store.create_record(&path, &pins).await? == Created::Different {
+        progress.say("another run fitted and pinned at the same time; its artefacts are used");
+        let contents = given_or_pinned(config, store, &latest_pins(config, store).await?.1).await?;
+        return load(config, &contents);
     }
     load(config, &contents)
 }
@@ -94,37 +102,38 @@ pub(crate) async fn obtain(config: &Config, store: &Store, units: &[PlannedUnit]
 ///
 /// # Errors
 /// As [`obtain`].
-pub(crate) async fn pinned(config: &Config, store: &Store, refit: bool) -> Result<Option<Artefacts>> {
-    let wanted = settings(config);
-    if refit && !wanted.is_empty() {
-        return Ok(None);
-    }
-    let pins = latest_pins(config, store).await?.map(|(_, pins)| pins).unwrap_or_default();
+pub(crate) async fn pinned(config: &Config, store: &Store) -> Result<Option<Artefacts>> {
+    let contents = given_or_pinned(config, store, &latest_pins(config, store).await?.1).await?;
+    let is_complete = settings(config).iter().all(|(name, _)| contents.contains_key(name));
+    is_complete.then(|| load(config, &contents)).transpose()
+}
+
+/// Bytes of all artefacts that the configuration names or `pins` hold.
+async fn given_or_pinned(config: &Config, store: &Store, pins: &Pins) -> Result<Contents> {
     let mut contents = given(config)?;
-    for (name, settings) in wanted {
-        let Some(pin) = pins.get(name) else { return Ok(None) };
+    for (name, settings) in settings(config) {
+        let Some(pin) = pins.get(name) else { continue };
         if pin.settings != settings {
             return Err(PipelineError::Pinned { name: name.to_owned() });
         }
         contents.insert(name, store.get_checked(&path(name, pin.digest), pin.digest).await?);
     }
-    load(config, &contents).map(Some)
+    Ok(contents)
 }
 
-/// Names of the artefacts that are fitted, with the digest of what decides them.
+/// Names of the artefacts that are fitted, with the digest of what decides them: their own settings, and which samples are held out.
 fn settings(config: &Config) -> Vec<(&'static str, Digest)> {
-    let mut settings = Vec::new();
-    let is_given = matches!(&config.tokenize.image, ImageTokenizerConfig::Vq(vq) if vq.weights.is_some());
-    if !is_given {
-        let (image, fit) = (&config.tokenize.image, &config.fit.codebook);
-        let fit = matches!(image, ImageTokenizerConfig::Vq(_)).then_some(fit);
-        settings.push((CODEBOOK, digest_of(CODEBOOK, &(image, fit))));
-    }
-    if config.tokenize.text.file.is_none() {
-        settings.push((TOKENIZER, digest_of(TOKENIZER, &config.tokenize.text)));
-    }
-    settings.push((IDF, digest_of(IDF, &config.embed)));
-    settings
+    let population = (config.dataset.seed, config.split.held_out);
+    let codebook = match &config.tokenize.image {
+        ImageTokenizerConfig::Vq(vq) if vq.weights.is_some() => None,
+        ImageTokenizerConfig::Vq(vq) => Some(digest_of(CODEBOOK, &(vq.network(), vq.crop, &config.fit.codebook, population))),
+        ImageTokenizerConfig::Patches(patches) => Some(digest_of(CODEBOOK, &(patches, population))),
+    };
+    let text = &config.tokenize.text;
+    let tokenizer = text.file.is_none().then(|| digest_of(TOKENIZER, &(text, population)));
+    let idf = Some(digest_of(IDF, &(&config.embed, population)));
+    let all = [(CODEBOOK, codebook), (TOKENIZER, tokenizer), (IDF, idf)];
+    all.into_iter().filter_map(|(name, settings)| Some((name, settings?))).collect()
 }
 
 /// Artefacts whose files the configuration names.
@@ -158,24 +167,15 @@ fn pin_folder(config: &Config) -> String {
     format!("artefacts/pins/{}", config.dataset.name)
 }
 
-async fn latest_pins(config: &Config, store: &Store) -> Result<Option<(u32, Pins)>> {
+/// The highest pins with their number; none have number 0.
+async fn latest_pins(config: &Config, store: &Store) -> Result<(u32, Pins)> {
     let folder = pin_folder(config);
     let names = store.names(&folder).await?;
-    let Some(number) = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u32>().ok()).max() else { return Ok(None) };
-    Ok(store.record(&format!("{folder}/{number}.json"), "list of pinned artefacts").await?.map(|pins| (number, pins)))
-}
-
-async fn pin(config: &Config, store: &Store, pins: &Pins) -> Result<()> {
-    loop {
-        let latest = latest_pins(config, store).await?;
-        if latest.as_ref().is_some_and(|(_, latest)| latest == pins) {
-            return Ok(());
-        }
-        let number = latest.map_or(1, |(number, _)| number + 1);
-        if store.create_record(&format!("{}/{number}.json", pin_folder(config)), pins).await? != Created::Different {
-            return Ok(());
-        }
-    }
+    let Some(number) = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u32>().ok()).max() else {
+        return Ok((0, Pins::new()));
+    };
+    let pins = store.record(&format!("{folder}/{number}.json"), "list of pinned artefacts").await?;
+    Ok((number, pins.unwrap_or_default()))
 }
 
 /// Builds the models from the bytes of all artefacts.

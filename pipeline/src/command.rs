@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 pub use output::printable;
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{PipelineError, Result};
 use crate::progress::Progress;
 use crate::store::Store;
 
@@ -57,15 +57,41 @@ struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    fn open(&self) -> Result<(Config, Store)> {
+    /// The configuration with the address of its store and the folder that it is looked for from.
+    fn load(&self) -> Result<(Config, PathBuf)> {
         let mut config = Config::load(&self.config)?;
-        // A store that is named on the command line is looked for from where the command is run.
-        let (address, folder) = match &self.store {
-            Some(store) => (store.clone(), PathBuf::from(".")),
-            None => (config.dataset.store.clone(), config.folder.clone()),
-        };
-        config.dataset.store.clone_from(&address);
-        let store = Store::open(&address, &folder)?;
+        let mut folder = config.folder.clone();
+        if let Some(store) = &self.store {
+            // A store that is named on the command line is looked for from where the command is run.
+            folder = PathBuf::from(".");
+            config.dataset.store.clone_from(store);
+        }
+        Ok((config, folder))
+    }
+
+    /// Opens the store; makes it if it is not there.
+    fn open(&self) -> Result<(Config, Store)> {
+        let (config, folder) = self.load()?;
+        let store = Store::open(&config.dataset.store, &folder)?;
+        Ok((config, store))
+    }
+
+    /// Opens the store, which must be there.
+    fn open_existing(&self) -> Result<(Config, Store)> {
+        let (config, folder) = self.load()?;
+        if !Store::may_exist(&config.dataset.store, &folder) {
+            let problem = "there is no store yet; `cm3flow run` makes it".to_owned();
+            return Err(PipelineError::Address { field: "dataset.store".into(), url: config.dataset.store, problem });
+        }
+        let store = Store::open(&config.dataset.store, &folder)?;
+        Ok((config, store))
+    }
+
+    /// Opens the store if it is there, else an empty one in memory: nothing is made.
+    fn open_for_a_look(&self) -> Result<(Config, Store)> {
+        let (config, folder) = self.load()?;
+        let is_there = Store::may_exist(&config.dataset.store, &folder);
+        let store = Store::open(if is_there { &config.dataset.store } else { "memory://" }, &folder)?;
         Ok((config, store))
     }
 }

@@ -22,6 +22,15 @@ pub enum PipelineError {
         #[source]
         source: std::io::Error,
     },
+    /// A file or folder cannot be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
     /// The configuration is no TOML, or a field is unknown or has another type.
     #[error("{path} is no valid configuration")]
     Syntax {
@@ -61,7 +70,9 @@ pub enum PipelineError {
         source: object_store::Error,
     },
     /// Bytes in the store are not what their name says.
-    #[error("{location} is damaged: {problem}; delete it and run again, so that it is made anew")]
+    #[error(
+        "{location} is damaged: {problem}; restore it; if it belongs to a unit or a checkpoint, you may delete the folder that it lies in and run again"
+    )]
     Damaged {
         /// Path in the store.
         location: String,
@@ -148,7 +159,7 @@ pub enum PipelineError {
         problem: String,
     },
     /// Nothing is left after filtering.
-    #[error("no train sample was kept out of {input}; refused: {reasons}. Look at the [filter] settings and at `cm3flow versions show`")]
+    #[error("no train sample was kept out of {input}; refused: {reasons}. Look at the [filter], [split] and [instruct] settings")]
     NothingKept {
         /// Samples that came in.
         input: u64,
@@ -194,6 +205,7 @@ impl PipelineError {
         matches!(
             self,
             Self::File { .. }
+                | Self::Write { .. }
                 | Self::Syntax { .. }
                 | Self::Config { .. }
                 | Self::Address { .. }

@@ -32,7 +32,7 @@ pub(crate) struct SegmentEstimate {
 pub(crate) async fn estimate(config: &Config, store: &Store, plan: &Plan) -> Result<Vec<SegmentEstimate>> {
     let units = UnitStore::new(store.clone());
     let mut estimates = Vec::new();
-    for segment in [SegmentName::Prepare, SegmentName::Settle, SegmentName::Compose, SegmentName::Pack] {
+    for segment in SegmentName::ALL {
         let mut found = SegmentEstimate { segment, there: 0, missing: 0, bytes_there: 0, bytes_missing: 0 };
         let (mut samples_there, mut samples_missing) = (0, 0);
         for window in &plan.windows {

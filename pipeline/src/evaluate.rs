@@ -1,12 +1,13 @@
 //! Evaluation on held-out packs: losses, images generated from captions, captions generated for images.
 //!
 //! An evaluation sees the windows that the reader has reached, no matter how far the run is ahead, so it can be repeated. It lies in
-//! `checkpoints/<dataset>/<key>/evaluations/<step>/`: `evaluation.json` and the pictures that it names.
+//! `checkpoints/<dataset>/<key>/evaluations/<settings>/<step>/`: `evaluation.json` and the pictures that it names.
 
 use std::io::Cursor;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::document::{Modality, Role};
 use cm3flow_schemas::pack::{Pack, PackBatch, ShardEntry};
 use cm3flow_schemas::sample::Split;
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use crate::artefact::Artefacts;
-use crate::config::Config;
+use crate::config::{Config, EvalConfig};
 use crate::decode::{Content, Part, parts, tokens_of};
 use crate::error::{PipelineError, Result};
 use crate::follow::Feed;
@@ -89,9 +90,9 @@ pub(crate) struct Evaluator {
     progress: Progress,
 }
 
-/// Folder of the evaluations of a training.
-pub(crate) fn evaluations_folder(training_folder: &str) -> String {
-    format!("{training_folder}/evaluations")
+/// Folder of the evaluations of a training under the settings `eval`.
+pub(crate) fn evaluations_folder(training_folder: &str, eval: &EvalConfig) -> String {
+    format!("{training_folder}/evaluations/{}", digest_of("evaluation", eval).short())
 }
 
 impl Evaluator {
@@ -104,7 +105,7 @@ impl Evaluator {
             feed: training.feed.clone(),
             blocks: BlockReader::new(training.store.objects(), schema),
             batch_packs: training.train.batch_packs as usize,
-            folder: evaluations_folder(&training_folder),
+            folder: evaluations_folder(&training_folder, &training.config.eval),
             runtime,
             progress: training.progress.clone(),
         }

@@ -10,7 +10,7 @@ mod prepare;
 mod settle;
 mod unit;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,10 +21,10 @@ use cm3flow_schemas::unit::UnitRecord;
 use cm3flow_schemas::window::WindowRecord;
 use cm3flow_stages::ChannelLimits;
 use cm3flow_stages::instruct::InstructContext;
-use futures::{StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+pub(crate) use prepare::derived_batches;
 pub(crate) use unit::{Table, UnitStore, WindowTables};
 
 use crate::artefact::Artefacts;
@@ -48,7 +48,9 @@ pub(crate) struct Executor {
     instruct: Arc<InstructContext>,
     progress: Progress,
     limits: ChannelLimits,
-    workers: Arc<Semaphore>,
+    /// Places for units that are prepared, and for units that are composed: a window must not wait for what is prepared ahead.
+    preparing: Arc<Semaphore>,
+    composing: Arc<Semaphore>,
     /// Set from outside: nothing new is begun.
     stop: Arc<AtomicBool>,
 }
@@ -63,7 +65,8 @@ impl Executor {
             tokenizer: artefacts.text.clone(),
             seed: config.dataset.seed,
         };
-        let workers = Arc::new(Semaphore::new(config.runtime.workers as usize));
+        let places = || Arc::new(Semaphore::new(config.runtime.workers as usize));
+        let (preparing, composing) = (places(), places());
         Self {
             config,
             units: UnitStore::new(store),
@@ -71,7 +74,8 @@ impl Executor {
             instruct: Arc::new(instruct),
             progress,
             limits: ChannelLimits::default(),
-            workers,
+            preparing,
+            composing,
             stop,
         }
     }
@@ -83,12 +87,14 @@ impl Executor {
         let _watch = self.progress.watch_stages();
         let mut history = History::new(self.units.clone());
         let mut records = Vec::with_capacity(plan.windows.len());
-        let mut prepared = stream::iter(&plan.windows).map(|window| self.prepare_window(window)).buffered(WINDOWS_AHEAD).enumerate();
-        while let Some((index, prepared)) = prepared.next().await {
-            let window = &plan.windows[index];
+        let mut upcoming = plan.windows.iter();
+        let mut begun = VecDeque::with_capacity(WINDOWS_AHEAD);
+        for (index, window) in plan.windows.iter().enumerate() {
+            begun.extend(upcoming.by_ref().take(WINDOWS_AHEAD - begun.len()).map(|window| self.begin_preparing(window)));
+            let prepared = in_order(begun.pop_front().unwrap_or_default(), "preparing a unit").await?;
             let record = match &window.committed {
                 Some(record) => WindowRecord { window: index as u32, ..record.clone() },
-                None => self.finish_window(index as u32, window, &prepared?, &mut history).await?,
+                None => self.finish_window(index as u32, window, &prepared, &mut history).await?,
             };
             history.push(window.keys.settle);
             let record = catalog.commit_window(plan, record).await?;
@@ -100,17 +106,17 @@ impl Executor {
         Ok(records)
     }
 
-    /// Prepares the units of a window, as many at once as there are workers. Units go on while the result is not asked for.
-    async fn prepare_window(self: &Arc<Self>, window: &WindowPlan) -> Result<Vec<UnitRecord>> {
+    /// Begins to prepare the units of a window, as many at once as there are places. They go on by themselves until the set is dropped.
+    fn begin_preparing(self: &Arc<Self>, window: &WindowPlan) -> JoinSet<Result<(usize, UnitRecord)>> {
         let mut tasks = JoinSet::new();
         for (index, source) in window.sources.iter().enumerate() {
             let (executor, source, key) = (Arc::clone(self), source.clone(), window.keys.prepare[index]);
             tasks.spawn(async move {
-                let _worker = executor.worker().await?;
+                let _place = executor.place(&executor.preparing).await?;
                 Ok((index, executor.prepare(source, key).await?))
             });
         }
-        in_order(tasks, "preparing a unit").await
+        tasks
     }
 
     async fn finish_window(
@@ -177,7 +183,7 @@ impl Executor {
                 let (executor, bank, settled) = (Arc::clone(self), Arc::clone(&bank), Arc::clone(&settled));
                 let (unit, key) = (unit.clone(), window.keys.compose[index]);
                 tasks.spawn(async move {
-                    let _worker = executor.worker().await?;
+                    let _place = executor.place(&executor.composing).await?;
                     Ok((index, executor.compose(key, (index as u32, &unit), &settled, bank).await?))
                 });
             }
@@ -188,9 +194,9 @@ impl Executor {
         in_order(tasks, "composing a unit").await
     }
 
-    /// Waits for a place among the workers.
-    async fn worker(&self) -> Result<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.workers).acquire_owned().await.map_err(|_| PipelineError::Lost { what: "the workers' semaphore" })?;
+    /// Waits for a place; none is given after a signal.
+    async fn place(&self, among: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
+        let place = Arc::clone(among).acquire_owned().await.map_err(|_| PipelineError::Lost { what: "the workers' semaphore" })?;
         if self.stop.load(Ordering::Relaxed) { Err(PipelineError::Interrupted) } else { Ok(place) }
     }
 }
@@ -205,7 +211,7 @@ async fn in_order(mut tasks: JoinSet<Result<(usize, UnitRecord)>>, what: &'stati
     Ok(results.into_values().collect())
 }
 
-/// Key and digest of what is compared when two runs make the same unit.
+/// Folder of a unit in the store.
 pub(crate) fn unit_path(segment: cm3flow_schemas::unit::SegmentName, key: Digest) -> String {
     let key = key.to_string();
     format!("units/{}/{}/{key}", segment.name(), &key[..2])

@@ -57,6 +57,12 @@ impl Followed {
 pub struct Feed(watch::Receiver<Committed>);
 
 impl Feed {
+    /// Whether the run has stopped before its last window.
+    #[must_use]
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.0.has_changed().is_err() && !self.0.borrow().complete
+    }
+
     /// Shards of the windows that a reader at `position` has reached: those that hold the packs of `split` before it.
     #[must_use]
     pub(crate) fn reached(&self, position: u64, split: cm3flow_schemas::sample::Split) -> Vec<WindowShards> {

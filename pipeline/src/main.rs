@@ -1,4 +1,4 @@
-//! The `cm3flow` command. Exit codes: 0 done, 1 failed, 2 the user's mistake, 3 done but with quarantined units.
+//! The `cm3flow` command. Exit codes: 0 done, 1 failed, 2 the user's mistake.
 
 use std::process::ExitCode;
 

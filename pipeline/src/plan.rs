@@ -151,8 +151,12 @@ impl KeyMaker<'_> {
             "vocabulary": vocabulary,
         });
         let artefacts = [self.artefacts.text.digest(), self.artefacts.embedder_digest];
-        let compose_key = |prepared: &Digest| self.key(SegmentName::Compose, &stages, &settings, (&[settle, *prepared], &artefacts));
-        let compose: Vec<Digest> = prepare.iter().map(compose_key).collect();
+        // Two units of one content differ in their place: one is kept, the other holds duplicates.
+        let compose_key = |(place, prepared): (usize, &Digest)| {
+            let inputs = [settle, *prepared, digest_of("place in the window", &place)];
+            self.key(SegmentName::Compose, &stages, &settings, (&inputs, &artefacts))
+        };
+        let compose: Vec<Digest> = prepare.iter().enumerate().map(compose_key).collect();
 
         let stages = [(shuffle::NAME, shuffle::REVISION), (pack::NAME, pack::REVISION), (shard::NAME, shard::REVISION)];
         let pack_key = |split: Split| {
@@ -192,6 +196,13 @@ pub struct Plan {
     pub windows: Vec<WindowPlan>,
     /// Samples of the base whose units the sources no longer hold; they stay.
     pub removed_samples: u64,
+    /// Why there is no base although there is a version: the first segment whose key is another one now.
+    pub made_anew_from: Option<SegmentName>,
+}
+
+/// What a unit is, whatever its file is called.
+fn content_of(unit: &SourceUnit) -> (&str, Digest, u64, u64) {
+    (&unit.source, unit.digest, unit.first_row, unit.rows)
 }
 
 impl Plan {
@@ -202,17 +213,18 @@ impl Plan {
     pub async fn make(config: &Config, artefacts: &Artefacts, catalog: &Catalog, scan: &Scan) -> Result<Self> {
         let maker = KeyMaker { config, artefacts };
         let latest = catalog.latest_version().await?;
-        let mut windows = Vec::new();
-        if let Some(manifest) = &latest {
-            windows = rebase(&maker, catalog.windows_of(manifest).await?);
-        }
+        let (mut windows, made_anew_from) = match &latest {
+            Some(manifest) => rebase(&maker, catalog.windows_of(manifest).await?),
+            None => (Vec::new(), None),
+        };
         let base = latest.as_ref().filter(|_| !windows.is_empty()).map(|manifest| manifest.version);
         let base_windows = windows.len();
-        let known: HashSet<SourceUnit> = windows.iter().flat_map(|window| window.units.iter().cloned()).collect();
-        let present: HashSet<&SourceUnit> = scan.units.iter().map(|planned| &planned.unit).collect();
-        let removed_samples = known.iter().filter(|unit| !present.contains(unit)).map(|unit| unit.rows).sum();
+        let in_base = windows.iter().flat_map(|window: &WindowPlan| &window.units);
+        let known: HashSet<_> = in_base.clone().map(content_of).collect();
+        let present: HashSet<_> = scan.units.iter().map(|planned| content_of(&planned.unit)).collect();
+        let removed_samples = in_base.filter(|unit| !present.contains(&content_of(unit))).map(|unit| unit.rows).sum();
 
-        let fresh: Vec<PlannedUnit> = scan.units.iter().filter(|planned| !known.contains(&planned.unit)).cloned().collect();
+        let fresh: Vec<PlannedUnit> = scan.units.iter().filter(|planned| !known.contains(&content_of(&planned.unit))).cloned().collect();
         let mut settled_before = windows.last().map(|window: &WindowPlan| window.keys.settle);
         for sources in fresh.chunks(config.window.units as usize) {
             let units: Vec<SourceUnit> = sources.iter().map(|planned| planned.unit.clone()).collect();
@@ -223,7 +235,15 @@ impl Plan {
         let version = latest.as_ref().map_or(1, |manifest| manifest.version + 1);
         let all_keys: Vec<_> = windows.iter().map(|window| window.keys.by_segment()).collect();
         let digest = digest_of("plan", &all_keys);
-        Ok(Self { version, base, is_published: base.is_some() && windows.len() == base_windows, digest, windows, removed_samples })
+        Ok(Self {
+            version,
+            base,
+            is_published: base.is_some() && windows.len() == base_windows,
+            digest,
+            windows,
+            removed_samples,
+            made_anew_from,
+        })
     }
 
     /// Number of the version that holds the plan's result.
@@ -233,17 +253,20 @@ impl Plan {
     }
 }
 
-/// The windows of the latest version if the present configuration makes the same of their units; else none.
-fn rebase(maker: &KeyMaker<'_>, records: Vec<WindowRecord>) -> Vec<WindowPlan> {
+/// The windows of the latest version if the present configuration makes the same of their units; else none, and the first segment
+/// that differs.
+fn rebase(maker: &KeyMaker<'_>, records: Vec<WindowRecord>) -> (Vec<WindowPlan>, Option<SegmentName>) {
     let mut windows = Vec::new();
     let mut settled_before = None;
     for record in records {
         let keys = maker.window(settled_before, &record.units);
-        if keys.by_segment() != record.keys {
-            return Vec::new();
+        let now = keys.by_segment();
+        let differs = |segment: &SegmentName| now.get(segment.name()) != record.keys.get(segment.name());
+        if let Some(segment) = SegmentName::ALL.into_iter().find(differs) {
+            return (Vec::new(), Some(segment));
         }
         settled_before = Some(keys.settle);
         windows.push(WindowPlan { units: record.units.clone(), sources: Vec::new(), keys, committed: Some(record) });
     }
-    windows
+    (windows, None)
 }

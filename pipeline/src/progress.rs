@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use cm3flow_stages::stage::Meters;
@@ -32,7 +32,8 @@ struct Shared {
     meters: Meters,
     samples_total: AtomicU64,
     samples_done: AtomicU64,
-    start: Instant,
+    /// When the first samples were expected.
+    start: OnceLock<Instant>,
     bars: Mutex<HashMap<&'static str, ProgressBar>>,
 }
 
@@ -68,7 +69,7 @@ impl Progress {
             meters: Meters::default(),
             samples_total,
             samples_done,
-            start: Instant::now(),
+            start: OnceLock::new(),
             bars: Mutex::default(),
         }))
     }
@@ -90,6 +91,7 @@ impl Progress {
 
     /// Expects so many more samples to go through `prepare`.
     pub fn expect_samples(&self, samples: u64) {
+        self.0.start.get_or_init(Instant::now);
         self.0.samples_total.fetch_add(samples, Ordering::Relaxed);
     }
 
@@ -185,7 +187,7 @@ impl Progress {
         if done == 0 {
             return format!("0 of {total} samples prepared");
         }
-        let left = self.0.start.elapsed().as_secs_f64() / done as f64 * total.saturating_sub(done) as f64;
+        let left = self.0.start.get_or_init(Instant::now).elapsed().as_secs_f64() / done as f64 * total.saturating_sub(done) as f64;
         format!("{done} of {total} samples prepared, about {left:.0} s to go")
     }
 }

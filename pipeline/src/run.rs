@@ -80,11 +80,18 @@ struct Run<'a> {
 pub async fn run(config: &Config, store: &Store, options: &RunOptions, progress: &Progress) -> Result<RunOutcome> {
     let scan = scan_sources(config, options.limit).await?;
     progress.say(&format!("{} samples in {} units of {} sources", scan.samples(), scan.units.len(), config.source.len()));
-    let artefacts = Arc::new(artefact::obtain(config, store, &scan.units, options.refit, progress).await?);
+    let artefacts = Arc::new(artefacts_for(config, store, &scan, options, progress).await?);
     let catalog = Catalog::new(store.clone(), &config.dataset.name);
     let run = Run { config: Arc::new(config.clone()), store, options, progress, catalog, artefacts, scan };
     let plan = Plan::make(config, &run.artefacts, &run.catalog, &run.scan).await?;
-    if plan.removed_samples > 0 {
+    if let Some(segment) = plan.made_anew_from {
+        let (before, now, segment) = (plan.version - 1, plan.version, segment.name());
+        progress.say(&format!(
+            "version {before} had other settings from {segment} on: version {now} is made anew, of what can be reused and the rest"
+        ));
+    }
+    // A limited run did not look at all of them.
+    if plan.removed_samples > 0 && options.limit.is_none() {
         let removed = plan.removed_samples;
         progress.say(&format!(
             "the sources no longer hold units with {removed} samples of version {}; they stay in the dataset",
@@ -92,6 +99,19 @@ pub async fn run(config: &Config, store: &Store, options: &RunOptions, progress:
         ));
     }
     if plan.is_published { run.published(&plan).await } else { run.execute(&plan).await }
+}
+
+/// Artefacts are fitted on what the sources hold, even if the run itself takes fewer samples: they stay for later runs.
+async fn artefacts_for(config: &Config, store: &Store, scan: &Scan, options: &RunOptions, progress: &Progress) -> Result<Artefacts> {
+    if options.limit.is_none() {
+        return artefact::obtain(config, store, &scan.units, options.refit, progress).await;
+    }
+    if !options.refit
+        && let Some(artefacts) = artefact::pinned(config, store).await?
+    {
+        return Ok(artefacts);
+    }
+    fit(config, store, options.refit, progress).await
 }
 
 /// Fits what is missing, or everything with `refit`, and pins it.
@@ -173,10 +193,17 @@ async fn published_version(
     version: Option<u32>,
 ) -> Result<(VersionManifest, Vec<WindowRecord>, Artefacts)> {
     let catalog = Catalog::new(store.clone(), &config.dataset.name);
-    let missing = || PipelineError::NoVersion { dataset: config.dataset.name.clone(), version: "yet".into() };
     let manifest = catalog.version_or_latest(version).await?;
     let windows = catalog.windows_of(&manifest).await?;
-    let artefacts = artefact::pinned(config, store, false).await?.ok_or_else(missing)?;
+    let mismatch = |problem: String| PipelineError::Mismatch { problem };
+    let unfitted = || mismatch("the tokenizers of this configuration are neither given nor fitted; `cm3flow fit` fits them".into());
+    let artefacts = artefact::pinned(config, store).await?.ok_or_else(unfitted)?;
+    if let Some((name, _)) = artefacts.digests.iter().find(|(name, digest)| manifest.artefacts.get(*name) != Some(digest)) {
+        return Err(mismatch(format!(
+            "version {} was made with another {name} than the configuration and its pins have now",
+            manifest.version
+        )));
+    }
     Ok((manifest, windows, artefacts))
 }
 

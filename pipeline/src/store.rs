@@ -1,12 +1,11 @@
 //! The store: every byte that a run keeps. Objects are created, never changed; put-if-absent decides who was first.
 
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cm3flow_schemas::Digest;
 use cm3flow_stages::ingest::{Location, SourceConfig};
-use futures::TryStreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -56,8 +55,8 @@ impl Store {
             let objects = object_store::prefix::PrefixStore::new(objects, prefix);
             return Ok(Self::new(Arc::new(objects), address));
         }
-        let path = folder.join(address.strip_prefix("file://").unwrap_or(address));
-        let failed = |source| PipelineError::File { path: path.clone(), source };
+        let path = local_path(address, folder);
+        let failed = |source| PipelineError::Write { path: path.clone(), source };
         std::fs::create_dir_all(&path).map_err(failed)?;
         let path = path.canonicalize().map_err(failed)?;
         let local = LocalFileSystem::new_with_prefix(&path).map_err(|source| PipelineError::Store {
@@ -66,6 +65,12 @@ impl Store {
             source,
         })?;
         Ok(Self::new(Arc::new(local), &path.display().to_string()))
+    }
+
+    /// Whether a store may be at `address`: false for a local path that does not exist.
+    #[must_use]
+    pub fn may_exist(address: &str, folder: &FilePath) -> bool {
+        remote_url(address).is_some() || local_path(address, folder).exists()
     }
 
     /// Name for people.
@@ -163,17 +168,6 @@ impl Store {
         names.sort_unstable();
         Ok(names)
     }
-
-    /// Bytes of all objects below `folder`.
-    ///
-    /// # Errors
-    /// [`PipelineError::Store`].
-    pub async fn bytes_below(&self, folder: &str) -> Result<u64> {
-        let failed = |source| PipelineError::Store { action: "list", location: folder.to_owned(), source };
-        let folder = Path::from(folder);
-        let listed = self.objects.list(Some(&folder)).map_ok(|object| object.size);
-        listed.try_fold(0, |sum, size| async move { Ok(sum + size) }).await.map_err(failed)
-    }
 }
 
 /// A record as its file holds it: indented JSON, ends with a newline.
@@ -189,6 +183,10 @@ fn damaged(path: &str, problem: &str) -> PipelineError {
 
 fn remote_url(address: &str) -> Option<Url> {
     Url::parse(address).ok().filter(|url| address.contains("://") && url.scheme() != "file")
+}
+
+fn local_path(address: &str, folder: &FilePath) -> PathBuf {
+    folder.join(address.strip_prefix("file://").unwrap_or(address))
 }
 
 /// The store of a URL with the path in it; credentials and endpoints come from the usual environment variables.
@@ -208,7 +206,9 @@ pub(crate) fn source_location(source: &SourceConfig, folder: &FilePath) -> Resul
         let (objects, path) = parse_url(&url).map_err(|error| refused(error.to_string()))?;
         return Ok(Location { store: Arc::from(objects), path });
     }
-    let file = folder.join(source.url.strip_prefix("file://").unwrap_or(&source.url));
+    let file = local_path(&source.url, folder);
+    // `.` and `..` have no last part of their own.
+    let file = if file.file_name().is_none() { file.canonicalize().unwrap_or(file) } else { file };
     // The last part may be a pattern, which a path on disk never has to be.
     let (parent, name) = (file.parent().unwrap_or(&file), file.file_name().and_then(|name| name.to_str()).unwrap_or_default());
     let parent = parent.canonicalize().map_err(|error| refused(format!("cannot open the folder {}: {error}", parent.display())))?;
@@ -238,7 +238,6 @@ mod tests {
             store.create(path, "1").await.expect("memory");
         }
         assert_eq!(store.names("v").await.expect("memory"), ["1.json", "x"]);
-        assert_eq!(store.bytes_below("v").await.expect("memory"), 2);
     }
 
     #[test]

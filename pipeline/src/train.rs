@@ -72,17 +72,25 @@ impl TrainOutcome {
     }
 }
 
-/// Key of the training that `config` asks for on the packs whose units have the keys `packs`.
+/// Key of the training that `config` asks for on the packs whose units have the keys `packs`: of what its weights depend on.
 pub(crate) fn key(config: &Config, train: &TrainConfig, artefacts: &Artefacts, packs: &[Digest]) -> Digest {
-    digest_of("training", &(&config.model, train, &config.eval, &artefacts.vocabulary, config.pack.seq_len, config.dataset.seed, packs))
+    let weights = TrainConfig { checkpoint_every: 0, evaluate_every: 0, log_every: 0, ..train.clone() };
+    digest_of("training", &(&config.model, weights, &artefacts.vocabulary, config.pack.seq_len, config.dataset.seed, packs))
 }
 
 /// Starts the thread.
 pub(crate) fn start(training: Training) -> Result<oneshot::Receiver<Result<TrainOutcome>>> {
     let (send, receive) = oneshot::channel();
     let runtime = Handle::current();
-    // The receiver is only gone when nobody waits any more.
-    let work = move || drop(send.send(training.run(&runtime)));
+    let work = move || {
+        let progress = training.progress.clone();
+        let result = training.run(&runtime);
+        if let Err(error) = &result {
+            progress.say(&format!("training ended: {error}"));
+        }
+        // The receiver is only gone when nobody waits any more.
+        drop(send.send(result));
+    };
     std::thread::Builder::new()
         .name("train".into())
         .spawn(work)

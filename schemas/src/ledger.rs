@@ -102,6 +102,13 @@ impl DocumentLedger {
     }
 }
 
+impl fmt::Display for DocumentLedger {
+    /// One line with the numbers under their names: `built 386 = packed 380 + refused 6`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "built {} = packed {} + refused {}", self.built, self.packed, self.refused.values().sum::<u64>())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

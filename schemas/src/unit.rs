@@ -24,6 +24,9 @@ pub enum SegmentName {
 }
 
 impl SegmentName {
+    /// All segments, in order of the flow.
+    pub const ALL: [Self; 4] = [Self::Prepare, Self::Settle, Self::Compose, Self::Pack];
+
     /// Name in paths, events and errors.
     #[must_use]
     pub const fn name(self) -> &'static str {

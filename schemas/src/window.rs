@@ -14,7 +14,7 @@ use crate::pack::{PackStatistics, ShardEntry};
 pub struct SourceUnit {
     /// Name of the source in the configuration.
     pub source: String,
-    /// File within the source: what follows the source's folder.
+    /// Name of the file, for people: a unit is what it is by what it was read from, not by where that lay.
     pub file: String,
     /// Digest of what the unit is read from: the tar, the row list with the images that it names.
     pub digest: Digest,

@@ -73,7 +73,7 @@ fn samples() -> Vec<Planted> {
         ("good", "jpg", jpeg(0), "a good picture", None),
         ("truncated", "jpg", truncated[..truncated.len() / 2].to_vec(), "cut in half", Some("derive.truncated_image")),
         ("no-bytes", "jpg", Vec::new(), "nothing at all", Some("filter.empty_image")),
-        ("wrong-magic", "jpg", b"this is no picture, whatever its name says".to_vec(), "a text", Some("filter.unknown_format")),
+        ("hostile<script>key", "jpg", b"this is no picture, whatever its name says".to_vec(), "a text", Some("filter.unknown_format")),
         ("huge-header", "png", huge_header(), "a bomb", Some("filter.too_many_pixels")),
         ("cmyk", "jpg", cmyk, "for a printer", None),
         ("sixteen-bits", "png", encoded(&sixteen_bits, ImageFormat::Png), "deep colours", None),
@@ -145,6 +145,7 @@ async fn every_sample_is_kept_or_refused_with_its_reason() {
     assert!(spelled > 0, "no document holds the hostile caption as it was");
     let page = job.store.get(outcome.report.as_deref().expect("a report")).await.expect("memory").expect("just written");
     let page = String::from_utf8(page.to_vec()).expect("a page is UTF-8");
+    assert!(page.contains("hostile&lt;script&gt;key"), "the refused sample is not listed");
     assert!(!page.contains("<script") && !page.contains("<img src=x"), "text from data stands unescaped in the report");
 }
 

@@ -1,7 +1,10 @@
 //! The promise: the same configuration, inputs, seed and artefacts give the same bytes; and what is there is never made again.
 
+use std::sync::atomic::Ordering;
+
 use cm3flow::PipelineError;
-use cm3flow_tests::job::{Job, SMALL, WITH_MODELS, corpus_source};
+use cm3flow::run::RunOptions;
+use cm3flow_tests::job::{Job, SMALL, WITH_MODELS, corpus, corpus_source, source};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fresh_stores_and_other_numbers_of_workers_give_the_same_bytes() {
@@ -34,9 +37,47 @@ async fn fresh_stores_and_other_numbers_of_workers_give_the_same_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_copies_of_one_file_are_duplicates_whoever_is_first() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for copy in ["a.tar", "b.tar", "c.tar"] {
+        std::fs::copy(corpus().join("photos-00000.tar"), folder.path().join(copy)).expect("part of the corpus");
+    }
+    let mut before = None;
+    for workers in [1, 4] {
+        let mut job = Job::try_new(SMALL, &source("copies", "webdataset", &folder.path().join("*.tar"), 25)).expect("a good configuration");
+        job.config.runtime.workers = workers;
+        let outcome = job.run().await.expect("the run ends");
+        let samples = &outcome.manifest.samples;
+        assert_eq!((samples.input, samples.kept, samples.duplicate), (75, 25, 50), "{samples}");
+        let statistics = outcome.manifest.statistics.values();
+        let pairs: u64 = statistics.filter_map(|split| split.tasks.get("pair")).map(|task| task.documents).sum();
+        assert_eq!(pairs, 25);
+        let objects = job.objects().await;
+        assert_eq!(before.get_or_insert_with(|| objects.clone()), &objects, "{workers} workers made other bytes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_stopped_goes_on_to_the_same_bytes() {
+    let whole = Job::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
+    whole.run().await.expect("the run ends");
+    let mut job = Job::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
+    job.options.stop.store(true, Ordering::Relaxed);
+    assert!(matches!(job.run().await, Err(PipelineError::Interrupted)));
+    assert!(!job.objects().await.keys().any(|path| path.starts_with("versions/")), "nothing is published");
+    // Some of the units are there when the last run begins.
+    job.options = RunOptions { limit: Some(30), ..RunOptions::default() };
+    let partial = job.changed(SMALL, &corpus_source(10)).expect("a good configuration");
+    partial.artefacts().await.expect("fitted");
+    job.options = RunOptions::default();
+    job.run().await.expect("the run ends");
+    assert_eq!(job.objects().await, whole.objects().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_run_makes_nothing() {
     let job = Job::try_new(WITH_MODELS, &corpus_source(6)).expect("a good configuration");
-    let job = Job { options: cm3flow::run::RunOptions { limit: Some(24), ..Default::default() }, ..job };
+    let job = Job { options: RunOptions { limit: Some(24), ..Default::default() }, ..job };
     let first = job.run().await.expect("the first run ends");
     assert!(!first.nothing_to_do());
     let objects = job.objects().await;

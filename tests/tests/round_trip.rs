@@ -41,7 +41,7 @@ async fn captions_and_images_survive_masking_and_packing() {
     assert_eq!(pairs.len() as u64, outcome.manifest.samples.kept, "every kept sample made a pair");
     assert_eq!(documents(&packs).count() as u64, outcome.manifest.documents.packed);
 
-    // Decoding and encoding the codes again gives the same codes: patches are their own nearest neighbours.
+    // A decoded picture consists of codes, so it comes back all but unchanged: patches are rounded to whole levels.
     let (_, codes) = pairs.into_iter().next().expect("there are pairs");
     let tokens = codes.clone();
     let pixels = artefacts.image.call(move |tokenizer| tokenizer.decode(&tokens)).await.expect("alive").expect("codes of the codebook");

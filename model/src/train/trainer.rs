@@ -99,7 +99,15 @@ impl Trainer {
         }
         let mut last = None;
         while self.step < self.config.steps && !observer.stop_requested() {
-            let report = self.take_step(source)?;
+            let reader = source.state();
+            let report = match self.take_step(source) {
+                // The weights are those before the step: what was done so far is not lost with the packs that did not come.
+                Err(error @ ModelError::Source { .. }) if self.step > 0 && saved_at != Some(self.step) => {
+                    self.save(reader, store)?;
+                    return Err(error);
+                }
+                report => report?,
+            };
             last = Some(report);
             self.log(&report);
             let step = self.step;

@@ -6,18 +6,15 @@ use cm3flow_model::vq::{FitJob, VqTokenizer, fit as fit_vq};
 use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, Refusal, RoleImage, Split};
 use cm3flow_schemas::traits::ImageTokenizer;
 use cm3flow_schemas::{ImageId, columns, rows};
-use cm3flow_stages::ChannelLimits;
-use cm3flow_stages::derive::Derive;
 use cm3flow_stages::embed::IdfTable;
-use cm3flow_stages::filter::Filter;
-use cm3flow_stages::ingest::{Ingest, PlannedUnit};
-use cm3flow_stages::stage::{Chain, Head, Meters};
+use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::tokenize::{PatchTokenizer, fit_text};
 use serde::Deserialize;
 
 use super::{CODEBOOK, Contents, IDF, TOKENIZER};
 use crate::config::{Config, ImageTokenizerConfig};
 use crate::error::{PipelineError, Result};
+use crate::execute::derived_batches;
 use crate::progress::Progress;
 
 /// What is fitted on.
@@ -70,7 +67,9 @@ pub(super) async fn fit(config: &Config, units: &[PlannedUnit], mut contents: Co
         require(TOKENIZER, !samples.texts.is_empty(), samples.seen)?;
         contents.insert(TOKENIZER, fit_text(&samples.texts, config.tokenize.text.vocabulary_size)?.into());
     }
-    contents.insert(IDF, IdfTable::fit(&config.embed, samples.captions.iter().map(String::as_str)).to_bytes().into());
+    if !contents.contains_key(IDF) {
+        contents.insert(IDF, IdfTable::fit(&config.embed, samples.captions.iter().map(String::as_str)).to_bytes().into());
+    }
     if !contents.contains_key(CODEBOOK) {
         require(CODEBOOK, !samples.pixels.is_empty(), samples.seen)?;
         let (config, progress) = (config.clone(), progress.clone());
@@ -90,20 +89,8 @@ async fn collect(config: &Config, units: &[PlannedUnit]) -> Result<FitSamples> {
         if samples.taken == config.fit.max_samples {
             break;
         }
-        let chain = Chain::new(Head::Source(Box::new(Ingest::new(unit.clone())))).map(Filter::new(config.filter.clone())).map(Derive::new(
-            config.derive.clone(),
-            config.tokenize.image.preparation(),
-            config.dataset.seed,
-        ));
-        let mut batches = Vec::new();
-        chain
-            .run(ChannelLimits::default(), &Meters::default(), |batch| {
-                batches.push(batch);
-                Ok(())
-            })
-            .await?;
-        for batch in &batches {
-            samples.push(config, batch)?;
+        for batch in derived_batches(config, unit).await? {
+            samples.push(config, &batch)?;
         }
     }
     Ok(samples)

@@ -14,10 +14,11 @@ pub(super) fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{}", printable(text.trim_end_matches('\n')));
 }
 
-/// Text from data may hold escape codes; a terminal must not obey them.
+/// Text from data may hold escape codes and marks that turn the order of letters; a terminal must not obey them.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+    let is_order = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() && c != '\n' || is_order(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// The summary at the end of a run.
@@ -30,7 +31,7 @@ pub(super) fn summary(outcome: &RunOutcome, store: &Store) -> String {
     let there = if outcome.was_published { " (was there)" } else { "" };
     let _ = writeln!(out, "version    {} of {}{there}", manifest.version, manifest.dataset);
     let _ = writeln!(out, "samples    {}", manifest.samples);
-    let _ = writeln!(out, "documents  {}", documents(manifest));
+    let _ = writeln!(out, "documents  {}", manifest.documents);
     let _ = writeln!(out, "fill rate  {}", fill_rates(manifest));
     if let Some(training) = &outcome.training {
         let there = if outcome.was_trained { " (was there)" } else { "" };
@@ -44,12 +45,6 @@ pub(super) fn summary(outcome: &RunOutcome, store: &Store) -> String {
         let _ = writeln!(out, "report     {}/{report}", store.address().trim_end_matches('/'));
     }
     out
-}
-
-/// One line on the documents of a version.
-pub(super) fn documents(manifest: &VersionManifest) -> String {
-    let documents = &manifest.documents;
-    format!("built {} = packed {} + refused {}", documents.built, documents.packed, documents.refused.values().sum::<u64>())
 }
 
 /// Fill rate of each split.
@@ -88,7 +83,7 @@ pub(super) fn doctor() {
 mod tests {
     #[test]
     fn escape_codes_are_shown_and_not_obeyed() {
-        assert_eq!(super::printable("a\u{1b}[2J\nb\u{7}"), "a\u{fffd}[2J\nb\u{fffd}");
+        assert_eq!(super::printable("a\u{1b}[2J\nb\u{202e}"), "a\u{fffd}[2J\nb\u{fffd}");
     }
 
     #[test]

@@ -25,9 +25,9 @@ pub(super) struct PlanArgs {
 }
 
 pub(super) async fn plan(args: &PlanArgs) -> Result<()> {
-    let (config, store) = args.config.open()?;
+    let (config, store) = args.config.open_for_a_look()?;
     let scan = scan_sources(&config, args.limit).await?;
-    let Some(artefacts) = artefact::pinned(&config, &store, false).await? else {
+    let Some(artefacts) = artefact::pinned(&config, &store).await? else {
         let windows = scan.units.len().div_ceil(config.window.units as usize);
         if args.json {
             output::print(&json!({"samples": scan.samples(), "source_bytes": scan.bytes, "units": scan.units.len(), "windows": windows, "fitted": false}).to_string());
@@ -72,6 +72,14 @@ fn sources(scan: &Scan) -> String {
 fn table(scan: &Scan, plan: &Plan, segments: &[SegmentEstimate]) -> String {
     let mut out = sources(scan);
     let base = plan.base.map(|base| format!(", goes on from version {base}")).unwrap_or_default();
+    if let Some(segment) = plan.made_anew_from {
+        let _ = writeln!(
+            out,
+            "           made anew: settings from {} on are others than those of version {}",
+            segment.name(),
+            plan.version - 1
+        );
+    }
     if plan.is_published {
         let _ = writeln!(out, "version    {} is published, nothing to do", plan.resulting_version());
     } else {

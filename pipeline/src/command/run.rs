@@ -61,13 +61,14 @@ pub(super) struct ReportArgs {
 
 /// Runs `work` until it is done or a signal comes. After a signal, `stop` is set and the trainer is given time for a checkpoint; a
 /// second signal ends everything.
-async fn interruptible<T>(stop: &Arc<AtomicBool>, work: impl Future<Output = Result<T>>) -> Result<T> {
+async fn interruptible<T: Send + 'static>(stop: &Arc<AtomicBool>, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     let failed = |source| PipelineError::File { path: "the signal handler".into(), source };
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
-    tokio::pin!(work);
+    // A task of its own: signals are heard while it computes.
+    let mut work = tokio::spawn(work);
     for is_first in [true, false] {
         tokio::select! {
-            result = &mut work => return if is_first { result } else { Err(PipelineError::Interrupted) },
+            result = &mut work => return result.map_err(|_| PipelineError::Lost { what: "the command's task" })?,
             _ = tokio::signal::ctrl_c() => {}
             _ = terminate.recv() => {}
         }
@@ -83,8 +84,9 @@ pub(super) async fn run(args: RunArgs, progress: &Progress) -> Result<()> {
     let (mut config, store) = args.config.open()?;
     config.runtime.workers = args.workers.unwrap_or(config.runtime.workers);
     let options = RunOptions { limit: args.limit, refit: args.refit, without_training: args.no_train, stop: Arc::default() };
-    let outcome = interruptible(&options.stop, runs::run(&config, &store, &options, progress)).await?;
-    output::print(&output::summary(&outcome, &store));
+    let (stop, progress, place) = (Arc::clone(&options.stop), progress.clone(), store.clone());
+    let outcome = interruptible(&stop, async move { runs::run(&config, &store, &options, &progress).await }).await?;
+    output::print(&output::summary(&outcome, &place));
     Ok(())
 }
 
@@ -98,9 +100,11 @@ pub(super) async fn fit(args: &FitArgs, progress: &Progress) -> Result<()> {
 }
 
 pub(super) async fn train(args: TrainArgs, progress: &Progress) -> Result<()> {
-    let (config, store) = args.config.open()?;
+    let (config, store) = args.config.open_existing()?;
     let options = RunOptions::default();
-    let outcome = interruptible(&options.stop, runs::train_version(&config, &store, args.version, &options, progress)).await?;
+    let (stop, progress) = (Arc::clone(&options.stop), progress.clone());
+    let outcome =
+        interruptible(&stop, async move { runs::train_version(&config, &store, args.version, &options, &progress).await }).await?;
     output::print(&format!("checkpoint {}, step {}", outcome.checkpoint, outcome.step));
     if let Some((first, last)) = outcome.first_and_last_loss() {
         output::print(&format!("loss       first {first:.3}, last {last:.3} nats per token"));
@@ -109,9 +113,9 @@ pub(super) async fn train(args: TrainArgs, progress: &Progress) -> Result<()> {
 }
 
 pub(super) async fn report(args: &ReportArgs) -> Result<()> {
-    let (config, store) = args.config.open()?;
+    let (config, store) = args.config.open_existing()?;
     let page = runs::report_version(&config, &store, args.version).await?;
-    std::fs::write(&args.out, page).map_err(|source| PipelineError::File { path: args.out.clone(), source })?;
+    std::fs::write(&args.out, page).map_err(|source| PipelineError::Write { path: args.out.clone(), source })?;
     output::print(&format!("report     {}", args.out.display()));
     Ok(())
 }

@@ -53,7 +53,7 @@ pub(super) async fn versions(command: &VersionsCommand) -> Result<()> {
 }
 
 async fn list(args: &ListArgs) -> Result<()> {
-    let (config, store) = args.config.open()?;
+    let (config, store) = args.config.open_existing()?;
     let catalog = Catalog::new(store, &config.dataset.name);
     let mut out = format!("{:>7} {:>5} {:>8} {:>8} {:>8} {:>14}", "version", "base", "windows", "samples", "packs", "tokens");
     for version in catalog.versions().await? {
@@ -84,7 +84,7 @@ async fn list(args: &ListArgs) -> Result<()> {
 
 pub(super) async fn refused(command: &RefusedCommand) -> Result<()> {
     let RefusedCommand::List(args) = command;
-    let (config, store) = args.config.open()?;
+    let (config, store) = args.config.open_existing()?;
     let catalog = Catalog::new(store.clone(), &config.dataset.name);
     let manifest = catalog.version_or_latest(args.version).await?;
     for sample in refused::list(&store, &catalog.windows_of(&manifest).await?, usize::MAX).await? {
@@ -99,7 +99,7 @@ pub(super) async fn refused(command: &RefusedCommand) -> Result<()> {
 }
 
 async fn show(args: &ShowArgs) -> Result<()> {
-    let (config, store) = args.config.open()?;
+    let (config, store) = args.config.open_existing()?;
     let manifest = Catalog::new(store, &config.dataset.name).version_or_latest(args.version).await?;
     if args.json {
         let manifest = serde_json::to_string_pretty(&manifest);
@@ -124,7 +124,7 @@ fn shown(manifest: &VersionManifest) -> String {
     for (reason, count) in &manifest.samples.refused {
         let _ = writeln!(out, "           {count} refused: {reason}");
     }
-    let _ = writeln!(out, "documents  {}", output::documents(manifest));
+    let _ = writeln!(out, "documents  {}", manifest.documents);
     for (reason, count) in &manifest.documents.refused {
         let _ = writeln!(out, "           {count} refused: {reason}");
     }

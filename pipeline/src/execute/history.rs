@@ -64,8 +64,17 @@ impl History {
             self.banks.push(self.units.read(&self.record(window).await?, Table::Bank).await?);
         }
         let present = self.units.read(settled, Table::Bank).await?;
-        let windows: Vec<Vec<RecordBatch>> = self.banks.iter().cloned().chain([present]).collect();
         let max_rows = usize::try_from(config.retrieve.bank_rows).unwrap_or(usize::MAX);
+        let rows_of = |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+        let mut newer = rows_of(&present);
+        for bank in self.banks.iter_mut().rev() {
+            if newer >= max_rows {
+                // No later window looks at it either.
+                bank.clear();
+            }
+            newer += rows_of(bank);
+        }
+        let windows: Vec<Vec<RecordBatch>> = self.banks.iter().cloned().chain([present]).collect();
         Ok(Bank::from_windows(&windows, max_rows, config.dataset.seed)?)
     }
 }

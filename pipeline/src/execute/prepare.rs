@@ -5,16 +5,18 @@ use cm3flow_schemas::ledger::SampleLedger;
 use cm3flow_schemas::sample::Refusal;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::{Digest, SampleId, columns, rows};
+use cm3flow_stages::ChannelLimits;
 use cm3flow_stages::derive::Derive;
 use cm3flow_stages::embed::Embed;
 use cm3flow_stages::filter::Filter;
 use cm3flow_stages::ingest::{Ingest, PlannedUnit};
-use cm3flow_stages::stage::{Chain, Head};
+use cm3flow_stages::stage::{Chain, Head, Meters};
 use cm3flow_stages::tokenize::Tokenize;
 use serde::{Deserialize, Serialize};
 
 use super::unit::count_reasons;
 use super::{Executor, Table};
+use crate::config::Config;
 use crate::error::Result;
 use crate::table;
 
@@ -39,6 +41,26 @@ struct RefusedRow<'a> {
     detail: &'a str,
 }
 
+/// From the source to fitted pixels.
+fn derived(config: &Config, source: PlannedUnit) -> Chain {
+    Chain::new(Head::Source(Box::new(Ingest::new(source)))).map(Filter::new(config.filter.clone())).map(Derive::new(
+        config.derive.clone(),
+        config.tokenize.image.preparation(),
+        config.dataset.seed,
+    ))
+}
+
+/// Samples of a unit with fitted pixels, for what looks at photos once more: fitting and the report.
+pub(crate) async fn derived_batches(config: &Config, unit: &PlannedUnit) -> Result<Vec<RecordBatch>> {
+    let mut batches = Vec::new();
+    let collect = |batch| {
+        batches.push(batch);
+        Ok(())
+    };
+    derived(config, unit.clone()).run(ChannelLimits::default(), &Meters::default(), collect).await?;
+    Ok(batches)
+}
+
 impl Executor {
     pub(super) async fn prepare(&self, source: PlannedUnit, key: Digest) -> Result<UnitRecord> {
         let samples = source.unit.rows;
@@ -51,10 +73,8 @@ impl Executor {
     }
 
     async fn prepare_anew(&self, source: PlannedUnit, key: Digest) -> Result<UnitRecord> {
-        let (config, artefacts) = (&self.config, &self.artefacts);
-        let chain = Chain::new(Head::Source(Box::new(Ingest::new(source))))
-            .map(Filter::new(config.filter.clone()))
-            .map(Derive::new(config.derive.clone(), config.tokenize.image.preparation(), config.dataset.seed))
+        let artefacts = &self.artefacts;
+        let chain = derived(&self.config, source)
             .then(Tokenize::new(artefacts.image.clone(), artefacts.image_spec.clone()))
             .map(Embed::new(artefacts.embedder.clone()));
         let mut batches: Vec<RecordBatch> = Vec::new();

@@ -111,8 +111,9 @@ impl<'a> WindowTables<'a> {
         limit: usize,
     ) -> Result<Vec<T>> {
         let mut found = Vec::new();
-        for key in self.windows.iter().filter_map(|window| window.keys.get(segment.name())).flatten() {
-            let Some(record) = self.units.find(segment, *key).await? else { continue };
+        let keys: Vec<Digest> = self.windows.iter().filter_map(|window| window.keys.get(segment.name())).flatten().copied().collect();
+        for key in keys {
+            let Some(record) = self.units.find(segment, key).await? else { continue };
             for batch in self.units.read(&record, table).await? {
                 found.extend(rows::read::<T>(&batch, names)?);
             }

@@ -6,15 +6,12 @@ use cm3flow_schemas::document::{Document, Modality, Role, Segment};
 use cm3flow_schemas::pack::{PackStatistics, ShardEntry, TaskStatistics};
 use cm3flow_schemas::sample::{Annotations, EDGE_IMAGE, MAIN_IMAGE, RoleCodes, RoleImage, Split};
 use cm3flow_schemas::unit::SegmentName;
+use cm3flow_schemas::window::SourceUnit;
 use cm3flow_schemas::{SampleId, columns, rows};
-use cm3flow_stages::ChannelLimits;
-use cm3flow_stages::derive::Derive;
 use cm3flow_stages::eval::{perplexity, psnr};
-use cm3flow_stages::filter::Filter;
 use cm3flow_stages::index::BankRow;
-use cm3flow_stages::ingest::{Ingest, PlannedUnit};
+use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::read::{BlockReader, read_packs};
-use cm3flow_stages::stage::{Chain, Head, Meters};
 use serde::Deserialize;
 
 use super::Subject;
@@ -23,7 +20,7 @@ use super::page::*;
 use super::pictures;
 use crate::error::Result;
 use crate::evaluate::{Evaluation, evaluations_folder};
-use crate::execute::{Table, WindowTables};
+use crate::execute::{Table, WindowTables, derived_batches};
 use crate::refused;
 use crate::train::TrainOutcome;
 
@@ -62,7 +59,17 @@ pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
     let names = [columns::SAMPLE_ID, columns::KEY, columns::ANNOTATIONS, columns::IMAGE_CODES];
     let prepared: Vec<Prepared> = units.rows(SegmentName::Prepare, Table::Prepared, &names, CREDITS).await?;
     let refused = refused::list(subject.store, subject.windows, REFUSED).await?;
-    let names = ["document_id", "sample_id", "task", "split", "tokens", "segments", "retrieved", "retrieved_wanted", "spans"];
+    let names = [
+        columns::DOCUMENT_ID,
+        columns::SAMPLE_ID,
+        columns::TASK,
+        columns::SPLIT,
+        columns::TOKENS,
+        columns::SEGMENTS,
+        columns::RETRIEVED,
+        columns::RETRIEVED_WANTED,
+        columns::SPANS,
+    ];
     let documents: Vec<Document> = units.rows(SegmentName::Compose, Table::Documents, &names, 400).await?;
     Ok(Page {
         dataset: manifest.dataset.clone(),
@@ -70,12 +77,7 @@ pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
         base: manifest.base,
         facts: facts(subject),
         ledger: manifest.samples.to_string(),
-        documents: format!(
-            "built {} = packed {} + refused {}",
-            manifest.documents.built,
-            manifest.documents.packed,
-            manifest.documents.refused.values().sum::<u64>()
-        ),
+        documents: manifest.documents.to_string(),
         funnel: funnel(subject),
         reasons: manifest
             .samples
@@ -141,19 +143,32 @@ fn funnel(subject: &Subject<'_>) -> Vec<FunnelStep> {
     steps.map(|(name, count)| FunnelStep { name: name.into(), count, percent: percent(count) }).into()
 }
 
-/// Fitted photos with their derived images by sample, as far as the sources still hold them.
+/// Fitted photos with their derived images by sample, as far as the sources still hold them. Looks no further than the units that
+/// `wanted`, which stand among the first [`CREDITS`] samples, can be in.
 async fn photos(subject: &Subject<'_>, wanted: &[&Prepared]) -> Result<HashMap<SampleId, Vec<RoleImage>>> {
     #[derive(Deserialize)]
     struct Row {
         sample_id: SampleId,
         pixels: Vec<RoleImage>,
     }
+    let by_unit: HashMap<&SourceUnit, &PlannedUnit> = subject.units.iter().map(|planned| (&planned.unit, planned)).collect();
+    let units: Vec<&SourceUnit> = subject.windows.iter().flat_map(|window| &window.units).collect();
     let mut found = HashMap::new();
-    for unit in subject.units {
-        if found.len() == wanted.len() {
+    let mut samples_seen = 0;
+    for unit in units {
+        if found.len() == wanted.len() || samples_seen > 2 * CREDITS as u64 {
             break;
         }
-        for batch in derived(subject, unit).await? {
+        samples_seen += unit.rows;
+        let Some(planned) = by_unit.get(unit) else { continue };
+        let batches = match derived_batches(subject.config, planned).await {
+            Ok(batches) => batches,
+            Err(error) => {
+                tracing::warn!(file = unit.file, %error, "the report shows no photos of this unit");
+                continue;
+            }
+        };
+        for batch in batches {
             for row in rows::read::<Row>(&batch, &[columns::SAMPLE_ID, columns::PIXELS])? {
                 if wanted.iter().any(|sample| sample.sample_id == row.sample_id) {
                     found.insert(row.sample_id, row.pixels);
@@ -162,22 +177,6 @@ async fn photos(subject: &Subject<'_>, wanted: &[&Prepared]) -> Result<HashMap<S
         }
     }
     Ok(found)
-}
-
-async fn derived(subject: &Subject<'_>, unit: &PlannedUnit) -> Result<Vec<arrow::array::RecordBatch>> {
-    let config = subject.config;
-    let chain = Chain::new(Head::Source(Box::new(Ingest::new(unit.clone())))).map(Filter::new(config.filter.clone())).map(Derive::new(
-        config.derive.clone(),
-        config.tokenize.image.preparation(),
-        config.dataset.seed,
-    ));
-    let mut batches = Vec::new();
-    let collect = |batch| {
-        batches.push(batch);
-        Ok(())
-    };
-    chain.run(ChannelLimits::default(), &Meters::default(), collect).await?;
-    Ok(batches)
 }
 
 async fn samples(subject: &Subject<'_>, prepared: &[Prepared]) -> Result<Vec<Sample>> {
@@ -303,7 +302,7 @@ fn credit(sample: &Prepared) -> Option<Credit> {
 async fn training(subject: &Subject<'_>, outcome: &TrainOutcome) -> Result<Option<TrainingPart>> {
     let Some((first_loss, last_loss)) = outcome.first_and_last_loss() else { return Ok(None) };
     let folder = outcome.checkpoint.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let folder = evaluations_folder(folder);
+    let folder = evaluations_folder(folder, &subject.config.eval);
     let mut evaluations = Vec::new();
     for name in subject.store.names(&folder).await? {
         evaluations.extend(subject.store.record::<Evaluation>(&format!("{folder}/{name}/evaluation.json"), "evaluation").await?);

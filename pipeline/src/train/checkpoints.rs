@@ -64,21 +64,29 @@ impl Checkpoints {
         self.store.record(&format!("{}/{step}/{COMPLETE}", self.folder), "list of a checkpoint's files").await
     }
 
+    /// Names carry the digest, so that attempts do not stand in each other's way.
+    fn path(&self, step: u64, name: &str, digest: Digest) -> String {
+        format!("{}/{step}/{}-{name}", self.folder, digest.short())
+    }
+
     async fn write(&self, step: u64, files: &CheckpointFiles, curve: &[StepReport]) -> Result<()> {
         let mut digests = BTreeMap::new();
         let steps = record_bytes(&curve);
         for (name, bytes) in files.iter().map(|(name, bytes)| (name.as_str(), bytes)).chain([(STEPS, &steps)]) {
-            digests.insert(name.to_owned(), Digest::of(bytes));
-            self.store.create_content(&format!("{}/{step}/{name}", self.folder), bytes.clone()).await?;
+            let digest = Digest::of(bytes);
+            self.store.create_content(&self.path(step, name, digest), bytes.clone()).await?;
+            digests.insert(name.to_owned(), digest);
         }
-        self.store.create_content(&format!("{}/{step}/{COMPLETE}", self.folder), record_bytes(&digests)).await
+        // An attempt that was broken off may have left files of other bytes; the first complete one counts.
+        self.store.create_record(&format!("{}/{step}/{COMPLETE}", self.folder), &digests).await?;
+        Ok(())
     }
 
     async fn read(&self, step: u64) -> Result<CheckpointFiles> {
         let mut files = CheckpointFiles::new();
         for (name, digest) in self.files(step).await?.unwrap_or_default() {
             if name != STEPS {
-                let bytes = self.store.get_checked(&format!("{}/{step}/{name}", self.folder), digest).await?;
+                let bytes = self.store.get_checked(&self.path(step, &name, digest), digest).await?;
                 files.insert(name, bytes.to_vec());
             }
         }
@@ -94,8 +102,10 @@ impl Checkpoints {
         let Some(&step) = steps.last() else { return Ok(None) };
         let mut curve = Vec::new();
         for step in steps {
-            let path = format!("{}/{step}/{STEPS}", self.folder);
-            curve.extend(self.store.record::<Vec<StepReport>>(&path, "list of steps").await?.unwrap_or_default());
+            if let Some(digest) = self.files(step).await?.unwrap_or_default().get(STEPS) {
+                let path = self.path(step, STEPS, *digest);
+                curve.extend(self.store.record::<Vec<StepReport>>(&path, "list of steps").await?.unwrap_or_default());
+            }
         }
         Ok(Some(TrainOutcome { key: self.key, checkpoint: format!("{}/{step}", self.folder), step, curve }))
     }

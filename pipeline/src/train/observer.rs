@@ -9,6 +9,7 @@ use cm3flow_schemas::traits::{LanguageModel, ReaderState, StepReport};
 
 use super::{Checkpoints, Training};
 use crate::evaluate::Evaluator;
+use crate::follow::Feed;
 use crate::progress::Activity;
 
 /// Watches one training.
@@ -17,12 +18,13 @@ pub(super) struct Watcher {
     evaluator: Evaluator,
     activity: Activity,
     stop: Arc<AtomicBool>,
+    feed: Feed,
 }
 
 impl Watcher {
     pub(super) fn new(training: &Training, checkpoints: Checkpoints, evaluator: Evaluator) -> Self {
         let activity = training.progress.activity("train", training.train.steps);
-        Self { checkpoints, evaluator, activity, stop: Arc::clone(&training.stop) }
+        Self { checkpoints, evaluator, activity, stop: Arc::clone(&training.stop), feed: training.feed.clone() }
     }
 }
 
@@ -39,6 +41,6 @@ impl TrainObserver for Watcher {
     }
 
     fn stop_requested(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || self.feed.has_stopped()
     }
 }

@@ -83,9 +83,9 @@ pub(super) async fn folder_samples(location: &Location) -> Result<Vec<FileSample
         }
         let beside = |extension: &str| by_path.get(format!("{stem}.{extension}").as_str()).copied();
         let annotations = if let Some(json) = beside("json") {
-            from_json(&location.read(json).await?).map_err(|error| format!("{json}: {error}"))
+            from_json(&location.read(json).await?).map_err(|error| format!("{}: {error}", location.relative(json)))
         } else if let Some(text) = beside("txt") {
-            let captions = captions_from_text(&location.read(text).await?).map_err(|error| format!("{text}: {error}"));
+            let captions = captions_from_text(&location.read(text).await?).map_err(|error| format!("{}: {error}", location.relative(text)));
             captions.map(|captions| Annotations { captions, ..Annotations::default() })
         } else {
             Ok(Annotations::default())
@@ -105,7 +105,7 @@ pub(super) async fn digest(location: &Location, samples: &[FileSample]) -> Resul
         hasher.part(&cm3flow_schemas::canonical::digest_of("annotations", &annotations).0);
         for path in sample.image.iter().chain(sample.further.iter().map(|(_, path)| path)) {
             // A missing image is refused row by row; for the key it counts as having no bytes.
-            let bytes = location.read(path).await.unwrap_or_default();
+            let bytes = location.read_if_there(path).await?.unwrap_or_default();
             hasher.part(&Digest::of(&bytes).0);
         }
     }

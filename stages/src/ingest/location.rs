@@ -53,6 +53,24 @@ impl Location {
         Ok(files)
     }
 
+    /// Name of a file for people and outputs: from the source's folder on, so that it does not tell where the source lies.
+    #[must_use]
+    pub fn relative(&self, path: &Path) -> String {
+        let below = path.prefix_match(&self.folder()).map(|parts| parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"));
+        below.filter(|below| !below.is_empty()).unwrap_or_else(|| path.filename().unwrap_or_default().to_owned())
+    }
+
+    /// Bytes of a file; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`StageError::Store`].
+    pub async fn read_if_there(&self, path: &Path) -> Result<Option<bytes::Bytes>> {
+        match self.read(path).await {
+            Err(StageError::Store { source: object_store::Error::NotFound { .. }, .. }) => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
     /// Bytes of a file.
     ///
     /// # Errors

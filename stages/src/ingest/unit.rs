@@ -132,14 +132,14 @@ async fn tar_batch(location: &Location, path: &Path, samples: &[TarSample]) -> R
         let read = location.store.get_range(path, start..end).await;
         read.map_err(|source| StageError::Store { location: path.to_string(), source })?
     };
-    Ok(samples.iter().map(|sample| tar_sample(sample, path, &bytes, start)).collect())
+    Ok(samples.iter().map(|sample| tar_sample(sample, &location.relative(path), &bytes, start)).collect())
 }
 
-/// `bytes` holds the tar at `path` from offset `start` on.
-fn tar_sample(found: &TarSample, path: &Path, bytes: &Bytes, start: u64) -> RawSample {
+/// `bytes` holds the tar `name` from offset `start` on.
+fn tar_sample(found: &TarSample, name: &str, bytes: &Bytes, start: u64) -> RawSample {
     let mut sample = RawSample { key: found.key.clone(), images: Vec::new(), annotations: Annotations::default(), refusal: None };
     if let Some(damage) = &found.damage {
-        sample.refusal = Some(Refusal::new(NAME, "damaged_tar", format!("{path}: {damage}")));
+        sample.refusal = Some(Refusal::new(NAME, "damaged_tar", format!("{name}: {damage}")));
         return sample;
     }
     for member in &found.members {
@@ -193,12 +193,9 @@ async fn file_batch(location: &Location, samples: &[FileSample]) -> Result<Vec<R
         let images =
             found.image.iter().map(|path| (MAIN_IMAGE, path)).chain(found.further.iter().map(|(role, path)| (role.as_str(), path)));
         for (role, path) in images {
-            match location.read(path).await {
-                Ok(bytes) => sample.images.push(RoleImage { role: role.to_owned(), bytes: bytes.to_vec() }),
-                Err(StageError::Store { source: object_store::Error::NotFound { .. }, .. }) => {
-                    sample.refusal = Some(Refusal::new(NAME, "missing_image", format!("{path} does not exist")));
-                }
-                Err(error) => return Err(error),
+            match location.read_if_there(path).await? {
+                Some(bytes) => sample.images.push(RoleImage { role: role.to_owned(), bytes: bytes.to_vec() }),
+                None => sample.refusal = Some(Refusal::new(NAME, "missing_image", format!("{} does not exist", location.relative(path)))),
             }
         }
         batch.push(sample);
