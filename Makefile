@@ -14,7 +14,7 @@ help: ## print this list
 setup: ## fetch libtorch into .libtorch/, unless it is there or LIBTORCH or LIBTORCH_USE_PYTORCH is set
 	@bash deploy/setup/libtorch.sh
 
-demo: setup ## build cm3flow and run it on the sample corpus; the store is .cm3flow/
+demo: setup ## build cm3flow and run it on the sample corpus; the store is tests/corpus/.cm3flow/
 	cargo build --package cm3flow
 	cargo run --quiet --package cm3flow -- run tests/corpus/photos.toml
 
@@ -43,4 +43,4 @@ bench: setup ## run the benchmarks with the profile that the tests use
 	cargo bench --workspace --benches --profile dev
 
 clean-store: ## remove the store that demo filled
-	rm -rf .cm3flow
+	rm -rf tests/corpus/.cm3flow

@@ -85,7 +85,9 @@ pub(crate) fn start(training: Training) -> Result<oneshot::Receiver<Result<Train
     let work = move || {
         let progress = training.progress.clone();
         let result = training.run(&runtime);
-        if let Err(error) = &result {
+        if let Err(error) = &result
+            && !matches!(error, PipelineError::Interrupted)
+        {
             progress.say(&format!("training ended: {error}"));
         }
         // The receiver is only gone when nobody waits any more.
@@ -111,8 +113,11 @@ impl Training {
         let mut trainer = Trainer::try_new(decoder, self.train.clone(), vocabulary.clone(), seed, config.runtime.device)?;
         let evaluator = Evaluator::new(&self, schema, checkpoints.folder().to_owned(), runtime.clone());
         let mut watcher = Watcher::new(&self, checkpoints.clone(), evaluator);
-        trainer.train(&mut packs, &checkpoints, &mut watcher)?;
+        let summary = trainer.train(&mut packs, &checkpoints, &mut watcher)?;
         drop(watcher);
+        if summary.stopped {
+            return Err(PipelineError::Interrupted);
+        }
         runtime.block_on(checkpoints.outcome()).transpose().unwrap_or(Err(PipelineError::Lost { what: "training" }))
     }
 }

@@ -77,6 +77,10 @@ fn a_run_says_what_it_did_and_a_second_one_that_nothing_is_left() {
     let output = cm3flow(folder.path(), &["plan", "job.toml"]);
     assert!(output.status.success() && stdout(&output).contains("25 samples") && stdout(&output).contains("to fit"), "{}", stdout(&output));
 
+    let output = cm3flow(folder.path(), &["versions", "list", "job.toml"]);
+    assert_eq!((output.status.code(), stderr(&output).contains("there is no store yet")), (Some(2), true), "{}", stderr(&output));
+    assert!(!folder.path().join("store").exists(), "commands that only look make no store");
+
     let output = cm3flow(folder.path(), &["run", "job.toml"]);
     assert!(output.status.success(), "{}", stderr(&output));
     let summary = stdout(&output);

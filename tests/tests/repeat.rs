@@ -1,9 +1,11 @@
 //! The promise: the same configuration, inputs, seed and artefacts give the same bytes; and what is there is never made again.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use cm3flow::PipelineError;
 use cm3flow::run::RunOptions;
+use cm3flow_schemas::Digest;
 use cm3flow_tests::job::{Job, SMALL, WITH_MODELS, corpus, corpus_source, source};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,6 +74,32 @@ async fn a_run_that_was_stopped_goes_on_to_the_same_bytes() {
     job.options = RunOptions::default();
     job.run().await.expect("the run ends");
     assert_eq!(job.objects().await, whole.objects().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_training_that_was_stopped_goes_on_to_the_same_weights() {
+    let job = || {
+        let mut job = Job::try_new(WITH_MODELS, &corpus_source(6)).expect("a good configuration");
+        job.options.limit = Some(24);
+        job
+    };
+    let whole = job();
+    whole.run().await.expect("the run ends");
+    let mut stopped = job();
+    stopped.options.without_training = true;
+    stopped.run().await.expect("the version is published");
+    stopped.options = RunOptions { limit: Some(24), ..RunOptions::default() };
+    stopped.options.stop.store(true, Ordering::Relaxed);
+    assert!(matches!(stopped.run().await, Err(PipelineError::Interrupted)));
+    stopped.options.stop.store(false, Ordering::Relaxed);
+    let outcome = stopped.run().await.expect("the training ends");
+    assert!(outcome.was_published && !outcome.was_trained);
+    let checkpoint = outcome.training.expect("trained").checkpoint;
+    let of = |objects: BTreeMap<String, Digest>| {
+        objects.into_iter().filter(|(path, _)| path.starts_with(&checkpoint)).collect::<BTreeMap<_, _>>()
+    };
+    let (theirs, ours) = (of(whole.objects().await), of(stopped.objects().await));
+    assert!(ours.len() >= 4 && ours == theirs, "{ours:#?} are not {theirs:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
