@@ -124,7 +124,11 @@ pub(crate) fn write(model: &TokenModel, optimizer: &AdamW, state: &CheckpointSta
     Ok([(MODEL_FILE, model), (OPTIMIZER_FILE, optimizer), (STATE_FILE, state)].map(|(name, bytes)| (name.to_owned(), bytes)).into())
 }
 
-fn file<'a>(files: &'a CheckpointFiles, name: &'static str) -> Result<&'a [u8], ModelError> {
+/// Bytes of a file of a checkpoint.
+///
+/// # Errors
+/// [`ModelError::CheckpointFile`] if it is missing.
+pub(crate) fn file<'a>(files: &'a CheckpointFiles, name: &'static str) -> Result<&'a [u8], ModelError> {
     files.get(name).map(Vec::as_slice).ok_or(ModelError::CheckpointFile { name })
 }
 

@@ -55,6 +55,11 @@ impl AdamW {
         Ok(Self { settings, slots: slots.collect::<Result<_, TchError>>()?, steps: 0 })
     }
 
+    /// Steps done.
+    pub(crate) const fn steps(&self) -> u64 {
+        self.steps
+    }
+
     /// Gradients of `loss` for all parameters, in the order of their names.
     pub(crate) fn gradients(&self, loss: &Tensor) -> Result<Vec<Tensor>, TchError> {
         let parameters: Vec<&Tensor> = self.slots.iter().map(|slot| &slot.parameter).collect();

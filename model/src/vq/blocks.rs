@@ -1,6 +1,6 @@
 //! Building blocks of encoder and decoder: convolution, group normalisation with swish, residual and attention blocks, resampling.
 //!
-//! In and out of every block: `[n, channels, h, w]` f32. Names of parameters as in taming-transformers.
+//! In and out of every block: `[n, channels, h, w]`. It computes in the type of what comes in; weights are cast to it. Names of parameters as in taming-transformers.
 //!
 //! # Source
 //! `taming/modules/diffusionmodules/model.py` of <https://github.com/CompVis/taming-transformers>.
@@ -20,17 +20,26 @@ pub(super) struct Conv {
 }
 
 impl Conv {
-    /// `kernel` is 1 or 3; the padding keeps the side.
-    pub(super) fn try_new(mut scope: Scope<'_>, channels_in: i64, channels_out: i64, kernel: i64) -> Result<Self, ModelError> {
-        // PyTorch's default for convolutions.
-        let init = Init::Uniform { bound: 1.0 / ((channels_in * kernel * kernel) as f64).sqrt() };
-        let weight = scope.tensor("weight", &[channels_out, channels_in, kernel, kernel], init)?;
-        let bias = scope.tensor("bias", &[channels_out], init)?;
-        Ok(Self { weight, bias, stride: 1, padding: kernel / 2 })
+    /// `kernel` is 1 or 3; the padding keeps the side. Weights that are drawn keep the variance.
+    pub(super) fn try_new(scope: Scope<'_>, channels_in: i64, channels_out: i64, kernel: i64) -> Result<Self, ModelError> {
+        let init = Init::Uniform { bound: (3.0 / ((channels_in * kernel * kernel) as f64)).sqrt() };
+        Self::with_init(scope, [channels_out, channels_in, kernel, kernel], init)
+    }
+
+    /// A convolution that gives zero when its weights are drawn: a branch that ends in it starts as nothing.
+    fn closed(scope: Scope<'_>, channels: i64, kernel: i64) -> Result<Self, ModelError> {
+        Self::with_init(scope, [channels, channels, kernel, kernel], Init::Zeros)
+    }
+
+    fn with_init(mut scope: Scope<'_>, shape: [i64; 4], init: Init) -> Result<Self, ModelError> {
+        let weight = scope.tensor("weight", &shape, init)?;
+        let bias = scope.tensor("bias", &shape[..1], Init::Zeros)?;
+        Ok(Self { weight, bias, stride: 1, padding: shape[2] / 2 })
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        x.f_conv2d(&self.weight, Some(&self.bias), self.stride, self.padding, 1, 1)
+        let kind = x.kind();
+        x.f_conv2d(&self.weight.f_to_kind(kind)?, Some(&self.bias.f_to_kind(kind)?), self.stride, self.padding, 1, 1)
     }
 }
 
@@ -49,7 +58,8 @@ impl Norm {
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        x.f_group_norm(self.groups, Some(&self.weight), Some(&self.bias), 1e-6, true)
+        let kind = x.kind();
+        x.f_group_norm(self.groups, Some(&self.weight.f_to_kind(kind)?), Some(&self.bias.f_to_kind(kind)?), 1e-6, true)
     }
 
     /// Normalises, then swish: `x * sigmoid(x)`.
@@ -76,7 +86,7 @@ impl ResidualBlock {
             norm1: Norm::try_new(scope.sub("norm1"), channels_in, groups)?,
             conv1: Conv::try_new(scope.sub("conv1"), channels_in, channels_out, 3)?,
             norm2: Norm::try_new(scope.sub("norm2"), channels_out, groups)?,
-            conv2: Conv::try_new(scope.sub("conv2"), channels_out, channels_out, 3)?,
+            conv2: Conv::closed(scope.sub("conv2"), channels_out, 3)?,
             shortcut,
         })
     }
@@ -105,7 +115,8 @@ impl AttentionBlock {
     pub(super) fn try_new(mut scope: Scope<'_>, channels: i64, groups: i64) -> Result<Self, ModelError> {
         let norm = Norm::try_new(scope.sub("norm"), channels, groups)?;
         let mut conv = |name| Conv::try_new(scope.sub(name), channels, channels, 1);
-        Ok(Self { norm, q: conv("q")?, k: conv("k")?, v: conv("v")?, proj_out: conv("proj_out")? })
+        let (q, k, v) = (conv("q")?, conv("k")?, conv("v")?);
+        Ok(Self { norm, q, k, v, proj_out: Conv::closed(scope.sub("proj_out"), channels, 1)? })
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {

@@ -10,13 +10,17 @@ use crate::error::{ModelError, Problems};
 pub struct VqConfig {
     /// Side of the square that is encoded, in pixels: 8 to 4096, a multiple of the downsampling factor.
     pub resolution: u32,
+    /// Side of the squares of pixels that are folded into channels before the first convolution, and unfolded behind the last one, 1 to
+    /// 64. Default: 1, no folding.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub patch_px: u32,
     /// Channels of the first level, 1 to 4096; a multiple of `norm_groups`.
     pub channels: u32,
     /// Channels of each level as a multiple of `channels`, 1 to 64 each; one to eight levels. Each level but the last halves the side.
     pub channel_multipliers: Vec<u32>,
     /// Residual blocks of a level of the encoder, 1 to 16; the decoder has one more.
     pub residual_blocks: u32,
-    /// Sides in pixels of the levels whose blocks are followed by attention. Default: none.
+    /// Sides of the levels whose blocks are followed by attention; the first level's is `resolution / patch_px`. Default: none.
     #[serde(default)]
     pub attention_resolutions: Vec<u32>,
     /// Whether the narrowest level has attention between its two middle blocks. Default: true.
@@ -40,6 +44,16 @@ const fn yes() -> bool {
     true
 }
 
+const fn one() -> u32 {
+    1
+}
+
+// Serde hands over a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+const fn is_one(value: &u32) -> bool {
+    *value == 1
+}
+
 const fn thirty_two() -> u32 {
     32
 }
@@ -53,6 +67,7 @@ impl VqConfig {
     pub fn chameleon() -> Self {
         Self {
             resolution: 512,
+            patch_px: 1,
             channels: 128,
             channel_multipliers: vec![1, 1, 2, 2, 4],
             residual_blocks: 2,
@@ -66,20 +81,32 @@ impl VqConfig {
         }
     }
 
-    /// A tokenizer that two CPU cores fit on a few photos in a minute: 128 pixels to 16 x 16 codes out of 512.
+    /// A tokenizer to be fitted on a GPU for CM3Leon's sizes: 256 pixels to 32 x 32 codes out of 8192, of 8 dimensions and unit length.
+    ///
+    /// # Source
+    /// Sizes of the codes: CM3Leon paper, section 2.1, <https://arxiv.org/abs/2309.02591>; network and short unit codes: LlamaGen's VQ-8,
+    /// <https://arxiv.org/abs/2406.06525>.
+    #[must_use]
+    pub fn f8_8192() -> Self {
+        Self { resolution: 256, channel_multipliers: vec![1, 2, 2, 4], embedding_dim: 8, l2_normalized_codes: true, ..Self::chameleon() }
+    }
+
+    /// A tokenizer that two CPU cores fit on a few photos in a minute: 128 pixels to 16 x 16 codes out of 512. Squares of 8 pixels are
+    /// folded, so all convolutions are computed on 16 x 16 cells.
     #[must_use]
     pub fn photos_tiny() -> Self {
         Self {
             resolution: 128,
-            channels: 16,
-            channel_multipliers: vec![1, 2, 4, 8],
+            patch_px: 8,
+            channels: 128,
+            channel_multipliers: vec![1],
             residual_blocks: 1,
             attention_resolutions: Vec::new(),
             middle_attention: false,
             z_channels: 32,
             embedding_dim: 8,
             codebook_size: 512,
-            norm_groups: 8,
+            norm_groups: 1,
             l2_normalized_codes: false,
         }
     }
@@ -87,18 +114,28 @@ impl VqConfig {
     /// Side of the square that one code stands for, in pixels: the downsampling factor.
     #[must_use]
     pub fn factor(&self) -> u32 {
-        1 << (self.channel_multipliers.len().clamp(1, 8) - 1)
+        self.patch_px << (self.channel_multipliers.len().clamp(1, 8) - 1)
     }
 
     /// Codes in a row and in a column.
     #[must_use]
     pub fn grid(&self) -> u32 {
-        self.resolution / self.factor()
+        self.resolution / self.factor().max(1)
     }
 
     /// Bytes of one picture: RGB, interleaved.
     pub(crate) fn bytes_per_image(&self) -> usize {
         self.resolution as usize * self.resolution as usize * 3
+    }
+
+    /// Channels of the folded pixels.
+    pub(super) fn folded_channels(&self) -> i64 {
+        3 * i64::from(self.patch_px).pow(2)
+    }
+
+    /// Side of `level` in cells.
+    fn side_of(&self, level: usize) -> u32 {
+        (self.resolution / self.patch_px.max(1)) >> level
     }
 
     /// Channels of each level.
@@ -108,7 +145,7 @@ impl VqConfig {
 
     /// Whether the blocks of `level` are followed by attention.
     pub(super) fn has_attention(&self, level: usize) -> bool {
-        self.attention_resolutions.contains(&(self.resolution >> level))
+        self.attention_resolutions.contains(&self.side_of(level))
     }
 
     /// Checks every field.
@@ -123,8 +160,9 @@ impl VqConfig {
             problems.range(&format!("channel_multipliers[{level}]"), *multiplier, 1, 64);
         }
         problems.range("resolution", self.resolution, 8, 4096);
+        problems.range("patch_px", self.patch_px, 1, 64);
         let (resolution, factor) = (self.resolution, self.factor());
-        problems.require(resolution.is_multiple_of(factor), || {
+        problems.require(factor > 0 && resolution.is_multiple_of(factor), || {
             format!("resolution must be a multiple of the downsampling factor {factor}, got {resolution}")
         });
         problems.range("channels", self.channels, 1, 4096);
@@ -135,7 +173,7 @@ impl VqConfig {
         });
         problems.range("residual_blocks", self.residual_blocks, 1, 16);
         for (index, side) in self.attention_resolutions.iter().enumerate() {
-            let exists = (0..levels.min(8)).any(|level| resolution >> level == *side);
+            let exists = (0..levels.min(8)).any(|level| self.side_of(level) == *side);
             problems.require(exists, || format!("attention_resolutions[{index}] must be the side of a level, got {side}"));
         }
         problems.range("z_channels", self.z_channels, 1, 4096);
@@ -151,7 +189,7 @@ mod tests {
 
     #[test]
     fn presets_hold_their_rules() {
-        for (config, grid) in [(VqConfig::chameleon(), 32), (VqConfig::photos_tiny(), 16)] {
+        for (config, grid) in [(VqConfig::chameleon(), 32), (VqConfig::f8_8192(), 32), (VqConfig::photos_tiny(), 16)] {
             config.check().expect("a preset");
             assert_eq!(config.grid(), grid);
         }

@@ -19,6 +19,7 @@ pub(super) struct Decoder {
     levels: Vec<(Level, Option<Upsample>)>,
     norm_out: Norm,
     conv_out: Conv,
+    patch_px: i64,
 }
 
 impl Decoder {
@@ -41,8 +42,8 @@ impl Decoder {
             channels = *width;
         }
         let norm_out = Norm::try_new(scope.sub("norm_out"), channels, groups)?;
-        let conv_out = Conv::try_new(scope.sub("conv_out"), channels, 3, 3)?;
-        Ok(Self { conv_in, middle, levels, norm_out, conv_out })
+        let conv_out = Conv::try_new(scope.sub("conv_out"), channels, config.folded_channels(), 3)?;
+        Ok(Self { conv_in, middle, levels, norm_out, conv_out, patch_px: i64::from(config.patch_px) })
     }
 
     /// In: `[n, z_channels, h, w]`. Out: `[n, 3, h * factor, w * factor]`, about -1 to 1, not clamped.
@@ -54,6 +55,7 @@ impl Decoder {
                 h = upsample.forward(&h)?;
             }
         }
-        self.conv_out.forward(&self.norm_out.forward_swish(&h)?)
+        let folded = self.conv_out.forward(&self.norm_out.forward_swish(&h)?)?;
+        if self.patch_px == 1 { Ok(folded) } else { folded.f_pixel_shuffle(self.patch_px) }
     }
 }

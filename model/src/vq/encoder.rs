@@ -13,6 +13,7 @@ use crate::vq::config::VqConfig;
 /// Pixels to latents.
 #[derive(Debug)]
 pub(super) struct Encoder {
+    patch_px: i64,
     conv_in: Conv,
     levels: Vec<(Level, Option<Downsample>)>,
     middle: Middle,
@@ -24,7 +25,7 @@ impl Encoder {
     /// Takes its parameters from `scope`.
     pub(super) fn try_new(mut scope: Scope<'_>, config: &VqConfig) -> Result<Self, ModelError> {
         let (groups, widths) = (i64::from(config.norm_groups), config.widths());
-        let conv_in = Conv::try_new(scope.sub("conv_in"), 3, i64::from(config.channels), 3)?;
+        let conv_in = Conv::try_new(scope.sub("conv_in"), config.folded_channels(), i64::from(config.channels), 3)?;
         let mut channels = i64::from(config.channels);
         let mut levels = Vec::new();
         for (index, width) in widths.iter().enumerate() {
@@ -39,6 +40,7 @@ impl Encoder {
             channels = *width;
         }
         Ok(Self {
+            patch_px: i64::from(config.patch_px),
             conv_in,
             levels,
             middle: Middle::try_new(scope.sub("mid"), channels, groups, config.middle_attention)?,
@@ -49,7 +51,7 @@ impl Encoder {
 
     /// In: `[n, 3, h, w]` in -1 to 1. Out: `[n, z_channels, h / factor, w / factor]`.
     pub(super) fn forward(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
-        let mut h = self.conv_in.forward(pixels)?;
+        let mut h = self.conv_in.forward(&folded(pixels, self.patch_px)?)?;
         for (level, downsample) in &self.levels {
             h = level.forward(&h)?;
             if let Some(downsample) = downsample {
@@ -58,4 +60,9 @@ impl Encoder {
         }
         self.conv_out.forward(&self.norm_out.forward_swish(&self.middle.forward(&h)?)?)
     }
+}
+
+/// Folds squares of `patch_px` pixels into channels. In: `[n, 3, h, w]`. Out: `[n, 3 * patch_px^2, h / patch_px, w / patch_px]`.
+pub(super) fn folded(pixels: &Tensor, patch_px: i64) -> Result<Tensor, TchError> {
+    if patch_px == 1 { Ok(pixels.shallow_clone()) } else { pixels.f_pixel_unshuffle(patch_px) }
 }

@@ -16,5 +16,5 @@ mod quantizer;
 mod tokenizer;
 
 pub use config::VqConfig;
-pub use fit::{FitJob, FitProgress, VqFitConfig, fit};
+pub use fit::{FitJob, FitProgress, Precision, VqFitConfig, fit};
 pub use tokenizer::VqTokenizer;

@@ -34,7 +34,12 @@ impl VqNetwork {
 
     /// A network with the weights of a safetensors file.
     pub(super) fn loaded(config: &VqConfig, weights: &[u8], device: Device) -> Result<Self, ModelError> {
-        Self::build(config, Parameters::loaded(from_safetensors(weights)?, device))
+        Self::from_tensors(config, from_safetensors(weights)?, device)
+    }
+
+    /// A network of these tensors, by taming-transformers' names.
+    pub(super) fn from_tensors(config: &VqConfig, tensors: NamedTensors, device: Device) -> Result<Self, ModelError> {
+        Self::build(config, Parameters::loaded(tensors, device))
     }
 
     fn build(config: &VqConfig, mut parameters: Parameters) -> Result<Self, ModelError> {

@@ -3,13 +3,20 @@
 //! Sums over latents are products with one-hot matrices, not scattered additions, whose order would depend on threads.
 
 use cm3flow_schemas::random::Draws;
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
+use crate::error::ModelError;
+use crate::parameters::{Init, Parameters};
 use crate::vq::fit::FitJob;
 use crate::vq::quantizer::Quantizer;
+use crate::weights::NamedTensors;
 
 /// Latents that k-means sees for each code.
 pub(super) const LATENTS_PER_CODE: i64 = 32;
+/// Names of the tensors of a checkpoint.
+const COUNTS: &str = "counts";
+const SUMS: &str = "sums";
+const VECTORS: &str = "vectors";
 /// Rounds of k-means; later ones hardly move anything.
 const KMEANS_ROUNDS: u32 = 15;
 /// Latents that are summed up together: bounds memory to so many rows of a one-hot matrix.
@@ -29,10 +36,20 @@ pub(super) struct RunningCodebook {
     /// Step at which each code was last chosen or started anew.
     alive_at: Vec<u64>,
     step: u64,
+    /// Latents of the update under way, and how many of them and which sum each code has.
+    pending: Option<Pending>,
     normalized: bool,
     decay: f64,
     restart_after: u64,
     seed: u64,
+}
+
+/// What has come in since the last update.
+struct Pending {
+    /// The last batch's latents, `[rows, dim]`.
+    rows: Tensor,
+    found: Tensor,
+    sums: Tensor,
 }
 
 impl RunningCodebook {
@@ -58,13 +75,26 @@ impl RunningCodebook {
             counts = found;
         }
         // Scaled to the latents of one update, which is what the running means will hold.
-        let per_update = f64::from(job.fit.batch_size) * f64::from(job.fit.crop_px / job.config.factor()).powi(2);
+        let per_update = f64::from(job.fit.batch_size * job.fit.accumulate) * f64::from(job.fit.crop_px / job.config.factor()).powi(2);
         let counts = counts.f_clamp_min(1.0)?.f_mul_scalar(per_update / rows as f64)?;
         let sums = vectors.f_mul(&counts.f_unsqueeze(1)?)?;
         let (decay, restart_after) = (job.fit.ema_decay, job.fit.restart_after);
         let step = job.fit.warm_up_steps;
         let (last_used, alive_at) = (vec![step; codes as usize], vec![step; codes as usize]);
-        Ok(Self { quantizer, vectors, counts, sums, last_used, alive_at, step, normalized, decay, restart_after, seed: job.seed })
+        Ok(Self {
+            quantizer,
+            vectors,
+            counts,
+            sums,
+            last_used,
+            alive_at,
+            step,
+            pending: None,
+            normalized,
+            decay,
+            restart_after,
+            seed: job.seed,
+        })
     }
 
     /// Brings latents to the space in which they are compared; keeps their gradient. In and out: `[rows, dim]`.
@@ -72,20 +102,61 @@ impl RunningCodebook {
         self.quantizer.project(rows)
     }
 
-    /// Nearest vectors of projected latents, then moves the codebook towards them. In and out: `[rows, dim]`; no gradient.
-    pub(super) fn assign(&mut self, rows: &Tensor, step: u64) -> Result<Tensor, TchError> {
+    /// Nearest vectors of projected latents, which the next [`Self::update`] will follow. In and out: `[rows, dim]`; no gradient.
+    pub(super) fn assign(&mut self, rows: &Tensor) -> Result<Tensor, TchError> {
         let _no_grad = tch::no_grad_guard();
         let rows = rows.f_detach()?;
         let codes = self.quantizer.nearest(&rows)?;
         let nearest = self.quantizer.vectors_of(&codes)?;
+        let (mut found, mut sums) = totals(&codes, &rows, self.counts.size1()?)?;
+        if let Some(pending) = self.pending.take() {
+            (found, sums) = (found.f_add(&pending.found)?, sums.f_add(&pending.sums)?);
+        }
+        self.pending = Some(Pending { rows, found, sums });
+        Ok(nearest)
+    }
+
+    /// Moves the codebook towards the latents that have come in since the last update.
+    pub(super) fn update(&mut self, step: u64) -> Result<(), TchError> {
+        let Some(Pending { rows, found, sums }) = self.pending.take() else { return Ok(()) };
         self.step = step;
-        let (found, sums) = totals(&codes, &rows, self.counts.size1()?)?;
         let _ = self.counts.f_lerp_(&found, 1.0 - self.decay)?;
         let _ = self.sums.f_lerp_(&sums, 1.0 - self.decay)?;
         self.restart(&rows, &found)?;
         self.vectors = self.sums.f_div(&self.counts.f_clamp_min(1e-6)?.f_unsqueeze(1)?)?;
         self.quantizer = Quantizer::try_new(&self.vectors, self.normalized)?;
-        Ok(nearest)
+        Ok(())
+    }
+
+    /// Tensors of a checkpoint.
+    pub(super) fn tensors(&self) -> NamedTensors {
+        let named = [(COUNTS, &self.counts), (SUMS, &self.sums), (VECTORS, &self.vectors)];
+        named.map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).into()
+    }
+
+    /// Steps at which each code was last chosen, and last chosen or started anew.
+    pub(super) fn ages(&self) -> (Vec<u64>, Vec<u64>) {
+        (self.last_used.clone(), self.alive_at.clone())
+    }
+
+    /// The codebook as it was after `step` with these tensors and ages.
+    pub(super) fn restored(
+        job: &FitJob<'_>,
+        tensors: NamedTensors,
+        (last_used, alive_at): (Vec<u64>, Vec<u64>),
+        step: u64,
+        device: Device,
+    ) -> Result<Self, ModelError> {
+        let (codes, dim) = (i64::from(job.config.codebook_size), i64::from(job.config.embedding_dim));
+        let mut parameters = Parameters::loaded(tensors, device);
+        let counts = parameters.root().tensor(COUNTS, &[codes], Init::Zeros)?;
+        let sums = parameters.root().tensor(SUMS, &[codes, dim], Init::Zeros)?;
+        let vectors = parameters.root().tensor(VECTORS, &[codes, dim], Init::Zeros)?;
+        parameters.finish()?;
+        let normalized = job.config.l2_normalized_codes;
+        let quantizer = Quantizer::try_new(&vectors, normalized).map_err(ModelError::torch("restore the codebook"))?;
+        let (decay, restart_after, seed) = (job.fit.ema_decay, job.fit.restart_after, job.seed);
+        Ok(Self { quantizer, vectors, counts, sums, last_used, alive_at, step, pending: None, normalized, decay, restart_after, seed })
     }
 
     /// Moves codes that no latent has chosen for long to latents of the batch.

@@ -5,16 +5,31 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ModelError, Problems};
 use crate::vq::config::VqConfig;
 
+/// What a fit computes in. Weights, latents, codes and losses are f32 either way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// All in f32.
+    #[default]
+    Float32,
+    /// Encoder and decoder in bf16.
+    Bfloat16,
+}
+
 /// How a VQGAN is fitted. The defaults are made for [`VqConfig::photos_tiny`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VqFitConfig {
     /// Updates, 1 to 10,000,000, warm-up included.
     pub steps: u64,
-    /// Crops of an update, 1 to 4096.
+    /// Crops that are computed together, 1 to 4096.
     pub batch_size: u32,
+    /// Batches whose gradients are added up for an update, 1 to 1024.
+    pub accumulate: u32,
     /// Side of the crops in pixels: a multiple of the downsampling factor, up to the resolution.
     pub crop_px: u32,
+    /// What encoder and decoder compute in: `float32` or `bfloat16`.
+    pub precision: Precision,
     /// Highest learning rate, above 0, to 0.1.
     pub learning_rate: f64,
     /// Weight of the distance between latents and codes in the loss, 0 to 100.
@@ -27,25 +42,64 @@ pub struct VqFitConfig {
     pub l2_share: f64,
     /// Updates without codebook at the start, 0 to `steps`.
     pub warm_up_steps: u64,
+    /// Weight of the perceptual loss, 0 to 100; 0 leaves it out.
+    pub perceptual_weight: f64,
+    /// Weight of the discriminator's verdict once gradients are balanced, 0 to 100; 0 leaves the discriminator out.
+    pub discriminator_weight: f64,
+    /// Updates before the discriminator is heard and learns.
+    pub discriminator_start: u64,
+    /// Updates between two checkpoints, 1 or more.
+    pub checkpoint_every: u64,
 }
 
 impl Default for VqFitConfig {
     fn default() -> Self {
         Self {
-            steps: 500,
+            steps: 1000,
             batch_size: 8,
+            accumulate: 1,
             crop_px: 64,
-            learning_rate: 2e-3,
-            commitment_weight: 0.25,
+            precision: Precision::Float32,
+            learning_rate: 4e-4,
+            commitment_weight: 0.03,
             ema_decay: 0.98,
             restart_after: 40,
-            l2_share: 0.5,
-            warm_up_steps: 100,
+            l2_share: 1.0,
+            warm_up_steps: 10,
+            perceptual_weight: 0.0,
+            discriminator_weight: 0.0,
+            discriminator_start: 0,
+            checkpoint_every: 500,
         }
     }
 }
 
 impl VqFitConfig {
+    /// For [`VqConfig::f8_8192`] on a GPU: bf16, crops of the whole square, perceptual loss if its files are given, then the discriminator.
+    ///
+    /// # Source
+    /// Order and weights of the losses: Esser et al. 2021, <https://arxiv.org/abs/2012.09841>; length and rate: LlamaGen's tokenizer,
+    /// <https://arxiv.org/abs/2406.06525>.
+    #[must_use]
+    pub fn f8_8192() -> Self {
+        Self {
+            steps: 100_000,
+            batch_size: 32,
+            crop_px: 256,
+            precision: Precision::Bfloat16,
+            learning_rate: 1e-4,
+            commitment_weight: 0.25,
+            ema_decay: 0.99,
+            restart_after: 200,
+            l2_share: 0.0,
+            warm_up_steps: 2000,
+            discriminator_weight: 0.5,
+            discriminator_start: 20_000,
+            checkpoint_every: 2000,
+            ..Self::default()
+        }
+    }
+
     /// Checks every field.
     ///
     /// # Errors
@@ -54,6 +108,7 @@ impl VqFitConfig {
         let mut problems = Problems::default();
         problems.range("steps", self.steps, 1, 10_000_000);
         problems.range("batch_size", self.batch_size, 1, 4096);
+        problems.range("accumulate", self.accumulate, 1, 1024);
         let (factor, crop_px) = (config.factor(), self.crop_px);
         problems.range("crop_px", crop_px, factor, config.resolution);
         problems.require(crop_px.is_multiple_of(factor), || {
@@ -66,6 +121,9 @@ impl VqFitConfig {
         problems.range("restart_after", self.restart_after, 1, u64::MAX);
         problems.range("l2_share", self.l2_share, 0.0, 1.0);
         problems.range("warm_up_steps", self.warm_up_steps, 0, self.steps);
+        problems.range("perceptual_weight", self.perceptual_weight, 0.0, 100.0);
+        problems.range("discriminator_weight", self.discriminator_weight, 0.0, 100.0);
+        problems.range("checkpoint_every", self.checkpoint_every, 1, u64::MAX);
         problems.finish("codebook fit configuration")
     }
 }

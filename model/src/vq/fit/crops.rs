@@ -9,6 +9,9 @@ use crate::error::ModelError;
 use crate::vq::fit::FitJob;
 use crate::vq::tokenizer::scaled;
 
+/// Batches of [`Crops::sample`].
+const SAMPLE_BATCHES: u64 = 32;
+
 /// Cuts batches out of the job's pictures.
 pub(super) struct Crops<'a> {
     images: &'a [u8],
@@ -44,6 +47,12 @@ impl<'a> Crops<'a> {
         }
         let side = self.crop as i64;
         Tensor::f_from_slice(&scaled(&bytes))?.f_to_device(device)?.f_reshape([-1, side, side, 3])?.f_permute([0, 3, 1, 2])
+    }
+
+    /// Crops that stand for all pictures, `[32 * batch_size, 3, crop, crop]`, of numbers that no step has.
+    pub(super) fn sample(&self, device: Device) -> Result<Tensor, TchError> {
+        let batches: Result<Vec<_>, _> = (0..SAMPLE_BATCHES).map(|number| self.batch(u64::MAX / 2 - number, device)).collect();
+        Tensor::f_cat(&batches?, 0)
     }
 
     fn cut(&self, draws: &mut Draws, out: &mut Vec<u8>) {

@@ -6,7 +6,14 @@ use super::*;
 use crate::weights::to_safetensors;
 
 fn config() -> VqConfig {
-    let config = VqConfig { resolution: 32, channels: 8, channel_multipliers: vec![1, 2, 2], norm_groups: 4, ..VqConfig::photos_tiny() };
+    let config = VqConfig {
+        resolution: 32,
+        channels: 8,
+        channel_multipliers: vec![1, 2, 2],
+        norm_groups: 4,
+        patch_px: 1,
+        ..VqConfig::photos_tiny()
+    };
     VqConfig { z_channels: 8, embedding_dim: 4, codebook_size: 32, middle_attention: true, ..config }
 }
 
