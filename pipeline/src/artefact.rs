@@ -183,11 +183,10 @@ fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
     device::set_threads(config.runtime.threads);
     let image = image_tokenizer(config, &contents[CODEBOOK])?;
     let image_spec = image.spec().clone();
-    let text = TextTokenizer::from_json(&contents[TOKENIZER])?;
+    let (text, vocabulary) = config.vocabulary.build(&contents[TOKENIZER], image_spec.codebook_size)?;
     let table = IdfTable::from_bytes(&contents[IDF])?;
     let embedder = NgramColourEmbedder::new(table, image.codebook(), image_spec.codebook_dim as usize, image_spec.side_px as usize);
     let (embedder_name, embedder_digest) = (embedder.name().to_owned(), embedder.digest());
-    let vocabulary = config.vocabulary.build(text.size(), image_spec.codebook_size)?;
     let digests = [("image_tokenizer", image_spec.digest), ("text_tokenizer", text.digest()), ("pair_embedder", embedder_digest)];
     Ok(Artefacts {
         image: Owner::spawn("image tokenizer", image)?,

@@ -4,6 +4,7 @@
 
 mod model;
 mod runtime;
+mod vocabulary;
 
 use std::path::{Path, PathBuf};
 
@@ -20,11 +21,9 @@ use cm3flow_stages::shard::ShardConfig;
 use cm3flow_stages::split::SplitConfig;
 use serde::Deserialize;
 
-pub use model::{
-    EvalConfig, FitConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, TextConfig, TokenizeConfig, VocabularyConfig,
-    VqTokenizerConfig,
-};
+pub use model::{EvalConfig, FitConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, TextConfig, TokenizeConfig, VqTokenizerConfig};
 pub use runtime::{DatasetConfig, RuntimeConfig, WindowConfig};
+pub use vocabulary::{RangeConfig, SentinelsConfig, TokenRef, VocabularyConfig, VocabularyPreset};
 
 use crate::error::{PipelineError, Result};
 
@@ -134,7 +133,7 @@ impl Config {
         problems.extend(self.filter.problems());
         problems.extend(self.derive.problems());
         problems.extend(self.tokenize.problems());
-        problems.extend(self.vocabulary.problems());
+        problems.extend(self.vocabulary.problems(&self.tokenize.text, &self.mask));
         problems.extend(self.embed.problems());
         problems.extend(self.split.problems());
         problems.extend(self.retrieve.problems());
@@ -148,7 +147,7 @@ impl Config {
             problems.extend(train.problems().into_iter().map(|problem| format!("train.{problem}")));
         }
         problems.extend(self.eval.problems());
-        let image_tokens = self.tokenize.image.codes_per_image();
+        let image_tokens = self.tokenize.image.codes_per_image() + self.vocabulary.tokens_around_an_image();
         if self.pack.seq_len as usize <= image_tokens + 2 {
             problems.push(format!(
                 "pack.seq_len must exceed the {image_tokens} codes of an image with its boundaries, got {}",

@@ -37,15 +37,15 @@ pub fn tokens_of(pack: &Pack, document: &PlacedDocument) -> (Vec<u32>, Vec<Segme
 /// The parts of a document as they were before masking, in order.
 ///
 /// # Errors
-/// If the text tokenizer cannot decode an id.
+/// If an id is not what its segment says, or the text tokenizer cannot decode it.
 pub fn parts(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary, text: &TextTokenizer) -> Result<Vec<Part>> {
     let (tokens, segments) = unmasked(tokens, segments, vocabulary);
     let mut parts = Vec::new();
     for segment in segments {
         let ids = &tokens[segment.range()];
         let content = match segment.modality {
-            Modality::Text => Content::Text(text.decode(&ids.iter().map(|id| id - vocabulary.text.start).collect::<Vec<_>>())?),
-            Modality::Image => Content::Image(ids.iter().map(|id| id - vocabulary.image.start).collect()),
+            Modality::Text => Content::Text(text.decode(&vocabulary.text_tokens(ids)?)?),
+            Modality::Image => Content::Image(vocabulary.image_codes(ids)?),
             Modality::Control => continue,
         };
         parts.push(Part { role: segment.role, content });

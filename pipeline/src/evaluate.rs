@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use cm3flow_schemas::canonical::digest_of;
-use cm3flow_schemas::document::{Modality, Role};
+use cm3flow_schemas::document::{Modality, Role, image_prompt, text_prompt, unconditional_image_prompt};
 use cm3flow_schemas::pack::{Pack, PackBatch, ShardEntry};
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::traits::{Continuation, LanguageModel, ModalityLosses, Prompt, Sampling};
@@ -73,7 +73,8 @@ pub struct GeneratedCaption {
 /// A held-out image with its caption.
 struct Pair {
     caption: String,
-    caption_ids: Vec<u32>,
+    /// The caption in the ids of the text tokenizer.
+    caption_tokens: Vec<u32>,
     codes: Vec<u32>,
 }
 
@@ -171,8 +172,8 @@ impl Evaluator {
                     continue;
                 };
                 if !pairs.iter().any(|pair| pair.codes == *codes) {
-                    let caption_ids = text.encode(caption)?.into_iter().map(|id| id + vocabulary.text.start).collect();
-                    pairs.push(Pair { caption: caption.clone(), caption_ids, codes: codes.clone() });
+                    let caption_tokens = text.encode(caption).map_err(StageError::from)?;
+                    pairs.push(Pair { caption: caption.clone(), caption_tokens, codes: codes.clone() });
                 }
             }
         }
@@ -184,20 +185,19 @@ impl Evaluator {
             return Ok(Vec::new());
         }
         let vocabulary = &self.artefacts.vocabulary;
-        let unconditional = vec![vocabulary.boundary, vocabulary.sentinels.start, vocabulary.break_];
-        let prompt = |pair: &Pair| {
-            let tokens = [&[vocabulary.boundary][..], &pair.caption_ids, &[vocabulary.break_]].concat();
-            Prompt { tokens, unconditional: unconditional.clone() }
+        let unconditional = unconditional_image_prompt(vocabulary);
+        let prompt = |pair: &Pair| -> Result<Prompt> {
+            Ok(Prompt { tokens: image_prompt(vocabulary, &pair.caption_tokens)?, unconditional: unconditional.clone() })
         };
         let eval = &self.config.eval;
         let sampling =
             Sampling { temperature: eval.temperature, top_p: eval.top_p, guidance: eval.guidance, seed: self.config.dataset.seed };
         let codes = self.artefacts.image_spec.codes_per_image();
-        let prompts: Vec<Prompt> = pairs.iter().map(prompt).collect();
+        let prompts: Vec<Prompt> = pairs.iter().map(prompt).collect::<Result<_>>()?;
         let generated = model.generate(&prompts, Continuation::Image { codes }, &sampling).map_err(PipelineError::Training)?;
         let mut images = Vec::with_capacity(pairs.len());
         for (index, (pair, ids)) in pairs.iter().zip(generated).enumerate() {
-            let codes = ids.iter().map(|id| id - vocabulary.image.start).collect();
+            let codes = vocabulary.image_codes(&ids)?;
             let generated = self.put_image(folder, &format!("generated-{index}.png"), codes)?;
             let reference = self.put_image(folder, &format!("held-out-{index}.png"), pair.codes.clone())?;
             images.push(GeneratedImage { caption: pair.caption.clone(), generated, reference });
@@ -210,22 +210,20 @@ impl Evaluator {
             return Ok(Vec::new());
         }
         let vocabulary = &self.artefacts.vocabulary;
-        let sentinel = vocabulary.sentinels.start;
-        let prompt = |pair: &Pair| {
-            let image = pair.codes.iter().map(|code| code + vocabulary.image.start);
-            let tokens: Vec<u32> = [vocabulary.boundary, sentinel, vocabulary.break_].into_iter().chain(image).chain([sentinel]).collect();
-            Prompt { unconditional: tokens.clone(), tokens }
+        let prompt = |pair: &Pair| -> Result<Prompt> {
+            let tokens = text_prompt(vocabulary, &pair.codes)?;
+            Ok(Prompt { unconditional: tokens.clone(), tokens })
         };
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, guidance: 1.0, seed: self.config.dataset.seed };
-        let prompts: Vec<Prompt> = pairs.iter().map(prompt).collect();
+        let prompts: Vec<Prompt> = pairs.iter().map(prompt).collect::<Result<_>>()?;
         let room = (self.config.pack.seq_len as usize).saturating_sub(prompts[0].tokens.len());
         let continuation = Continuation::Text { max_tokens: room.min(self.config.eval.max_caption_tokens as usize) };
         let generated = model.generate(&prompts, continuation, &sampling).map_err(PipelineError::Training)?;
         let mut captions = Vec::with_capacity(pairs.len());
         for (index, (pair, ids)) in pairs.iter().zip(generated).enumerate() {
-            let ids: Vec<u32> = ids.iter().map(|id| id - vocabulary.text.start).collect();
+            let generated = self.artefacts.text.decode(&vocabulary.text_tokens(&ids)?)?;
             let image = self.put_image(folder, &format!("held-out-{index}.png"), pair.codes.clone())?;
-            captions.push(GeneratedCaption { image, reference: pair.caption.clone(), generated: self.artefacts.text.decode(&ids)? });
+            captions.push(GeneratedCaption { image, reference: pair.caption.clone(), generated });
         }
         Ok(captions)
     }

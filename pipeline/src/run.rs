@@ -9,6 +9,7 @@ use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
 use cm3flow_stages::stage::Meters;
+use cm3flow_stages::tokenize::Fidelity;
 use serde_json::json;
 use tokio::runtime::Handle;
 
@@ -81,6 +82,9 @@ pub async fn run(config: &Config, store: &Store, options: &RunOptions, progress:
     let scan = scan_sources(config, options.limit).await?;
     progress.say(&format!("{} samples in {} units of {} sources", scan.samples(), scan.units.len(), config.source.len()));
     let artefacts = Arc::new(artefacts_for(config, store, &scan, options, progress).await?);
+    if artefacts.text.fidelity() == Fidelity::Normalized {
+        progress.say("the text tokenizer normalizes: texts come back as its normalizer makes them, not as they were");
+    }
     let catalog = Catalog::new(store.clone(), &config.dataset.name);
     let run = Run { config: Arc::new(config.clone()), store, options, progress, catalog, artefacts, scan };
     let plan = Plan::make(config, &run.artefacts, &run.catalog, &run.scan).await?;
@@ -138,7 +142,6 @@ pub async fn train_version(
     let train =
         config.train.clone().ok_or_else(|| PipelineError::Mismatch { problem: "the configuration has no [train] section".into() })?;
     let (manifest, windows, artefacts) = published_version(config, store, version).await?;
-    artefacts.vocabulary.check_same(&manifest.vocabulary)?;
     if config.pack.seq_len != manifest.seq_len {
         let problem =
             format!("pack.seq_len is {} in the configuration, version {} has {}", config.pack.seq_len, manifest.version, manifest.seq_len);
@@ -162,7 +165,8 @@ pub async fn train_version(
 /// Draws the report of a published version anew; returns the page.
 ///
 /// # Errors
-/// [`PipelineError::NoVersion`], or as [`run`].
+/// [`PipelineError::NoVersion`], [`PipelineError::Mismatch`] if the configuration's tokenizers or vocabulary are others than the
+/// version's, or as [`run`].
 pub async fn report_version(config: &Config, store: &Store, version: Option<u32>) -> Result<String> {
     let (manifest, windows, artefacts) = published_version(config, store, version).await?;
     let training = match &config.train {
@@ -204,6 +208,11 @@ async fn published_version(
             manifest.version
         )));
     }
+    let differs = |difference| {
+        let version = manifest.version;
+        mismatch(format!("version {version} has another vocabulary than the configuration asks for; with that as here: {difference}"))
+    };
+    artefacts.vocabulary.check_same(&manifest.vocabulary).map_err(differs)?;
     Ok((manifest, windows, artefacts))
 }
 

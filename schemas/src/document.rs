@@ -5,16 +5,21 @@
 //! part     := text tokens | image tokens, with <sentinel:i> where a span was masked
 //! tail     := (<sentinel:i> span <eoss>)+                    i = 0, 1, … in the order of the body
 //! ```
+//! A vocabulary with brackets has no break beside an image: `part := text tokens | <image> image tokens </image>`, and a break stands
+//! between neighbouring texts alone.
+//!
 //! Segments cover all tokens without gap; each has one modality and one role.
 
 mod builder;
 mod check;
+mod prompt;
 mod unmask;
 
 use serde::{Deserialize, Serialize};
 
 pub use builder::DocumentBuilder;
 pub use check::check;
+pub use prompt::{image_prompt, text_prompt, unconditional_image_prompt};
 pub use unmask::unmasked;
 
 use crate::digest::{DocumentId, SampleId};
@@ -76,7 +81,7 @@ byte_enum!(
     Role {
         /// `</s>`.
         Boundary = 0, "boundary";
-        /// `<break>`.
+        /// `<break>`, or a bracket of an image.
         Break = 1, "break";
         /// `<sentinel:i>`.
         Sentinel = 2, "sentinel";

@@ -83,6 +83,34 @@ pub enum VocabularyError {
         /// Length of the range.
         len: u32,
     },
+    /// An id that should be one of a range is outside of it.
+    #[error("id {id} is no id of the {range} range")]
+    Foreign {
+        /// Name of the range.
+        range: String,
+        /// The offending id.
+        id: u32,
+    },
+    /// The order of the codes is no permutation of the image range.
+    #[error("image_order is no order of the image range: {problem}")]
+    Order {
+        /// What is wrong.
+        problem: String,
+    },
+    /// A further modality has the name of something else.
+    #[error("a further modality cannot be called {name:?}; give it a name other than text, image and sentinels")]
+    Modality {
+        /// The name.
+        name: String,
+    },
+    /// A vocabulary cannot be read from the names in a tokenizer.
+    #[error("token {name} cannot be placed: {problem}")]
+    Name {
+        /// Name of the token.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// Two vocabularies that should be the same differ.
     #[error("vocabularies differ in {field}: {ours} here, {theirs} there")]
     Different {
@@ -121,6 +149,14 @@ pub enum GrammarError {
         id: u32,
         /// Modality that the segment claims.
         modality: &'static str,
+    },
+    /// An image that is not between brackets, or brackets that are no pairs.
+    #[error("images must stand between their brackets, broken at token {position}: {problem}")]
+    Brackets {
+        /// Index of the token.
+        position: usize,
+        /// What is wrong.
+        problem: &'static str,
     },
     /// A sentinel of the body has no tail, or the other way round.
     #[error("sentinel {number} stands {body} times in the body and {tail} times in the tail")]

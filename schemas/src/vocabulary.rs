@@ -1,6 +1,18 @@
 //! Which id means what: ranges by name, control tokens by role. Nothing else in cm3flow knows an id.
+//!
+//! Two shapes of vocabularies are served by the same fields. CM3Leon's puts the ids of its tokenizers behind four basics and marks every
+//! change of modality with `<break>`. Chameleon's takes the ids of its text tokenizer over as they are, has its codes in an order of
+//! their own, and puts each image between two brackets.
+
+mod chameleon;
+mod compare;
+mod ids;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use chameleon::NamedToken;
 
 use crate::error::VocabularyError;
 
@@ -14,7 +26,7 @@ pub enum TokenWidth {
 }
 
 /// A run of ids: `start..start + len`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdRange {
     /// First id.
@@ -33,7 +45,7 @@ impl IdRange {
     /// One past the last id.
     #[must_use]
     pub const fn end(&self) -> u32 {
-        self.start + self.len
+        self.start.saturating_add(self.len)
     }
 
     /// Id of the `value`-th member; `name` is for the error.
@@ -49,11 +61,22 @@ impl IdRange {
     }
 }
 
+/// Tokens that stand before and after every image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Brackets {
+    /// Stands before an image.
+    pub open: u32,
+    /// Stands after an image.
+    pub close: u32,
+}
+
 /// The ids of a model that reads and writes text and images.
 ///
 /// # Source
 /// Ids 0 to 3 and the order of the specials behind the base vocabulary: metaseq's `cm3` branches. Sizes of `cm3leon`: CM3Leon
-/// paper, section 2.1, <https://arxiv.org/abs/2309.02591>.
+/// paper, section 2.1, <https://arxiv.org/abs/2309.02591>. Brackets and names of `chameleon`: Chameleon paper, section 2,
+/// <https://arxiv.org/abs/2405.09818>, and the tokenizer that was published with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vocabulary {
@@ -69,16 +92,35 @@ pub struct Vocabulary {
     pub boundary: u32,
     /// `<unk>`: never written.
     pub unknown: u32,
-    /// `<break>`: stands at every change of modality.
+    /// `<break>`: stands between any two parts; where images have brackets, only between two parts that are no images.
     pub break_: u32,
-    /// `<eoss>`: ends an infilled span.
-    pub span_end: u32,
-    /// `<sentinel:i>`: a masked span.
+    /// Brackets of images. Without them `<break>` alone separates images from what is beside them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_brackets: Option<Brackets>,
+    /// `<eoss>`: ends an infilled span; `None` if nothing can be masked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span_end: Option<u32>,
+    /// `<sentinel:i>`: a masked span; empty if nothing can be masked.
     pub sentinels: IdRange,
-    /// Ids of the text tokenizer, shifted.
+    /// Ids of the text tokenizer, from `text_first` on.
     pub text: IdRange,
-    /// Codes of the image tokenizer, shifted.
+    /// Id of the text tokenizer that becomes `text.start`: 0 where ids are shifted, `text.start` where they are taken over.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub text_first: u32,
+    /// Codes of the image tokenizer.
     pub image: IdRange,
+    /// Code `c` has the id `image.start + image_order[c]`, a permutation of `0..image.len`; empty for codes in their own order. Written
+    /// as numbers in one line of text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "ids::numbers")]
+    pub image_order: Vec<u32>,
+    /// Codes of further modalities by the modality's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub modalities: BTreeMap<String, IdRange>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+const fn is_zero(value: &u32) -> bool {
+    *value == 0
 }
 
 /// Sizes from which a vocabulary is laid out.
@@ -111,10 +153,14 @@ impl Vocabulary {
             boundary: 2,
             unknown: 3,
             break_: image.end(),
-            span_end: image.end() + 1,
+            image_brackets: None,
+            span_end: Some(image.end() + 1),
             sentinels,
             text,
+            text_first: 0,
             image,
+            image_order: Vec::new(),
+            modalities: BTreeMap::new(),
         };
         vocabulary.check()?;
         Ok(vocabulary)
@@ -127,53 +173,58 @@ impl Vocabulary {
         Self::try_new("cm3leon", &sizes).expect("the paper's sizes add up")
     }
 
-    /// Checks that no two ranges overlap and that all end within the size.
+    /// Checks that no two ranges overlap, that all end within the size, and that the order of the codes is one.
     ///
     /// # Errors
-    /// [`VocabularyError::Overlap`] or [`VocabularyError::TooLarge`].
+    /// [`VocabularyError::Overlap`], [`VocabularyError::TooLarge`], [`VocabularyError::Order`] or [`VocabularyError::Modality`].
     pub fn check(&self) -> Result<(), VocabularyError> {
-        let single = |start| IdRange { start, len: 1 };
-        let mut ranges = vec![
-            ("<s>", single(self.begin)),
-            ("<pad>", single(self.pad)),
-            ("</s>", single(self.boundary)),
-            ("<unk>", single(self.unknown)),
-            ("<break>", single(self.break_)),
-            ("<eoss>", single(self.span_end)),
-            ("sentinels", self.sentinels),
-            ("text", self.text),
-            ("image", self.image),
-        ];
-        ranges.retain(|(_, range)| range.len > 0);
-        ranges.sort_by_key(|(_, range)| range.start);
+        if let Some(name) = self.modalities.keys().find(|name| name.is_empty() || ["text", "image", "sentinels"].contains(&name.as_str())) {
+            return Err(VocabularyError::Modality { name: name.clone() });
+        }
+        self.check_order()?;
+        let ranges = self.named_ranges();
         for pair in ranges.windows(2) {
             let [(first, low), (second, high)] = pair else { unreachable!("windows of two") };
             if high.start < low.end() {
                 return Err(VocabularyError::Overlap { first: (*first).into(), second: (*second).into(), id: high.start });
             }
         }
-        match ranges.iter().find(|(_, range)| range.end() > self.size) {
+        match ranges.iter().find(|(_, range)| u64::from(range.start) + u64::from(range.len) > u64::from(self.size)) {
             Some((name, range)) => Err(VocabularyError::TooLarge { range: (*name).into(), end: range.end(), size: self.size }),
             None => Ok(()),
         }
     }
 
-    /// Checks that `other` is this vocabulary.
-    ///
-    /// # Errors
-    /// [`VocabularyError::Different`] with the first field that is not.
-    pub fn check_same(&self, other: &Self) -> Result<(), VocabularyError> {
-        let fields = |vocabulary: &Self| match serde_json::to_value(vocabulary) {
-            Ok(serde_json::Value::Object(fields)) => fields,
-            _ => unreachable!("a vocabulary serializes to an object"),
-        };
-        let theirs = fields(other);
-        match fields(self).into_iter().find(|(name, value)| *name != "name" && theirs.get(name) != Some(value)) {
-            Some((name, value)) => {
-                Err(VocabularyError::Different { ours: value.to_string(), theirs: theirs[&name].to_string(), field: name })
-            }
-            None => Ok(()),
-        }
+    /// Everything that has a meaning, by ascending first id; empty ranges are left out.
+    fn named_ranges(&self) -> Vec<(&str, IdRange)> {
+        let mut ranges: Vec<(&str, IdRange)> =
+            self.control_tokens().into_iter().map(|(name, start)| (name, IdRange { start, len: 1 })).collect();
+        ranges.extend([("sentinels", self.sentinels), ("text", self.text), ("image", self.image)]);
+        ranges.extend(self.modalities.iter().map(|(name, range)| (name.as_str(), *range)));
+        ranges.retain(|(_, range)| range.len > 0);
+        ranges.sort_by_key(|(_, range)| range.start);
+        ranges
+    }
+
+    /// Single control tokens as people write them.
+    fn control_tokens(&self) -> Vec<(&'static str, u32)> {
+        let mut tokens =
+            vec![("<s>", self.begin), ("<pad>", self.pad), ("</s>", self.boundary), ("<unk>", self.unknown), ("<break>", self.break_)];
+        tokens.extend(self.span_end.map(|id| ("<eoss>", id)));
+        tokens.extend(self.image_brackets.into_iter().flat_map(|brackets| [("<image>", brackets.open), ("</image>", brackets.close)]));
+        tokens
+    }
+
+    /// One past the last id that has a meaning.
+    #[must_use]
+    pub fn used(&self) -> u32 {
+        self.named_ranges().iter().map(|(_, range)| range.end()).max().unwrap_or(0)
+    }
+
+    /// Whether spans can be masked: there is a span end, and a sentinel beside the one that prompts begin with.
+    #[must_use]
+    pub const fn can_mask(&self) -> bool {
+        self.span_end.is_some() && self.sentinels.len >= 2
     }
 
     /// Width in which ids are stored.
@@ -185,48 +236,12 @@ impl Vocabulary {
     /// How people write the control token `id`; `None` for text, image and reserved ids.
     #[must_use]
     pub fn control_name(&self, id: u32) -> Option<String> {
-        let names = [
-            (self.begin, "<s>"),
-            (self.pad, "<pad>"),
-            (self.boundary, "</s>"),
-            (self.unknown, "<unk>"),
-            (self.break_, "<break>"),
-            (self.span_end, "<eoss>"),
-        ];
         if self.sentinels.contains(id) {
             return Some(format!("<sentinel:{}>", id - self.sentinels.start));
         }
-        names.iter().find(|(known, _)| *known == id).map(|(_, name)| (*name).to_owned())
+        self.control_tokens().iter().find(|(_, known)| *known == id).map(|(name, _)| (*name).to_owned())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cm3leon_fills_sixteen_bits() {
-        let vocabulary = Vocabulary::cm3leon();
-        assert_eq!((vocabulary.size, vocabulary.image.start, vocabulary.break_), (65_536, 56_320, 64_512));
-        assert_eq!(vocabulary.width(), TokenWidth::U16);
-    }
-
-    #[test]
-    fn overlap_and_overflow_are_named() {
-        let mut vocabulary = Vocabulary::cm3leon();
-        vocabulary.image.start -= 1;
-        assert_eq!(vocabulary.check(), Err(VocabularyError::Overlap { first: "text".into(), second: "image".into(), id: 56_319 }));
-        let sizes = VocabularySizes { text: 100, image: 100, sentinels: 4, total: Some(200) };
-        assert!(matches!(Vocabulary::try_new("small", &sizes), Err(VocabularyError::TooLarge { .. })));
-    }
-
-    #[test]
-    fn differing_vocabularies_say_where() {
-        let sizes = VocabularySizes { text: 100, image: 100, sentinels: 4, total: None };
-        let one = Vocabulary::try_new("one", &sizes).expect("small");
-        let two = Vocabulary::try_new("two", &VocabularySizes { image: 101, ..sizes }).expect("small");
-        let error = one.check_same(&two).expect_err("image ranges differ");
-        assert!(error.to_string().contains("differ in"), "{error}");
-        assert!(one.check_same(&Vocabulary { name: "other".into(), ..one.clone() }).is_ok());
-    }
-}
+mod tests;

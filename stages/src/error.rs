@@ -73,6 +73,10 @@ pub enum StageError {
         #[source]
         source: DynError,
     },
+    /// A text that had been encoded before can be no more.
+    #[cfg(feature = "prepare")]
+    #[error("a text cannot be encoded")]
+    Text(#[from] crate::tokenize::Unrepresentable),
     /// A fitted table or a bank is damaged or of another kind.
     #[error("{what} is unusable: {problem}")]
     Artefact {

@@ -21,6 +21,24 @@ pub fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
 }
 
+/// Folder of small text tokenizers, one of each kind that users bring.
+#[must_use]
+pub fn tokenizer_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../stages/fixtures/tokenizers")
+}
+
+/// Those tokenizers by name, sorted.
+///
+/// # Panics
+/// If the folder cannot be read.
+#[must_use]
+pub fn tokenizers() -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(tokenizer_folder()).expect("part of the repository").map(|file| file.expect("a file").path());
+    let tokenizers = files.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    let name = |path: &Path| path.file_stem().expect("a name").to_string_lossy().into_owned();
+    tokenizers.map(|path| (name(&path), std::fs::read(&path).expect("a file"))).collect()
+}
+
 /// Settings of a small run: the patch tokenizer, which needs no long fit, at 64 px.
 pub const SMALL: &str = r#"
 [runtime]

@@ -2,5 +2,6 @@
 //!
 //! The tests themselves stand in `tests/tests/`, the sample corpus in `tests/corpus/`.
 
+pub mod hostile;
 pub mod job;
 pub mod tools;

@@ -138,7 +138,7 @@ async fn every_sample_is_kept_or_refused_with_its_reason() {
     for (_, tokens, segments) in documents(&packs) {
         let (tokens, segments) = unmasked(&tokens, &segments, vocabulary);
         for segment in segments.iter().filter(|segment| segment.modality == Modality::Text && segment.role == Role::Target) {
-            let ids: Vec<u32> = tokens[segment.range()].iter().map(|id| id - vocabulary.text.start).collect();
+            let ids = vocabulary.text_tokens(&tokens[segment.range()]).expect("ids of text");
             spelled += usize::from(artefacts.text.decode(&ids).expect("ids of text") == HOSTILE);
         }
     }

@@ -22,13 +22,15 @@ pub(super) struct Allowed {
 }
 
 impl Allowed {
-    /// Text ends at a span end, and at a break or boundary too: behind those no text of this span follows.
+    /// Text ends at a span end, and at a break, an image or a boundary too: behind those no text of this span follows.
     pub(super) fn of(continuation: Continuation, vocabulary: &Vocabulary) -> Self {
         let all = |range: IdRange| (range.start..range.end()).collect::<Vec<_>>();
         match continuation {
             Continuation::Image { .. } => Self { ids: all(vocabulary.image), stops: Vec::new() },
             Continuation::Text { .. } => {
-                let stops = vec![vocabulary.span_end, vocabulary.break_, vocabulary.boundary];
+                let mut stops: Vec<u32> = vocabulary.span_end.into_iter().collect();
+                stops.extend([vocabulary.break_, vocabulary.boundary]);
+                stops.extend(vocabulary.image_brackets.map(|brackets| brackets.open));
                 Self { ids: [all(vocabulary.text), stops.clone()].concat(), stops }
             }
         }

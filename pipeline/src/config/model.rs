@@ -1,14 +1,11 @@
-//! Sections that name models: tokenizers, vocabulary, fitting, the decoder and its evaluation.
+//! Sections that name models: tokenizers, fitting, the decoder and its evaluation.
 
 use std::path::PathBuf;
 
 use cm3flow_model::decoder::{AttentionScope, DecoderConfig, DecoderPreset};
 use cm3flow_model::vq::{VqConfig, VqFitConfig};
 use cm3flow_schemas::traits::{Crop, Preparation};
-use cm3flow_schemas::vocabulary::{Vocabulary, VocabularySizes};
 use serde::{Deserialize, Serialize};
-
-use crate::error::{PipelineError, Result};
 
 /// `[tokenize]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -168,53 +165,6 @@ impl TokenizeConfig {
             problems.push(format!("tokenize.text.vocabulary_size must be in 256..=1048576, got {size}"));
         }
         problems
-    }
-}
-
-/// `[vocabulary]`: which id means what.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct VocabularyConfig {
-    /// `fitted`: as small as the tokenizers allow; `cm3leon`: the paper's 65,536 ids. Default `fitted`.
-    pub preset: String,
-    /// Sentinels of a fitted vocabulary, 2..=512. Default 64.
-    pub sentinels: u32,
-}
-
-impl Default for VocabularyConfig {
-    fn default() -> Self {
-        Self { preset: "fitted".into(), sentinels: 64 }
-    }
-}
-
-impl VocabularyConfig {
-    pub(super) fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        if !["fitted", "cm3leon"].contains(&self.preset.as_str()) {
-            problems.push(format!("vocabulary.preset must be fitted or cm3leon, got {:?}", self.preset));
-        }
-        if !(2..=512).contains(&self.sentinels) {
-            problems.push(format!("vocabulary.sentinels must be in 2..=512, got {}", self.sentinels));
-        }
-        problems
-    }
-
-    /// The vocabulary over `text` ids and `image` codes.
-    ///
-    /// # Errors
-    /// [`PipelineError::Mismatch`] if a preset is too small for the tokenizers.
-    pub fn build(&self, text: u32, image: u32) -> Result<Vocabulary> {
-        if self.preset == "fitted" {
-            return Ok(Vocabulary::try_new("fitted", &VocabularySizes { text, image, sentinels: self.sentinels, total: None })?);
-        }
-        let vocabulary = Vocabulary::cm3leon();
-        for (what, ids, range) in [("text tokenizer", text, vocabulary.text), ("image tokenizer", image, vocabulary.image)] {
-            if ids > range.len {
-                let problem = format!("the {what} has {ids} ids, vocabulary.preset = \"cm3leon\" has room for {}", range.len);
-                return Err(PipelineError::Mismatch { problem });
-            }
-        }
-        Ok(vocabulary)
     }
 }
 

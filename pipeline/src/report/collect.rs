@@ -251,7 +251,7 @@ fn masked_document(subject: &Subject<'_>, document: &Document) -> Result<MaskedD
         let ids = &document.tokens[segment.range()];
         Ok(match segment.modality {
             Modality::Image => format!("[{} codes]", ids.len()),
-            Modality::Text => subject.artefacts.text.decode(&ids.iter().map(|id| id - vocabulary.text.start).collect::<Vec<_>>())?,
+            Modality::Text => subject.artefacts.text.decode(&vocabulary.text_tokens(ids)?)?,
             Modality::Control => ids.iter().map(|&id| vocabulary.control_name(id).unwrap_or_else(|| id.to_string())).collect(),
         })
     };

@@ -1,4 +1,4 @@
-//! Puts documents together: boundaries, parts with a break between any two, ids shifted into the vocabulary's ranges.
+//! Puts documents together: boundaries, parts with a break between any two or images between brackets, ids of the vocabulary.
 
 use crate::document::{Modality, Role, Segment};
 use crate::error::VocabularyError;
@@ -32,8 +32,7 @@ impl<'v> DocumentBuilder<'v> {
     /// # Errors
     /// [`VocabularyError::OutOfRange`] for an id that the text range does not have.
     pub fn text(&mut self, role: Role, ids: &[u32]) -> Result<(), VocabularyError> {
-        let range = self.vocabulary.text;
-        let ids = ids.iter().map(|&id| range.id("text", id)).collect::<Result<Vec<_>, _>>()?;
+        let ids = self.vocabulary.text_ids(ids)?;
         self.part(Modality::Text, role, &ids);
         Ok(())
     }
@@ -43,8 +42,7 @@ impl<'v> DocumentBuilder<'v> {
     /// # Errors
     /// [`VocabularyError::OutOfRange`] for a code that the image range does not have.
     pub fn image(&mut self, role: Role, codes: &[u32]) -> Result<(), VocabularyError> {
-        let range = self.vocabulary.image;
-        let ids = codes.iter().map(|&code| range.id("image", code)).collect::<Result<Vec<_>, _>>()?;
+        let ids = self.vocabulary.image_ids(codes)?;
         self.part(Modality::Image, role, &ids);
         Ok(())
     }
@@ -60,10 +58,21 @@ impl<'v> DocumentBuilder<'v> {
         if ids.is_empty() {
             return;
         }
-        if self.segments.len() > 1 {
-            self.control(self.vocabulary.break_, Role::Break);
+        match (self.vocabulary.image_brackets, modality) {
+            (Some(brackets), Modality::Image) => {
+                self.control(brackets.open, Role::Break);
+                self.push(modality, role, ids);
+                self.control(brackets.close, Role::Break);
+            }
+            // Behind an image its closing bracket separates.
+            (Some(_), _) if self.segments.last().is_some_and(|last| last.modality == Modality::Control) => self.push(modality, role, ids),
+            _ => {
+                if self.segments.len() > 1 {
+                    self.control(self.vocabulary.break_, Role::Break);
+                }
+                self.push(modality, role, ids);
+            }
         }
-        self.push(modality, role, ids);
     }
 
     fn control(&mut self, id: u32, role: Role) {

@@ -4,7 +4,8 @@ use crate::document::{Modality, Role, Segment};
 use crate::error::GrammarError;
 use crate::vocabulary::Vocabulary;
 
-/// Checks boundaries, coverage by segments, ids against modalities, and that every sentinel has one place and one tail.
+/// Checks boundaries, coverage by segments, ids against modalities, brackets of images, and that every sentinel has one place and one
+/// tail.
 ///
 /// # Errors
 /// [`GrammarError`] for the first rule that is broken.
@@ -29,7 +30,9 @@ pub fn check(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary) -> R
     if covered != tokens.len() {
         return Err(GrammarError::Coverage { position: covered });
     }
-    check_sentinels(tokens, vocabulary)
+    let tail_start = tail_start(tokens, vocabulary).unwrap_or(tokens.len());
+    check_brackets(tokens, segments, tail_start, vocabulary)?;
+    check_sentinels(tokens, tail_start, vocabulary)
 }
 
 fn belongs(id: u32, segment: &Segment, vocabulary: &Vocabulary) -> bool {
@@ -37,15 +40,39 @@ fn belongs(id: u32, segment: &Segment, vocabulary: &Vocabulary) -> bool {
         (Modality::Text, _) => vocabulary.text.contains(id),
         (Modality::Image, _) => vocabulary.image.contains(id),
         (Modality::Control, Role::Boundary) => id == vocabulary.boundary,
-        (Modality::Control, Role::Break) => id == vocabulary.break_,
+        (Modality::Control, Role::Break) => {
+            id == vocabulary.break_ || vocabulary.image_brackets.is_some_and(|brackets| id == brackets.open || id == brackets.close)
+        }
         (Modality::Control, Role::Sentinel) => vocabulary.sentinels.contains(id),
-        (Modality::Control, Role::SpanEnd) => id == vocabulary.span_end,
+        (Modality::Control, Role::SpanEnd) => Some(id) == vocabulary.span_end,
         (Modality::Control, _) => false,
     }
 }
 
-fn check_sentinels(tokens: &[u32], vocabulary: &Vocabulary) -> Result<(), GrammarError> {
-    let tail_start = tail_start(tokens, vocabulary).unwrap_or(tokens.len());
+/// Images of the body stand between brackets, and nothing else does; what stands in the tail was cut out of the body.
+fn check_brackets(tokens: &[u32], segments: &[Segment], tail_start: usize, vocabulary: &Vocabulary) -> Result<(), GrammarError> {
+    let Some(brackets) = vocabulary.image_brackets else { return Ok(()) };
+    let mut is_inside = false;
+    for segment in segments.iter().filter(|segment| (segment.start as usize) < tail_start) {
+        let position = segment.start as usize;
+        let problem = match (segment.modality, segment.role, is_inside) {
+            (Modality::Image, _, false) => Some("an image stands outside of brackets"),
+            (Modality::Text, _, true) => Some("text stands inside of brackets"),
+            (Modality::Control, Role::Break | Role::Boundary, _) => {
+                let was_inside = std::mem::replace(&mut is_inside, tokens[position] == brackets.open);
+                let should_be = tokens[position] == brackets.close;
+                (was_inside != should_be).then_some("brackets do not come in pairs")
+            }
+            _ => None,
+        };
+        if let Some(problem) = problem {
+            return Err(GrammarError::Brackets { position, problem });
+        }
+    }
+    if is_inside { Err(GrammarError::Brackets { position: tail_start, problem: "an image is not closed" }) } else { Ok(()) }
+}
+
+fn check_sentinels(tokens: &[u32], tail_start: usize, vocabulary: &Vocabulary) -> Result<(), GrammarError> {
     let numbers = |tokens: &[u32]| -> Vec<u32> {
         tokens.iter().filter(|id| vocabulary.sentinels.contains(**id)).map(|id| id - vocabulary.sentinels.start).collect()
     };

@@ -1,5 +1,7 @@
 //! Annotations as sources write them: JSON with a few spellings, or plain lines of text.
 
+use std::borrow::Cow;
+
 use cm3flow_schemas::sample::{Annotations, Edit, LabelledBox, Question};
 use serde::Deserialize;
 
@@ -30,9 +32,10 @@ struct BoxJson {
 /// Reads annotations from a JSON object.
 ///
 /// Boxes are rounded to whole pixels; what lies left of or above the picture is cut. An edit names its image by the member's
-/// extension in a tar (`edit0.jpg`) or by path in a row list; its role is that name without the file type.
+/// extension in a tar (`edit0.jpg`) or by path in a row list; its role is that name without the file type. Lone surrogates are read
+/// as U+FFFD.
 pub(super) fn from_json(bytes: &[u8]) -> Result<Annotations, serde_json::Error> {
-    let json: AnnotationsJson = serde_json::from_slice(bytes)?;
+    let json: AnnotationsJson = serde_json::from_slice(&without_lone_surrogates(bytes))?;
     let edge = |value: f64| value.round().clamp(0.0, f64::from(u32::MAX)) as u32;
     let to_box =
         |found: BoxJson| LabelledBox { label: found.label, x0: edge(found.x0), y0: edge(found.y0), x1: edge(found.x1), y1: edge(found.y1) };
@@ -47,6 +50,33 @@ pub(super) fn from_json(bytes: &[u8]) -> Result<Annotations, serde_json::Error> 
     })
 }
 
+/// JSON in which escapes of lone surrogates (`\ud800` without its other half) are escapes of U+FFFD. Such halves stand for no
+/// character, but writers that count in UTF-16 leave them behind when they cut text; a caption is worth more than the half of an emoji.
+pub(super) fn without_lone_surrogates(json: &[u8]) -> Cow<'_, [u8]> {
+    let mut mended = Cow::Borrowed(json);
+    let mut at = 0;
+    // Outside of strings JSON has no backslash, and inside every one begins an escape.
+    while let Some(next) = json.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == b'\\')) {
+        at += next;
+        let (half, other) = (escaped_unit(json, at), escaped_unit(json, at + 6));
+        at += match (half, other) {
+            (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 12,
+            (Some(0xD800..=0xDFFF), _) => {
+                mended.to_mut()[at + 2..at + 6].copy_from_slice(b"fffd");
+                6
+            }
+            _ => 2,
+        };
+    }
+    mended
+}
+
+/// The UTF-16 unit of the escape `\uXXXX` at `at`.
+fn escaped_unit(json: &[u8], at: usize) -> Option<u16> {
+    let digits = json.get(at..at + 6)?.strip_prefix(b"\\u")?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?, 16).ok()
+}
+
 /// Reads one caption a line; empty lines are none.
 pub(super) fn captions_from_text(bytes: &[u8]) -> Result<Vec<String>, std::str::Utf8Error> {
     let text = std::str::from_utf8(bytes)?;
@@ -56,4 +86,35 @@ pub(super) fn captions_from_text(bytes: &[u8]) -> Result<Vec<String>, std::str::
 /// Whether a file extension (lower case, without dot) is that of an image that can be decoded.
 pub(super) fn is_image_extension(extension: &str) -> bool {
     matches!(extension, "jpg" | "jpeg" | "png" | "gif" | "webp" | "bmp" | "tif" | "tiff")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caption(json: &str) -> Result<String, String> {
+        let annotations = from_json(format!(r#"{{"caption": "{json}"}}"#).as_bytes()).map_err(|error| error.to_string())?;
+        Ok(annotations.captions.into_iter().collect())
+    }
+
+    #[test]
+    fn lone_surrogates_are_read_as_replacement_characters() {
+        for (json, expected) in [
+            (r"a \ud83e\udd8a b", "a 🦊 b"),
+            (r"a \ud83e b", "a \u{fffd} b"),
+            (r"a \uDD8A", "a \u{fffd}"),
+            (r"\ud83e\ud83e\udd8a", "\u{fffd}🦊"),
+            (r"\udd8a\ud83e", "\u{fffd}\u{fffd}"),
+            (r"\ud83e\n", "\u{fffd}\n"),
+            (r"\\ud83e \\\ud83e", "\\ud83e \\\u{fffd}"),
+            (r#"\"\ud800\""#, "\"\u{fffd}\""),
+            (r"\u0000\u202e\ufffe", "\u{0}\u{202e}\u{fffe}"),
+        ] {
+            assert_eq!(caption(json).as_deref(), Ok(expected), "{json}");
+        }
+        assert!(matches!(without_lone_surrogates(br#"{"a": "\u00e9\n"}"#), Cow::Borrowed(_)), "nothing is copied without need");
+        for damaged in [r"\ud8", r"\u+800", r"\ud83g"] {
+            assert!(caption(damaged).is_err(), "{damaged} is no JSON");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use cm3flow_schemas::sample::Annotations;
 use object_store::path::Path;
 use serde::Deserialize;
 
-use super::annotations::{captions_from_text, from_json, is_image_extension};
+use super::annotations::{captions_from_text, from_json, is_image_extension, without_lone_surrogates};
 use super::location::Location;
 use crate::error::Result;
 
@@ -52,7 +52,7 @@ fn resolve(folder: &Path, name: &str) -> Path {
 
 fn jsonl_sample(folder: &Path, number: usize, line: &[u8]) -> FileSample {
     let resolve = |name: &str| resolve(folder, name);
-    let image = serde_json::from_slice::<RowImage>(line).ok().and_then(|row| row.image);
+    let image = serde_json::from_slice::<RowImage>(&without_lone_surrogates(line)).ok().and_then(|row| row.image);
     let mut annotations = from_json(line).map_err(|error| format!("line {}: {error}", number + 1));
     let mut further = Vec::new();
     if let Ok(annotations) = &mut annotations {

@@ -2,7 +2,8 @@
 //!
 //! Stage of `compose`. Each sample row gives a document row for every record that a task makes of it, in the order of the tasks' names;
 //! a record whose parts the sample lacks (no boxes, no edges) is not begun. Length policy: retrieved pairs are dropped, the least similar
-//! first, until the document and its masked spans fit into `seq_len`; what is still too long is refused. No image is ever cut.
+//! first, until the document and its masked spans fit into `seq_len`; what is still too long is refused. No image is ever cut. A record
+//! with a text that the text tokenizer cannot represent is refused too; a neighbour with such a caption is not drawn.
 
 mod config;
 mod record;
@@ -31,7 +32,7 @@ use crate::stage::Transform;
 use crate::tokenize::TextTokenizer;
 
 /// Revision of this stage's code and templates: raised when the same input gives other rows.
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = 2;
 /// The stage's name.
 pub const NAME: &str = "instruct";
 

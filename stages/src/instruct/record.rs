@@ -10,6 +10,7 @@ use super::{In, Instruct, NAME, Out};
 use crate::error::{Result, StageError};
 use crate::index::BankRow;
 use crate::mask;
+use crate::tokenize::Unrepresentable;
 
 /// One item of a sample that a task makes a record of.
 struct Item<'a> {
@@ -21,6 +22,8 @@ struct Item<'a> {
 /// What a part becomes.
 enum Content<'a> {
     Text(Role, Vec<u32>),
+    /// A text that has no tokens, and why.
+    Unrepresentable(Unrepresentable),
     Image(Role, &'a [u32]),
     Retrieved,
 }
@@ -61,8 +64,7 @@ impl Instruct {
             }
         }
         let spans = mask::span_count(&self.context.mask, self.context.seed, document_id, self.context.vocabulary.sentinels.len);
-        let retrieved = self.drawn_neighbours(sample, &contents, &mut draws)?;
-        let wanted = retrieved.len() as u16;
+        let (retrieved, wanted) = self.drawn_neighbours(sample, &contents, &mut draws);
         let mut out = Out {
             document_id,
             sample_id: sample.sample_id,
@@ -75,7 +77,14 @@ impl Instruct {
             spans,
             refusal: None,
         };
-        self.fit_length(&mut out, &contents, &retrieved)?;
+        let unrepresentable = |content: &Content<'_>| match content {
+            Content::Unrepresentable(problem) => Some(Refusal::new(NAME, "unrepresentable_text", problem.to_string())),
+            _ => None,
+        };
+        out.refusal = contents.iter().find_map(unrepresentable);
+        if out.refusal.is_none() {
+            self.fit_length(&mut out, &contents, &retrieved)?;
+        }
         Ok(Some(out))
     }
 
@@ -104,6 +113,8 @@ impl Instruct {
                 match content {
                     Content::Text(role, ids) => builder.text(*role, ids)?,
                     Content::Image(role, codes) => builder.image(*role, codes)?,
+                    // Such a record is refused before it is built.
+                    Content::Unrepresentable(_) => {}
                     Content::Retrieved => {
                         for (_, caption, found) in retrieved {
                             builder.text(Role::Retrieved, caption)?;
@@ -135,21 +146,28 @@ impl Instruct {
             return Ok(Some(Content::Retrieved));
         }
         let Some(text) = self.templates.render(task, wording, index, &item.values)? else { return Ok(None) };
-        Ok(Some(Content::Text(role, self.context.tokenizer.encode(&text)?)))
+        Ok(Some(match self.context.tokenizer.encode(&text) {
+            Ok(ids) => Content::Text(role, ids),
+            Err(problem) => Content::Unrepresentable(problem),
+        }))
     }
 
-    /// Neighbours with one caption each, drawn; none for tasks without a place for them.
-    fn drawn_neighbours<'s>(&'s self, sample: &In, contents: &[Content<'_>], draws: &mut Draws) -> Result<Vec<Retrieved<'s>>> {
+    /// Neighbours with one caption each, drawn, and how many were wanted; none for tasks without a place for them.
+    fn drawn_neighbours<'s>(&'s self, sample: &In, contents: &[Content<'_>], draws: &mut Draws) -> (Vec<Retrieved<'s>>, u16) {
+        let (mut drawn, mut wanted) = (Vec::new(), 0);
         if !contents.iter().any(|content| matches!(content, Content::Retrieved)) {
-            return Ok(Vec::new());
+            return (drawn, wanted);
         }
-        let mut drawn = Vec::new();
         for neighbour in &sample.neighbours {
             let Some(found) = self.retrieved(neighbour.sample_id) else { continue };
             let caption = if found.captions.is_empty() { "" } else { found.captions[draws.index(found.captions.len())].as_str() };
-            drawn.push((neighbour.clone(), self.context.tokenizer.encode(caption)?, found));
+            wanted += 1;
+            // The record of that sample itself is refused with the reason.
+            if let Ok(caption) = self.context.tokenizer.encode(caption) {
+                drawn.push((neighbour.clone(), caption, found));
+            }
         }
-        Ok(drawn)
+        (drawn, wanted)
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use cm3flow_schemas::document::{self, Modality, Role, Segment};
 use cm3flow_schemas::sample::{Edit, LabelledBox, MAIN_IMAGE, Question};
+use cm3flow_schemas::vocabulary::VocabularySizes;
 use cm3flow_schemas::{ImageId, rows};
 use proptest::prelude::*;
 
@@ -87,7 +88,7 @@ fn spelled(tokens: &[u32], segments: &[Segment]) -> String {
         let tokens = &tokens[segment.range()];
         match segment.modality {
             Modality::Control => vocabulary.control_name(tokens[0]).unwrap(),
-            Modality::Text => tokenizer.decode(&tokens.iter().map(|id| id - vocabulary.text.start).collect::<Vec<_>>()).unwrap(),
+            Modality::Text => tokenizer.decode(&vocabulary.text_tokens(tokens).unwrap()).unwrap(),
             Modality::Image => format!("[{}x{}]", tokens.len(), tokens[0] - vocabulary.image.start),
         }
     };
@@ -215,6 +216,27 @@ fn retrieved_pairs_are_dropped_from_the_least_similar_on_until_the_document_fits
     let with_room = made(whole.tokens.len() + 3 * usize::from(spans), 3.0);
     let without = made(whole.tokens.len() + 3 * usize::from(spans) - 1, 3.0);
     assert_eq!((with_room.retrieved.len(), without.retrieved.len()), (3, 2));
+}
+
+#[test]
+fn a_text_without_tokens_refuses_its_record_and_is_not_retrieved() {
+    let tokenizer = TextTokenizer::from_json(include_bytes!("../../fixtures/tokenizers/word_level.json")).unwrap();
+    let sizes = VocabularySizes { text: tokenizer.size(), image: 16, sentinels: 8, total: None };
+    let vocabulary = Vocabulary::try_new("words", &sizes).unwrap();
+    let made = |caption, retrieved| {
+        let context = InstructContext { tokenizer: tokenizer.clone(), vocabulary: vocabulary.clone(), ..context(&["pair"]) };
+        let mut sample = sample(&[caption]);
+        sample.neighbours = neighbours(&[10]);
+        documents_of(context, default_templates(), bank_of(&[&[retrieved]]), &sample).remove(0)
+    };
+    let refused = made("a zebra", "a dog");
+    let refusal = refused.refusal.unwrap();
+    assert_eq!((refusal.stage.as_str(), refusal.reason.as_str()), ("instruct", "unrepresentable_text"));
+    assert!(refusal.detail.contains("no token for a part of the text") && refused.tokens.is_empty(), "{}", refusal.detail);
+    let alone = made("a dog", "a zebra");
+    assert_eq!((alone.refusal, alone.retrieved.len(), alone.retrieved_wanted), (None, 0, 1));
+    let both = made("a dog", "two dogs");
+    assert_eq!((both.refusal, both.retrieved.len()), (None, 1));
 }
 
 #[test]

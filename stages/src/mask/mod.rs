@@ -83,12 +83,12 @@ impl Mask {
 
     fn mask(&self, row: In) -> Out {
         let In { document_id, tokens, segments, spans, refusal } = row;
-        if refusal.is_some() || spans == 0 {
+        let Some(span_end) = self.vocabulary.span_end.filter(|_| refusal.is_none() && spans > 0) else {
             return Out { tokens, segments, spans: if refusal.is_some() { spans } else { 0 } };
-        }
+        };
         let mut draws = Draws::new(self.seed, NAME, &document_id.0);
         let chosen = spans::choose(&segments, usize::from(spans), &mut draws);
-        let (tokens, segments) = rearrange(&tokens, &segments, &chosen, &self.vocabulary);
+        let (tokens, segments) = rearrange(&tokens, &segments, &chosen, (self.vocabulary.sentinels.start, span_end));
         Out { tokens, segments, spans: chosen.len() as u16 }
     }
 }
@@ -128,8 +128,14 @@ impl Transform for Mask {
     }
 }
 
-/// Moves the spans (sorted, disjoint, each within one segment) to the tail. Segments keep modality, role and loss weight.
-fn rearrange(tokens: &[u32], segments: &[Segment], spans: &[std::ops::Range<usize>], vocabulary: &Vocabulary) -> (Vec<u32>, Vec<Segment>) {
+/// Moves the spans (sorted, disjoint, each within one segment) to the tail, by the ids of the first sentinel and the span end. Segments
+/// keep modality, role and loss weight.
+fn rearrange(
+    tokens: &[u32],
+    segments: &[Segment],
+    spans: &[std::ops::Range<usize>],
+    (sentinel, span_end): (u32, u32),
+) -> (Vec<u32>, Vec<Segment>) {
     let mut out = Rearranged::default();
     let mut spans_left = spans.iter().enumerate().peekable();
     let (body, closing) = segments.split_at(segments.len().saturating_sub(1));
@@ -137,16 +143,16 @@ fn rearrange(tokens: &[u32], segments: &[Segment], spans: &[std::ops::Range<usiz
         let mut position = segment.range().start;
         while let Some((number, span)) = spans_left.next_if(|(_, span)| span.start < segment.range().end) {
             out.push(segment, &tokens[position..span.start]);
-            out.control(Role::Sentinel, vocabulary.sentinels.start + number as u32);
+            out.control(Role::Sentinel, sentinel + number as u32);
             position = span.end;
         }
         out.push(segment, &tokens[position..segment.range().end]);
     }
     for (number, span) in spans.iter().enumerate() {
         let of_span = body.iter().find(|segment| segment.range().contains(&span.start));
-        out.control(Role::Sentinel, vocabulary.sentinels.start + number as u32);
+        out.control(Role::Sentinel, sentinel + number as u32);
         of_span.into_iter().for_each(|segment| out.push(segment, &tokens[span.clone()]));
-        out.control(Role::SpanEnd, vocabulary.span_end);
+        out.control(Role::SpanEnd, span_end);
     }
     closing.iter().for_each(|segment| out.push(segment, &tokens[segment.range()]));
     (out.tokens, out.segments)

@@ -21,7 +21,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 pub use patches::PatchTokenizer;
-pub use text::{TextTokenizer, fit as fit_text};
+pub use text::{Fidelity, TextTokenizer, Unrepresentable, fit as fit_text};
 
 use crate::channel::{BatchSender, BatchStream};
 use crate::error::{Result, StageError};

@@ -1,0 +1,239 @@
+//! `[vocabulary]`: which id means what.
+
+use std::collections::BTreeMap;
+
+use cm3flow_schemas::vocabulary::{IdRange, NamedToken, Vocabulary, VocabularySizes};
+use cm3flow_stages::mask::MaskConfig;
+use cm3flow_stages::tokenize::TextTokenizer;
+use serde::Deserialize;
+
+use super::TextConfig;
+use crate::error::{PipelineError, Result};
+
+/// Sentinels of a fitted vocabulary that does not ask for more or fewer.
+const FITTED_SENTINELS: u32 = 64;
+
+/// `[vocabulary]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VocabularyConfig {
+    /// How ids are laid out. Default `fitted`.
+    pub preset: VocabularyPreset,
+    /// Number of ids, 1 or more, at most 4194304. Default: what the preset needs. More leave room for further modalities.
+    pub size: Option<u32>,
+    /// `fitted`: number of sentinels, 2..=512, default 64. `chameleon`: the reserved tokens that serve as sentinels, a list or a first
+    /// one with their number; default none.
+    pub sentinels: Option<SentinelsConfig>,
+    /// `chameleon`: the reserved token that ends an infilled span; given together with `sentinels`.
+    pub span_end: Option<TokenRef>,
+    /// Codes of further modalities by name: their number, which places them behind everything else, or their range of ids.
+    pub modalities: BTreeMap<String, RangeConfig>,
+    /// `custom`: every id and range, as a manifest's `vocabulary` holds them.
+    pub custom: Option<Vocabulary>,
+}
+
+/// `vocabulary.preset`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VocabularyPreset {
+    /// As small as the tokenizers allow.
+    #[default]
+    Fitted,
+    /// The paper's 65,536 ids.
+    Cm3leon,
+    /// The ids of Chameleon's own `tokenizer.json`, which `tokenize.text.file` names.
+    Chameleon,
+    /// As `vocabulary.custom` says.
+    Custom,
+}
+
+/// `vocabulary.sentinels`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum SentinelsConfig {
+    /// So many, laid out by the preset.
+    Count(u32),
+    /// These tokens, whose ids follow each other.
+    Tokens(Vec<TokenRef>),
+    /// A first token and those behind it.
+    From(SentinelRun),
+}
+
+/// A run of tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SentinelRun {
+    /// The first.
+    pub first: TokenRef,
+    /// Their number, 2..=512.
+    pub count: u32,
+}
+
+/// A token of the text tokenizer, by id or by name.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum TokenRef {
+    /// Its id.
+    Id(u32),
+    /// Its name.
+    Name(String),
+}
+
+/// Ids of a further modality.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum RangeConfig {
+    /// So many.
+    Len(u32),
+    /// These.
+    At(IdRange),
+}
+
+impl VocabularyConfig {
+    pub(super) fn problems(&self, text: &TextConfig, mask: &MaskConfig) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut check = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(format!("vocabulary.{problem}"));
+            }
+        };
+        let is_chameleon = self.preset == VocabularyPreset::Chameleon;
+        let is_custom = self.preset == VocabularyPreset::Custom;
+        check(self.size.is_none_or(|size| (1..=1 << 22).contains(&size)), "size must be in 1..=4194304");
+        check(self.custom.is_some() == is_custom, "custom and vocabulary.preset = \"custom\" must be given together");
+        check(self.span_end.is_none() || is_chameleon, "span_end is for vocabulary.preset = \"chameleon\"");
+        if let Some(problem) = self.sentinels.as_ref().and_then(|sentinels| self.problem_of(sentinels)) {
+            check(false, problem);
+        }
+        if is_chameleon {
+            check(text.file.is_some(), "preset \"chameleon\" needs Chameleon's tokenizer.json in tokenize.text.file");
+            check(self.sentinels.is_some() == self.span_end.is_some(), "sentinels and vocabulary.span_end must be given together");
+        }
+        if let Some(Err(error)) = self.custom.as_ref().map(Vocabulary::check) {
+            check(false, &format!("custom: {error}"));
+        }
+        let can_mask = match self.preset {
+            VocabularyPreset::Fitted | VocabularyPreset::Cm3leon => true,
+            VocabularyPreset::Chameleon => self.sentinels.is_some(),
+            VocabularyPreset::Custom => self.custom.as_ref().is_none_or(Vocabulary::can_mask),
+        };
+        if mask.mean_spans > 0.0 && mask.max_spans > 0 && !can_mask {
+            problems.push(format!(
+                "mask.mean_spans must be 0 for a vocabulary without sentinels and span end, got {}; or let reserved tokens serve: \
+                 vocabulary.sentinels = {{ first = \"<reserved…>\", count = … }} and vocabulary.span_end",
+                mask.mean_spans
+            ));
+        }
+        problems
+    }
+
+    /// Why the preset cannot have `sentinels`.
+    fn problem_of(&self, sentinels: &SentinelsConfig) -> Option<&'static str> {
+        use VocabularyPreset::{Chameleon, Cm3leon, Custom, Fitted};
+        match (self.preset, sentinels) {
+            (Fitted, SentinelsConfig::Count(2..=512)) | (Cm3leon, SentinelsConfig::Count(512)) => None,
+            (Fitted, _) => Some("sentinels must be a number in 2..=512 with vocabulary.preset = \"fitted\""),
+            (Cm3leon, _) => Some("sentinels are 512 with vocabulary.preset = \"cm3leon\"; leave the field out"),
+            (Custom, _) => Some("sentinels stand in vocabulary.custom with vocabulary.preset = \"custom\""),
+            (Chameleon, SentinelsConfig::Count(_)) => Some(
+                "sentinels must name reserved tokens with vocabulary.preset = \"chameleon\": a list, or { first = \"<reserved…>\", count = … }",
+            ),
+            (Chameleon, SentinelsConfig::From(run)) => (!(2..=512).contains(&run.count)).then_some("sentinels.count must be in 2..=512"),
+            (Chameleon, SentinelsConfig::Tokens(tokens)) => {
+                (!(2..=512).contains(&tokens.len())).then_some("sentinels must be 2 to 512 tokens")
+            }
+        }
+    }
+
+    /// Control tokens that stand around each image beside the breaks between parts.
+    pub(super) fn tokens_around_an_image(&self) -> usize {
+        let has_brackets =
+            self.preset == VocabularyPreset::Chameleon || self.custom.as_ref().is_some_and(|custom| custom.image_brackets.is_some());
+        if has_brackets { 2 } else { 0 }
+    }
+
+    /// The text tokenizer in the `tokenizer.json` `text`, and the vocabulary over it and `codes` codes of images.
+    ///
+    /// # Errors
+    /// [`PipelineError::Mismatch`] if the tokenizers do not fit into the vocabulary, the vocabulary is not in the tokenizer, or ranges
+    /// overlap; [`PipelineError::Stage`] if the file is no tokenizer.
+    pub fn build(&self, text: &[u8], codes: u32) -> Result<(TextTokenizer, Vocabulary)> {
+        let tokenizer = TextTokenizer::from_json(text)?;
+        let mut vocabulary = match (self.preset, &self.custom) {
+            (VocabularyPreset::Custom, Some(custom)) => custom.clone(),
+            (VocabularyPreset::Chameleon, _) => self.chameleon(text)?,
+            (VocabularyPreset::Cm3leon, _) => Vocabulary::cm3leon(),
+            _ => {
+                let sentinels = if let Some(SentinelsConfig::Count(count)) = self.sentinels { count } else { FITTED_SENTINELS };
+                Vocabulary::try_new("fitted", &VocabularySizes { text: tokenizer.size(), image: codes, sentinels, total: None })?
+            }
+        };
+        self.place_modalities(&mut vocabulary);
+        vocabulary.check().map_err(|error| PipelineError::Mismatch { problem: format!("[vocabulary] contradicts itself: {error}") })?;
+        // Where ids are taken over, those outside the range are control tokens.
+        let takes_over = vocabulary.text_first > 0;
+        let texts = if takes_over { 0 } else { tokenizer.size() };
+        for (what, ids, room) in [("text tokenizer", texts, vocabulary.text.len), ("image tokenizer", codes, vocabulary.image.len)] {
+            if ids > room {
+                let problem = format!("the {what} has {ids} ids, the vocabulary {:?} has room for {room}", vocabulary.name);
+                return Err(PipelineError::Mismatch { problem });
+            }
+        }
+        let within = vocabulary.text_first..vocabulary.text_first.saturating_add(vocabulary.text.len);
+        Ok((if takes_over { TextTokenizer::within(text, within)? } else { tokenizer }, vocabulary))
+    }
+
+    fn place_modalities(&self, vocabulary: &mut Vocabulary) {
+        for (name, range) in &self.modalities {
+            let range = match range {
+                RangeConfig::Len(len) => IdRange { start: vocabulary.used(), len: *len },
+                RangeConfig::At(range) => *range,
+            };
+            vocabulary.modalities.insert(name.clone(), range);
+        }
+        if let Some(size) = self.size {
+            vocabulary.size = size;
+        } else if self.preset == VocabularyPreset::Fitted {
+            vocabulary.size = vocabulary.used().saturating_add(63) / 64 * 64;
+        }
+    }
+
+    /// The vocabulary that the names in `text` spell, with the tokens that serve as sentinels.
+    fn chameleon(&self, text: &[u8]) -> Result<Vocabulary> {
+        let tokens = TextTokenizer::named_tokens(text)?;
+        let mut vocabulary = Vocabulary::chameleon(&tokens)
+            .map_err(|error| PipelineError::Mismatch { problem: format!("tokenize.text.file is no tokenizer of Chameleon's: {error}") })?;
+        if let (Some(sentinels), Some(span_end)) = (&self.sentinels, &self.span_end) {
+            vocabulary.sentinels = sentinel_range(sentinels, &tokens)?;
+            vocabulary.span_end = Some(id_of(span_end, &tokens)?);
+        }
+        Ok(vocabulary)
+    }
+}
+
+fn sentinel_range(sentinels: &SentinelsConfig, tokens: &[NamedToken]) -> Result<IdRange> {
+    let ids = match sentinels {
+        SentinelsConfig::Count(_) => Vec::new(),
+        SentinelsConfig::From(run) => return Ok(IdRange { start: id_of(&run.first, tokens)?, len: run.count }),
+        SentinelsConfig::Tokens(list) => list.iter().map(|token| id_of(token, tokens)).collect::<Result<Vec<u32>>>()?,
+    };
+    match ids.windows(2).find(|pair| pair[1] != pair[0].saturating_add(1)) {
+        Some(pair) => {
+            let problem = format!("ids of vocabulary.sentinels must follow each other, {} stands behind {}", pair[1], pair[0]);
+            Err(PipelineError::Mismatch { problem })
+        }
+        None => Ok(IdRange { start: ids.first().copied().unwrap_or(0), len: ids.len() as u32 }),
+    }
+}
+
+fn id_of(token: &TokenRef, tokens: &[NamedToken]) -> Result<u32> {
+    let found = match token {
+        TokenRef::Id(id) => Some(*id),
+        TokenRef::Name(name) => tokens.iter().find(|token| token.name == *name).map(|token| token.id),
+    };
+    let missing = || PipelineError::Mismatch { problem: format!("the text tokenizer has no token {token:?} that [vocabulary] names") };
+    found.ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+//! Beginnings of documents that a model goes on from, by the grammar of whole ones.
+//!
+//! # Source
+//! Prompts with sentinels: CM3 paper, section 2, <https://arxiv.org/abs/2201.07520>. Vocabularies without sentinels prompt by what
+//! stands before, as Chameleon does.
+
+use crate::error::VocabularyError;
+use crate::vocabulary::Vocabulary;
+
+/// Prompt for the image that a text describes, given as ids of the text tokenizer: `</s> text <break>`.
+///
+/// # Errors
+/// [`VocabularyError::OutOfRange`] for an id that the text range does not have.
+pub fn image_prompt(vocabulary: &Vocabulary, text: &[u32]) -> Result<Vec<u32>, VocabularyError> {
+    Ok([vec![vocabulary.boundary], vocabulary.text_ids(text)?, vec![opener(vocabulary)]].concat())
+}
+
+/// Prompt for an image of anything: `</s> <sentinel:0> <break>`, or `</s> <break>` without sentinels.
+#[must_use]
+pub fn unconditional_image_prompt(vocabulary: &Vocabulary) -> Vec<u32> {
+    let mut prompt = vec![vocabulary.boundary];
+    prompt.extend(first_sentinel(vocabulary));
+    prompt.push(opener(vocabulary));
+    prompt
+}
+
+/// Prompt for a text about an image, given as codes: `</s> <sentinel:0> <break> image <sentinel:0>`, or `</s> <break> image <break>`
+/// without sentinels.
+///
+/// # Errors
+/// [`VocabularyError::OutOfRange`] for a code that the image range does not have.
+pub fn text_prompt(vocabulary: &Vocabulary, codes: &[u32]) -> Result<Vec<u32>, VocabularyError> {
+    let sentinel = first_sentinel(vocabulary);
+    let mut prompt = unconditional_image_prompt(vocabulary);
+    prompt.extend(vocabulary.image_ids(codes)?);
+    match (vocabulary.image_brackets, sentinel) {
+        (Some(brackets), _) => prompt.push(brackets.close),
+        (None, None) => prompt.push(vocabulary.break_),
+        (None, Some(_)) => {}
+    }
+    prompt.extend(sentinel);
+    Ok(prompt)
+}
+
+/// What stands before an image.
+fn opener(vocabulary: &Vocabulary) -> u32 {
+    vocabulary.image_brackets.map_or(vocabulary.break_, |brackets| brackets.open)
+}
+
+fn first_sentinel(vocabulary: &Vocabulary) -> Option<u32> {
+    vocabulary.can_mask().then_some(vocabulary.sentinels.start)
+}
