@@ -6,7 +6,7 @@ use std::ops::{ControlFlow, Range};
 use arrow::array::RecordBatch;
 use cm3flow_schemas::unit::{SegmentName, UnitFile, UnitRecord};
 use cm3flow_schemas::window::WindowRecord;
-use cm3flow_schemas::{Digest, rows};
+use cm3flow_schemas::{Digest, columns, rows};
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use serde::de::DeserializeOwned;
@@ -15,6 +15,19 @@ use super::unit_path;
 use crate::error::{PipelineError, Result};
 use crate::store::{Created, Store};
 use crate::table;
+
+/// Columns of [`cm3flow_schemas::document::Document`].
+pub(crate) const DOCUMENT_COLUMNS: [&str; 9] = [
+    columns::DOCUMENT_ID,
+    columns::SAMPLE_ID,
+    columns::TASK,
+    columns::SPLIT,
+    columns::TOKENS,
+    columns::SEGMENTS,
+    columns::RETRIEVED,
+    columns::RETRIEVED_WANTED,
+    columns::SPANS,
+];
 
 /// What a file of a unit holds: its name in the unit's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use super::find::Prefix;
 use super::{Inspector, PackPlace, Picture, SegmentView, images_of, line, pictures};
 use crate::decode::{parts, spelled};
 use crate::error::{PipelineError, Result};
-use crate::execute::{Table, UnitPlace};
+use crate::execute::{DOCUMENT_COLUMNS, Table, UnitPlace};
 
 pub(super) const DOCUMENTS: (SegmentName, Table) = (SegmentName::Compose, Table::Documents);
 pub(super) const REFUSED_DOCUMENTS: (SegmentName, Table) = (SegmentName::Compose, Table::Refused);
@@ -112,18 +112,7 @@ impl Inspector {
     }
 
     async fn packed(&self, document_id: DocumentId, place: UnitPlace) -> Result<DocumentView> {
-        let names = [
-            columns::DOCUMENT_ID,
-            columns::SAMPLE_ID,
-            columns::TASK,
-            columns::SPLIT,
-            columns::TOKENS,
-            columns::SEGMENTS,
-            columns::RETRIEVED,
-            columns::RETRIEVED_WANTED,
-            columns::SPANS,
-        ];
-        let rows = self.tables().wanted(DOCUMENTS, place, &names, |row: &Document| row.document_id == document_id).await?;
+        let rows = self.tables().wanted(DOCUMENTS, place, &DOCUMENT_COLUMNS, |row: &Document| row.document_id == document_id).await?;
         let document = rows.into_iter().next().ok_or(PipelineError::Lost { what: "the search" })?;
         let artefacts = self.artefacts().await?;
         let vocabulary = &self.manifest.vocabulary;

@@ -21,7 +21,7 @@ use super::pictures;
 use crate::decode::spelled;
 use crate::error::Result;
 use crate::evaluate::{Evaluation, evaluations_folder};
-use crate::execute::{Table, WindowTables, derived_batches};
+use crate::execute::{DOCUMENT_COLUMNS, Table, WindowTables, derived_batches};
 use crate::picture;
 use crate::refused;
 use crate::train::TrainOutcome;
@@ -61,18 +61,7 @@ pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
     let names = [columns::SAMPLE_ID, columns::KEY, columns::ANNOTATIONS, columns::IMAGE_CODES];
     let prepared: Vec<Prepared> = units.rows(SegmentName::Prepare, Table::Prepared, &names, CREDITS).await?;
     let refused = refused::list(subject.store, subject.windows, REFUSED).await?;
-    let names = [
-        columns::DOCUMENT_ID,
-        columns::SAMPLE_ID,
-        columns::TASK,
-        columns::SPLIT,
-        columns::TOKENS,
-        columns::SEGMENTS,
-        columns::RETRIEVED,
-        columns::RETRIEVED_WANTED,
-        columns::SPANS,
-    ];
-    let documents: Vec<Document> = units.rows(SegmentName::Compose, Table::Documents, &names, 400).await?;
+    let documents: Vec<Document> = units.rows(SegmentName::Compose, Table::Documents, &DOCUMENT_COLUMNS, 400).await?;
     Ok(Page {
         dataset: manifest.dataset.clone(),
         version: manifest.version,
