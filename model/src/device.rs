@@ -1,19 +1,24 @@
 //! Which device computes, and what makes its results equal to the bit. CUDA is loaded here, before the first tensor.
 //!
-//! The binary is linked without `libtorch_cuda`; a machine that has one (`LD_LIBRARY_PATH`) gets it by `dlopen`, whose static
-//! initialisers register the device with the libtorch that is already there.
+//! The binary is linked without `libtorch_cuda`; a machine that has one (in `LD_LIBRARY_PATH`, or in the PyTorch of the Python that
+//! `LIBTORCH_USE_PYTORCH` asks for) gets it by `dlopen`, whose static initialisers register the device with the libtorch that is
+//! already there.
 
-use std::ffi::CStr;
-use std::sync::OnceLock;
+mod cuda;
+mod driver;
+mod library;
+mod libtorch;
+mod python;
 
 use cm3flow_schemas::unit::NumericsClass;
 use serde::{Deserialize, Serialize};
-use tch::{Cuda, Device, Kind};
+use tch::{Device, Kind};
+
+pub use cuda::{CudaMissing, CudaProblem};
+pub use driver::CudaDevice;
+pub use libtorch::Libtorch;
 
 use crate::error::ModelError;
-
-/// Release of libtorch that torch-sys 0.24 is made for; its build script refuses another.
-const LIBTORCH_VERSION: &str = "2.11.0";
 
 /// Device asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,12 +38,12 @@ pub enum DeviceChoice {
 pub struct DeviceReport {
     /// Device that `auto` takes: `cpu` or `cuda`.
     pub device: String,
-    /// Number of CUDA devices.
-    pub cuda_devices: u32,
-    /// Release of libtorch.
-    pub libtorch: String,
-    /// Why CUDA cannot be used; none if it can.
-    pub cuda_missing: Option<String>,
+    /// CUDA devices; empty if CUDA cannot be used.
+    pub cuda_devices: Vec<CudaDevice>,
+    /// Why CUDA cannot be used, and what to do; none if it can.
+    pub cuda_missing: Option<CudaMissing>,
+    /// The libtorch of this process.
+    pub libtorch: Libtorch,
     /// Threads of one operation.
     pub threads: u32,
     /// Widest instruction set that libtorch uses: `default`, `avx2` or `avx512`.
@@ -50,22 +55,24 @@ pub struct DeviceReport {
 /// # Errors
 /// [`ModelError::CudaUnavailable`] if CUDA was asked for and is not there.
 pub fn open(choice: DeviceChoice) -> Result<Device, ModelError> {
-    match (choice, cuda_missing()) {
+    match (choice, &cuda::found().missing) {
         (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, Some(_)) => Ok(Device::Cpu),
         (DeviceChoice::Auto | DeviceChoice::Cuda, None) => Ok(Device::Cuda(0)),
-        (DeviceChoice::Cuda, Some(reason)) => Err(ModelError::CudaUnavailable { reason: reason.clone() }),
+        (DeviceChoice::Cuda, Some(CudaMissing { reason, advice, .. })) => {
+            Err(ModelError::CudaUnavailable { reason: reason.clone(), advice: advice.clone() })
+        }
     }
 }
 
 /// Says what this machine offers.
 #[must_use]
 pub fn report() -> DeviceReport {
-    let missing = cuda_missing();
+    let found = cuda::found();
     DeviceReport {
-        device: if missing.is_some() { "cpu" } else { "cuda" }.to_owned(),
-        cuda_devices: if missing.is_some() { 0 } else { u32::try_from(Cuda::device_count()).unwrap_or(0) },
-        libtorch: LIBTORCH_VERSION.to_owned(),
-        cuda_missing: missing.clone(),
+        device: if found.missing.is_some() { "cpu" } else { "cuda" }.to_owned(),
+        cuda_devices: found.devices.clone(),
+        cuda_missing: found.missing.clone(),
+        libtorch: libtorch::loaded().clone(),
         threads: threads(),
         cpu_capability: cpu_capability().to_owned(),
     }
@@ -84,7 +91,7 @@ pub fn numerics_class(device: Device, dtype: Kind, batch_size: u32) -> NumericsC
         device: if device.is_cuda() { "cuda" } else { "cpu" }.to_owned(),
         dtype,
         batch_size,
-        libtorch: LIBTORCH_VERSION.to_owned(),
+        libtorch: libtorch::loaded().version.clone(),
         threads: threads(),
         cpu_capability: cpu_capability().to_owned(),
     }
@@ -130,42 +137,6 @@ const fn detected_capability() -> &'static str {
     "default"
 }
 
-/// Loads CUDA once and says why it cannot be used; `None` if it can.
-fn cuda_missing() -> &'static Option<String> {
-    static MISSING: OnceLock<Option<String>> = OnceLock::new();
-    MISSING.get_or_init(|| {
-        let loaded = load(c"libtorch_cuda.so");
-        let available = Cuda::is_available();
-        tracing::debug!(cuda = available, loaded = loaded.is_ok(), "looked for CUDA");
-        match (available, loaded) {
-            (true, _) => None,
-            (false, Err(reason)) => Some(reason),
-            (false, Ok(())) => Some("libtorch_cuda.so was loaded but finds no device".to_owned()),
-        }
-    })
-}
-
-#[cfg(unix)]
-fn load(library: &CStr) -> Result<(), String> {
-    // SAFETY: the name is a valid C string; the library's initialisers are those that PyTorch itself runs when it is imported. The
-    // handle is never closed, so nothing that it registered dangles.
-    let handle = unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-    if !handle.is_null() {
-        return Ok(());
-    }
-    // SAFETY: after a failed dlopen, dlerror returns null or a C string that is valid until this thread's next call.
-    let message = unsafe {
-        let message = libc::dlerror();
-        (!message.is_null()).then(|| CStr::from_ptr(message).to_string_lossy().into_owned())
-    };
-    Err(message.unwrap_or_else(|| "the dynamic loader gives no reason".to_owned()))
-}
-
-#[cfg(not(unix))]
-fn load(_library: &CStr) -> Result<(), String> {
-    Err("CUDA is loaded at start on unix alone".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +145,7 @@ mod tests {
     fn report_says_what_open_does() {
         let report = report();
         assert_eq!(report.device == "cuda", report.cuda_missing.is_none());
+        assert_eq!(report.cuda_devices.is_empty(), report.cuda_missing.is_some());
         assert_eq!(open(DeviceChoice::Cpu).expect("a CPU is always there"), Device::Cpu);
         assert_eq!(open(DeviceChoice::Auto).expect("auto never fails").is_cuda(), report.device == "cuda");
         match open(DeviceChoice::Cuda) {

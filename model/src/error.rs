@@ -19,10 +19,12 @@ pub enum ModelError {
         problems: Vec<String>,
     },
     /// CUDA was asked for and is not there.
-    #[error("cuda was asked for but cannot be used: {reason}")]
+    #[error("cuda was asked for but cannot be used: {reason}; {advice}")]
     CudaUnavailable {
         /// What is missing.
         reason: String,
+        /// What to do.
+        advice: String,
     },
     /// libtorch refused or failed.
     #[error("libtorch failed to {doing}")]

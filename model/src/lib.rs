@@ -4,7 +4,7 @@
 //! - [`vq`]: image tokenizers of the VQGAN family, and fitting one on pictures.
 //! - [`decoder`]: CM3Leon's decoder with its loss; [`generate`]: sampling from it; [`train`]: training it, with checkpoints.
 //!
-//! Bytes come in and go out as slices and vectors: no module here opens a file or a store. All arithmetic is f32. On one numerics
+//! Bytes come in and go out as slices and vectors: no module here opens a file or a store ([`device`] loads libraries). All arithmetic is f32. On one numerics
 //! class every result is a function of its arguments and seeds.
 
 pub mod checkpoint;

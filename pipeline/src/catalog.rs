@@ -75,9 +75,9 @@ impl Catalog {
     /// Manifest of `version`, or of the highest one.
     ///
     /// # Errors
-    /// [`PipelineError::NoVersion`], or what the store says.
+    /// [`PipelineError::NoVersion`], [`PipelineError::NothingPublished`], or what the store says.
     pub async fn version_or_latest(&self, version: Option<u32>) -> Result<VersionManifest> {
-        let missing = || PipelineError::NoVersion { dataset: self.dataset.clone(), version: "yet".into() };
+        let missing = || PipelineError::NothingPublished { dataset: self.dataset.clone() };
         match version {
             Some(version) => self.version(version).await,
             None => self.latest_version().await?.ok_or_else(missing),

@@ -1,5 +1,7 @@
 //! The command line. Progress and errors go to standard error, results to standard output.
 
+mod doctor;
+mod inspect;
 mod output;
 mod plan;
 mod run;
@@ -42,8 +44,10 @@ enum Command {
     /// Refused samples
     #[command(subcommand)]
     Refused(versions::RefusedCommand),
-    /// Shows what tensors would be computed on
-    Doctor,
+    /// Shows what stands behind an id of a published version, or how much of the codebook is used
+    Inspect(inspect::InspectArgs),
+    /// Shows what tensors would be computed on, and why CUDA is not used
+    Doctor(doctor::DoctorArgs),
 }
 
 /// What every command starts from.
@@ -52,7 +56,7 @@ struct ConfigArgs {
     /// The configuration, a TOML file
     config: PathBuf,
     /// Store to use instead of the configuration's
-    #[arg(long, value_name = "PATH OR URL")]
+    #[arg(long, global = true, value_name = "PATH OR URL")]
     store: Option<String>,
 }
 
@@ -110,8 +114,9 @@ pub async fn execute(cli: Cli) -> Result<()> {
         Command::Report(args) => run::report(&args).await,
         Command::Versions(command) => versions::versions(&command).await,
         Command::Refused(command) => versions::refused(&command).await,
-        Command::Doctor => {
-            output::doctor();
+        Command::Inspect(args) => inspect::inspect(&args).await,
+        Command::Doctor(args) => {
+            doctor::doctor(&args);
             Ok(())
         }
     }

@@ -34,6 +34,36 @@ pub fn tokens_of(pack: &Pack, document: &PlacedDocument) -> (Vec<u32>, Vec<Segme
     (pack.tokens[range].to_vec(), segments)
 }
 
+/// A segment as people read it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// The segment.
+    pub segment: Segment,
+    /// Its text, its control token by name, or the number of its codes in brackets.
+    pub text: String,
+}
+
+/// Spells a document segment by segment: text decoded, control tokens by name, images as `[n codes]`.
+///
+/// # Errors
+/// If an id is not what its segment says, or the text tokenizer cannot decode it.
+pub fn spelled(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary, text: &TextTokenizer) -> Result<Vec<Run>> {
+    let spell = |segment: &Segment| {
+        let ids = &tokens[segment.range()];
+        let text = match segment.modality {
+            Modality::Image => format!("[{} codes]", ids.len()),
+            Modality::Text => text_of(ids, vocabulary, text)?,
+            Modality::Control => ids.iter().map(|&id| vocabulary.control_name(id).unwrap_or_else(|| id.to_string())).collect(),
+        };
+        Ok(Run { segment: *segment, text })
+    };
+    segments.iter().map(spell).collect()
+}
+
+fn text_of(ids: &[u32], vocabulary: &Vocabulary, text: &TextTokenizer) -> Result<String> {
+    Ok(text.decode(&vocabulary.text_tokens(ids)?)?)
+}
+
 /// The parts of a document as they were before masking, in order.
 ///
 /// # Errors
@@ -44,7 +74,7 @@ pub fn parts(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary, text
     for segment in segments {
         let ids = &tokens[segment.range()];
         let content = match segment.modality {
-            Modality::Text => Content::Text(text.decode(&vocabulary.text_tokens(ids)?)?),
+            Modality::Text => Content::Text(text_of(ids, vocabulary, text)?),
             Modality::Image => Content::Image(vocabulary.image_codes(ids)?),
             Modality::Control => continue,
         };

@@ -126,6 +126,44 @@ pub enum PipelineError {
         /// What was asked for.
         version: String,
     },
+    /// The dataset has no version yet.
+    #[error("nothing of dataset {dataset} is published yet; `cm3flow run` publishes its first version")]
+    NothingPublished {
+        /// The dataset.
+        dataset: String,
+    },
+    /// What was asked for is no id.
+    #[error("{text:?} is no {kind} id: {expected}; `cm3flow inspect CONFIG` shows some")]
+    NoId {
+        /// What was asked for.
+        text: String,
+        /// `sample`, `document` or `pack`.
+        kind: &'static str,
+        /// What an id looks like.
+        expected: &'static str,
+    },
+    /// Nothing in the version has this id.
+    #[error("version {version} has no {kind} {id}{hint}; `cm3flow inspect CONFIG` shows ids of what it has")]
+    UnknownId {
+        /// `sample`, `document` or `pack`.
+        kind: &'static str,
+        /// What was asked for.
+        id: String,
+        /// The version.
+        version: u32,
+        /// What more can be said, with what joins it to the message; may be empty.
+        hint: String,
+    },
+    /// Several ids begin so.
+    #[error("{id} is the beginning of several {kind} ids; give more of it:\n  {}", candidates.join("\n  "))]
+    AmbiguousId {
+        /// `sample` or `document`.
+        kind: &'static str,
+        /// What was asked for.
+        id: String,
+        /// Some of the ids.
+        candidates: Vec<String>,
+    },
     /// Another run published first.
     #[error("version {version} of {dataset} was published by another run in the meantime; run again to go on from there")]
     Overtaken {
@@ -190,6 +228,9 @@ pub enum PipelineError {
     /// The report could not be drawn.
     #[error("the report could not be written")]
     Report(#[source] DynError),
+    /// A picture could not be encoded.
+    #[error("a picture could not be encoded")]
+    Picture(#[source] image::ImageError),
     /// A task or thread ended without result.
     #[error("{what} ended without result")]
     Lost {
@@ -210,6 +251,10 @@ impl PipelineError {
                 | Self::Config { .. }
                 | Self::Address { .. }
                 | Self::NoVersion { .. }
+                | Self::NothingPublished { .. }
+                | Self::NoId { .. }
+                | Self::UnknownId { .. }
+                | Self::AmbiguousId { .. }
                 | Self::Pinned { .. }
                 | Self::NothingToFit { .. }
                 | Self::NothingKept { .. }

@@ -3,7 +3,6 @@
 //! An evaluation sees the windows that the reader has reached, no matter how far the run is ahead, so it can be repeated. It lies in
 //! `checkpoints/<dataset>/<key>/evaluations/<settings>/<step>/`: `evaluation.json` and the pictures that it names.
 
-use std::io::Cursor;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -23,6 +22,7 @@ use crate::config::{Config, EvalConfig};
 use crate::decode::{Content, Part, parts, tokens_of};
 use crate::error::{PipelineError, Result};
 use crate::follow::Feed;
+use crate::picture::png;
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::train::Training;
@@ -236,13 +236,4 @@ impl Evaluator {
         self.runtime.block_on(self.store.create(&format!("{folder}/{name}"), bytes))?;
         Ok(name.to_owned())
     }
-}
-
-/// A square RGB image of `side_px` as PNG.
-pub(crate) fn png(pixels: &[u8], side_px: u32) -> Result<Vec<u8>> {
-    let mut bytes = Cursor::new(Vec::new());
-    let written =
-        image::write_buffer_with_format(&mut bytes, pixels, side_px, side_px, image::ExtendedColorType::Rgb8, image::ImageFormat::Png);
-    written.map_err(|error| PipelineError::Report(error.into()))?;
-    Ok(bytes.into_inner())
 }

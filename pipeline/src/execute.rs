@@ -25,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 pub(crate) use prepare::derived_batches;
-pub(crate) use unit::{Table, UnitStore, WindowTables};
+pub(crate) use unit::{DOCUMENT_COLUMNS, Table, UnitPlace, UnitStore, WindowTables};
 
 use crate::artefact::Artefacts;
 use crate::catalog::{Catalog, window_record};

@@ -11,6 +11,8 @@ mod estimate;
 pub mod evaluate;
 mod execute;
 pub mod follow;
+pub mod inspect;
+mod picture;
 pub mod plan;
 pub mod progress;
 pub mod refused;

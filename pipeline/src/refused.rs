@@ -1,5 +1,6 @@
 //! Samples that were refused: nothing that a source holds is lost in silence.
 
+use cm3flow_schemas::SampleId;
 use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::window::WindowRecord;
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,8 @@ use crate::store::Store;
 /// A refused sample: where it is, and why it is not wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedSample {
+    /// Its id.
+    pub sample_id: SampleId,
     /// Source by its name in the configuration.
     pub source: String,
     /// Key in the source.
@@ -30,6 +33,6 @@ pub struct RefusedSample {
 /// # Errors
 /// What the store says.
 pub async fn list(store: &Store, windows: &[WindowRecord], limit: usize) -> Result<Vec<RefusedSample>> {
-    let names = ["source", "key", "row", "stage", "reason", "detail"];
+    let names = ["sample_id", "source", "key", "row", "stage", "reason", "detail"];
     WindowTables::new(store, windows).rows(SegmentName::Prepare, Table::Refused, &names, limit).await
 }

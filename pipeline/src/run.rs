@@ -199,6 +199,15 @@ async fn published_version(
     let catalog = Catalog::new(store.clone(), &config.dataset.name);
     let manifest = catalog.version_or_latest(version).await?;
     let windows = catalog.windows_of(&manifest).await?;
+    let artefacts = artefacts_of(config, store, &manifest).await?;
+    Ok((manifest, windows, artefacts))
+}
+
+/// The artefacts that the version of `manifest` was made with.
+///
+/// # Errors
+/// [`PipelineError::Mismatch`] if the configuration and its pins have others, or as [`run`].
+pub(crate) async fn artefacts_of(config: &Config, store: &Store, manifest: &VersionManifest) -> Result<Artefacts> {
     let mismatch = |problem: String| PipelineError::Mismatch { problem };
     let unfitted = || mismatch("the tokenizers of this configuration are neither given nor fitted; `cm3flow fit` fits them".into());
     let artefacts = artefact::pinned(config, store).await?.ok_or_else(unfitted)?;
@@ -213,7 +222,7 @@ async fn published_version(
         mismatch(format!("version {version} has another vocabulary than the configuration asks for; with that as here: {difference}"))
     };
     artefacts.vocabulary.check_same(&manifest.vocabulary).map_err(differs)?;
-    Ok((manifest, windows, artefacts))
+    Ok(artefacts)
 }
 
 fn pack_keys(windows: &[WindowRecord]) -> Vec<Digest> {

@@ -1,15 +1,25 @@
 //! Tables as Parquet bytes. What is written depends on rows and schema alone: not on how they were cut into batches.
 
+mod ranges;
+
+use std::sync::Arc;
+
 use arrow::array::{Array, BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use cm3flow_schemas::columns;
 use cm3flow_schemas::rows::position;
-use parquet::arrow::ArrowWriter;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStore;
+use object_store::path::Path;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use ranges::Ranges;
 
 use crate::error::{PipelineError, Result};
 
@@ -53,6 +63,26 @@ pub(crate) fn read(bytes: Bytes, location: &str) -> Result<Vec<RecordBatch>> {
     reader.collect::<Result<_, _>>().map_err(|source| PipelineError::Arrow { what: "a Parquet file", source })
 }
 
+/// Streams the columns `names` of the table of `file_bytes` at `path`. Only their bytes are fetched, so no digest is checked.
+///
+/// # Errors
+/// [`PipelineError::Parquet`]; [`PipelineError::Schema`] if a column is missing.
+pub(crate) async fn columns_of(
+    objects: Arc<dyn ObjectStore>,
+    path: &str,
+    file_bytes: u64,
+    names: &[&str],
+) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    let location = path.to_owned();
+    let failed = move |source| PipelineError::Parquet { location: location.clone(), source };
+    let reader = Ranges { objects, path: Path::from(path), file_bytes };
+    let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(failed.clone())?;
+    let roots = names.iter().map(|name| position(builder.schema(), name)).collect::<Result<Vec<_>, _>>()?;
+    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+    let stream = builder.with_projection(mask).with_batch_size(ROW_GROUP_ROWS).build().map_err(failed.clone())?;
+    Ok(stream.map_err(failed).boxed())
+}
+
 /// Rows without and rows with a refusal.
 ///
 /// # Errors
@@ -84,8 +114,6 @@ pub(crate) fn projected(batch: &RecordBatch, schema: &SchemaRef) -> Result<Recor
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::array::{Int64Array, StringArray};
 
     use super::*;

@@ -68,15 +68,9 @@ pub(super) fn bytes(count: u64) -> String {
     if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-/// What the device says of itself.
-pub(super) fn doctor() {
-    let report = cm3flow_model::device::report();
-    let mut out = format!("device     {} ({} CUDA devices)\n", report.device, report.cuda_devices);
-    let _ = writeln!(out, "libtorch   {}, {} threads, {}", report.libtorch, report.threads, report.cpu_capability);
-    if let Some(reason) = report.cuda_missing {
-        let _ = writeln!(out, "no CUDA    {reason}");
-    }
-    print(&out);
+/// Text from data in one line: a line of a listing must not look like several.
+pub(super) fn one_line(text: &str) -> String {
+    text.split('\n').collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -91,8 +91,8 @@ pub(super) async fn refused(command: &RefusedCommand) -> Result<()> {
         if args.json {
             output::print(&json!(sample).to_string());
         } else {
-            let RefusedSample { source, key, stage, reason, detail, .. } = sample;
-            output::print(&format!("{source}  {key}  {stage}.{reason}  {detail}"));
+            let RefusedSample { sample_id, source, key, stage, reason, detail, .. } = sample;
+            output::print(&format!("{sample_id}  {source}  {key}  {stage}.{reason}  {detail}"));
         }
     }
     Ok(())

@@ -1,17 +1,33 @@
 //! Units in the store: files named by their digests, made visible by one small record.
 
 use std::collections::BTreeMap;
+use std::ops::{ControlFlow, Range};
 
 use arrow::array::RecordBatch;
 use cm3flow_schemas::unit::{SegmentName, UnitFile, UnitRecord};
 use cm3flow_schemas::window::WindowRecord;
-use cm3flow_schemas::{Digest, rows};
+use cm3flow_schemas::{Digest, columns, rows};
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
 use serde::de::DeserializeOwned;
 
 use super::unit_path;
 use crate::error::{PipelineError, Result};
 use crate::store::{Created, Store};
 use crate::table;
+
+/// Columns of [`cm3flow_schemas::document::Document`].
+pub(crate) const DOCUMENT_COLUMNS: [&str; 9] = [
+    columns::DOCUMENT_ID,
+    columns::SAMPLE_ID,
+    columns::TASK,
+    columns::SPLIT,
+    columns::TOKENS,
+    columns::SEGMENTS,
+    columns::RETRIEVED,
+    columns::RETRIEVED_WANTED,
+    columns::SPANS,
+];
 
 /// What a file of a unit holds: its name in the unit's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,14 +97,30 @@ impl UnitStore {
 
     /// Rows of a table of a committed unit.
     pub(crate) async fn read(&self, record: &UnitRecord, name: Table) -> Result<Vec<RecordBatch>> {
-        let missing = || PipelineError::Damaged {
-            location: unit_path(record.segment, record.key),
-            problem: format!("it lists no table {}", name.name()),
-        };
-        let file = record.files.get(name.name()).ok_or_else(missing)?;
+        let file = file_of(record, name)?;
         let path = file_path(record, file);
         table::read(self.store.get_checked(&path, file.digest).await?, &path)
     }
+
+    /// Streams some columns of a table of a committed unit: for searches, which must not fetch what they do not look at.
+    pub(crate) async fn columns(
+        &self,
+        record: &UnitRecord,
+        name: Table,
+        names: &[&str],
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let file = file_of(record, name)?;
+        table::columns_of(self.store.objects(), &file_path(record, file), file.bytes, names).await
+    }
+}
+
+/// Where a unit stands among committed windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UnitPlace {
+    /// Index of its window.
+    pub window: usize,
+    /// Index in the window, among the units of its segment.
+    pub unit: usize,
 }
 
 /// The units of committed windows, for what reads them as tables.
@@ -100,6 +132,69 @@ pub(crate) struct WindowTables<'a> {
 impl<'a> WindowTables<'a> {
     pub(crate) fn new(store: &Store, windows: &'a [WindowRecord]) -> Self {
         Self { units: UnitStore::new(store.clone()), windows }
+    }
+
+    /// Hands the rows of a table to `visit` with the places of their window and of their unit in it, for all units of `windows` in this
+    /// order, until `visit` breaks. Fetches no other columns than `names`.
+    pub(crate) async fn visit<T: DeserializeOwned>(
+        &self,
+        table: (SegmentName, Table),
+        windows: Range<usize>,
+        names: &[&str],
+        mut visit: impl FnMut(UnitPlace, T) -> ControlFlow<()>,
+    ) -> Result<()> {
+        for window in windows {
+            let units = self.windows[window].keys.get(table.0.name()).map_or(0, Vec::len);
+            for unit in 0..units {
+                let place = UnitPlace { window, unit };
+                if self.visit_unit(table, place, names, |row| visit(place, row)).await?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Self::visit`], for one unit.
+    pub(crate) async fn visit_unit<T: DeserializeOwned>(
+        &self,
+        (segment, table): (SegmentName, Table),
+        place: UnitPlace,
+        names: &[&str],
+        mut visit: impl FnMut(T) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        let Some(record) = self.record(segment, place).await? else { return Ok(ControlFlow::Continue(())) };
+        let mut batches = self.units.columns(&record, table, names).await?;
+        while let Some(batch) = batches.try_next().await? {
+            if rows::read::<T>(&batch, names)?.into_iter().try_for_each(&mut visit).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Rows of a table of one unit that are wanted, in order. The file is fetched as a whole and checked against its digest.
+    pub(crate) async fn wanted<T: DeserializeOwned>(
+        &self,
+        (segment, table): (SegmentName, Table),
+        place: UnitPlace,
+        names: &[&str],
+        is_wanted: impl Fn(&T) -> bool,
+    ) -> Result<Vec<T>> {
+        let mut found = Vec::new();
+        if let Some(record) = self.record(segment, place).await? {
+            for batch in self.units.read(&record, table).await? {
+                found.extend(rows::read::<T>(&batch, names)?.into_iter().filter(&is_wanted));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The record of a unit; `None` if the window has no such unit.
+    async fn record(&self, segment: SegmentName, UnitPlace { window, unit }: UnitPlace) -> Result<Option<UnitRecord>> {
+        let Some(&key) = self.windows[window].keys.get(segment.name()).and_then(|keys| keys.get(unit)) else { return Ok(None) };
+        let missing = || PipelineError::Damaged { location: unit_path(segment, key), problem: "it is missing".into() };
+        self.units.find(segment, key).await?.ok_or_else(missing).map(Some)
     }
 
     /// Rows of a table over all units of `segment`, in order of windows and units, at most `limit`.
@@ -124,6 +219,13 @@ impl<'a> WindowTables<'a> {
         }
         Ok(found)
     }
+}
+
+fn file_of(record: &UnitRecord, name: Table) -> Result<&UnitFile> {
+    record.files.get(name.name()).ok_or_else(|| PipelineError::Damaged {
+        location: unit_path(record.segment, record.key),
+        problem: format!("it lists no table {}", name.name()),
+    })
 }
 
 fn file_path(record: &UnitRecord, file: &UnitFile) -> String {

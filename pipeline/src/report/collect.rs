@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use cm3flow_schemas::document::{Document, Modality, Role, Segment};
+use cm3flow_schemas::document::{Document, Modality, Role};
 use cm3flow_schemas::pack::{PackStatistics, ShardEntry, TaskStatistics};
 use cm3flow_schemas::sample::{Annotations, EDGE_IMAGE, MAIN_IMAGE, RoleCodes, RoleImage, Split};
 use cm3flow_schemas::unit::SegmentName;
@@ -18,9 +18,11 @@ use super::Subject;
 use super::draw::{self, Curve};
 use super::page::*;
 use super::pictures;
+use crate::decode::spelled;
 use crate::error::Result;
 use crate::evaluate::{Evaluation, evaluations_folder};
-use crate::execute::{Table, WindowTables, derived_batches};
+use crate::execute::{DOCUMENT_COLUMNS, Table, WindowTables, derived_batches};
+use crate::picture;
 use crate::refused;
 use crate::train::TrainOutcome;
 
@@ -59,18 +61,7 @@ pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
     let names = [columns::SAMPLE_ID, columns::KEY, columns::ANNOTATIONS, columns::IMAGE_CODES];
     let prepared: Vec<Prepared> = units.rows(SegmentName::Prepare, Table::Prepared, &names, CREDITS).await?;
     let refused = refused::list(subject.store, subject.windows, REFUSED).await?;
-    let names = [
-        columns::DOCUMENT_ID,
-        columns::SAMPLE_ID,
-        columns::TASK,
-        columns::SPLIT,
-        columns::TOKENS,
-        columns::SEGMENTS,
-        columns::RETRIEVED,
-        columns::RETRIEVED_WANTED,
-        columns::SPANS,
-    ];
-    let documents: Vec<Document> = units.rows(SegmentName::Compose, Table::Documents, &names, 400).await?;
+    let documents: Vec<Document> = units.rows(SegmentName::Compose, Table::Documents, &DOCUMENT_COLUMNS, 400).await?;
     Ok(Page {
         dataset: manifest.dataset.clone(),
         version: manifest.version,
@@ -182,12 +173,13 @@ async fn photos(subject: &Subject<'_>, wanted: &[&Prepared]) -> Result<HashMap<S
 async fn samples(subject: &Subject<'_>, prepared: &[Prepared]) -> Result<Vec<Sample>> {
     let shown: Vec<&Prepared> = spread(prepared, SAMPLES);
     let photos = photos(subject, &shown).await?;
-    let decoded = pictures::decode(subject.artefacts, shown.iter().map(|sample| sample.main_codes()).collect()).await?;
+    let decoded = picture::decode(subject.artefacts, shown.iter().map(|sample| sample.main_codes()).collect()).await?;
     let side = subject.artefacts.image_spec.side_px;
     let mut samples = Vec::new();
     for (sample, reconstruction) in shown.into_iter().zip(decoded) {
         let image = |role: &str| photos.get(&sample.sample_id).and_then(|images| images.iter().find(|image| image.role == role));
         samples.push(Sample {
+            sample_id: sample.sample_id,
             key: sample.key.clone(),
             photo: image(MAIN_IMAGE).map(|image| pictures::photo(&image.bytes, side)).transpose()?,
             edges: image(EDGE_IMAGE).map(|image| pictures::photo(&image.bytes, side)).transpose()?,
@@ -221,7 +213,7 @@ async fn neighbours(subject: &Subject<'_>, units: &WindowTables<'_>, prepared: &
         let found: Vec<_> =
             document.retrieved.iter().filter_map(|neighbour| Some((neighbour.similarity, bank.get(&neighbour.sample_id)?))).collect();
         let codes = std::iter::once(sample.main_codes()).chain(found.iter().map(|(_, row)| row.codes.clone())).collect();
-        let mut images = pictures::decode(subject.artefacts, codes).await?.into_iter();
+        let mut images = picture::decode(subject.artefacts, codes).await?.into_iter();
         let mut next = || images.next().map_or_else(|| Ok(String::new()), |pixels| pictures::photo(&pixels, side));
         let image = next()?;
         let mut shown = Vec::new();
@@ -246,22 +238,15 @@ fn masked(subject: &Subject<'_>, documents: &[Document]) -> Result<Vec<MaskedDoc
 }
 
 fn masked_document(subject: &Subject<'_>, document: &Document) -> Result<MaskedDocument> {
-    let vocabulary = &subject.manifest.vocabulary;
-    let spell = |segment: &Segment| {
-        let ids = &document.tokens[segment.range()];
-        Ok(match segment.modality {
-            Modality::Image => format!("[{} codes]", ids.len()),
-            Modality::Text => subject.artefacts.text.decode(&vocabulary.text_tokens(ids)?)?,
-            Modality::Control => ids.iter().map(|&id| vocabulary.control_name(id).unwrap_or_else(|| id.to_string())).collect(),
-        })
-    };
-    let run = |segment: &Segment| spell(segment).map(|text| Run { class: draw::class(segment), text });
+    let runs = spelled(&document.tokens, &document.segments, &subject.manifest.vocabulary, &subject.artefacts.text)?;
+    let runs = runs.into_iter().filter(|run| run.segment.role != Role::Boundary);
     Ok(MaskedDocument {
+        document_id: document.document_id,
         task: document.task.clone(),
         tokens: document.tokens.len(),
         spans: document.spans,
         drawing: draw::document(&document.segments, document.tokens.len()),
-        spelled: document.segments.iter().filter(|segment| segment.role != Role::Boundary).map(run).collect::<Result<_>>()?,
+        spelled: runs.map(|run| Run { class: draw::class(&run.segment), text: run.text }).collect(),
     })
 }
 

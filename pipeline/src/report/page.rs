@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use cm3flow_schemas::pack::TaskStatistics;
+use cm3flow_schemas::{DocumentId, SampleId};
 use serde::Serialize;
 
 use crate::refused::RefusedSample;
@@ -51,6 +52,7 @@ pub(super) struct Reason {
 /// A sample with its pictures as data URLs.
 #[derive(Debug, Serialize)]
 pub(super) struct Sample {
+    pub sample_id: SampleId,
     pub key: String,
     pub photo: Option<String>,
     pub edges: Option<String>,
@@ -78,6 +80,7 @@ pub(super) struct Found {
 /// A document as the trainer sees it.
 #[derive(Debug, Serialize)]
 pub(super) struct MaskedDocument {
+    pub document_id: DocumentId,
     pub task: String,
     pub tokens: usize,
     pub spans: u16,

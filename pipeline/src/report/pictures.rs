@@ -2,11 +2,9 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use cm3flow_stages::StageError;
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
-use crate::artefact::Artefacts;
 use crate::error::{PipelineError, Result};
 
 /// Quality of the embedded photos, 1 to 100.
@@ -24,15 +22,4 @@ pub(super) fn photo(pixels: &[u8], side_px: u32) -> Result<String> {
 /// The bytes of a PNG file as a data URL.
 pub(super) fn png(bytes: &[u8]) -> String {
     format!("data:image/png;base64,{}", STANDARD.encode(bytes))
-}
-
-/// Decodes images from their codes; pixels of each as in [`cm3flow_schemas::traits::ImageTokenizer::decode`].
-pub(super) async fn decode(artefacts: &Artefacts, images: Vec<Vec<u32>>) -> Result<Vec<Vec<u8>>> {
-    if images.is_empty() {
-        return Ok(Vec::new());
-    }
-    let codes = images.concat();
-    let decoded = artefacts.image.call(move |tokenizer| tokenizer.decode(&codes)).await?;
-    let pixels = decoded.map_err(|source| StageError::Model { stage: "report", component: "image tokenizer", source })?;
-    Ok(pixels.chunks_exact(artefacts.image_spec.bytes_per_image()).map(<[u8]>::to_vec).collect())
 }

@@ -1,5 +1,9 @@
 //! `eval`: the metrics, without models.
 
+mod usage;
+
+pub use usage::CodeUsage;
+
 /// Perplexity of a mean loss in nats.
 #[must_use]
 pub fn perplexity(mean_loss: f64) -> f64 {

@@ -10,6 +10,7 @@ use arrow::ipc::reader::FileDecoder;
 use arrow::ipc::{Block, MetadataVersion, root_as_message};
 use cm3flow_schemas::document::{Modality, Role, Segment};
 use cm3flow_schemas::pack::{Pack, PackBatch, PlacedDocument, ShardEntry};
+use cm3flow_schemas::vocabulary::IdRange;
 use cm3flow_schemas::{Digest, columns};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -54,8 +55,52 @@ impl BlockReader {
         Ok(batch)
     }
 
+    /// Pack `row` of block `index` of `shard`.
+    ///
+    /// # Errors
+    /// As [`Self::block`].
+    ///
+    /// # Panics
+    /// If the block has no such row.
+    pub async fn pack(&mut self, shard: &ShardEntry, index: usize, row: usize) -> Result<Pack> {
+        let block = self.block(shard, index).await?;
+        let mut tokens = Vec::new();
+        append_tokens(&block, row, &mut tokens);
+        let documents = placed_documents(&block, row).map_err(|problem| damaged(shard, index, problem))?;
+        Ok(Pack { tokens, segments: segments(&block, row), documents })
+    }
+
+    /// Documents of every pack of block `index` of `shard`, in order.
+    ///
+    /// # Errors
+    /// As [`Self::block`].
+    pub async fn documents(&mut self, shard: &ShardEntry, index: usize) -> Result<Vec<Vec<PlacedDocument>>> {
+        let block = self.block(shard, index).await?;
+        let documents = (0..block.num_rows()).map(|row| placed_documents(&block, row)).collect::<Result<_, _>>();
+        documents.map_err(|problem| damaged(shard, index, problem))
+    }
+
+    /// Adds to `counts` how often each id of `ids` stands in block `index` of `shard`; `counts` has a place for each of them.
+    ///
+    /// # Errors
+    /// As [`Self::block`].
+    pub async fn count_ids(&mut self, shard: &ShardEntry, index: usize, ids: IdRange, counts: &mut [u64]) -> Result<()> {
+        let block = self.block(shard, index).await?;
+        let mut count = |id: u32| {
+            if ids.contains(id) {
+                counts[(id - ids.start) as usize] += 1;
+            }
+        };
+        let tokens = block.column(0).as_fixed_size_list().values();
+        match tokens.data_type() {
+            DataType::UInt16 => tokens.as_primitive::<UInt16Type>().values().iter().for_each(|&id| count(u32::from(id))),
+            _ => tokens.as_primitive::<UInt32Type>().values().iter().for_each(|&id| count(id)),
+        }
+        Ok(())
+    }
+
     async fn fetch(&self, shard: &ShardEntry, index: usize) -> Result<RecordBatch> {
-        let damaged = |problem: String| StageError::Block { shard: shard.digest.to_string(), block: index, problem };
+        let damaged = |problem: String| damaged(shard, index, problem);
         let entry = &shard.blocks[index];
         let path = Path::from(format!("shards/{}.arrow", shard.digest));
         let range = entry.offset..entry.offset + entry.metadata_bytes + entry.body_bytes;
@@ -77,6 +122,10 @@ impl BlockReader {
             .filter(|batch| batch.num_rows() as u64 == entry.packs)
             .ok_or_else(|| damaged(format!("it does not hold {} packs", entry.packs)))
     }
+}
+
+fn damaged(shard: &ShardEntry, block: usize, problem: String) -> StageError {
+    StageError::Block { shard: shard.digest.to_string(), block, problem }
 }
 
 /// Checks that the tokens of a block take the room that `schema` says. A block does not name its types: ids of another width or packs of
@@ -132,20 +181,12 @@ fn segments(block: &RecordBatch, row: usize) -> Vec<Segment> {
 pub async fn read_packs(blocks: &mut BlockReader, shards: &[ShardEntry], limit: usize) -> Result<Vec<Pack>> {
     let mut packs = Vec::new();
     for shard in shards {
-        for index in 0..shard.blocks.len() {
-            let block = blocks.block(shard, index).await?;
-            for row in 0..block.num_rows() {
+        for (index, block) in shard.blocks.iter().enumerate() {
+            for row in 0..block.packs as usize {
                 if packs.len() == limit {
                     return Ok(packs);
                 }
-                let mut tokens = Vec::new();
-                append_tokens(&block, row, &mut tokens);
-                let documents = placed_documents(&block, row).map_err(|problem| StageError::Block {
-                    shard: shard.digest.to_string(),
-                    block: index,
-                    problem,
-                })?;
-                packs.push(Pack { tokens, segments: segments(&block, row), documents });
+                packs.push(blocks.pack(shard, index, row).await?);
             }
         }
     }

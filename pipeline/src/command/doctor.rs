@@ -1,0 +1,99 @@
+//! `doctor`: what this machine offers, and what keeps it from more.
+
+use std::fmt::Write;
+
+use clap::Args;
+use cm3flow_model::device::{self, CudaDevice, DeviceReport};
+use serde::Serialize;
+use serde_json::json;
+
+use super::output;
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Prints JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Memory of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct Memory {
+    total_bytes: u64,
+    available_bytes: u64,
+    /// What a container may take, if that is less.
+    limit_bytes: Option<u64>,
+}
+
+pub(super) fn doctor(args: &DoctorArgs) {
+    let report = device::report();
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let memory = memory();
+    if args.json {
+        let mut all = json!(report);
+        all["processors"] = json!(processors);
+        all["memory"] = json!(memory);
+        output::print(&all.to_string());
+    } else {
+        output::print(&text(&report, processors, memory));
+    }
+}
+
+fn text(report: &DeviceReport, processors: usize, memory: Option<Memory>) -> String {
+    let DeviceReport { device, cuda_devices, cuda_missing, libtorch, threads, cpu_capability } = report;
+    let mut out = format!("device     {device}\n");
+    for CudaDevice { index, name, compute_capability, memory_bytes, free_bytes } in cuda_devices {
+        let free = free_bytes.map(|free| format!(", {} free", output::bytes(free))).unwrap_or_default();
+        let _ = writeln!(out, "cuda {index}     {name}, {}{free}, compute capability {compute_capability}", output::bytes(*memory_bytes));
+    }
+    if let Some(missing) = cuda_missing {
+        let _ = writeln!(out, "no CUDA    {}\n           {}", missing.reason, missing.advice);
+    }
+    let _ = writeln!(out, "libtorch   {}, from {}", libtorch.version, libtorch.path.as_deref().unwrap_or("an unknown place"));
+    if let Some(problem) = &libtorch.problem {
+        let _ = writeln!(out, "           {problem}");
+    }
+    let _ = writeln!(out, "processor  {processors} threads of the machine, {threads} of an operation, kernels for {cpu_capability}");
+    match memory {
+        Some(Memory { total_bytes, available_bytes, limit_bytes }) => {
+            let limit = limit_bytes.map(|limit| format!("; the container may take {}", output::bytes(limit))).unwrap_or_default();
+            let _ = writeln!(out, "memory     {}, {} available{limit}", output::bytes(total_bytes), output::bytes(available_bytes));
+        }
+        None => out.push_str("memory     unknown: /proc/meminfo cannot be read\n"),
+    }
+    out
+}
+
+fn memory() -> Option<Memory> {
+    let read = |path| std::fs::read_to_string(path).ok();
+    let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"].into_iter().find_map(read);
+    memory_of(&read("/proc/meminfo")?, limit.as_deref())
+}
+
+/// Memory by the text of `/proc/meminfo`, and of the limit of a control group.
+fn memory_of(meminfo: &str, limit: Option<&str>) -> Option<Memory> {
+    let bytes = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+        let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kibibytes << 10)
+    };
+    let total_bytes = bytes("MemTotal:")?;
+    let limit_bytes = limit.and_then(|limit| limit.trim().parse().ok()).filter(|limit| *limit < total_bytes);
+    Some(Memory { total_bytes, available_bytes: bytes("MemAvailable:")?, limit_bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_from_what_the_kernel_writes() {
+        let meminfo = "MemTotal:       24000000 kB\nMemFree:          100 kB\nMemAvailable:   22000000 kB\n";
+        let expected = Memory { total_bytes: 24_000_000 << 10, available_bytes: 22_000_000 << 10, limit_bytes: None };
+        assert_eq!(memory_of(meminfo, None), Some(expected));
+        assert_eq!(memory_of(meminfo, Some("max\n")), Some(expected));
+        assert_eq!(memory_of(meminfo, Some("9223372036854771712\n")), Some(expected));
+        assert_eq!(memory_of(meminfo, Some("1073741824\n")), Some(Memory { limit_bytes: Some(1 << 30), ..expected }));
+        assert_eq!(memory_of("MemTotal: 5 kB\n", None), None);
+    }
+}

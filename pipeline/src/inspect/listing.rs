@@ -1,0 +1,125 @@
+//! Some ids of a version, to begin with.
+
+use std::ops::ControlFlow;
+
+use cm3flow_schemas::sample::{Annotations, Split};
+use cm3flow_schemas::unit::SegmentName;
+use cm3flow_schemas::{DocumentId, SampleId, columns};
+use serde::{Deserialize, Serialize};
+
+use super::Inspector;
+use super::document::DOCUMENTS;
+use super::pack::pack_name;
+use crate::error::Result;
+use crate::execute::Table;
+use crate::refused::{self, RefusedSample};
+
+/// Documents that are looked through for one of each task.
+const DOCUMENTS_SEEN: usize = 500;
+
+/// Some samples, documents and packs of a version.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listing {
+    /// The version.
+    pub version: u32,
+    /// The first samples.
+    pub samples: Vec<ListedSample>,
+    /// The first document of each task.
+    pub documents: Vec<ListedDocument>,
+    /// The first packs of each split.
+    pub packs: Vec<ListedPacks>,
+    /// The first refused samples.
+    pub refused: Vec<RefusedSample>,
+}
+
+/// A sample.
+#[derive(Debug, Clone, Serialize)]
+pub struct ListedSample {
+    /// Its id.
+    pub sample_id: SampleId,
+    /// Key in its source.
+    pub key: String,
+    /// Its first caption; empty without captions.
+    pub caption: String,
+}
+
+/// A document.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ListedDocument {
+    /// Its id.
+    pub document_id: DocumentId,
+    /// Sample that it was made of.
+    pub sample_id: SampleId,
+    /// Task that made it.
+    pub task: String,
+}
+
+/// Packs of a split.
+#[derive(Debug, Clone, Serialize)]
+pub struct ListedPacks {
+    /// The split.
+    pub split: Split,
+    /// How many there are.
+    pub packs: u64,
+    /// Name of the first one; none without packs.
+    pub first: Option<String>,
+    /// Name of the last one; none without packs.
+    pub last: Option<String>,
+}
+
+impl Inspector {
+    /// The first ids of the version: at most `count` samples, and a document of each task.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn listing(&self, count: usize) -> Result<Listing> {
+        let packs = |split: Split| {
+            let packs: u64 = self.shards(split).map(|(_, shard)| shard.packs).sum();
+            let name = |index| pack_name(split, index);
+            ListedPacks { split, packs, first: (packs > 0).then(|| name(0)), last: packs.checked_sub(1).map(name) }
+        };
+        Ok(Listing {
+            version: self.manifest.version,
+            samples: self.first_samples(count).await?,
+            documents: self.first_documents().await?,
+            packs: Split::ALL.map(packs).into(),
+            refused: refused::list(&self.store, &self.windows, count).await?,
+        })
+    }
+
+    async fn first_samples(&self, count: usize) -> Result<Vec<ListedSample>> {
+        #[derive(Deserialize)]
+        struct Row {
+            sample_id: SampleId,
+            key: String,
+            annotations: Annotations,
+        }
+        let mut samples = Vec::new();
+        let visit = |_, Row { sample_id, key, annotations }| {
+            if samples.len() == count {
+                return ControlFlow::Break(());
+            }
+            let caption = annotations.captions.into_iter().next().unwrap_or_default();
+            samples.push(ListedSample { sample_id, key, caption });
+            ControlFlow::Continue(())
+        };
+        let names = [columns::SAMPLE_ID, columns::KEY, columns::ANNOTATIONS];
+        self.tables().visit((SegmentName::Prepare, Table::Prepared), self.all(), &names, visit).await?;
+        Ok(samples)
+    }
+
+    async fn first_documents(&self) -> Result<Vec<ListedDocument>> {
+        let mut documents: Vec<ListedDocument> = Vec::new();
+        let mut seen = 0;
+        let visit = |_, document: ListedDocument| {
+            if !documents.iter().any(|listed| listed.task == document.task) {
+                documents.push(document);
+            }
+            seen += 1;
+            if seen < DOCUMENTS_SEEN { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let names = [columns::DOCUMENT_ID, columns::SAMPLE_ID, columns::TASK];
+        self.tables().visit(DOCUMENTS, self.all(), &names, visit).await?;
+        Ok(documents)
+    }
+}
