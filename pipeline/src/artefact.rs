@@ -204,7 +204,8 @@ fn image_tokenizer(config: &Config, codebook: &[u8]) -> Result<Box<dyn ImageToke
     match &config.tokenize.image {
         ImageTokenizerConfig::Vq(vq) => {
             let network = vq.network().expect("presets are checked with the configuration");
-            Ok(Box::new(VqTokenizer::try_new(&network, codebook, vq.batch_size, config.runtime.device)?))
+            let tokenizer = VqTokenizer::try_new(&network, codebook, vq.batch_size, config.runtime.device)?;
+            Ok(Box::new(tokenizer.with_values(config.tokenize.image.preparation().values)))
         }
         ImageTokenizerConfig::Patches(patches) => Ok(Box::new(PatchTokenizer::from_bytes(codebook, patches.side_px, patches.patch_px)?)),
     }

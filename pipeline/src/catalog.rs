@@ -146,6 +146,7 @@ impl Catalog {
             lineage: self.put_table(table::write(&lineage(windows)?, "the lineage")?).await?,
             seq_len: config.pack.seq_len,
             vocabulary: artefacts.vocabulary.clone(),
+            preparation: Some(config.tokenize.image.preparation()),
             config: output_config(config),
             seed: config.dataset.seed,
             numerics: artefacts.image_spec.numerics.clone(),

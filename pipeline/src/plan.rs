@@ -85,7 +85,6 @@ impl WindowKeys {
 pub fn output_config(config: &Config) -> Value {
     json!({
         "window": config.window,
-        "preparation": config.tokenize.image.preparation(),
         "filter": config.filter,
         "derive": config.derive,
         "embed": config.embed,

@@ -6,7 +6,7 @@
 //! - Identity: [`digest`], [`canonical`] (configuration as bytes), [`random`] (draws keyed by what they decide).
 //! - Tokens: [`vocabulary`], [`document`], [`pack`].
 //! - Runtime records: [`mod@unit`], [`window`], [`version`], [`ledger`].
-//! - Traits that models and stores implement: [`traits`].
+//! - Traits that models and stores implement: [`traits`]; how pictures become what a model takes: [`preparation`].
 
 pub mod canonical;
 pub mod columns;
@@ -15,6 +15,7 @@ pub mod document;
 pub mod error;
 pub mod ledger;
 pub mod pack;
+pub mod preparation;
 pub mod random;
 pub mod rows;
 pub mod sample;

@@ -10,26 +10,6 @@ use crate::error::DynError;
 use crate::pack::PackBatch;
 use crate::unit::NumericsClass;
 
-/// How a picture becomes the square that an image tokenizer takes: named, because codes depend on it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Preparation {
-    /// Side of the square, in pixels.
-    pub side_px: u32,
-    /// Which square is cut out.
-    pub crop: Crop,
-}
-
-/// Which square is cut out of a picture whose short side has been resized to the target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Crop {
-    /// The one in the middle.
-    Center,
-    /// One drawn from the seed and the image's id.
-    Random,
-}
-
 /// What an image tokenizer is and takes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageTokenizerSpec {

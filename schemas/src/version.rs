@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::ledger::{DocumentLedger, SampleLedger};
 use crate::pack::PackStatistics;
+use crate::preparation::Preparation;
 use crate::unit::NumericsClass;
 use crate::vocabulary::Vocabulary;
 
@@ -35,6 +36,9 @@ pub struct VersionManifest {
     pub seq_len: u32,
     /// What the ids mean.
     pub vocabulary: Vocabulary,
+    /// How pictures became what the image tokenizer takes; absent in manifests that were written before it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preparation: Option<Preparation>,
     /// Output-changing configuration, resolved.
     pub config: serde_json::Value,
     /// Seed of every draw.

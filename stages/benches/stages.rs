@@ -10,9 +10,10 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use cm3flow_schemas::document::{DocumentBuilder, Neighbour, Role, Segment};
+use cm3flow_schemas::preparation::{Crop, Preparation};
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, Refusal, RoleCodes, RoleImage, Split};
-use cm3flow_schemas::traits::{Crop, PackSource, PairEmbedder, Preparation};
+use cm3flow_schemas::traits::{PackSource, PairEmbedder};
 use cm3flow_schemas::vocabulary::Vocabulary;
 use cm3flow_schemas::{DocumentId, ImageId, SampleId, columns, rows};
 use cm3flow_stages::channel::ChannelLimits;
@@ -128,7 +129,7 @@ fn filter_and_derive(criterion: &mut Criterion) {
     let raw: Vec<Raw> = (0..64).map(row).collect();
     let batch = rows::write(&columns::raw_sample(), &raw).expect("raw rows");
     let batches: Vec<RecordBatch> = (0..4).map(|piece| batch.slice(piece * 16, 16)).collect();
-    let preparation = Preparation { side_px: 256, crop: Crop::Center };
+    let preparation = Preparation::chameleon(256, Crop::Center);
     bench_chain(criterion, "filter and derive", &batches, |chain| {
         chain.map(Filter::new(FilterConfig::default())).map(Derive::new(DeriveConfig::default(), preparation.clone(), SEED))
     });

@@ -5,8 +5,9 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::{filter_record_batch, is_null, not};
+use cm3flow_schemas::preparation::{Crop, Preparation};
 use cm3flow_schemas::sample::{self, Annotations, Edit, LabelledBox, MAIN_IMAGE, Question, Refusal, RoleImage};
-use cm3flow_schemas::traits::{Crop, ImageTokenizer, PairEmbedder, Preparation};
+use cm3flow_schemas::traits::{ImageTokenizer, PairEmbedder};
 use cm3flow_schemas::vocabulary::{Vocabulary, VocabularySizes};
 use cm3flow_schemas::{ImageId, SampleId, columns, rows};
 use image::codecs::jpeg::JpegEncoder;
@@ -182,7 +183,7 @@ pub(crate) fn filter_config() -> FilterConfig {
 
 /// What the image tokenizer asks for.
 pub(crate) fn preparation() -> Preparation {
-    Preparation { side_px: SIDE, crop: Crop::Center }
+    Preparation::chameleon(SIDE, Crop::Center)
 }
 
 /// A tokenizer fitted on the fixtures' pictures.

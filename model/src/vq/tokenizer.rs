@@ -3,6 +3,7 @@
 //! Every computation has the fixed batch size; a short tail is padded with black. So codes do not depend on batch neighbours.
 
 use cm3flow_schemas::digest::{Digest, PartHasher};
+use cm3flow_schemas::preparation::Values;
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
 use cm3flow_schemas::{DynError, canonical};
 use tch::{Device, Kind, TchError, Tensor};
@@ -23,6 +24,7 @@ pub struct VqTokenizer {
     device: Device,
     batch_size: usize,
     bytes_per_image: usize,
+    values: [f32; 256],
 }
 
 impl VqTokenizer {
@@ -53,14 +55,27 @@ impl VqTokenizer {
             numerics: device::numerics_class(device, Kind::Float, batch_size),
         };
         let bytes_per_image = config.bytes_per_image();
-        Ok(Self { spec, network, quantizer, codebook, device, batch_size: batch_size as usize, bytes_per_image })
+        let values = Values::TwoOver255.table();
+        Ok(Self { spec, network, quantizer, codebook, device, batch_size: batch_size as usize, bytes_per_image, values })
+    }
+
+    /// Takes levels as `values` instead of those of [`Values::TwoOver255`]: what the weights were made for. What comes out of
+    /// [`ImageTokenizer::decode`] stays.
+    #[must_use]
+    pub fn with_values(mut self, values: Values) -> Self {
+        if values != Values::TwoOver255 {
+            let values = canonical::digest_of("values", &values);
+            self.spec.digest = PartHasher::new("vq-tokenizer with values").part(&self.spec.digest.0).part(&values.0).digest();
+        }
+        self.values = values.table();
+        self
     }
 
     fn encode_batch(&self, pixels: &[u8]) -> Result<Vec<u32>, TchError> {
         let images = pixels.len() / self.bytes_per_image;
         let side = i64::from(self.spec.side_px);
-        let mut values = scaled(pixels);
-        values.resize(self.batch_size * self.bytes_per_image, -1.0);
+        let mut values: Vec<f32> = pixels.iter().map(|level| self.values[usize::from(*level)]).collect();
+        values.resize(self.batch_size * self.bytes_per_image, self.values[0]);
         let batch = Tensor::f_from_slice(&values)?.f_to_device(self.device)?;
         // Interleaved bytes are NHWC already; seen as NCHW that is channels-last, which the convolutions keep.
         let batch = batch.f_reshape([-1, side, side, 3])?.f_permute([0, 3, 1, 2])?;
@@ -131,7 +146,7 @@ impl ImageTokenizer for VqTokenizer {
 
 /// Bytes to -1..=1, by the one formula `x * 2 / 255 - 1`, rounded once, on the CPU: GPUs divide by multiplying with an inverse.
 pub(super) fn scaled(pixels: &[u8]) -> Vec<f32> {
-    let levels: [f32; 256] = std::array::from_fn(|level| (level as f64 * 2.0 / 255.0 - 1.0) as f32);
+    let levels = Values::TwoOver255.table();
     pixels.iter().map(|level| levels[usize::from(*level)]).collect()
 }
 

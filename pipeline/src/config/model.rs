@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use cm3flow_model::decoder::{AttentionScope, DecoderConfig, DecoderPreset};
 use cm3flow_model::vq::{VqConfig, VqFitConfig};
-use cm3flow_schemas::traits::{Crop, Preparation};
+use cm3flow_schemas::preparation::{Crop, Preparation};
+use cm3flow_stages::derive;
 use serde::{Deserialize, Serialize};
 
 /// `[tokenize]`.
@@ -47,13 +48,33 @@ pub struct VqTokenizerConfig {
     pub weights: Option<PathBuf>,
     /// Images that are encoded together, 1..=1024: part of the numerics class. Default 16.
     pub batch_size: u32,
+    /// How pictures are prepared: `chameleon` or `chameleon-hf`, as Chameleon's own code and as transformers do it; the latter for given
+    /// weights only. Default `chameleon`.
+    pub preparation: PreparationName,
     /// Which square of a picture is taken: `center` or `random`. Default `center`.
     pub crop: Crop,
 }
 
+/// Preparations to choose from; [`Preparation`] says what each does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PreparationName {
+    /// [`Preparation::chameleon`].
+    Chameleon,
+    /// [`Preparation::chameleon_hf`].
+    ChameleonHf,
+}
+
 impl Default for VqTokenizerConfig {
     fn default() -> Self {
-        Self { preset: "photos-tiny".into(), network: None, weights: None, batch_size: 16, crop: Crop::Center }
+        Self {
+            preset: "photos-tiny".into(),
+            network: None,
+            weights: None,
+            batch_size: 16,
+            preparation: PreparationName::Chameleon,
+            crop: Crop::Center,
+        }
     }
 }
 
@@ -94,10 +115,17 @@ impl ImageTokenizerConfig {
     /// How pictures become squares for it.
     #[must_use]
     pub fn preparation(&self) -> Preparation {
-        match self {
-            Self::Vq(vq) => Preparation { side_px: vq.network().map_or(0, |network| network.resolution), crop: vq.crop },
-            Self::Patches(patches) => Preparation { side_px: patches.side_px, crop: patches.crop },
-        }
+        let preparation = match self {
+            Self::Vq(vq) => {
+                let side = vq.network().map_or(0, |network| network.resolution);
+                match vq.preparation {
+                    PreparationName::Chameleon => Preparation::chameleon(side, vq.crop),
+                    PreparationName::ChameleonHf => Preparation::chameleon_hf(side, vq.crop),
+                }
+            }
+            Self::Patches(patches) => Preparation::levels(patches.side_px, patches.crop),
+        };
+        preparation.with_decoder(derive::decoder())
     }
 
     /// Codes of one image.
@@ -121,6 +149,10 @@ impl ImageTokenizerConfig {
                             problems.push(format!("tokenize.image.network: {error}"));
                         }
                     }
+                }
+                if vq.preparation == PreparationName::ChameleonHf && vq.weights.is_none() {
+                    let problem = "tokenize.image.preparation = \"chameleon-hf\" needs tokenize.image.weights; what is fitted here takes \"chameleon\"";
+                    problems.push(problem.into());
                 }
                 if !(1..=1024).contains(&vq.batch_size) {
                     problems.push(format!("tokenize.image.batch_size must be in 1..=1024, got {}", vq.batch_size));

@@ -53,3 +53,21 @@ fn two_sources_need_two_names() {
     let error = parse(&format!("{SMALLEST}{}", &SMALLEST[SMALLEST.find("[[").expect("a source")..])).expect_err("same name");
     assert!(error.to_string().contains("source[1].name must be unique"), "{error}");
 }
+
+#[test]
+fn a_preparation_is_chosen_by_name_and_says_what_decodes() {
+    let settings =
+        |preparation: &str| format!("{SMALLEST}[tokenize.image]\nkind = \"vq\"\nweights = \"a\"\npreparation = {preparation:?}\n");
+    let preparation = |name: &str| parse(&settings(name)).expect("a preparation").tokenize.image.preparation();
+    assert_eq!(parse(SMALLEST).expect("complete").tokenize.image.preparation().name, "chameleon");
+    let (own, hf) = (preparation("chameleon"), preparation("chameleon-hf"));
+    assert_ne!((own.values, own.long_side), (hf.values, hf.long_side));
+    assert!(own.decoder["zune-jpeg"].starts_with(|first: char| first.is_ascii_digit()), "{:?}", own.decoder);
+    assert!(matches!(parse(&settings("pillow")), Err(PipelineError::Syntax { .. })));
+}
+
+#[test]
+fn what_is_fitted_here_takes_the_values_that_it_was_fitted_on() {
+    let error = parse(&format!("{SMALLEST}[tokenize.image]\nkind = \"vq\"\npreparation = \"chameleon-hf\"\n")).expect_err("no weights");
+    assert!(error.to_string().contains("needs tokenize.image.weights"), "{error}");
+}

@@ -1,12 +1,12 @@
 //! Fits a picture into the tokenizer's square: short side resized to the square's side by Lanczos, then a square cut out.
 
 use cm3flow_schemas::ImageId;
+use cm3flow_schemas::preparation::{Crop, LongSide, Preparation, ResizeFilter};
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::sample::LabelledBox;
-use cm3flow_schemas::traits::{Crop, Preparation};
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
+
+use crate::derive::resize::lanczos;
 
 /// Share of a box's area that must lie within the square for the box to be kept.
 const MIN_VISIBLE_SHARE: f64 = 0.5;
@@ -21,6 +21,7 @@ pub struct Fit {
     left: u32,
     top: u32,
     side: u32,
+    filter: ResizeFilter,
 }
 
 impl Fit {
@@ -31,8 +32,13 @@ impl Fit {
     #[must_use]
     pub fn of(width: u32, height: u32, preparation: &Preparation, seed: u64, id: &ImageId) -> Self {
         let side = preparation.side_px;
-        let short = u64::from(width.min(height).max(1));
-        let scaled = |length: u32| u32::try_from((u64::from(length) * u64::from(side) + short / 2) / short).unwrap_or(u32::MAX).max(side);
+        let short = width.min(height).max(1);
+        // Both to the last bit as the references compute it: they decide what becomes of a half.
+        let scaled = |length: u32| match preparation.long_side {
+            LongSide::Nearest => (f64::from(side) / f64::from(short) * f64::from(length)).round_ties_even() as u32,
+            LongSide::Down => u32::try_from(u64::from(side) * u64::from(length) / u64::from(short)).unwrap_or(u32::MAX),
+        };
+        let scaled = |length: u32| scaled(length).max(side);
         let (resized_width, resized_height) = (scaled(width), scaled(height));
         let (spare_x, spare_y) = (resized_width - side, resized_height - side);
         let (left, top) = match preparation.crop {
@@ -43,23 +49,18 @@ impl Fit {
                 (offset(spare_x), offset(spare_y))
             }
         };
-        Self { width, height, resized_width, resized_height, left, top, side }
+        Self { width, height, resized_width, resized_height, left, top, side, filter: preparation.filter }
     }
 
     /// Resizes and cuts. In: the picture that the fit was made for. Out: `side` x `side` pixels.
     #[must_use]
     pub fn apply(&self, picture: &RgbImage) -> RgbImage {
-        let resized = if picture.dimensions() == (self.resized_width, self.resized_height) {
-            picture.clone()
-        } else {
-            let from = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3)
-                .expect("an RGB buffer has three bytes a pixel");
-            let mut to = Image::new(self.resized_width, self.resized_height, PixelType::U8x3);
-            let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3));
-            Resizer::new().resize(&from, &mut to, &options).expect("both images have the same pixel type");
-            RgbImage::from_raw(self.resized_width, self.resized_height, to.into_vec()).expect("an RGB buffer has three bytes a pixel")
+        let (width, height) = (self.resized_width, self.resized_height);
+        let resized = match self.filter {
+            _ if picture.dimensions() == (width, height) => None,
+            ResizeFilter::Lanczos3 => Some(lanczos(picture, width, height)),
         };
-        image::imageops::crop_imm(&resized, self.left, self.top, self.side, self.side).to_image()
+        image::imageops::crop_imm(resized.as_ref().unwrap_or(picture), self.left, self.top, self.side, self.side).to_image()
     }
 
     /// Maps a box from the picture's pixels to the square's; `None` if less than half of it is within the square.

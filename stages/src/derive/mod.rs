@@ -7,13 +7,16 @@ mod config;
 pub mod decode;
 pub mod edges;
 pub mod fit;
+mod resize;
+
+use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use cm3flow_schemas::columns;
+use cm3flow_schemas::preparation::Preparation;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{Annotations, EDGE_IMAGE, MAIN_IMAGE, Refusal, RoleImage};
-use cm3flow_schemas::traits::Preparation;
 use cm3flow_schemas::{ImageId, SchemaError};
 use image::RgbImage;
 use rayon::prelude::*;
@@ -26,9 +29,16 @@ use crate::error::{Result, StageError};
 use crate::stage::Transform;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = 2;
 /// The stage's name.
 pub const NAME: &str = "derive";
+
+/// Crates that decode pictures and find edges, with the versions that are built in: part of [`Preparation`], because codes depend on them.
+#[must_use]
+pub fn decoder() -> BTreeMap<String, String> {
+    let pairs = env!("CM3FLOW_DECODERS").split(',').filter_map(|pair| pair.split_once(' '));
+    pairs.map(|(name, version)| (name.to_owned(), version.to_owned())).collect()
+}
 
 /// The transform.
 #[derive(Debug)]
@@ -54,7 +64,7 @@ impl Derive {
             return out;
         }
         for image in &row.images {
-            match decode::decode(&image.bytes) {
+            match decode::decode(&image.bytes, self.preparation.transparency) {
                 Ok(picture) => self.add(&mut out, &image.role, &row.image_id, &picture),
                 Err((reason, detail)) => {
                     out.pixels.clear();

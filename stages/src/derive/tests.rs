@@ -2,20 +2,25 @@
 
 #![allow(clippy::unwrap_used)]
 
+use cm3flow_schemas::preparation::{Crop, Transparency};
 use cm3flow_schemas::sample::{LabelledBox, RoleImage};
-use cm3flow_schemas::traits::Crop;
 use image::codecs::gif::GifEncoder;
 use image::{DynamicImage, Frame, GrayAlphaImage, GrayImage, ImageBuffer, ImageFormat, LumaA, Rgb, Rgba, RgbaImage};
 use proptest::prelude::*;
 
-use super::decode::decode;
 use super::*;
 use crate::conformance::{cases, check_stage, cuts_do_not_matter, output_table, rows_and_cuts, run_whole};
 use crate::fixtures::{Raw, SEED, SIDE, encoded, filter_config, filtered, jpeg, picture, png, preparation, raw_batch};
 use crate::stage::Map;
 
+mod pillow;
+
 const RED: Rgb<u8> = Rgb([255, 0, 0]);
 const BLUE: Rgb<u8> = Rgb([0, 0, 255]);
+
+fn decode(bytes: &[u8]) -> Result<RgbImage, super::decode::DecodeError> {
+    super::decode::decode(bytes, Transparency::WhiteDown)
+}
 
 #[derive(Debug, Deserialize)]
 struct Derived {
@@ -292,7 +297,7 @@ fn a_picture_of_the_right_size_keeps_its_pixels() {
 
 #[test]
 fn a_random_crop_is_drawn_from_seed_and_image() {
-    let random = Preparation { side_px: SIDE, crop: Crop::Random };
+    let random = Preparation::chameleon(SIDE, Crop::Random);
     let fit = |seed, id: &[u8]| Fit::of(100, 20, &random, seed, &ImageId::of(id));
     assert_eq!(fit(1, b"a"), fit(1, b"a"));
     let distinct: Vec<Fit> = (0..10_u8).map(|id| fit(1, &[id])).collect();
@@ -384,5 +389,18 @@ fn thresholds_out_of_order_are_named() {
     assert!(DeriveConfig::default().problems().is_empty());
     for (canny_low, canny_high) in [(0.0, 10.0), (20.0, 10.0), (1.0, 2000.0), (f32::NAN, 10.0)] {
         assert!(DeriveConfig { canny_low, canny_high, edges: true }.problems()[0].starts_with("derive.canny_low"));
+    }
+}
+
+#[test]
+fn what_decodes_is_known_with_its_version() {
+    let decoder = decoder();
+    assert_eq!(
+        decoder.keys().map(String::as_str).collect::<Vec<_>>(),
+        ["gif", "image", "image-webp", "imageproc", "png", "tiff", "zune-jpeg"]
+    );
+    let lock = include_str!("../../../Cargo.lock");
+    for (name, version) in decoder {
+        assert!(lock.contains(&format!("name = \"{name}\"\nversion = \"{version}\"\n")), "{name} {version}");
     }
 }

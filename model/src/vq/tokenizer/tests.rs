@@ -76,3 +76,17 @@ fn weights_of_another_network_are_refused() {
     let error = VqTokenizer::try_new(&config, &weights(1), 4, DeviceChoice::Cpu).expect_err("32 codes");
     assert_eq!(error.to_string(), "tensor quantize.embedding.weight has shape [32, 4], expected [64, 4]");
 }
+
+#[test]
+fn other_values_give_other_codes_and_another_digest() {
+    let (weights, pixels) = (weights(1), noise(4));
+    let mut own = tokenizer(&weights);
+    let mut same = tokenizer(&weights).with_values(Values::TwoOver255);
+    let mut other = tokenizer(&weights).with_values(Values::Huggingface);
+    assert_eq!(own.spec().digest, same.spec().digest);
+    assert_ne!(own.spec().digest, other.spec().digest);
+    let codes = own.encode(&pixels).expect("whole images");
+    assert_eq!(codes, same.encode(&pixels).expect("whole images"));
+    assert_ne!(codes, other.encode(&pixels).expect("whole images"));
+    assert_eq!(own.decode(&codes).expect("its own codes"), other.decode(&codes).expect("its own codes"));
+}

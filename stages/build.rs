@@ -1,0 +1,27 @@
+//! Tells `derive` which versions of the crates that decode are built in, from the lock file: codes depend on them.
+
+use std::path::Path;
+
+/// Crates that the values of a prepared picture depend on.
+const CRATES: [&str; 7] = ["gif", "image", "image-webp", "imageproc", "png", "tiff", "zune-jpeg"];
+
+fn main() {
+    let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
+    println!("cargo::rerun-if-changed={}", lock.display());
+    println!("cargo::rerun-if-changed=build.rs");
+    let text = std::fs::read_to_string(&lock).expect("the workspace has a Cargo.lock");
+    let versions: Vec<String> = CRATES.iter().map(|name| format!("{name} {}", locked(&text, name))).collect();
+    println!("cargo::rustc-env=CM3FLOW_DECODERS={}", versions.join(","));
+}
+
+/// Version of the crate `name`, or all of them joined by `+`.
+fn locked(lock: &str, name: &str) -> String {
+    let field = |entry: &str, field: &str| {
+        let value = entry.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(" = \""))?;
+        Some(value.trim_end_matches('"').to_owned())
+    };
+    let of_name = lock.split("[[package]]").filter(|entry| field(entry, "name").as_deref() == Some(name));
+    let versions: Vec<String> = of_name.filter_map(|entry| field(entry, "version")).collect();
+    assert!(!versions.is_empty(), "Cargo.lock has no crate {name}");
+    versions.join("+")
+}
