@@ -1,7 +1,9 @@
 //! `eval`: the metrics, without models.
 
+mod ssim;
 mod usage;
 
+pub use ssim::ssim;
 pub use usage::CodeUsage;
 
 /// Perplexity of a mean loss in nats.
