@@ -6,6 +6,7 @@ use cm3flow_schemas::{DynError, VocabularyError};
 use safetensors::SafeTensorError;
 use tch::TchError;
 use thiserror::Error;
+use zip::result::ZipError;
 
 /// What can go wrong in this crate.
 #[derive(Debug, Error)]
@@ -40,6 +41,68 @@ pub enum ModelError {
         /// What the format's library says.
         source: SafeTensorError,
     },
+    /// Weights in a format of PyTorch's from before 2020.
+    #[error(
+        "weights are a PyTorch checkpoint of the old {format} format, which is not read; convert them with PyTorch 1.6 or later: \
+         torch.save(torch.load(old, map_location=\"cpu\"), new)"
+    )]
+    OldCheckpoint {
+        /// `tar` or `pickle`.
+        format: &'static str,
+    },
+    /// The ZIP archive of a PyTorch checkpoint cannot be read.
+    #[error("cannot read {entry} of the PyTorch checkpoint")]
+    Archive {
+        /// Entry of the archive, or what else was read.
+        entry: String,
+        /// What the format's library says.
+        source: ZipError,
+    },
+    /// A PyTorch checkpoint that contradicts itself, or is none.
+    #[error("the PyTorch checkpoint cannot be used: {problem}")]
+    Checkpoint {
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// The list of tensors of a PyTorch checkpoint is damaged.
+    #[error("cannot read the list of tensors of the PyTorch checkpoint")]
+    Pickle {
+        /// Where.
+        source: PickleError,
+    },
+    /// A tensor of a PyTorch checkpoint leaves its storage.
+    #[error("tensor {name} cannot be read: {problem}")]
+    TensorPlace {
+        /// Its name.
+        name: String,
+        /// How.
+        problem: String,
+    },
+    /// No image tokenizer of a known layout is in the weights.
+    #[error("weights hold no VQ image tokenizer: {problem}")]
+    Layout {
+        /// What was looked for and found.
+        problem: String,
+    },
+    /// Codes cannot be decoded with these weights.
+    #[error(
+        "the weights of image tokenizer {tokenizer} hold no decoder, so its codes cannot become pictures; \
+         take weights with tensors decoder.*, such as vqgan.ckpt of the original Chameleon"
+    )]
+    NoDecoder {
+        /// Its name.
+        tokenizer: String,
+    },
+    /// A TorchScript module returned something else than it was described to return.
+    #[error("the {module} returned {found}, expected {expected}")]
+    ModuleOutput {
+        /// `encoder` or `decoder`.
+        module: &'static str,
+        /// What it returned.
+        found: String,
+        /// What the configuration makes of it.
+        expected: String,
+    },
     /// The weights lack a tensor.
     #[error("weights lack tensor {name} of shape {shape:?}")]
     TensorMissing {
@@ -66,13 +129,15 @@ pub enum ModelError {
         /// Shape found.
         found: Vec<i64>,
     },
-    /// A tensor is not stored as f32.
-    #[error("tensor {name} is stored as {found}, expected F32")]
+    /// A tensor is stored as something else than the numbers expected.
+    #[error("tensor {name} is stored as {found}, expected {expected}")]
     TensorType {
         /// Its name.
         name: String,
-        /// Element type found, as safetensors names it.
+        /// Element type found, as its file names it.
         found: String,
+        /// Element types that will do.
+        expected: &'static str,
     },
     /// Pixels that are no whole number of images.
     #[error("{bytes} bytes of pixels are no whole number of images of {bytes_per_image} bytes")]
@@ -252,6 +317,47 @@ impl ModelError {
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Source { .. } | Self::Store { .. })
     }
+}
+
+/// What can be wrong with a pickle. Positions are bytes from its start.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PickleError {
+    /// It ends within an instruction, or without its last one.
+    #[error("the pickle ends at byte {position}, in the middle")]
+    Truncated {
+        /// Where.
+        position: usize,
+    },
+    /// An instruction that nothing here knows.
+    #[error("the pickle has unknown instruction {code:#04x} at byte {position}")]
+    Instruction {
+        /// The instruction.
+        code: u8,
+        /// Where it stands.
+        position: usize,
+    },
+    /// An instruction without the values that it works on.
+    #[error("the pickle lacks {what} at byte {position}")]
+    Missing {
+        /// What the instruction needs.
+        what: &'static str,
+        /// Where.
+        position: usize,
+    },
+    /// A number or text that is none.
+    #[error("the pickle has a malformed {what} at byte {position}")]
+    Malformed {
+        /// What it should be.
+        what: &'static str,
+        /// Where.
+        position: usize,
+    },
+    /// More values than any checkpoint has.
+    #[error("the pickle makes more than {limit} values")]
+    TooLarge {
+        /// Most values.
+        limit: usize,
+    },
 }
 
 /// Collects the problems of a configuration.

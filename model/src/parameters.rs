@@ -31,8 +31,14 @@ pub(crate) enum Init {
 }
 
 enum Origin {
-    Drawn { seed: u64 },
-    Loaded(NamedTensors),
+    Drawn {
+        seed: u64,
+    },
+    Loaded {
+        tensors: NamedTensors,
+        /// What the file that they come from calls a parameter.
+        name_in_file: Box<dyn Fn(&str) -> String>,
+    },
 }
 
 /// Hands out parameters and remembers them.
@@ -50,7 +56,13 @@ impl Parameters {
 
     /// Parameters out of `tensors`.
     pub(crate) fn loaded(tensors: NamedTensors, device: Device) -> Self {
-        Self { origin: Origin::Loaded(tensors), device, handed_out: NamedTensors::new() }
+        Self::renamed(tensors, str::to_owned, device)
+    }
+
+    /// Parameters out of `tensors`, which go by the names that `name_in_file` makes of ours. Errors use those of the file.
+    pub(crate) fn renamed(tensors: NamedTensors, name_in_file: impl Fn(&str) -> String + 'static, device: Device) -> Self {
+        let origin = Origin::Loaded { tensors, name_in_file: Box::new(name_in_file) };
+        Self { origin, device, handed_out: NamedTensors::new() }
     }
 
     /// The scope without prefix.
@@ -64,9 +76,9 @@ impl Parameters {
     /// [`ModelError::TensorExtra`] if loaded tensors were not asked for.
     pub(crate) fn finish(self) -> Result<NamedTensors, ModelError> {
         match self.origin {
-            Origin::Loaded(rest) if !rest.is_empty() => {
-                let name = rest.keys().next().cloned().unwrap_or_default();
-                Err(ModelError::TensorExtra { name, others: rest.len() - 1 })
+            Origin::Loaded { tensors, .. } if !tensors.is_empty() => {
+                let name = tensors.keys().next().cloned().unwrap_or_default();
+                Err(ModelError::TensorExtra { name, others: tensors.len() - 1 })
             }
             _ => Ok(self.handed_out),
         }
@@ -75,13 +87,16 @@ impl Parameters {
     fn take(&mut self, name: String, shape: &[i64], init: Init) -> Result<Tensor, ModelError> {
         let tensor = match &mut self.origin {
             Origin::Drawn { seed } => drawn(*seed, &name, shape, init)?,
-            Origin::Loaded(tensors) => match tensors.remove(&name) {
-                None => return Err(ModelError::TensorMissing { name, shape: shape.to_vec() }),
-                Some(tensor) if tensor.size() != shape => {
-                    return Err(ModelError::TensorShape { name, expected: shape.to_vec(), found: tensor.size() });
+            Origin::Loaded { tensors, name_in_file } => {
+                let name = name_in_file(&name);
+                match tensors.remove(&name) {
+                    None => return Err(ModelError::TensorMissing { name, shape: shape.to_vec() }),
+                    Some(tensor) if tensor.size() != shape => {
+                        return Err(ModelError::TensorShape { name, expected: shape.to_vec(), found: tensor.size() });
+                    }
+                    Some(tensor) => tensor,
                 }
-                Some(tensor) => tensor,
-            },
+            }
         };
         let tensor = tensor.f_to_device(self.device).map_err(ModelError::torch("move weights"))?;
         self.handed_out.insert(name, tensor.shallow_clone());

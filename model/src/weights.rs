@@ -1,6 +1,12 @@
 //! Named tensors as safetensors bytes and back. Where the bytes are kept is the caller's affair.
 //!
-//! Written tensors are f32, sorted by name, so that equal weights give equal bytes.
+//! Written tensors are f32, sorted by name, so that equal weights give equal bytes. Weights that users bring come in more formats:
+//! [`WeightsFile`].
+
+mod file;
+mod pickle;
+mod torch;
+mod values;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,6 +15,7 @@ use safetensors::tensor::{Dtype, SafeTensors, View};
 use tch::{Kind, TchError, Tensor};
 
 use crate::error::ModelError;
+pub(crate) use file::WeightsFile;
 
 /// Tensors by name.
 pub(crate) type NamedTensors = BTreeMap<String, Tensor>;
@@ -65,7 +72,7 @@ pub(crate) fn from_safetensors(bytes: &[u8]) -> Result<NamedTensors, ModelError>
     let mut tensors = NamedTensors::new();
     for (name, view) in file.iter() {
         if view.dtype() != Dtype::F32 {
-            return Err(ModelError::TensorType { name: name.to_owned(), found: format!("{:?}", view.dtype()) });
+            return Err(ModelError::TensorType { name: name.to_owned(), found: format!("{:?}", view.dtype()), expected: "F32" });
         }
         let shape: Vec<i64> = view.shape().iter().map(|size| *size as i64).collect();
         let tensor = Tensor::f_from_data_size(view.data(), &shape, Kind::Float).map_err(ModelError::torch("create weights"))?;

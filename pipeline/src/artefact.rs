@@ -10,7 +10,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use cm3flow_model::device;
-use cm3flow_model::vq::VqTokenizer;
+use cm3flow_model::vq::{TorchScriptTokenizer, VqTokenizer};
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec, PairEmbedder};
@@ -26,8 +26,10 @@ use crate::error::{PipelineError, Result};
 use crate::progress::Progress;
 use crate::store::{Created, Store};
 
-/// Name of the image tokenizer's weights.
+/// Name of the image tokenizer's weights, or of its encoder where that is a file of its own.
 pub const CODEBOOK: &str = "codebook";
+/// Name of the image tokenizer's decoder where that is a file of its own.
+const DECODER: &str = "decoder";
 /// Name of the text tokenizer.
 pub const TOKENIZER: &str = "tokenizer";
 /// Name of the embedder's table.
@@ -128,6 +130,7 @@ fn settings(config: &Config) -> Vec<(&'static str, Digest)> {
         ImageTokenizerConfig::Vq(vq) if vq.weights.is_some() => None,
         ImageTokenizerConfig::Vq(vq) => Some(digest_of(CODEBOOK, &(vq.network(), vq.crop, &config.fit.codebook, population))),
         ImageTokenizerConfig::Patches(patches) => Some(digest_of(CODEBOOK, &(patches, population))),
+        ImageTokenizerConfig::TorchScript(_) => None,
     };
     let text = &config.tokenize.text;
     let tokenizer = text.file.is_none().then(|| digest_of(TOKENIZER, &(text, population)));
@@ -143,10 +146,17 @@ fn given(config: &Config) -> Result<Contents> {
         std::fs::read(&path).map(Bytes::from).map_err(|source| PipelineError::File { path, source })
     };
     let mut contents = Contents::new();
-    if let ImageTokenizerConfig::Vq(vq) = &config.tokenize.image
-        && let Some(weights) = &vq.weights
-    {
-        contents.insert(CODEBOOK, read(weights)?);
+    match &config.tokenize.image {
+        ImageTokenizerConfig::Vq(vq) => {
+            if let Some(weights) = &vq.weights {
+                contents.insert(CODEBOOK, read(weights)?);
+            }
+        }
+        ImageTokenizerConfig::TorchScript(script) => {
+            contents.insert(CODEBOOK, read(&script.encoder)?);
+            contents.insert(DECODER, read(&script.decoder)?);
+        }
+        ImageTokenizerConfig::Patches(_) => {}
     }
     if let Some(file) = &config.tokenize.text.file {
         contents.insert(TOKENIZER, read(file)?);
@@ -181,7 +191,7 @@ async fn latest_pins(config: &Config, store: &Store) -> Result<(u32, Pins)> {
 /// Builds the models from the bytes of all artefacts.
 fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
     device::set_threads(config.runtime.threads);
-    let image = image_tokenizer(config, &contents[CODEBOOK])?;
+    let image = image_tokenizer(config, contents)?;
     let image_spec = image.spec().clone();
     let (text, vocabulary) = config.vocabulary.build(&contents[TOKENIZER], image_spec.codebook_size)?;
     let table = IdfTable::from_bytes(&contents[IDF])?;
@@ -200,7 +210,8 @@ fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
     })
 }
 
-fn image_tokenizer(config: &Config, codebook: &[u8]) -> Result<Box<dyn ImageTokenizer>> {
+fn image_tokenizer(config: &Config, contents: &Contents) -> Result<Box<dyn ImageTokenizer>> {
+    let codebook = &contents[CODEBOOK];
     match &config.tokenize.image {
         ImageTokenizerConfig::Vq(vq) => {
             let network = vq.network().expect("presets are checked with the configuration");
@@ -208,5 +219,9 @@ fn image_tokenizer(config: &Config, codebook: &[u8]) -> Result<Box<dyn ImageToke
             Ok(Box::new(tokenizer.with_values(config.tokenize.image.preparation().values)))
         }
         ImageTokenizerConfig::Patches(patches) => Ok(Box::new(PatchTokenizer::from_bytes(codebook, patches.side_px, patches.patch_px)?)),
+        ImageTokenizerConfig::TorchScript(script) => {
+            let modules = (&codebook[..], &contents[DECODER][..]);
+            Ok(Box::new(TorchScriptTokenizer::try_new(&script.modules(), modules, script.batch_size, config.runtime.device)?))
+        }
     }
 }

@@ -23,7 +23,7 @@ pub struct ImageTokenizerSpec {
     pub grid: u32,
     /// Number of different codes.
     pub codebook_size: u32,
-    /// Length of a codebook vector.
+    /// Length of a codebook vector; 0 if the tokenizer shows no codebook.
     pub codebook_dim: u32,
     /// What makes its codes equal to the bit.
     pub numerics: NumericsClass,
@@ -62,7 +62,7 @@ pub trait ImageTokenizer: Send {
     /// The implementor's error if the codes are no whole number of images, or one is out of range, or the device fails.
     fn decode(&mut self, codes: &[u32]) -> Result<Vec<u8>, DynError>;
 
-    /// Codebook vectors, `codebook_size * codebook_dim` floats, row-major.
+    /// Codebook vectors, `codebook_size * codebook_dim` floats, row-major; none if the tokenizer shows no codebook.
     fn codebook(&self) -> &[f32];
 }
 

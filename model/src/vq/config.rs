@@ -81,6 +81,66 @@ impl VqConfig {
         }
     }
 
+    /// The f16 tokenizers of taming-transformers: 256 pixels to 16 x 16 codes out of `codebook_size`, which is 1024 or 16384.
+    ///
+    /// # Source
+    /// `configs/imagenet_vqgan.yaml` of <https://github.com/CompVis/taming-transformers> and the configurations beside its checkpoints.
+    #[must_use]
+    pub fn taming_f16(codebook_size: u32) -> Self {
+        Self { resolution: 256, attention_resolutions: vec![16], codebook_size, ..Self::chameleon() }
+    }
+
+    /// LlamaGen's VQ-16: 256 pixels to 16 x 16 codes out of 16384, compared at unit length.
+    ///
+    /// # Source
+    /// `tokenizer/tokenizer_image/vq_model.py` of <https://github.com/FoundationVision/LlamaGen>.
+    #[must_use]
+    pub fn llamagen_vq16() -> Self {
+        Self { embedding_dim: 8, l2_normalized_codes: true, ..Self::taming_f16(16_384) }
+    }
+
+    /// LlamaGen's VQ-8: 256 pixels to 32 x 32 codes out of 16384, compared at unit length.
+    #[must_use]
+    pub fn llamagen_vq8() -> Self {
+        Self { channel_multipliers: vec![1, 2, 2, 4], attention_resolutions: vec![32], ..Self::llamagen_vq16() }
+    }
+
+    /// The tokenizer of aMUSEd, a `VQModel` of diffusers without attention: 256 pixels to 16 x 16 codes out of 8192.
+    ///
+    /// # Source
+    /// Patil et al. 2024, section 3, <https://arxiv.org/abs/2401.01808>.
+    #[must_use]
+    pub fn amused() -> Self {
+        Self {
+            resolution: 256,
+            channel_multipliers: vec![1, 2, 2, 4, 6],
+            middle_attention: false,
+            z_channels: 64,
+            embedding_dim: 64,
+            ..Self::chameleon()
+        }
+    }
+
+    /// Names that [`Self::preset`] knows.
+    pub const PRESETS: [&str; 8] =
+        ["photos-tiny", "f8-8192", "chameleon", "taming-f16-1024", "taming-f16-16384", "llamagen-vq8", "llamagen-vq16", "amused"];
+
+    /// The configuration of that name, one of [`Self::PRESETS`].
+    #[must_use]
+    pub fn preset(name: &str) -> Option<Self> {
+        match name {
+            "photos-tiny" => Some(Self::photos_tiny()),
+            "f8-8192" => Some(Self::f8_8192()),
+            "chameleon" => Some(Self::chameleon()),
+            "taming-f16-1024" => Some(Self::taming_f16(1024)),
+            "taming-f16-16384" => Some(Self::taming_f16(16_384)),
+            "llamagen-vq8" => Some(Self::llamagen_vq8()),
+            "llamagen-vq16" => Some(Self::llamagen_vq16()),
+            "amused" => Some(Self::amused()),
+            _ => None,
+        }
+    }
+
     /// A tokenizer to be fitted on a GPU for CM3Leon's sizes: 256 pixels to 32 x 32 codes out of 8192, of 8 dimensions and unit length.
     ///
     /// # Source
@@ -88,7 +148,7 @@ impl VqConfig {
     /// <https://arxiv.org/abs/2406.06525>.
     #[must_use]
     pub fn f8_8192() -> Self {
-        Self { resolution: 256, channel_multipliers: vec![1, 2, 2, 4], embedding_dim: 8, l2_normalized_codes: true, ..Self::chameleon() }
+        Self { codebook_size: 8192, attention_resolutions: Vec::new(), ..Self::llamagen_vq8() }
     }
 
     /// A tokenizer that two CPU cores fit on a few photos in a minute: 128 pixels to 16 x 16 codes out of 512. Squares of 8 pixels are
@@ -189,10 +249,24 @@ mod tests {
 
     #[test]
     fn presets_hold_their_rules() {
-        for (config, grid) in [(VqConfig::chameleon(), 32), (VqConfig::f8_8192(), 32), (VqConfig::photos_tiny(), 16)] {
+        let grids = VqConfig::PRESETS.map(|name| {
+            let config = VqConfig::preset(name).expect("it is listed");
             config.check().expect("a preset");
-            assert_eq!(config.grid(), grid);
-        }
+            (name, config.resolution, config.grid(), config.codebook_size)
+        });
+        assert_eq!(
+            grids[1..],
+            [
+                ("f8-8192", 256, 32, 8192),
+                ("chameleon", 512, 32, 8192),
+                ("taming-f16-1024", 256, 16, 1024),
+                ("taming-f16-16384", 256, 16, 16_384),
+                ("llamagen-vq8", 256, 32, 16_384),
+                ("llamagen-vq16", 256, 16, 16_384),
+                ("amused", 256, 16, 8192),
+            ]
+        );
+        assert_eq!(VqConfig::preset("photos"), None);
     }
 
     #[test]

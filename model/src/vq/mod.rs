@@ -4,17 +4,21 @@
 //! pixels ─► encoder ─► quant_conv ─► nearest code ─► post_quant_conv ─► decoder ─► pixels
 //! ```
 //! [`VqTokenizer`] runs a network whose weights are given; [`fit()`] makes weights from pictures. Parameters have the names of
-//! taming-transformers, so that its checkpoints and those of Chameleon fit as they are.
+//! taming-transformers; weights of other layouts (transformers, diffusers, LlamaGen) are renamed when they are read.
+//! [`TorchScriptTokenizer`] runs a pair of TorchScript modules instead, whatever network is in them.
 
 mod blocks;
 mod config;
 mod decoder;
 mod encoder;
 mod fit;
+mod layout;
 mod network;
 mod quantizer;
 mod tokenizer;
+mod torchscript;
 
 pub use config::VqConfig;
 pub use fit::{FitJob, FitProgress, Precision, VqFitConfig, fit};
 pub use tokenizer::VqTokenizer;
+pub use torchscript::{TorchScriptConfig, TorchScriptTokenizer};

@@ -8,7 +8,8 @@ use crate::vq::blocks::Conv;
 use crate::vq::config::VqConfig;
 use crate::vq::decoder::Decoder;
 use crate::vq::encoder::Encoder;
-use crate::weights::{NamedTensors, from_safetensors};
+use crate::vq::layout;
+use crate::weights::NamedTensors;
 
 /// Name of the codebook among the parameters.
 pub(super) const CODEBOOK: &str = "quantize.embedding.weight";
@@ -19,7 +20,8 @@ pub(super) struct VqNetwork {
     encoder: Encoder,
     quant_conv: Conv,
     post_quant_conv: Conv,
-    decoder: Decoder,
+    /// None if the weights have none: Chameleon's in transformers are such.
+    decoder: Option<Decoder>,
     /// Codebook vectors as stored, `[codebook_size, embedding_dim]`.
     pub(super) embedding: Tensor,
     /// All parameters by name, sharing storage with those above.
@@ -29,21 +31,24 @@ pub(super) struct VqNetwork {
 impl VqNetwork {
     /// A network with weights drawn from `seed`.
     pub(super) fn drawn(config: &VqConfig, seed: u64, device: Device) -> Result<Self, ModelError> {
-        Self::build(config, Parameters::drawn(seed, device))
-    }
-
-    /// A network with the weights of a safetensors file.
-    pub(super) fn loaded(config: &VqConfig, weights: &[u8], device: Device) -> Result<Self, ModelError> {
-        Self::from_tensors(config, from_safetensors(weights)?, device)
-    }
-
-    /// A network of these tensors, by taming-transformers' names.
-    pub(super) fn from_tensors(config: &VqConfig, tensors: NamedTensors, device: Device) -> Result<Self, ModelError> {
-        Self::build(config, Parameters::loaded(tensors, device))
-    }
-
-    fn build(config: &VqConfig, mut parameters: Parameters) -> Result<Self, ModelError> {
         config.check()?;
+        Self::build(config, Parameters::drawn(seed, device), true)
+    }
+
+    /// A network with the weights of a file, in whatever known layout.
+    pub(super) fn loaded(config: &VqConfig, weights: &[u8], device: Device) -> Result<Self, ModelError> {
+        config.check()?;
+        let (tensors, layout) = layout::load(config, weights)?;
+        let has_decoder = layout.has_decoder();
+        Self::build(config, Parameters::renamed(tensors, move |ours| layout.name_in_file(ours), device), has_decoder)
+    }
+
+    /// A network of these tensors, by the names of taming-transformers.
+    pub(super) fn from_tensors(config: &VqConfig, tensors: NamedTensors, device: Device) -> Result<Self, ModelError> {
+        Self::build(config, Parameters::loaded(tensors, device), true)
+    }
+
+    fn build(config: &VqConfig, mut parameters: Parameters, has_decoder: bool) -> Result<Self, ModelError> {
         let (z, dim, codes) = (i64::from(config.z_channels), i64::from(config.embedding_dim), i64::from(config.codebook_size));
         let mut root = parameters.root();
         let encoder = Encoder::try_new(root.sub("encoder"), config)?;
@@ -51,7 +56,7 @@ impl VqNetwork {
         let init = Init::Uniform { bound: 1.0 / codes as f64 };
         let embedding = root.sub("quantize").sub("embedding").tensor("weight", &[codes, dim], init)?;
         let post_quant_conv = Conv::try_new(root.sub("post_quant_conv"), dim, z, 1)?;
-        let decoder = Decoder::try_new(root.sub("decoder"), config)?;
+        let decoder = if has_decoder { Some(Decoder::try_new(root.sub("decoder"), config)?) } else { None };
         Ok(Self { encoder, quant_conv, post_quant_conv, decoder, embedding, parameters: parameters.finish()? })
     }
 
@@ -60,9 +65,15 @@ impl VqNetwork {
         self.quant_conv.forward(&self.encoder.forward(pixels)?)
     }
 
-    /// Quantised latents to pixels, the other way round.
+    /// Whether there is a decoder.
+    pub(super) const fn has_decoder(&self) -> bool {
+        self.decoder.is_some()
+    }
+
+    /// Quantised latents to pixels, the other way round. Without decoder an error.
     pub(super) fn decode(&self, quantized: &Tensor) -> Result<Tensor, TchError> {
-        self.decoder.forward(&self.post_quant_conv.forward(quantized)?)
+        let Some(decoder) = &self.decoder else { return Err(TchError::FileFormat("the weights hold no decoder".to_owned())) };
+        decoder.forward(&self.post_quant_conv.forward(quantized)?)
     }
 }
 

@@ -28,12 +28,13 @@ pub struct VqTokenizer {
 }
 
 impl VqTokenizer {
-    /// Builds the network of `config`, puts `weights` (a safetensors file of f32) into it and moves it to the device.
-    /// `batch_size` images, 1 to 4096, are computed together.
+    /// Builds the network of `config`, puts `weights` into it and moves it to the device. Weights are the bytes of a safetensors file or
+    /// of a PyTorch checkpoint, as f32, f16 or bf16, in the layout of taming-transformers (Chameleon's too), transformers, diffusers or
+    /// LlamaGen. `batch_size` images, 1 to 4096, are computed together.
     ///
     /// # Errors
     /// [`ModelError::Config`] for bad settings, [`ModelError::CudaUnavailable`]; [`ModelError::Safetensors`] and the errors about
-    /// tensors for weights of another network.
+    /// checkpoints and tensors for weights that are damaged or those of another network.
     pub fn try_new(config: &VqConfig, weights: &[u8], batch_size: u32, choice: DeviceChoice) -> Result<Self, ModelError> {
         let mut problems = Problems::default();
         problems.range("batch_size", batch_size, 1, 4096);
@@ -84,31 +85,42 @@ impl VqTokenizer {
         Ok(codes[..images * self.spec.codes_per_image()].iter().map(|code| *code as u32).collect())
     }
 
-    fn decode_batch(&self, codes: &[u32]) -> Result<Vec<u8>, TchError> {
-        let images = codes.len() / self.spec.codes_per_image();
+    /// Pixels of at most `batch_size` images: `[batch_size, 3, side, side]`, about -1 to 1; those behind the ones given are padding.
+    fn decoded(&self, codes: &[u32]) -> Result<Tensor, TchError> {
         let grid = i64::from(self.spec.grid);
         let mut padded: Vec<i64> = codes.iter().map(|code| i64::from(*code)).collect();
         padded.resize(self.batch_size * self.spec.codes_per_image(), 0);
         let codes = Tensor::f_from_slice(&padded)?.f_to_device(self.device)?;
-        let pixels = self.network.decode(&grid_of(&self.quantizer.vectors_of(&codes)?, grid, grid)?)?;
-        // The last addition of a half and the cut to an integer round to the nearest level.
-        let levels = pixels.f_clamp(-1.0, 1.0)?.f_add_scalar(1.0)?.f_mul_scalar(127.5)?.f_round()?.f_to_kind(Kind::Uint8)?;
-        let levels = levels.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_to_device(Device::Cpu)?;
-        let mut bytes = vec![0; self.batch_size * self.bytes_per_image];
-        levels.f_copy_data_u8(&mut bytes, levels.numel())?;
-        bytes.truncate(images * self.bytes_per_image);
-        Ok(bytes)
+        self.network.decode(&grid_of(&self.quantizer.vectors_of(&codes)?, grid, grid)?)
+    }
+
+    fn decode_batch(&self, codes: &[u32]) -> Result<Vec<u8>, TchError> {
+        let images = codes.len() / self.spec.codes_per_image();
+        levels(&self.decoded(codes)?, images)
+    }
+
+    /// Decodes codes to the values that the network computes, before they are cut and rounded to bytes. Out: for each image `3 * side *
+    /// side` floats, channel by channel, about -1 to 1. For comparisons; [`ImageTokenizer::decode`] makes pictures.
+    ///
+    /// # Errors
+    /// As [`ImageTokenizer::decode`].
+    pub fn decode_values(&mut self, codes: &[u32]) -> Result<Vec<f32>, ModelError> {
+        self.check_codes(codes)?;
+        let _no_grad = tch::no_grad_guard();
+        let mut values = Vec::new();
+        for batch in codes.chunks(self.batch_size * self.spec.codes_per_image()) {
+            let images = (batch.len() / self.spec.codes_per_image()) as i64;
+            let pixels = self.decoded(batch).and_then(|pixels| floats(&pixels.f_narrow(0, 0, images)?.f_contiguous()?));
+            values.extend(pixels.map_err(ModelError::torch("decode images"))?);
+        }
+        Ok(values)
     }
 
     fn check_codes(&self, codes: &[u32]) -> Result<(), ModelError> {
-        let (codes_per_image, codebook_size) = (self.spec.codes_per_image(), self.spec.codebook_size);
-        if !codes.len().is_multiple_of(codes_per_image) {
-            return Err(ModelError::Codes { codes: codes.len(), codes_per_image });
+        if !self.network.has_decoder() {
+            return Err(ModelError::NoDecoder { tokenizer: self.spec.name.clone() });
         }
-        match codes.iter().position(|code| *code >= codebook_size) {
-            Some(position) => Err(ModelError::CodeOutOfRange { position, code: codes[position], codebook_size }),
-            None => Ok(()),
-        }
+        check_codes(&self.spec, codes)
     }
 }
 
@@ -148,6 +160,29 @@ impl ImageTokenizer for VqTokenizer {
 pub(super) fn scaled(pixels: &[u8]) -> Vec<f32> {
     let levels = Values::TwoOver255.table();
     pixels.iter().map(|level| levels[usize::from(*level)]).collect()
+}
+
+/// Values of about -1 to 1, `[n, 3, side, side]`, to bytes, RGB, interleaved, of the first `images`.
+pub(super) fn levels(pixels: &Tensor, images: usize) -> Result<Vec<u8>, TchError> {
+    let pixels = pixels.f_narrow(0, 0, images as i64)?;
+    // The last addition of a half and the cut to an integer round to the nearest level.
+    let levels = pixels.f_clamp(-1.0, 1.0)?.f_add_scalar(1.0)?.f_mul_scalar(127.5)?.f_round()?.f_to_kind(Kind::Uint8)?;
+    let levels = levels.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_to_device(Device::Cpu)?;
+    let mut bytes = vec![0; levels.numel()];
+    levels.f_copy_data_u8(&mut bytes, levels.numel())?;
+    Ok(bytes)
+}
+
+/// Checks that `codes` are whole images of codes in range.
+pub(super) fn check_codes(spec: &ImageTokenizerSpec, codes: &[u32]) -> Result<(), ModelError> {
+    let (codes_per_image, codebook_size) = (spec.codes_per_image(), spec.codebook_size);
+    if !codes.len().is_multiple_of(codes_per_image) {
+        return Err(ModelError::Codes { codes: codes.len(), codes_per_image });
+    }
+    match codes.iter().position(|code| *code >= codebook_size) {
+        Some(position) => Err(ModelError::CodeOutOfRange { position, code: codes[position], codebook_size }),
+        None => Ok(()),
+    }
 }
 
 fn floats(tensor: &Tensor) -> Result<Vec<f32>, TchError> {

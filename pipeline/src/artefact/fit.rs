@@ -124,6 +124,7 @@ fn fit_codebook(config: &Config, pixels: &[u8], progress: &Progress) -> Result<B
             progress.say(&summary(&mut tokenizer, pixels)?);
             Ok(tokenizer.to_bytes().into())
         }
+        ImageTokenizerConfig::TorchScript(_) => unreachable!("both modules are given"),
     }
 }
 

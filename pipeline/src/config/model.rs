@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cm3flow_model::decoder::{AttentionScope, DecoderConfig, DecoderPreset};
-use cm3flow_model::vq::{VqConfig, VqFitConfig};
+use cm3flow_model::vq::{TorchScriptConfig, VqConfig, VqFitConfig};
 use cm3flow_schemas::preparation::{Crop, Preparation};
 use cm3flow_stages::derive;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,8 @@ pub enum ImageTokenizerConfig {
     Vq(VqTokenizerConfig),
     /// k-means over square patches: a baseline without libtorch.
     Patches(PatchesConfig),
+    /// A pair of TorchScript modules, such as `encoder.jit` and `decoder.jit` of Cosmos.
+    TorchScript(TorchScriptTokenizerConfig),
 }
 
 impl Default for ImageTokenizerConfig {
@@ -38,12 +40,13 @@ impl Default for ImageTokenizerConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VqTokenizerConfig {
-    /// `photos-tiny` or `chameleon`. Default `photos-tiny`.
+    /// One of [`VqConfig::PRESETS`]. Default `photos-tiny`.
     pub preset: String,
     /// Sizes of the network, instead of a preset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<VqConfig>,
-    /// Safetensors file of its weights; without it they are fitted.
+    /// File of its weights: safetensors, or a PyTorch checkpoint, of which no code is run. Layouts of taming-transformers, Chameleon,
+    /// transformers, diffusers and LlamaGen are known. Without it weights are fitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
     /// Images that are encoded together, 1..=1024: part of the numerics class. Default 16.
@@ -82,12 +85,45 @@ impl VqTokenizerConfig {
     /// Sizes of the network; `None` for an unknown preset.
     #[must_use]
     pub fn network(&self) -> Option<VqConfig> {
-        match (&self.network, self.preset.as_str()) {
-            (Some(network), _) => Some(network.clone()),
-            (None, "photos-tiny") => Some(VqConfig::photos_tiny()),
-            (None, "chameleon") => Some(VqConfig::chameleon()),
-            (None, _) => None,
-        }
+        self.network.clone().or_else(|| VqConfig::preset(&self.preset))
+    }
+}
+
+/// `kind = "torchscript"`. TorchScript is code and runs as given: name modules that you trust.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TorchScriptTokenizerConfig {
+    /// Module that turns `[n, 3, side, side]` in -1 to 1 into codes.
+    pub encoder: PathBuf,
+    /// Module that turns `[n, grid, grid]` codes into `[n, 3, side, side]`.
+    pub decoder: PathBuf,
+    /// Side of an image in pixels, 8..=4096.
+    pub side_px: u32,
+    /// Codes in a row and in a column, 1..=`side_px`.
+    pub grid: u32,
+    /// Number of codes, 2..=1048576.
+    pub codebook_size: u32,
+    /// Images that are encoded together, 1..=1024: part of the numerics class. Default 16.
+    #[serde(default = "sixteen")]
+    pub batch_size: u32,
+    /// Which square of a picture is taken. Default `center`.
+    #[serde(default = "center")]
+    pub crop: Crop,
+}
+
+const fn sixteen() -> u32 {
+    16
+}
+
+const fn center() -> Crop {
+    Crop::Center
+}
+
+impl TorchScriptTokenizerConfig {
+    /// What the modules take and return.
+    #[must_use]
+    pub const fn modules(&self) -> TorchScriptConfig {
+        TorchScriptConfig { side_px: self.side_px, grid: self.grid, codebook_size: self.codebook_size }
     }
 }
 
@@ -124,6 +160,7 @@ impl ImageTokenizerConfig {
                 }
             }
             Self::Patches(patches) => Preparation::levels(patches.side_px, patches.crop),
+            Self::TorchScript(script) => Preparation::chameleon(script.side_px, script.crop),
         };
         preparation.with_decoder(derive::decoder())
     }
@@ -134,6 +171,7 @@ impl ImageTokenizerConfig {
         let grid = match self {
             Self::Vq(vq) => vq.network().map_or(0, |network| network.grid()),
             Self::Patches(patches) => patches.side_px / patches.patch_px.max(1),
+            Self::TorchScript(script) => script.grid,
         };
         (grid * grid) as usize
     }
@@ -143,7 +181,10 @@ impl ImageTokenizerConfig {
         match self {
             Self::Vq(vq) => {
                 match vq.network() {
-                    None => problems.push(format!("tokenize.image.preset must be photos-tiny or chameleon, got {:?}", vq.preset)),
+                    None => {
+                        let known = VqConfig::PRESETS.join(", ");
+                        problems.push(format!("tokenize.image.preset must be one of {known}, got {:?}", vq.preset));
+                    }
                     Some(network) => {
                         if let Err(error) = network.check() {
                             problems.push(format!("tokenize.image.network: {error}"));
@@ -154,9 +195,13 @@ impl ImageTokenizerConfig {
                     let problem = "tokenize.image.preparation = \"chameleon-hf\" needs tokenize.image.weights; what is fitted here takes \"chameleon\"";
                     problems.push(problem.into());
                 }
-                if !(1..=1024).contains(&vq.batch_size) {
-                    problems.push(format!("tokenize.image.batch_size must be in 1..=1024, got {}", vq.batch_size));
+                problems.extend(batch_size_problem(vq.batch_size));
+            }
+            Self::TorchScript(script) => {
+                if let Err(error) = script.modules().check() {
+                    problems.push(format!("tokenize.image: {error}"));
                 }
+                problems.extend(batch_size_problem(script.batch_size));
             }
             Self::Patches(patches) => {
                 if patches.patch_px == 0 || patches.side_px == 0 || patches.side_px % patches.patch_px != 0 {
@@ -170,6 +215,11 @@ impl ImageTokenizerConfig {
         }
         problems
     }
+}
+
+fn batch_size_problem(batch_size: u32) -> Option<String> {
+    let fits = (1..=1024).contains(&batch_size);
+    (!fits).then(|| format!("tokenize.image.batch_size must be in 1..=1024, got {batch_size}"))
 }
 
 /// `[tokenize.text]`.

@@ -123,12 +123,14 @@ pub struct NgramColourEmbedder {
 }
 
 impl NgramColourEmbedder {
-    /// An embedder over a fitted table and the codebook of the image tokenizer: `codebook_dim` floats a code, for images of `side_px`.
+    /// An embedder over a fitted table and the codebook of the image tokenizer: `codebook_dim` floats a code, for images of `side_px`. Of
+    /// a tokenizer that shows no codebook, images have their colour layout alone.
     #[must_use]
     pub fn new(table: IdfTable, codebook: &[f32], codebook_dim: usize, side_px: usize) -> Self {
+        let codebook_dim = if codebook.is_empty() { 0 } else { codebook_dim };
         let mut mean = vec![0.0; codebook_dim];
         let codes = (codebook.len() / codebook_dim.max(1)).max(1) as f32;
-        for vector in codebook.chunks_exact(codebook_dim) {
+        for vector in codebook.chunks_exact(codebook_dim.max(1)) {
             mean.iter_mut().zip(vector).for_each(|(sum, value)| *sum += value / codes);
         }
         let bits: Vec<u32> = codebook.iter().map(|value| value.to_bits()).collect();
@@ -155,7 +157,7 @@ impl NgramColourEmbedder {
 
     fn embed_image(&self, image: &ImageView<'_>, out: &mut [f32]) {
         let (codes, layout) = out.split_at_mut(self.codebook_dim);
-        for &code in image.codes {
+        for &code in image.codes.iter().filter(|_| self.codebook_dim > 0) {
             let vector = &self.codebook[code as usize * self.codebook_dim..][..self.codebook_dim];
             codes.iter_mut().zip(vector).zip(&self.codebook_mean).for_each(|((sum, value), mean)| *sum += value - mean);
         }
@@ -174,6 +176,9 @@ impl NgramColourEmbedder {
 
 impl PairEmbedder for NgramColourEmbedder {
     fn name(&self) -> &str {
+        if self.codebook_dim == 0 {
+            return "hashed character n-grams and colour layout";
+        }
         "hashed character n-grams, mean codebook vector and colour layout"
     }
 
@@ -195,7 +200,10 @@ impl PairEmbedder for NgramColourEmbedder {
 
     fn embed_images(&mut self, images: &[ImageView<'_>]) -> Result<Vec<f32>, DynError> {
         let codes = self.codebook.len() / self.codebook_dim.max(1);
-        if let Some(code) = images.iter().flat_map(|image| image.codes).find(|code| **code as usize >= codes) {
+        let mut all = images.iter().flat_map(|image| image.codes);
+        if self.codebook_dim > 0
+            && let Some(code) = all.find(|code| **code as usize >= codes)
+        {
             return Err(format!("code {code} is out of range 0..{codes}").into());
         }
         let mut out = vec![0.0; images.len() * self.dimension()];

@@ -1,0 +1,105 @@
+//! Runs an image tokenizer on given pixels and codes and writes what it computes, for comparison with other implementations.
+//!
+//! `vq_values JOB OUT`: `JOB` is JSON (see [`Job`]), `OUT` becomes a safetensors file with `codes` (i32, of the pixels), `decoded` (f32,
+//! `[n, 3, side, side]`, of the job's codes) if there were codes to decode, and `seconds` (f64, of each encoding, the first not counted).
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use cm3flow_model::device::{self, DeviceChoice};
+use cm3flow_model::vq::{TorchScriptConfig, TorchScriptTokenizer, VqConfig, VqTokenizer};
+use cm3flow_schemas::traits::ImageTokenizer;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::Deserialize;
+
+/// What is run on what.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Job {
+    /// Sizes of a network with `weights`, or else `modules`.
+    network: Option<VqConfig>,
+    /// File of its weights.
+    weights: Option<PathBuf>,
+    /// What a pair of TorchScript modules takes and returns, with the files of encoder and decoder.
+    modules: Option<(TorchScriptConfig, PathBuf, PathBuf)>,
+    /// Safetensors file with `pixels` (u8, `[n, side, side, 3]`) and perhaps `codes` (i32, `[n, grid, grid]`).
+    inputs: PathBuf,
+    /// Images that are computed together.
+    batch_size: u32,
+    /// Threads of one operation.
+    threads: u32,
+    /// How often the pixels are encoded and timed; 0 encodes them once, without time.
+    #[serde(default)]
+    timed: u32,
+}
+
+enum Tokenizer {
+    Network(Box<VqTokenizer>),
+    Modules(TorchScriptTokenizer),
+}
+
+impl Tokenizer {
+    fn load(job: &Job) -> Result<Self> {
+        let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        match (&job.network, &job.weights, &job.modules) {
+            (Some(network), Some(weights), None) => {
+                Ok(Self::Network(Box::new(VqTokenizer::try_new(network, &read(weights)?, job.batch_size, DeviceChoice::Cpu)?)))
+            }
+            (None, None, Some((config, encoder, decoder))) => {
+                let (encoder, decoder) = (read(encoder)?, read(decoder)?);
+                Ok(Self::Modules(TorchScriptTokenizer::try_new(config, (&encoder, &decoder), job.batch_size, DeviceChoice::Cpu)?))
+            }
+            _ => bail!("a job has either network and weights, or modules"),
+        }
+    }
+
+    fn encode(&mut self, pixels: &[u8]) -> Result<Vec<u32>> {
+        let codes = match self {
+            Self::Network(tokenizer) => tokenizer.encode(pixels),
+            Self::Modules(tokenizer) => tokenizer.encode(pixels),
+        };
+        codes.map_err(|error| anyhow::anyhow!(error))
+    }
+
+    fn decode_values(&mut self, codes: &[u32]) -> Result<Vec<f32>> {
+        Ok(match self {
+            Self::Network(tokenizer) => tokenizer.decode_values(codes)?,
+            Self::Modules(tokenizer) => tokenizer.decode_values(codes)?,
+        })
+    }
+}
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(job), Some(out), None) = (arguments.next(), arguments.next(), arguments.next()) else { bail!("usage: vq_values JOB OUT") };
+    let job: Job = serde_json::from_slice(&std::fs::read(&job).with_context(|| format!("cannot read {job}"))?)?;
+    device::set_threads(job.threads);
+    let inputs = std::fs::read(&job.inputs).with_context(|| format!("cannot read {}", job.inputs.display()))?;
+    let inputs = SafeTensors::deserialize(&inputs)?;
+    let mut tokenizer = Tokenizer::load(&job)?;
+
+    let pixels = inputs.tensor("pixels")?;
+    ensure!(pixels.dtype() == Dtype::U8, "pixels are {:?}, expected U8", pixels.dtype());
+    let codes = tokenizer.encode(pixels.data())?;
+    let mut seconds = Vec::new();
+    for _ in 0..job.timed {
+        let began = Instant::now();
+        tokenizer.encode(pixels.data())?;
+        seconds.extend(began.elapsed().as_secs_f64().to_le_bytes());
+    }
+    let codes: Vec<u8> = codes.iter().flat_map(|code| code.to_le_bytes()).collect();
+    let mut outputs = vec![("codes", Dtype::I32, vec![codes.len() / 4], codes), ("seconds", Dtype::F64, vec![job.timed as usize], seconds)];
+    if let Ok(given) = inputs.tensor("codes") {
+        ensure!(given.dtype() == Dtype::I32, "codes are {:?}, expected I32", given.dtype());
+        let given: Vec<u32> = given.data().as_chunks::<4>().0.iter().map(|code| u32::from_le_bytes(*code)).collect();
+        let decoded = tokenizer.decode_values(&given)?;
+        let [n, height, width, 3] = pixels.shape()[..] else { bail!("pixels have shape {:?}", pixels.shape()) };
+        let bytes = decoded.iter().flat_map(|value| value.to_le_bytes()).collect();
+        outputs.push(("decoded", Dtype::F32, vec![n, 3, height, width], bytes));
+    }
+    let views: Result<Vec<_>, _> =
+        outputs.iter().map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes)?))).collect();
+    safetensors::serialize_to_file(views.map_err(|error: safetensors::SafeTensorError| error)?, None, out.as_ref())?;
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! An image tokenizer made of two TorchScript modules, as Cosmos and others are published: pixels to codes, and codes to pixels.
+//!
+//! **TorchScript is code.** It is no Python and opens no files by itself, but it runs as given, with all that libtorch can do: load only what
+//! you trust. What comes out is checked against the configuration, image by image.
+
+use cm3flow_schemas::digest::{Digest, PartHasher};
+use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
+use cm3flow_schemas::{DynError, canonical};
+use serde::{Deserialize, Serialize};
+use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
+
+use crate::device::{self, DeviceChoice};
+use crate::error::{ModelError, Problems};
+use crate::vq::tokenizer::{check_codes, levels, scaled};
+
+/// What a pair of modules takes and returns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TorchScriptConfig {
+    /// Side of the square that is encoded, in pixels: 8 to 4096.
+    pub side_px: u32,
+    /// Codes in a row and in a column, 1 to `side_px`.
+    pub grid: u32,
+    /// Number of codes, 2 to 1,048,576.
+    pub codebook_size: u32,
+}
+
+impl TorchScriptConfig {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] with all problems.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let mut problems = Problems::default();
+        problems.range("side_px", self.side_px, 8, 4096);
+        problems.range("grid", self.grid, 1, self.side_px);
+        problems.range("codebook_size", self.codebook_size, 2, 1 << 20);
+        problems.finish("torchscript configuration")
+    }
+}
+
+/// Two TorchScript modules that implement [`ImageTokenizer`].
+///
+/// The encoder takes `[n, 3, side, side]` in -1 to 1 and returns codes, or a tuple of which exactly one tensor holds whole numbers: the codes,
+/// as `[n, grid, grid]`, or with the same numbers in another shape. The decoder takes `[n, grid, grid]` i64 and returns `[n, 3, side,
+/// side]`. Both compute in the type of the encoder's first parameter, f32 without any. Its codebook is empty.
+#[derive(Debug)]
+pub struct TorchScriptTokenizer {
+    spec: ImageTokenizerSpec,
+    encoder: CModule,
+    decoder: CModule,
+    kind: Kind,
+    device: Device,
+    batch_size: usize,
+}
+
+impl TorchScriptTokenizer {
+    /// Loads both modules from the bytes of their files. `batch_size` images, 1 to 4096, are computed together.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] for bad settings, [`ModelError::CudaUnavailable`], [`ModelError::Torch`] for bytes that are no module.
+    pub fn try_new(
+        config: &TorchScriptConfig,
+        (encoder, decoder): (&[u8], &[u8]),
+        batch_size: u32,
+        choice: DeviceChoice,
+    ) -> Result<Self, ModelError> {
+        config.check()?;
+        let mut problems = Problems::default();
+        problems.range("batch_size", batch_size, 1, 4096);
+        problems.finish("torchscript tokenizer")?;
+        let device = device::open(choice)?;
+        let mut digest = PartHasher::new("torchscript-tokenizer");
+        digest.part(&canonical::digest_of("torchscript-config", config).0).part(&Digest::of(encoder).0).part(&Digest::of(decoder).0);
+        let digest = digest.digest();
+        let encoder = load(encoder, device).map_err(ModelError::torch("load the TorchScript encoder"))?;
+        let decoder = load(decoder, device).map_err(ModelError::torch("load the TorchScript decoder"))?;
+        let kind = kind_of(&encoder).map_err(ModelError::torch("list the parameters of the TorchScript encoder"))?;
+        let spec = ImageTokenizerSpec {
+            name: format!("torchscript-{}-{}", config.grid, config.codebook_size),
+            digest,
+            side_px: config.side_px,
+            grid: config.grid,
+            codebook_size: config.codebook_size,
+            codebook_dim: 0,
+            numerics: device::numerics_class(device, kind, batch_size),
+        };
+        Ok(Self { spec, encoder, decoder, kind, device, batch_size: batch_size as usize })
+    }
+
+    fn encode_batch(&self, pixels: &[u8]) -> Result<Vec<u32>, ModelError> {
+        let images = pixels.len() / self.spec.bytes_per_image();
+        let (count, side) = (self.batch_size as i64, i64::from(self.spec.side_px));
+        let mut values = scaled(pixels);
+        values.resize(self.batch_size * self.spec.bytes_per_image(), -1.0);
+        let input = || {
+            let batch = Tensor::f_from_slice(&values)?.f_to_device(self.device)?;
+            batch.f_reshape([count, side, side, 3])?.f_permute([0, 3, 1, 2])?.f_contiguous()?.f_to_kind(self.kind)
+        };
+        let input = input().map_err(ModelError::torch("load pictures"))?;
+        let output = self.encoder.forward_is(&[IValue::Tensor(input)]).map_err(ModelError::torch("encode images by TorchScript"))?;
+        let codes = self.codes(output)?;
+        Ok(codes[..images * self.spec.codes_per_image()].to_vec())
+    }
+
+    /// The codes in what the encoder returned, all of them in range.
+    fn codes(&self, output: IValue) -> Result<Vec<u32>, ModelError> {
+        let (grid, size) = (self.spec.grid, self.spec.codebook_size);
+        let refused = |found: String| ModelError::ModuleOutput {
+            module: "encoder",
+            found,
+            expected: format!("codes of {} images, {grid} x {grid} each, in 0..{size}", self.batch_size),
+        };
+        let mut tensors = Vec::new();
+        tensors_of(output, &mut tensors);
+        let found = tensors.len();
+        let mut whole: Vec<Tensor> = tensors.into_iter().filter(|tensor| is_whole(tensor.kind())).collect();
+        let tensor = match (whole.pop(), whole.is_empty()) {
+            (Some(tensor), true) => tensor,
+            (Some(_), false) => return Err(refused(format!("{} tensors of whole numbers", whole.len() + 1))),
+            (None, _) => return Err(refused(format!("{found} tensors, none of whole numbers"))),
+        };
+        let shape = tensor.size();
+        if tensor.numel() != self.batch_size * self.spec.codes_per_image() || (shape.len() > 1 && shape[0] != self.batch_size as i64) {
+            return Err(refused(format!("whole numbers of shape {shape:?}")));
+        }
+        let flat = tensor.f_to_device(Device::Cpu).and_then(|tensor| tensor.f_to_kind(Kind::Int64)?.f_reshape([-1]));
+        let codes = flat.and_then(Vec::<i64>::try_from).map_err(ModelError::torch("copy codes"))?;
+        match codes.iter().find(|code| !(0..i64::from(size)).contains(*code)) {
+            Some(code) => Err(refused(format!("code {code}"))),
+            None => Ok(codes.into_iter().map(|code| code as u32).collect()),
+        }
+    }
+
+    /// Pixels of at most `batch_size` images, `[batch_size, 3, side, side]` f32.
+    fn decoded(&self, codes: &[u32]) -> Result<Tensor, ModelError> {
+        let (count, grid, side) = (self.batch_size as i64, i64::from(self.spec.grid), i64::from(self.spec.side_px));
+        let mut padded: Vec<i64> = codes.iter().map(|code| i64::from(*code)).collect();
+        padded.resize(self.batch_size * self.spec.codes_per_image(), 0);
+        let input = Tensor::f_from_slice(&padded).and_then(|codes| codes.f_to_device(self.device)?.f_reshape([count, grid, grid]));
+        let input = input.map_err(ModelError::torch("load codes"))?;
+        let output = self.decoder.forward_is(&[IValue::Tensor(input)]).map_err(ModelError::torch("decode images by TorchScript"))?;
+        let mut tensors = Vec::new();
+        tensors_of(output, &mut tensors);
+        let expected = [count, 3, side, side];
+        let found = match tensors.first() {
+            Some(pixels) if pixels.size() == expected && !is_whole(pixels.kind()) => {
+                return pixels.f_to_kind(Kind::Float).map_err(ModelError::torch("decode images"));
+            }
+            Some(other) => format!("{:?} of shape {:?}", other.kind(), other.size()),
+            None => "no tensor".to_owned(),
+        };
+        Err(ModelError::ModuleOutput { module: "decoder", found, expected: format!("floats of shape {expected:?}") })
+    }
+
+    /// Decodes codes to the values that the decoder returns, before they are cut and rounded to bytes. Out: for each image `3 * side *
+    /// side` floats, channel by channel, about -1 to 1. For comparisons; [`ImageTokenizer::decode`] makes pictures.
+    ///
+    /// # Errors
+    /// As [`ImageTokenizer::decode`].
+    pub fn decode_values(&mut self, codes: &[u32]) -> Result<Vec<f32>, ModelError> {
+        self.decode_batches(codes, |pixels, images| {
+            Vec::try_from(pixels.f_narrow(0, 0, images as i64)?.f_to_device(Device::Cpu)?.f_contiguous()?.f_reshape([-1])?)
+        })
+    }
+
+    fn decode_batches<T>(&self, codes: &[u32], values: impl Fn(&Tensor, usize) -> Result<Vec<T>, TchError>) -> Result<Vec<T>, ModelError> {
+        check_codes(&self.spec, codes)?;
+        let _no_grad = tch::no_grad_guard();
+        let mut all = Vec::new();
+        for batch in codes.chunks(self.batch_size * self.spec.codes_per_image()) {
+            let decoded = self.decoded(batch)?;
+            let images = batch.len() / self.spec.codes_per_image();
+            all.extend(values(&decoded, images).map_err(ModelError::torch("copy pixels"))?);
+        }
+        Ok(all)
+    }
+}
+
+impl ImageTokenizer for TorchScriptTokenizer {
+    fn spec(&self) -> &ImageTokenizerSpec {
+        &self.spec
+    }
+
+    fn encode(&mut self, pixels: &[u8]) -> Result<Vec<u32>, DynError> {
+        let bytes_per_image = self.spec.bytes_per_image();
+        if !pixels.len().is_multiple_of(bytes_per_image) {
+            return Err(ModelError::Pixels { bytes: pixels.len(), bytes_per_image }.into());
+        }
+        let _no_grad = tch::no_grad_guard();
+        let mut codes = Vec::new();
+        for batch in pixels.chunks(self.batch_size * bytes_per_image) {
+            codes.extend(self.encode_batch(batch)?);
+        }
+        Ok(codes)
+    }
+
+    fn decode(&mut self, codes: &[u32]) -> Result<Vec<u8>, DynError> {
+        Ok(self.decode_batches(codes, levels)?)
+    }
+
+    fn codebook(&self) -> &[f32] {
+        &[]
+    }
+}
+
+fn load(mut bytes: &[u8], device: Device) -> Result<CModule, TchError> {
+    let mut module = CModule::load_data_on_device(&mut bytes, device)?;
+    module.f_set_eval()?;
+    Ok(module)
+}
+
+/// Type of the first parameter that is a float; f32 if there is none, as in frozen modules.
+fn kind_of(module: &CModule) -> Result<Kind, TchError> {
+    let kinds = module.named_parameters()?.into_iter().map(|(_, parameter)| parameter.kind());
+    Ok(kinds.into_iter().find(|kind| matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16)).unwrap_or(Kind::Float))
+}
+
+const fn is_whole(kind: Kind) -> bool {
+    matches!(kind, Kind::Int64 | Kind::Int | Kind::Int16 | Kind::Uint8 | Kind::Int8)
+}
+
+/// All tensors of what a module returned, in order.
+fn tensors_of(output: IValue, tensors: &mut Vec<Tensor>) {
+    match output {
+        IValue::Tensor(tensor) => tensors.push(tensor),
+        IValue::TensorList(list) => tensors.extend(list),
+        IValue::Tuple(items) | IValue::GenericList(items) => items.into_iter().for_each(|item| tensors_of(item, tensors)),
+        _ => {}
+    }
+}

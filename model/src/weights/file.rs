@@ -1,0 +1,76 @@
+//! Weights that a user brings: safetensors, or a PyTorch checkpoint, told apart by their first bytes.
+
+use safetensors::tensor::{Dtype, SafeTensors};
+use tch::{Kind, Tensor};
+
+use crate::error::ModelError;
+use crate::weights::torch::TorchFile;
+
+/// First bytes of a legacy checkpoint: a pickle of the magic number 0x1950a86a20f9469cfc6c.
+const LEGACY_MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+/// Where a tar archive says that it is one.
+const TAR_MAGIC: usize = 257;
+
+/// A file of weights, of which single tensors are read.
+pub(crate) struct WeightsFile<'a>(Format<'a>);
+
+enum Format<'a> {
+    Safetensors(SafeTensors<'a>),
+    Torch(Box<TorchFile<'a>>),
+}
+
+impl<'a> WeightsFile<'a> {
+    /// Reads the list of tensors.
+    ///
+    /// # Errors
+    /// [`ModelError::OldCheckpoint`], [`ModelError::Safetensors`], and those of PyTorch checkpoints.
+    pub(crate) fn open(bytes: &'a [u8]) -> Result<Self, ModelError> {
+        if bytes.starts_with(b"PK\x03\x04") {
+            return Ok(Self(Format::Torch(Box::new(TorchFile::open(bytes)?))));
+        }
+        if bytes.get(TAR_MAGIC..TAR_MAGIC + 5) == Some(b"ustar") {
+            return Err(ModelError::OldCheckpoint { format: "tar" });
+        }
+        if bytes[..bytes.len().min(32)].windows(LEGACY_MAGIC.len()).any(|window| window == LEGACY_MAGIC) {
+            return Err(ModelError::OldCheckpoint { format: "pickle" });
+        }
+        let file = SafeTensors::deserialize(bytes).map_err(|source| ModelError::Safetensors { source })?;
+        Ok(Self(Format::Safetensors(file)))
+    }
+
+    /// Names of all tensors, sorted.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = match &self.0 {
+            Format::Safetensors(file) => file.names().into_iter().map(str::to_owned).collect(),
+            Format::Torch(file) => file.names().map(str::to_owned).collect(),
+        };
+        names.sort_unstable();
+        names
+    }
+
+    /// The tensor of that name as f32, on the CPU. f16 and bf16 are widened, which loses nothing.
+    ///
+    /// # Errors
+    /// [`ModelError::TensorType`] for other numbers, [`ModelError::TensorPlace`] or [`ModelError::Archive`] if the file is damaged,
+    /// [`ModelError::Torch`] if memory is short.
+    pub(crate) fn tensor(&mut self, name: &str) -> Result<Option<Tensor>, ModelError> {
+        match &mut self.0 {
+            Format::Torch(file) => file.tensor(name),
+            Format::Safetensors(file) => {
+                let Ok(view) = file.tensor(name) else { return Ok(None) };
+                let kind = match view.dtype() {
+                    Dtype::F32 => Kind::Float,
+                    Dtype::F16 => Kind::Half,
+                    Dtype::BF16 => Kind::BFloat16,
+                    other => {
+                        let (name, found) = (name.to_owned(), format!("{other:?}"));
+                        return Err(ModelError::TensorType { name, found, expected: "F32, F16 or BF16" });
+                    }
+                };
+                let shape: Vec<i64> = view.shape().iter().map(|size| *size as i64).collect();
+                let tensor = Tensor::f_from_data_size(view.data(), &shape, kind).and_then(|tensor| tensor.f_to_kind(Kind::Float));
+                tensor.map(Some).map_err(ModelError::torch("create weights"))
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! PyTorch checkpoints: the ZIP archive that `torch.save` writes since PyTorch 1.6. No code of the file is run.
+//!
+//! `<folder>/data.pkl` describes what was saved, `<folder>/data/<key>` holds the numbers. Every length that the file states is checked
+//! against the bytes that are there before anything is allocated for it.
+//!
+//! # Source
+//! `torch/serialization.py` and `caffe2/serialize/inline_container.h` of PyTorch.
+
+use std::collections::BTreeMap;
+use std::io::{Cursor, Read};
+
+use tch::{Kind, TchError, Tensor};
+use zip::ZipArchive;
+use zip::result::ZipError;
+
+use crate::error::ModelError;
+use crate::weights::pickle;
+use crate::weights::values::{Element, Id, Values};
+
+/// Largest description of what was saved, in bytes.
+const MAX_PICKLE_BYTES: u64 = 64 << 20;
+/// Entries that checkpoints keep their weights in, the first that is there counts. Without any, the checkpoint itself is the dict.
+const ENTRIES: [&str; 3] = ["state_dict", "model", "ema"];
+
+/// A checkpoint with the names of its tensors.
+pub(super) struct TorchFile<'a> {
+    archive: ZipArchive<Cursor<&'a [u8]>>,
+    /// Length of the file. Entries are stored as they are, so none is longer.
+    len: u64,
+    /// What all names of entries begin with; ends with a slash, if it is not empty.
+    folder: String,
+    values: Values,
+    tensors: BTreeMap<String, Id>,
+}
+
+impl<'a> TorchFile<'a> {
+    /// Reads the list of tensors.
+    ///
+    /// # Errors
+    /// [`ModelError::Archive`], [`ModelError::Pickle`] or [`ModelError::Checkpoint`] if that cannot be done.
+    pub(super) fn open(bytes: &'a [u8]) -> Result<Self, ModelError> {
+        let archive = ZipArchive::new(Cursor::new(bytes));
+        let mut archive = archive.map_err(|source| ModelError::Archive { entry: "the list of entries".to_owned(), source })?;
+        let folder = folder(&archive)?;
+        if archive.index_for_name(&format!("{folder}constants.pkl")).is_some() {
+            return Err(refused("it is a TorchScript module; name it under kind = \"torchscript\""));
+        }
+        if archive.index_for_name(&format!("{folder}byteorder")).is_some()
+            && entry(&mut archive, &format!("{folder}byteorder"), 16)? != b"little"
+        {
+            return Err(refused("its numbers are not little-endian; save it again on a machine where they are"));
+        }
+        let len = bytes.len() as u64;
+        let pickle = entry(&mut archive, &format!("{folder}data.pkl"), MAX_PICKLE_BYTES.min(len))?;
+        let (values, root) = pickle::read(&pickle).map_err(|source| ModelError::Pickle { source })?;
+        let tensors = named_tensors(&values, root)
+            .ok_or_else(|| refused("it holds no dict of tensors; save the state_dict() of the model, not the model itself"))?;
+        Ok(Self { archive, len, folder, values, tensors })
+    }
+
+    /// Names of the tensors, sorted.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The tensor of that name as f32, on the CPU; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`ModelError::TensorType`], [`ModelError::TensorPlace`], [`ModelError::Archive`] or [`ModelError::Torch`].
+    pub(super) fn tensor(&mut self, name: &str) -> Result<Option<Tensor>, ModelError> {
+        let Some((view, storage, key)) = self.tensors.get(name).and_then(|id| self.values.tensor(*id)) else { return Ok(None) };
+        let (kind, size) = match storage.element {
+            Element::Float => (Kind::Float, 4),
+            Element::Half => (Kind::Half, 2),
+            Element::BFloat16 => (Kind::BFloat16, 2),
+            Element::Unused(class) => {
+                let (name, found) = (name.to_owned(), class.trim_end_matches("Storage").to_owned());
+                return Err(ModelError::TensorType { name, found, expected: "Float, Half or BFloat16" });
+            }
+        };
+        let refused = |problem: String| ModelError::TensorPlace { name: name.to_owned(), problem };
+        let (offset, shape, strides) = (view.offset, view.shape.clone(), view.strides.clone());
+        check_place(offset, &shape, &strides, storage.len).map_err(refused)?;
+        let path = format!("{}data/{key}", self.folder);
+        let bytes = entry(&mut self.archive, &path, self.len)?;
+        // Both factors fit: the length was found to be at least the number of elements of a tensor, and is bounded by the next line.
+        let stated = storage.len.checked_mul(size).filter(|stated| *stated <= bytes.len() as u64);
+        let Some(stated) = stated else {
+            return Err(refused(format!("its storage {path} has {} bytes, too few for {} numbers", bytes.len(), storage.len)));
+        };
+        let numbers = &bytes[..stated as usize];
+        let read = || -> Result<Tensor, TchError> {
+            let flat = Tensor::f_from_data_size(numbers, &[storage.len as i64], kind)?;
+            // A copy: what is kept must not hold on to a storage that other tensors share.
+            flat.f_as_strided_copy(&shape, &strides, offset)?.f_to_kind(Kind::Float)
+        };
+        read().map(Some).map_err(ModelError::torch("create weights"))
+    }
+}
+
+fn refused(problem: &str) -> ModelError {
+    ModelError::Checkpoint { problem: problem.to_owned() }
+}
+
+/// What the names of a checkpoint's entries begin with.
+fn folder(archive: &ZipArchive<Cursor<&[u8]>>) -> Result<String, ModelError> {
+    let names = archive.file_names().filter_map(Result::ok);
+    let found = names.filter_map(|name| name.strip_suffix("data.pkl").map(str::to_owned));
+    match found.filter(|folder| folder.is_empty() || folder.ends_with('/')).min_by_key(String::len) {
+        Some(folder) => Ok(folder),
+        None => Err(refused("it is a ZIP archive without data.pkl")),
+    }
+}
+
+/// Bytes of an entry, at most `limit`.
+fn entry(archive: &mut ZipArchive<Cursor<&[u8]>>, name: &str, limit: u64) -> Result<Vec<u8>, ModelError> {
+    let failed = |source: ZipError| ModelError::Archive { entry: name.to_owned(), source };
+    let entry = archive.by_name(name).map_err(failed)?;
+    let size = entry.size();
+    if size > limit {
+        return Err(ModelError::Checkpoint {
+            problem: format!("its entry {name} claims {size} bytes, at most {limit} are there or allowed"),
+        });
+    }
+    let mut bytes = Vec::with_capacity(size as usize);
+    entry.take(limit).read_to_end(&mut bytes).map_err(|source| failed(ZipError::Io(source)))?;
+    Ok(bytes)
+}
+
+/// Tensors of the dict that holds the weights; `None` if there is no such dict.
+fn named_tensors(values: &Values, root: Id) -> Option<BTreeMap<String, Id>> {
+    let entries: BTreeMap<&str, Id> = values.dict(root)?.collect();
+    let weights = ENTRIES.iter().filter_map(|name| entries.get(name)).find(|id| values.dict(**id).is_some()).copied().unwrap_or(root);
+    let tensors = values.dict(weights)?.filter(|(_, id)| values.tensor(*id).is_some());
+    Some(tensors.map(|(name, id)| (name.to_owned(), id)).collect())
+}
+
+/// Checks that a view lies within a storage of `len` numbers, and holds no more numbers than that.
+fn check_place(offset: i64, shape: &[i64], strides: &[i64], len: u64) -> Result<(), String> {
+    let place = || format!("offset {offset}, shape {shape:?} and strides {strides:?} leave its storage of {len} numbers");
+    let unsigned = |number: i64| u64::try_from(number).ok();
+    let end = || -> Option<u64> {
+        let (mut count, mut last) = (1_u64, unsigned(offset)?);
+        for (size, stride) in shape.iter().zip(strides) {
+            let (size, stride) = (unsigned(*size)?, unsigned(*stride)?);
+            count = count.checked_mul(size)?;
+            last = last.checked_add(size.saturating_sub(1).checked_mul(stride)?)?;
+        }
+        match count {
+            0 => Some(0),
+            count => Some((last.checked_add(1)?).max(count)),
+        }
+    };
+    let fits = shape.len() == strides.len() && end().is_some_and(|end| end <= len) && i64::try_from(len).is_ok();
+    if fits { Ok(()) } else { Err(place()) }
+}
+
+#[cfg(test)]
+mod tests;
