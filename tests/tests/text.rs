@@ -118,7 +118,8 @@ async fn hostile_captions_survive(settings: &str) {
     let captions = hostile_texts(&control_spellings(), 11, CAPTIONS);
     let folder = tempfile::tempdir().expect("a folder");
     let list = write_list(folder.path(), &captions);
-    let job = Job::try_new(settings, &source("hostile", "jsonl", &list, 125)).expect("a good configuration");
+    let settings = format!("{settings}[fit]\nmax_samples = 200\n");
+    let job = Job::try_new(&settings, &source("hostile", "jsonl", &list, 125)).expect("a good configuration");
     let outcome = job.run().await.expect("the run ends");
     let artefacts = job.artefacts().await.expect("given or pinned");
     let packs = job.packs(&outcome).await.expect("just written");
