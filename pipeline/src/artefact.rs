@@ -3,10 +3,15 @@
 //! `artefacts/<digest>/<file>` holds the bytes; `artefacts/pins/<dataset>/<k>.json` says which ones a dataset uses: numbered,
 //! append-only, the highest wins. A pin remembers the settings that it was fitted with, so that changed settings are noticed.
 
+mod changes;
 mod fit;
+mod fitted;
+mod quality;
+mod samples;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use cm3flow_model::device;
@@ -14,12 +19,18 @@ use cm3flow_model::vq::{TorchScriptTokenizer, VqTokenizer};
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec, PairEmbedder};
+use cm3flow_schemas::version::CodeChange;
 use cm3flow_schemas::vocabulary::Vocabulary;
 use cm3flow_stages::embed::{EmbedderOwner, IdfTable, NgramColourEmbedder};
 use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::owner::Owner;
 use cm3flow_stages::tokenize::{ImageTokenizerOwner, PatchTokenizer, TextTokenizer};
 use serde::{Deserialize, Serialize};
+
+pub use fitted::{FittedCodebook, FittedText};
+pub(crate) use fitted::{fit_codebook, fit_text_tokenizer};
+pub use quality::Quality;
+use samples::{Samples, Wanted};
 
 use crate::config::{Config, ImageTokenizerConfig};
 use crate::error::{PipelineError, Result};
@@ -30,6 +41,8 @@ use crate::store::{Created, Store};
 pub const CODEBOOK: &str = "codebook";
 /// Name of the image tokenizer's decoder where that is a file of its own.
 const DECODER: &str = "decoder";
+/// Names of the files of the perceptual loss that a codebook is fitted with: features and linear layers.
+const PERCEPTUAL: [&str; 2] = ["perceptual-features", "perceptual-linear"];
 /// Name of the text tokenizer.
 pub const TOKENIZER: &str = "tokenizer";
 /// Name of the embedder's table.
@@ -63,6 +76,8 @@ pub struct Artefacts {
     pub embedder_digest: Digest,
     /// What ids mean.
     pub vocabulary: Vocabulary,
+    /// Image codes that would be others under another batch size or precision; empty until [`code_changes`] has measured them.
+    pub code_changes: BTreeMap<String, CodeChange>,
     /// Digests of all of them by name, as the manifest lists them.
     pub digests: BTreeMap<String, Digest>,
 }
@@ -70,34 +85,73 @@ pub struct Artefacts {
 /// Bytes of the artefacts by name.
 type Contents = BTreeMap<&'static str, Bytes>;
 
+/// Which artefacts are to be there, and whether pinned ones are fitted anew.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// One artefact by its name; all if none.
+    pub only: Option<&'static str>,
+    /// Fits anew what is pinned, which starts a new line of versions.
+    pub refit: bool,
+}
+
+impl Request {
+    fn includes(self, name: &str) -> bool {
+        self.only.is_none_or(|only| only == name)
+    }
+}
+
 /// Loads the artefacts of `config`. Those that are neither given nor pinned, or all with `refit`, are fitted on `units` and pinned.
 ///
 /// # Errors
 /// [`PipelineError::Pinned`] if settings changed and `refit` is not asked for; [`PipelineError::NothingToFit`];
 /// [`PipelineError::File`] for given files; what the store, a stage or a model says.
 pub(crate) async fn obtain(config: &Config, store: &Store, units: &[PlannedUnit], refit: bool, progress: &Progress) -> Result<Artefacts> {
+    let contents = contents_for(config, store, units, Request { only: None, refit }, progress).await?;
+    load(config, &contents)
+}
+
+/// Bytes of the artefacts that `request` asks for, and of others that are there already.
+async fn contents_for(config: &Config, store: &Store, units: &[PlannedUnit], request: Request, progress: &Progress) -> Result<Contents> {
     let (number, mut pins) = latest_pins(config, store).await?;
-    if refit {
-        pins.clear();
+    if request.refit {
+        pins.retain(|name, _| !request.includes(name));
     }
-    let contents = given_or_pinned(config, store, &pins).await?;
-    let missing: Vec<_> = settings(config).into_iter().filter(|(name, _)| !contents.contains_key(name)).collect();
+    let mut contents = given_or_pinned(config, store, &pins).await?;
+    let settings = settings(config, &contents);
+    let missing: Vec<_> = settings.into_iter().filter(|(name, _)| request.includes(name) && !contents.contains_key(name)).collect();
     if missing.is_empty() {
-        return load(config, &contents);
+        return Ok(contents);
     }
-    let contents = fit::fit(config, units, contents, progress).await?;
+    let wanted = Wanted { train: config.fit.max_samples, held_out: 0 };
+    let samples = Arc::new(Samples::collect(config, units, wanted).await?);
+    progress.say(&format!("fitting on {} train samples", samples.train));
     for (name, settings) in missing {
-        let digest = Digest::of(&contents[name]);
-        store.create_content(&path(name, digest), contents[name].clone()).await?;
+        let bytes = fit::fit(config, store, (name, settings), (&samples, &contents), progress).await?;
+        let digest = Digest::of(&bytes);
+        store.create_content(&path(name, digest), bytes.clone()).await?;
         pins.insert(name.to_owned(), Pin { settings, digest });
+        contents.insert(name, bytes);
     }
     let path = format!("{}/{}.json", pin_folder(config), number + 1);
     if store.create_record(&path, &pins).await? == Created::Different {
         progress.say("another run fitted and pinned at the same time; its artefacts are used");
-        let contents = given_or_pinned(config, store, &latest_pins(config, store).await?.1).await?;
-        return load(config, &contents);
+        return given_or_pinned(config, store, &latest_pins(config, store).await?.1).await;
     }
-    load(config, &contents)
+    Ok(contents)
+}
+
+/// Image codes that would be others under another batch size or precision than that of `artefacts`.
+///
+/// # Errors
+/// As [`obtain`].
+pub(crate) async fn code_changes(
+    config: &Config,
+    store: &Store,
+    artefacts: &Artefacts,
+    units: &[PlannedUnit],
+) -> Result<BTreeMap<String, CodeChange>> {
+    let contents = given_or_pinned(config, store, &latest_pins(config, store).await?.1).await?;
+    changes::of(config, store, (contents, &artefacts.image_spec), units).await
 }
 
 /// Loads the artefacts of `config` if all are given or pinned; `None` if some have yet to be fitted.
@@ -106,14 +160,14 @@ pub(crate) async fn obtain(config: &Config, store: &Store, units: &[PlannedUnit]
 /// As [`obtain`].
 pub(crate) async fn pinned(config: &Config, store: &Store) -> Result<Option<Artefacts>> {
     let contents = given_or_pinned(config, store, &latest_pins(config, store).await?.1).await?;
-    let is_complete = settings(config).iter().all(|(name, _)| contents.contains_key(name));
+    let is_complete = settings(config, &contents).iter().all(|(name, _)| contents.contains_key(name));
     is_complete.then(|| load(config, &contents)).transpose()
 }
 
 /// Bytes of all artefacts that the configuration names or `pins` hold.
 async fn given_or_pinned(config: &Config, store: &Store, pins: &Pins) -> Result<Contents> {
     let mut contents = given(config)?;
-    for (name, settings) in settings(config) {
+    for (name, settings) in settings(config, &contents) {
         let Some(pin) = pins.get(name) else { continue };
         if pin.settings != settings {
             return Err(PipelineError::Pinned { name: name.to_owned() });
@@ -124,11 +178,14 @@ async fn given_or_pinned(config: &Config, store: &Store, pins: &Pins) -> Result<
 }
 
 /// Names of the artefacts that are fitted, with the digest of what decides them: their own settings, and which samples are held out.
-fn settings(config: &Config) -> Vec<(&'static str, Digest)> {
+fn settings(config: &Config, given: &Contents) -> Vec<(&'static str, Digest)> {
     let population = (config.dataset.seed, config.split.held_out);
     let codebook = match &config.tokenize.image {
         ImageTokenizerConfig::Vq(vq) if vq.weights.is_some() => None,
-        ImageTokenizerConfig::Vq(vq) => Some(digest_of(CODEBOOK, &(vq.network(), vq.crop, &config.fit.codebook, population))),
+        ImageTokenizerConfig::Vq(vq) => {
+            let perceptual = PERCEPTUAL.map(|name| given.get(name).map(Digest::of));
+            Some(digest_of(CODEBOOK, &(vq.network(), vq.crop, &config.fit.codebook, population, perceptual)))
+        }
         ImageTokenizerConfig::Patches(patches) => Some(digest_of(CODEBOOK, &(patches, population))),
         ImageTokenizerConfig::TorchScript(_) => None,
     };
@@ -157,6 +214,11 @@ fn given(config: &Config) -> Result<Contents> {
             contents.insert(DECODER, read(&script.decoder)?);
         }
         ImageTokenizerConfig::Patches(_) => {}
+    }
+    if let Some(files) = &config.fit.perceptual {
+        for (name, path) in PERCEPTUAL.into_iter().zip([&files.features, &files.linear]) {
+            contents.insert(name, read(path)?);
+        }
     }
     if let Some(file) = &config.tokenize.text.file {
         contents.insert(TOKENIZER, read(file)?);
@@ -206,6 +268,7 @@ fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
         embedder_name,
         embedder_digest,
         vocabulary,
+        code_changes: BTreeMap::new(),
         digests: digests.map(|(name, digest)| (name.to_owned(), digest)).into(),
     })
 }

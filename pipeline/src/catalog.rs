@@ -150,6 +150,7 @@ impl Catalog {
             config: output_config(config),
             seed: config.dataset.seed,
             numerics: artefacts.image_spec.numerics.clone(),
+            code_changes: artefacts.code_changes.clone(),
             artefacts: artefacts.digests.clone(),
             samples,
             documents,

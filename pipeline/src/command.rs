@@ -1,6 +1,7 @@
 //! The command line. Progress and errors go to standard error, results to standard output.
 
 mod doctor;
+mod fit;
 mod inspect;
 mod output;
 mod plan;
@@ -33,7 +34,8 @@ enum Command {
     /// Shows what a run would do, what is there already, and how large the rest will be
     Plan(plan::PlanArgs),
     /// Fits the tokenizers and tables that the configuration does not give, and pins them
-    Fit(run::FitArgs),
+    #[command(subcommand)]
+    Fit(fit::FitCommand),
     /// Trains on a published version; goes on from the last checkpoint
     Train(run::TrainArgs),
     /// Writes the report of a published version
@@ -109,7 +111,7 @@ pub async fn execute(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Run(args) => run::run(args, &progress).await,
         Command::Plan(args) => plan::plan(&args).await,
-        Command::Fit(args) => run::fit(&args, &progress).await,
+        Command::Fit(command) => fit::fit(&command, &progress).await,
         Command::Train(args) => run::train(args, &progress).await,
         Command::Report(args) => run::report(&args).await,
         Command::Versions(command) => versions::versions(&command).await,

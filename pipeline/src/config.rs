@@ -8,6 +8,7 @@ mod vocabulary;
 
 use std::path::{Path, PathBuf};
 
+use cm3flow_model::vq::VqFitConfig;
 use cm3flow_stages::dedup::DedupConfig;
 use cm3flow_stages::derive::DeriveConfig;
 use cm3flow_stages::embed::EmbedConfig;
@@ -21,7 +22,9 @@ use cm3flow_stages::shard::ShardConfig;
 use cm3flow_stages::split::SplitConfig;
 use serde::Deserialize;
 
-pub use model::{EvalConfig, FitConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, TextConfig, TokenizeConfig, VqTokenizerConfig};
+pub use model::{
+    EvalConfig, FitConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, PerceptualFiles, TextConfig, TokenizeConfig, VqTokenizerConfig,
+};
 pub use runtime::{DatasetConfig, RuntimeConfig, WindowConfig};
 pub use vocabulary::{RangeConfig, SentinelsConfig, TokenRef, VocabularyConfig, VocabularyPreset};
 
@@ -110,11 +113,28 @@ impl Config {
     /// # Errors
     /// [`PipelineError::Syntax`], or [`PipelineError::Config`] with every bad field.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let mut config: Self = toml::from_str(text).map_err(|source| PipelineError::Syntax { path: path.to_owned(), source })?;
+        let syntax = |source| PipelineError::Syntax { path: path.to_owned(), source };
+        let mut config: Self = toml::from_str(text).map_err(syntax)?;
+        config.fit.codebook = config.codebook_fit(text).map_err(syntax)?;
         // The parent of a bare file name is empty, which no system call takes for the present folder.
         config.folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
         let problems = config.problems();
         if problems.is_empty() { Ok(config) } else { Err(PipelineError::Config { path: path.to_owned(), problems }) }
+    }
+
+    /// `[fit.codebook]` of the file's `text`, over what the tokenizer's preset needs.
+    fn codebook_fit(&self, text: &str) -> std::result::Result<VqFitConfig, toml::de::Error> {
+        let mut fields = match &self.tokenize.image {
+            ImageTokenizerConfig::Vq(vq) => VqFitConfig::preset(&vq.preset),
+            _ => VqFitConfig::default(),
+        };
+        let given: toml::Table = toml::from_str(text)?;
+        if let Some(toml::Value::Table(given)) = given.get("fit").and_then(|fit| fit.get("codebook")) {
+            let mut all = toml::Table::try_from(&fields).expect("plain fields make a table");
+            all.extend(given.clone());
+            fields = all.try_into()?;
+        }
+        Ok(fields)
     }
 
     fn problems(&self) -> Vec<String> {

@@ -190,6 +190,16 @@ pub enum PipelineError {
         /// Samples looked at.
         seen: u64,
     },
+    /// An artefact is given, so it is not fitted.
+    #[error("the {name} is given by {field} ({}), so there is nothing to fit; take the field out to fit one", path.display())]
+    Given {
+        /// Name of the artefact.
+        name: &'static str,
+        /// Field that names the file.
+        field: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
     /// Tokenizers and vocabulary do not fit together.
     #[error("{problem}")]
     Mismatch {
@@ -257,6 +267,7 @@ impl PipelineError {
                 | Self::AmbiguousId { .. }
                 | Self::Pinned { .. }
                 | Self::NothingToFit { .. }
+                | Self::Given { .. }
                 | Self::NothingKept { .. }
                 | Self::Mismatch { .. }
                 | Self::Stage(StageError::Source { .. })

@@ -232,7 +232,8 @@ impl Evaluator {
     fn put_image(&self, folder: &str, name: &str, codes: Vec<u32>) -> Result<String> {
         let decoded = self.artefacts.image.call_blocking(move |tokenizer| tokenizer.decode(&codes))?;
         let pixels = decoded.map_err(|source| StageError::Model { stage: "eval", component: "image tokenizer", source })?;
-        let bytes = png(&pixels, self.artefacts.image_spec.side_px)?;
+        let side = self.artefacts.image_spec.side_px;
+        let bytes = png(&pixels, side, side)?;
         self.runtime.block_on(self.store.create(&format!("{folder}/{name}"), bytes))?;
         Ok(name.to_owned())
     }

@@ -87,7 +87,8 @@ async fn pictures(artefacts: &Artefacts, images: Vec<(String, String, Vec<u32>)>
     let decoded = picture::decode(artefacts, images.iter().map(|(.., codes)| codes.clone()).collect()).await?;
     let picture = |((name, role, codes), pixels): ((String, String, Vec<u32>), Vec<u8>)| {
         let file = format!("{}.png", file_name(&name));
-        Ok(Picture { file, role, codes: Some(codes), png: picture::png(&pixels, artefacts.image_spec.side_px)? })
+        let side = artefacts.image_spec.side_px;
+        Ok(Picture { file, role, codes: Some(codes), png: picture::png(&pixels, side, side)? })
     };
     images.into_iter().zip(decoded).map(picture).collect()
 }

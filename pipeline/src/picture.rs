@@ -22,14 +22,14 @@ pub(crate) async fn decode(artefacts: &Artefacts, images: Vec<Vec<u32>>) -> Resu
     Ok(pixels.chunks_exact(artefacts.image_spec.bytes_per_image()).map(<[u8]>::to_vec).collect())
 }
 
-/// A square RGB image of `side_px` as PNG.
+/// An RGB image as PNG.
 ///
 /// # Errors
-/// [`PipelineError::Picture`] if `pixels` are not `side_px * side_px * 3`.
-pub(crate) fn png(pixels: &[u8], side_px: u32) -> Result<Vec<u8>> {
+/// [`PipelineError::Picture`] if `pixels` are not `width * height * 3`.
+pub(crate) fn png(pixels: &[u8], width: u32, height: u32) -> Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
     let written =
-        image::write_buffer_with_format(&mut bytes, pixels, side_px, side_px, image::ExtendedColorType::Rgb8, image::ImageFormat::Png);
+        image::write_buffer_with_format(&mut bytes, pixels, width, height, image::ExtendedColorType::Rgb8, image::ImageFormat::Png);
     written.map_err(PipelineError::Picture)?;
     Ok(bytes.into_inner())
 }

@@ -13,7 +13,7 @@ use cm3flow_stages::tokenize::Fidelity;
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use crate::artefact::{self, Artefacts};
+use crate::artefact::{self, Artefacts, FittedCodebook, FittedText};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
@@ -81,7 +81,9 @@ struct Run<'a> {
 pub async fn run(config: &Config, store: &Store, options: &RunOptions, progress: &Progress) -> Result<RunOutcome> {
     let scan = scan_sources(config, options.limit).await?;
     progress.say(&format!("{} samples in {} units of {} sources", scan.samples(), scan.units.len(), config.source.len()));
-    let artefacts = Arc::new(artefacts_for(config, store, &scan, options, progress).await?);
+    let mut artefacts = artefacts_for(config, store, &scan, options, progress).await?;
+    artefacts.code_changes = artefact::code_changes(config, store, &artefacts, &scan.units).await?;
+    let artefacts = Arc::new(artefacts);
     if artefacts.text.fidelity() == Fidelity::Normalized {
         progress.say("the text tokenizer normalizes: texts come back as its normalizer makes them, not as they were");
     }
@@ -125,6 +127,24 @@ async fn artefacts_for(config: &Config, store: &Store, scan: &Scan, options: &Ru
 pub async fn fit(config: &Config, store: &Store, refit: bool, progress: &Progress) -> Result<Artefacts> {
     let scan = scan_sources(config, None).await?;
     artefact::obtain(config, store, &scan.units, refit, progress).await
+}
+
+/// Fits the text tokenizer alone, or with `refit` anew, and pins it.
+///
+/// # Errors
+/// [`PipelineError::Given`] if the configuration names a file, or as [`run`].
+pub async fn fit_text_tokenizer(config: &Config, store: &Store, refit: bool, progress: &Progress) -> Result<FittedText> {
+    let scan = scan_sources(config, None).await?;
+    artefact::fit_text_tokenizer(config, store, &scan.units, refit, progress).await
+}
+
+/// Fits the codebook alone, or with `refit` anew, pins it, and measures it on held-out photos.
+///
+/// # Errors
+/// As [`run`].
+pub async fn fit_codebook(config: &Config, store: &Store, refit: bool, progress: &Progress) -> Result<FittedCodebook> {
+    let scan = scan_sources(config, None).await?;
+    artefact::fit_codebook(config, store, &scan.units, refit, progress).await
 }
 
 /// Trains on a published version, as the configuration says; goes on from the last checkpoint.

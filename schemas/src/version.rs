@@ -11,6 +11,16 @@ use crate::preparation::Preparation;
 use crate::unit::NumericsClass;
 use crate::vocabulary::Vocabulary;
 
+/// How many codes a change of settings changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CodeChange {
+    /// Codes compared.
+    pub codes: u64,
+    /// Codes that were others.
+    pub changed: u64,
+}
+
 /// `versions/<dataset>/<n>.json`. Holds no time and no place, so that equal work gives equal bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,6 +55,10 @@ pub struct VersionManifest {
     pub seed: u64,
     /// Numerics class of the image codes.
     pub numerics: NumericsClass,
+    /// Image codes that would be others under another batch size or precision, by `batch_size=N` and `precision=NAME`, as measured on a few
+    /// photos of the sources when the tokenizer was first used. Empty for tokenizers that have neither.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub code_changes: BTreeMap<String, CodeChange>,
     /// Weights and fitted artefacts by name.
     pub artefacts: BTreeMap<String, Digest>,
     /// Samples, over all windows.

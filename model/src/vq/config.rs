@@ -1,8 +1,30 @@
 //! Sizes of a VQGAN, as plain data. The network's shapes follow from them, and so do the tensors that its weights must hold.
 
 use serde::{Deserialize, Serialize};
+use tch::Kind;
 
 use crate::error::{ModelError, Problems};
+
+/// What encoder and decoder compute in. Weights are kept, and latents compared with codes, in f32 either way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// f32.
+    #[default]
+    Float32,
+    /// bf16.
+    Bfloat16,
+}
+
+impl Precision {
+    /// libtorch's name for it.
+    pub(crate) const fn kind(self) -> Kind {
+        match self {
+            Self::Float32 => Kind::Float,
+            Self::Bfloat16 => Kind::BFloat16,
+        }
+    }
+}
 
 /// Sizes of a VQGAN.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

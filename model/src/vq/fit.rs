@@ -20,7 +20,7 @@ mod state;
 
 use cm3flow_schemas::traits::CheckpointStore;
 
-pub use config::{Precision, VqFitConfig};
+pub use config::VqFitConfig;
 
 use crate::device::{self, DeviceChoice};
 use crate::error::ModelError;

@@ -18,7 +18,7 @@ mod quantizer;
 mod tokenizer;
 mod torchscript;
 
-pub use config::VqConfig;
-pub use fit::{FitJob, FitProgress, Precision, VqFitConfig, fit};
+pub use config::{Precision, VqConfig};
+pub use fit::{FitJob, FitProgress, VqFitConfig, fit};
 pub use tokenizer::VqTokenizer;
 pub use torchscript::{TorchScriptConfig, TorchScriptTokenizer};

@@ -10,7 +10,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::device::{self, DeviceChoice};
 use crate::error::{ModelError, Problems};
-use crate::vq::config::VqConfig;
+use crate::vq::config::{Precision, VqConfig};
 use crate::vq::network::VqNetwork;
 use crate::vq::quantizer::{Quantizer, grid_of};
 
@@ -22,6 +22,7 @@ pub struct VqTokenizer {
     quantizer: Quantizer,
     codebook: Vec<f32>,
     device: Device,
+    kind: Kind,
     batch_size: usize,
     bytes_per_image: usize,
     values: [f32; 256],
@@ -57,7 +58,15 @@ impl VqTokenizer {
         };
         let bytes_per_image = config.bytes_per_image();
         let values = Values::TwoOver255.table();
-        Ok(Self { spec, network, quantizer, codebook, device, batch_size: batch_size as usize, bytes_per_image, values })
+        Ok(Self { spec, network, quantizer, codebook, device, kind: Kind::Float, batch_size: batch_size as usize, bytes_per_image, values })
+    }
+
+    /// Computes in `precision` instead of f32.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.kind = precision.kind();
+        self.spec.numerics = device::numerics_class(self.device, self.kind, self.spec.numerics.batch_size);
+        self
     }
 
     /// Takes levels as `values` instead of those of [`Values::TwoOver255`]: what the weights were made for. What comes out of
@@ -80,7 +89,8 @@ impl VqTokenizer {
         let batch = Tensor::f_from_slice(&values)?.f_to_device(self.device)?;
         // Interleaved bytes are NHWC already; seen as NCHW that is channels-last, which the convolutions keep.
         let batch = batch.f_reshape([-1, side, side, 3])?.f_permute([0, 3, 1, 2])?;
-        let codes = self.quantizer.encode(&self.network.encode(&batch)?)?;
+        let latents = self.network.encode(&batch.f_to_kind(self.kind)?)?.f_to_kind(Kind::Float)?;
+        let codes = self.quantizer.encode(&latents)?;
         let codes = Vec::<i64>::try_from(codes.f_to_device(Device::Cpu)?)?;
         Ok(codes[..images * self.spec.codes_per_image()].iter().map(|code| *code as u32).collect())
     }
@@ -91,7 +101,8 @@ impl VqTokenizer {
         let mut padded: Vec<i64> = codes.iter().map(|code| i64::from(*code)).collect();
         padded.resize(self.batch_size * self.spec.codes_per_image(), 0);
         let codes = Tensor::f_from_slice(&padded)?.f_to_device(self.device)?;
-        self.network.decode(&grid_of(&self.quantizer.vectors_of(&codes)?, grid, grid)?)
+        let vectors = grid_of(&self.quantizer.vectors_of(&codes)?, grid, grid)?.f_to_kind(self.kind)?;
+        self.network.decode(&vectors)?.f_to_kind(Kind::Float)
     }
 
     fn decode_batch(&self, codes: &[u32]) -> Result<Vec<u8>, TchError> {

@@ -1,4 +1,4 @@
-//! `run`, `fit`, `train`, `report`.
+//! `run`, `train`, `report`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,15 +27,6 @@ pub(super) struct RunArgs {
     /// Leaves out training
     #[arg(long)]
     no_train: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct FitArgs {
-    #[command(flatten)]
-    config: ConfigArgs,
-    /// Fits anew what is pinned, which starts a new line of versions
-    #[arg(long)]
-    refit: bool,
 }
 
 #[derive(Debug, Args)]
@@ -87,15 +78,6 @@ pub(super) async fn run(args: RunArgs, progress: &Progress) -> Result<()> {
     let (stop, progress, place) = (Arc::clone(&options.stop), progress.clone(), store.clone());
     let outcome = interruptible(&stop, async move { runs::run(&config, &store, &options, &progress).await }).await?;
     output::print(&output::summary(&outcome, &place));
-    Ok(())
-}
-
-pub(super) async fn fit(args: &FitArgs, progress: &Progress) -> Result<()> {
-    let (config, store) = args.config.open()?;
-    let artefacts = runs::fit(&config, &store, args.refit, progress).await?;
-    for (name, digest) in &artefacts.digests {
-        output::print(&format!("{name:<16} {digest}"));
-    }
     Ok(())
 }
 

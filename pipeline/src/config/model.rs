@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cm3flow_model::decoder::{AttentionScope, DecoderConfig, DecoderPreset};
-use cm3flow_model::vq::{TorchScriptConfig, VqConfig, VqFitConfig};
+use cm3flow_model::vq::{Precision, TorchScriptConfig, VqConfig, VqFitConfig};
 use cm3flow_schemas::preparation::{Crop, Preparation};
 use cm3flow_stages::derive;
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,8 @@ pub struct VqTokenizerConfig {
     /// transformers, diffusers and LlamaGen are known. Without it weights are fitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
+    /// What the network computes in, `float32` or `bfloat16`: part of the numerics class. Default `float32`.
+    pub precision: Precision,
     /// Images that are encoded together, 1..=1024: part of the numerics class. Default 16.
     pub batch_size: u32,
     /// How pictures are prepared: `chameleon` or `chameleon-hf`, as Chameleon's own code and as transformers do it; the latter for given
@@ -74,6 +76,7 @@ impl Default for VqTokenizerConfig {
             preset: "photos-tiny".into(),
             network: None,
             weights: None,
+            precision: Precision::Float32,
             batch_size: 16,
             preparation: PreparationName::Chameleon,
             crop: Crop::Center,
@@ -256,13 +259,26 @@ impl TokenizeConfig {
 pub struct FitConfig {
     /// First samples of the sources that are fitted on, held-out ones left out; 1 or more. Default 2000.
     pub max_samples: u64,
-    /// `[fit.codebook]`.
+    /// `[fit.codebook]`. What it leaves out is as the preset of the tokenizer needs it.
     pub codebook: VqFitConfig,
+    /// `[fit.perceptual]`: files of the perceptual loss, asked for if `fit.codebook.perceptual_weight` is above 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub perceptual: Option<PerceptualFiles>,
+}
+
+/// `[fit.perceptual]`: safetensors files or PyTorch checkpoints, of which no code is run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerceptualFiles {
+    /// A VGG-16 as torchvision names its tensors.
+    pub features: PathBuf,
+    /// The linear layers of LPIPS for it.
+    pub linear: PathBuf,
 }
 
 impl Default for FitConfig {
     fn default() -> Self {
-        Self { max_samples: 2000, codebook: VqFitConfig::default() }
+        Self { max_samples: 2000, codebook: VqFitConfig::default(), perceptual: None }
     }
 }
 
@@ -271,6 +287,9 @@ impl FitConfig {
         let mut problems = Vec::new();
         if self.max_samples == 0 {
             problems.push("fit.max_samples must be 1 or more, got 0".into());
+        }
+        if self.codebook.perceptual_weight > 0.0 && self.perceptual.is_none() {
+            problems.push("fit.codebook.perceptual_weight is above 0, so [fit.perceptual] must name features and linear".into());
         }
         if let ImageTokenizerConfig::Vq(vq) = image
             && vq.weights.is_none()

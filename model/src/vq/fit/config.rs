@@ -3,18 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Problems};
-use crate::vq::config::VqConfig;
-
-/// What a fit computes in. Weights, latents, codes and losses are f32 either way.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// All in f32.
-    #[default]
-    Float32,
-    /// Encoder and decoder in bf16.
-    Bfloat16,
-}
+use crate::vq::config::{Precision, VqConfig};
 
 /// How a VQGAN is fitted. The defaults are made for [`VqConfig::photos_tiny`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,6 +64,12 @@ impl Default for VqFitConfig {
 }
 
 impl VqFitConfig {
+    /// For the network of that name: [`Self::f8_8192`] or, for every other one, the defaults.
+    #[must_use]
+    pub fn preset(name: &str) -> Self {
+        if name == "f8-8192" { Self::f8_8192() } else { Self::default() }
+    }
+
     /// For [`VqConfig::f8_8192`] on a GPU: bf16, crops of the whole square, perceptual loss if its files are given, then the discriminator.
     ///
     /// # Source

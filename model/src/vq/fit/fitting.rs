@@ -6,7 +6,6 @@ use crate::error::ModelError;
 use crate::train::adamw::{AdamW, AdamWSettings};
 use crate::train::schedule::Schedule;
 use crate::vq::fit::codebook::{self, RunningCodebook};
-use crate::vq::fit::config::Precision;
 use crate::vq::fit::crops::Crops;
 use crate::vq::fit::discriminator::Discriminator;
 use crate::vq::fit::perceptual::Perceptual;
@@ -150,10 +149,7 @@ impl<'a> Fitting<'a> {
 
     fn pass(&mut self, pixels: &Tensor) -> Result<Pass, TchError> {
         let fit = self.job.fit;
-        let kind = match fit.precision {
-            Precision::Float32 => Kind::Float,
-            Precision::Bfloat16 => Kind::BFloat16,
-        };
+        let kind = fit.precision.kind();
         let latents = self.network.encode(&pixels.f_to_kind(kind)?)?.f_to_kind(Kind::Float)?;
         let (quantized, commitment) = match &mut self.codebook {
             None => (latents, None),

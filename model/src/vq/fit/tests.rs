@@ -8,6 +8,7 @@ use cm3flow_schemas::traits::{CheckpointFiles, ImageTokenizer};
 
 use super::*;
 use crate::vq::VqTokenizer;
+use crate::vq::config::Precision;
 
 fn config() -> VqConfig {
     let config = VqConfig {

@@ -1,0 +1,101 @@
+//! How many codes would be others under another batch size or precision: measured once for a tokenizer and numerics class, kept in the
+//! store beside its weights, and written into every manifest.
+
+use std::collections::BTreeMap;
+
+use cm3flow_model::vq::Precision;
+use cm3flow_schemas::canonical::digest_of;
+use cm3flow_schemas::traits::ImageTokenizerSpec;
+use cm3flow_schemas::version::CodeChange;
+use cm3flow_stages::StageError;
+use cm3flow_stages::ingest::PlannedUnit;
+
+use super::samples::{Samples, Wanted};
+use super::{Contents, image_tokenizer};
+use crate::config::{Config, ImageTokenizerConfig};
+use crate::error::{PipelineError, Result};
+use crate::store::Store;
+
+/// Photos that it is measured on.
+const PHOTOS: u64 = 4;
+
+/// Changed codes by what was changed, as [`cm3flow_schemas::version::VersionManifest::code_changes`] has them. Measures on the first train
+/// photos of `units` unless the store knows.
+///
+/// # Errors
+/// What the store, a stage or a model says.
+pub(super) async fn of(
+    config: &Config,
+    store: &Store,
+    (contents, spec): (Contents, &ImageTokenizerSpec),
+    units: &[PlannedUnit],
+) -> Result<BTreeMap<String, CodeChange>> {
+    let path = format!("artefacts/{}/code-changes-{}.json", spec.digest, digest_of("numerics class", &spec.numerics).short());
+    if let Some(known) = store.record(&path, "list of changed codes").await? {
+        return Ok(known);
+    }
+    let alternatives = alternatives(config);
+    if alternatives.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let pixels = Samples::collect(config, units, Wanted { train: PHOTOS, held_out: 0 }).await?.pixels;
+    let config = config.clone();
+    let measuring = move || measure(&config, &contents, alternatives, &pixels);
+    let changes = tokio::task::spawn_blocking(measuring).await.map_err(|_| PipelineError::Lost { what: "comparing codes" })??;
+    store.create_record(&path, &changes).await?;
+    // Another run may have been first.
+    Ok(store.record(&path, "list of changed codes").await?.unwrap_or(changes))
+}
+
+/// Settings that codes should hardly depend on, by name: one image at a time, half of the batch, the other precision.
+fn alternatives(config: &Config) -> Vec<(String, ImageTokenizerConfig)> {
+    let image = &config.tokenize.image;
+    let (batch_size, precision) = match image {
+        ImageTokenizerConfig::Vq(vq) => (vq.batch_size, Some(vq.precision)),
+        ImageTokenizerConfig::TorchScript(script) => (script.batch_size, None),
+        ImageTokenizerConfig::Patches(_) => return Vec::new(),
+    };
+    let mut sizes = vec![1, batch_size / 2];
+    sizes.retain(|size| (1..batch_size).contains(size));
+    sizes.dedup();
+    let mut alternatives = Vec::new();
+    for size in sizes {
+        let mut image = image.clone();
+        match &mut image {
+            ImageTokenizerConfig::Vq(vq) => vq.batch_size = size,
+            ImageTokenizerConfig::TorchScript(script) => script.batch_size = size,
+            ImageTokenizerConfig::Patches(_) => {}
+        }
+        alternatives.push((format!("batch_size={size}"), image));
+    }
+    if let (Some(precision), ImageTokenizerConfig::Vq(vq)) = (precision, image) {
+        let (name, other) = match precision {
+            Precision::Float32 => ("bfloat16", Precision::Bfloat16),
+            Precision::Bfloat16 => ("float32", Precision::Float32),
+        };
+        let other = crate::config::VqTokenizerConfig { precision: other, ..vq.clone() };
+        alternatives.push((format!("precision={name}"), ImageTokenizerConfig::Vq(other)));
+    }
+    alternatives
+}
+
+fn measure(
+    config: &Config,
+    contents: &Contents,
+    alternatives: Vec<(String, ImageTokenizerConfig)>,
+    pixels: &[u8],
+) -> Result<BTreeMap<String, CodeChange>> {
+    let codes_of = |config: &Config| -> Result<Vec<u32>> {
+        let encoded = image_tokenizer(config, contents)?.encode(pixels);
+        Ok(encoded.map_err(|source| StageError::Model { stage: "fit", component: "image tokenizer", source })?)
+    };
+    let codes = codes_of(config)?;
+    let mut other = config.clone();
+    let mut changes = BTreeMap::new();
+    for (name, image) in alternatives {
+        other.tokenize.image = image;
+        let changed = codes_of(&other)?.iter().zip(&codes).filter(|(now, before)| now != before).count();
+        changes.insert(name, CodeChange { codes: codes.len() as u64, changed: changed as u64 });
+    }
+    Ok(changes)
+}

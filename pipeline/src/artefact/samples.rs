@@ -1,0 +1,91 @@
+//! The samples that artefacts are fitted on and measured with: the first ones of the sources, those held out apart.
+
+use arrow::array::RecordBatch;
+use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, Refusal, RoleImage, Split};
+use cm3flow_schemas::{ImageId, columns, rows};
+use cm3flow_stages::ingest::PlannedUnit;
+use serde::Deserialize;
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::execute::derived_batches;
+
+/// How many samples are wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    /// Train samples.
+    pub(super) train: u64,
+    /// Held-out samples.
+    pub(super) held_out: u64,
+}
+
+/// First samples of the sources.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    /// Every caption, question, answer and instruction of train samples.
+    pub(super) texts: Vec<String>,
+    /// First captions of train samples.
+    pub(super) captions: Vec<String>,
+    /// Fitted main images of train samples, one after the other.
+    pub(super) pixels: Vec<u8>,
+    /// Fitted main images of held-out samples, one after the other.
+    pub(super) held_out_pixels: Vec<u8>,
+    /// Train samples taken.
+    pub(super) train: u64,
+    /// Held-out samples taken.
+    held_out: u64,
+    /// Samples looked at.
+    pub(super) seen: u64,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    image_id: ImageId,
+    annotations: Annotations,
+    pixels: Vec<RoleImage>,
+    refusal: Option<Refusal>,
+}
+
+impl Samples {
+    /// Reads `units` in order until there are enough, or no more.
+    pub(super) async fn collect(config: &Config, units: &[PlannedUnit], wanted: Wanted) -> Result<Self> {
+        let mut samples = Self::default();
+        for unit in units {
+            if samples.train >= wanted.train && samples.held_out >= wanted.held_out {
+                break;
+            }
+            for batch in derived_batches(config, unit).await? {
+                samples.push(config, &batch, wanted)?;
+            }
+        }
+        Ok(samples)
+    }
+
+    fn push(&mut self, config: &Config, batch: &RecordBatch, wanted: Wanted) -> Result<()> {
+        let columns = [columns::IMAGE_ID, columns::ANNOTATIONS, columns::PIXELS, columns::REFUSAL];
+        for row in rows::read::<Row>(batch, &columns)? {
+            self.seen += 1;
+            if row.refusal.is_some() {
+                continue;
+            }
+            match Split::of(config.dataset.seed, row.image_id, config.split.held_out) {
+                Split::Train if self.train < wanted.train => self.push_train(row),
+                Split::HeldOut if self.held_out < wanted.held_out => {
+                    self.held_out += 1;
+                    row.pixels.iter().filter(|image| image.role == MAIN_IMAGE).for_each(|image| self.held_out_pixels.extend(&image.bytes));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn push_train(&mut self, row: Row) {
+        self.train += 1;
+        self.captions.extend(row.annotations.captions.first().cloned());
+        self.texts.extend(row.annotations.captions);
+        self.texts.extend(row.annotations.questions.into_iter().flat_map(|question| [question.question, question.answer]));
+        self.texts.extend(row.annotations.edits.into_iter().map(|edit| edit.instruction));
+        row.pixels.iter().filter(|image| image.role == MAIN_IMAGE).for_each(|image| self.pixels.extend(&image.bytes));
+    }
+}
