@@ -183,7 +183,7 @@ fn settings(config: &Config, given: &Contents) -> Vec<(&'static str, Digest)> {
     let codebook = match &config.tokenize.image {
         ImageTokenizerConfig::Vq(vq) if vq.weights.is_some() => None,
         ImageTokenizerConfig::Vq(vq) => {
-            let perceptual = PERCEPTUAL.map(|name| given.get(name).map(Digest::of));
+            let perceptual = PERCEPTUAL.map(|name| given.get(name).map(|bytes| Digest::of(bytes)));
             Some(digest_of(CODEBOOK, &(vq.network(), vq.crop, &config.fit.codebook, population, perceptual)))
         }
         ImageTokenizerConfig::Patches(patches) => Some(digest_of(CODEBOOK, &(patches, population))),

@@ -12,7 +12,7 @@ use cm3flow_stages::tokenize::{PatchTokenizer, fit_text};
 use tokio::runtime::Handle;
 
 use super::samples::Samples;
-use super::{CODEBOOK, Contents, IDF, PERCEPTUAL, TOKENIZER};
+use super::{Contents, IDF, PERCEPTUAL, TOKENIZER};
 use crate::config::{Config, ImageTokenizerConfig};
 use crate::error::{PipelineError, Result};
 use crate::progress::Progress;

@@ -12,7 +12,8 @@ use crate::vq::fit::perceptual::Perceptual;
 use crate::vq::fit::{FitJob, FitProgress, linear_start};
 use crate::vq::network::{CODEBOOK, VqNetwork};
 use crate::vq::quantizer::{grid_of, rows_of};
-use crate::weights::{NamedTensors, from_safetensors};
+use crate::weights::NamedTensors;
+use crate::weights::file::WeightsFile;
 
 const SETTINGS: AdamWSettings = AdamWSettings { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 };
 /// Largest factor by which the discriminator's weight follows the gradients.
@@ -199,7 +200,10 @@ fn perceptual(job: &FitJob<'_>, device: Device) -> Result<Option<Perceptual>, Mo
         Some(files) if job.fit.perceptual_weight > 0.0 => {
             let mut tensors = NamedTensors::new();
             for file in files {
-                tensors.extend(from_safetensors(file)?);
+                let mut file = WeightsFile::open(file)?;
+                for name in file.names() {
+                    tensors.extend(file.tensor(&name)?.map(|tensor| (name, tensor)));
+                }
             }
             Perceptual::try_new(tensors, device).map(Some)
         }
