@@ -26,13 +26,19 @@ pub(super) fn png(bytes: &[u8]) -> String {
     format!("data:image/png;base64,{}", STANDARD.encode(bytes))
 }
 
-/// Decodes images from their codes; pixels of each as in [`cm3flow_schemas::traits::ImageTokenizer::decode`].
+/// Decodes images from their codes, to grey squares without a decoder; pixels of each as in
+/// [`cm3flow_schemas::traits::ImageTokenizer::decode`].
 pub(super) async fn decode(artefacts: &Artefacts, images: Vec<Vec<u32>>) -> Result<Vec<Vec<u8>>> {
     if images.is_empty() {
         return Ok(Vec::new());
     }
     let codes = images.concat();
-    let decoded = artefacts.image.call(move |tokenizer| tokenizer.decode(&codes)).await?;
-    let pixels = decoded.map_err(|source| StageError::Model { stage: "report", component: "image tokenizer", source })?;
+    let pixels = match artefacts.grey(codes.len()) {
+        Some(grey) => grey,
+        None => {
+            let decoded = artefacts.image.call(move |tokenizer| tokenizer.decode(&codes)).await?;
+            decoded.map_err(|source| StageError::Model { stage: "report", component: "image tokenizer", source })?
+        }
+    };
     Ok(pixels.chunks_exact(artefacts.image_spec.bytes_per_image()).map(<[u8]>::to_vec).collect())
 }
