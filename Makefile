@@ -3,10 +3,12 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fmt lint bench clean-store
+.PHONY: help setup demo test fmt lint bench parity parity-golden clean-store
+
+BUILT := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
 # Tests whose tool is missing add their name here (tests/src/tools.rs).
-SKIPPED := $(abspath $(or $(CARGO_TARGET_DIR),target))/skipped-tests
+SKIPPED := $(BUILT)/skipped-tests
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,6 +43,13 @@ lint: setup ## check format, lints and documentation
 
 bench: setup ## run the benchmarks with the profile that the tests use
 	cargo bench --workspace --benches --profile dev
+
+parity: setup ## compare the image tokenizers with the reference implementations; fetches 3 GB of Python packages once
+	cargo build --package cm3flow-model --example vq_values
+	@bash tests/parity/python.sh tests/parity/parity.py $(BUILT)/debug/examples/vq_values
+
+parity-golden: ## write the small files of tests/parity/golden/ anew
+	@bash tests/parity/python.sh tests/parity/parity.py --golden
 
 clean-store: ## remove the store that demo filled
 	rm -rf tests/corpus/.cm3flow

@@ -66,6 +66,8 @@ pub struct Artefacts {
     pub image: ImageTokenizerOwner,
     /// What it is.
     pub image_spec: ImageTokenizerSpec,
+    /// Whether it can decode; if not, grey squares stand for decoded pictures.
+    pub image_decodes: bool,
     /// Text tokenizer.
     pub text: TextTokenizer,
     /// Pair embedder.
@@ -80,6 +82,14 @@ pub struct Artefacts {
     pub code_changes: BTreeMap<String, CodeChange>,
     /// Digests of all of them by name, as the manifest lists them.
     pub digests: BTreeMap<String, Digest>,
+}
+
+impl Artefacts {
+    /// Grey squares for the pictures of so many codes, if they cannot be decoded.
+    pub(crate) fn grey(&self, codes: usize) -> Option<Vec<u8>> {
+        let images = codes / self.image_spec.codes_per_image();
+        (!self.image_decodes).then(|| vec![127; images * self.image_spec.bytes_per_image()])
+    }
 }
 
 /// Bytes of the artefacts by name.
@@ -254,7 +264,10 @@ async fn latest_pins(config: &Config, store: &Store) -> Result<(u32, Pins)> {
 fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
     device::set_threads(config.runtime.threads);
     let image = image_tokenizer(config, contents)?;
-    let image_spec = image.spec().clone();
+    let (image_spec, image_decodes) = (image.spec().clone(), image.can_decode());
+    if !image_decodes {
+        tracing::warn!(tokenizer = image_spec.name, "its weights hold no decoder: grey squares stand for decoded pictures");
+    }
     let (text, vocabulary) = config.vocabulary.build(&contents[TOKENIZER], image_spec.codebook_size)?;
     let table = IdfTable::from_bytes(&contents[IDF])?;
     let embedder = NgramColourEmbedder::new(table, image.codebook(), image_spec.codebook_dim as usize, image_spec.side_px as usize);
@@ -263,6 +276,7 @@ fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
     Ok(Artefacts {
         image: Owner::spawn("image tokenizer", image)?,
         image_spec,
+        image_decodes,
         text,
         embedder: Owner::spawn("pair embedder", Box::new(embedder) as Box<dyn PairEmbedder>)?,
         embedder_name,

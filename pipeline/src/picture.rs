@@ -7,7 +7,7 @@ use cm3flow_stages::StageError;
 use crate::artefact::Artefacts;
 use crate::error::{PipelineError, Result};
 
-/// Decodes images from their codes, each `codes_per_image` long; pixels of each as in
+/// Decodes images from their codes, to grey squares without a decoder, each `codes_per_image` long; pixels of each as in
 /// [`cm3flow_schemas::traits::ImageTokenizer::decode`].
 ///
 /// # Errors
@@ -17,8 +17,13 @@ pub(crate) async fn decode(artefacts: &Artefacts, images: Vec<Vec<u32>>) -> Resu
         return Ok(Vec::new());
     }
     let codes = images.concat();
-    let decoded = artefacts.image.call(move |tokenizer| tokenizer.decode(&codes)).await?;
-    let pixels = decoded.map_err(|source| StageError::Model { stage: "decode", component: "image tokenizer", source })?;
+    let pixels = match artefacts.grey(codes.len()) {
+        Some(grey) => grey,
+        None => {
+            let decoded = artefacts.image.call(move |tokenizer| tokenizer.decode(&codes)).await?;
+            decoded.map_err(|source| StageError::Model { stage: "decode", component: "image tokenizer", source })?
+        }
+    };
     Ok(pixels.chunks_exact(artefacts.image_spec.bytes_per_image()).map(<[u8]>::to_vec).collect())
 }
 

@@ -56,10 +56,16 @@ pub trait ImageTokenizer: Send {
     /// The implementor's error if the bytes are no whole number of images or the device fails.
     fn encode(&mut self, pixels: &[u8]) -> Result<Vec<u32>, DynError>;
 
+    /// Whether [`Self::decode`] works: some weights are published without their decoder.
+    fn can_decode(&self) -> bool {
+        true
+    }
+
     /// Decodes codes. In and out as in [`Self::encode`], the other way round.
     ///
     /// # Errors
-    /// The implementor's error if the codes are no whole number of images, or one is out of range, or the device fails.
+    /// The implementor's error if there is no decoder, or the codes are no whole number of images, or one is out of range, or the
+    /// device fails.
     fn decode(&mut self, codes: &[u32]) -> Result<Vec<u8>, DynError>;
 
     /// Codebook vectors, `codebook_size * codebook_dim` floats, row-major; none if the tokenizer shows no codebook.

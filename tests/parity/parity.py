@@ -26,8 +26,9 @@ from safetensors.torch import load_file, save_file
 import reference
 from pictures import pictures
 
-# Codes whose nearest and second nearest vectors differ by less are ties: rounding decides them.
+# Codes whose nearest and second nearest vectors differ by less are close calls: rounding may decide them. Those that it decides differently are ties.
 RELATIVE_MARGIN = 1e-4
+LARGEST_SHARE_OF_CLOSE_CALLS = 1e-2
 LARGEST_SHARE_OF_TIES = 1e-3
 LARGEST_PIXEL_DIFFERENCE = 1e-4
 HERE = pathlib.Path(__file__).parent
@@ -74,8 +75,8 @@ TINY = CHAMELEON | {
 
 Case = collections.namedtuple("Case", "name kind config images dtype", defaults=[torch.float32])
 FULL = [
-    Case("transformers ChameleonVQVAE, 512 px", "chameleon", CHAMELEON, 2),
-    Case("taming VQGAN (lightning ckpt), 512 px", "taming", CHAMELEON, 2),
+    Case("transformers ChameleonVQVAE, 512 px", "chameleon", CHAMELEON, 1),
+    Case("taming VQGAN (lightning ckpt), 512 px", "taming", CHAMELEON, 1),
     Case("diffusers VQModel (aMUSEd's sizes), 256 px", "diffusers", AMUSED, 4),
     Case("diffusers VQModel with attention, 256 px", "diffusers", AMUSED | {"attention_resolutions": [16], "middle_attention": True}, 4),
     Case("LlamaGen VQ-16, 256 px", "llamagen", VQ_16, 4),
@@ -112,7 +113,7 @@ def drawn_weights(module, seed):
 def drawn_codebook(model, module, config, seed):
     """Vectors between the latents of pictures that are not compared, so that many different codes occur; latents are centred first."""
     per_image = (config["resolution"] >> len(config["channel_multipliers"]) - 1) ** 2
-    count = min(12, -(-config["codebook_size"] // per_image))
+    count = max(2, 2048 // per_image)
     latents = torch.cat([model.latents(scaled(pictures(config["resolution"], 1000 + index, 1))) for index in range(count)])
     rows = latents.permute(0, 2, 3, 1).flatten(0, 2)
     mean, deviation = rows.mean(0), rows.std(0)
@@ -253,11 +254,12 @@ def compared(case, program, threads):
     codes = expected["codes"].flatten()
     clear = expected["margins"] > RELATIVE_MARGIN
     equal = found["codes"] == codes
-    wrong, ties = int((~equal & clear).sum()), 1 - clear.double().mean().item()
+    wrong, ties, close = int((~equal & clear).sum()), int((~equal & ~clear).sum()), int((~clear).sum())
     pixels = (found["decoded"] - expected["decoded"]).abs().max().item() if "decoded" in expected else None
-    holds = wrong == 0 and ties < LARGEST_SHARE_OF_TIES and (pixels is None or pixels <= LARGEST_PIXEL_DIFFERENCE)
+    holds = wrong == 0 and ties < LARGEST_SHARE_OF_TIES * len(codes) and close < LARGEST_SHARE_OF_CLOSE_CALLS * len(codes)
+    holds = holds and (pixels is None or pixels <= LARGEST_PIXEL_DIFFERENCE)
     largest = f"{pixels:.1e}" if pixels is not None else "no decoder"
-    line = f"| {case.name} | {len(codes)} | {equal.double().mean().item():.4%} | {wrong} | {ties:.4%} | {len(codes.unique())} | {largest} |"
+    line = f"| {case.name} | {len(codes)} | {equal.double().mean().item():.2%} | {wrong} | {ties} of {close} | {len(codes.unique())} | {largest} |"
     if janus:
         print(f"  {case.name}: JanusVQVAE of transformers with these weights differs by {janus[0]:.1e} in latents, {janus[1]:.1e} in pixels", file=sys.stderr)
         holds = holds and janus[0] < LARGEST_PIXEL_DIFFERENCE and janus[1] < LARGEST_PIXEL_DIFFERENCE
@@ -276,7 +278,7 @@ def write_golden():
         for written in folder.iterdir():
             written.chmod(0o644)
         unclear = int((expected["margins"] <= RELATIVE_MARGIN).sum())
-        print(f"{case.name}: {len(expected['codes'].unique())} different codes of {expected['codes'].numel()}, {unclear} ties")
+        print(f"{case.name}: {len(expected['codes'].unique())} different codes of {expected['codes'].numel()}, {unclear} close calls")
 
 
 @torch.no_grad()
@@ -290,7 +292,7 @@ def main():
         return write_golden()
     if arguments.program is None:
         sys.exit("name the program vq_values, or ask for --golden")
-    print("| reference | codes | equal | unequal beyond ties | ties | different codes | largest pixel difference |")
+    print("| reference | codes | equal | unequal | ties of close calls | different codes | largest pixel difference |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     broken = []
     for case in FULL:

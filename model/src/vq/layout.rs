@@ -5,7 +5,7 @@
 //!
 //! | layout | names | in files |
 //! | --- | --- | --- |
-//! | taming | `encoder.down.0.block.0`, `encoder.mid.attn_1` | of taming-transformers and Chameleon; with the prefix `model.vqmodel.` of transformers |
+//! | taming | `encoder.down.0.block.0`, `encoder.mid.attn_1` | of taming-transformers, Chameleon; behind `model.vqmodel.`: of transformers |
 //! | diffusers | `encoder.down_blocks.0.resnets.0`, `encoder.mid_block.attentions.0` | `VQModel` of diffusers |
 //! | llamagen | `encoder.conv_blocks.0.res.0`, `encoder.mid.1` | LlamaGen |
 

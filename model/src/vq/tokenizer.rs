@@ -152,6 +152,10 @@ impl ImageTokenizer for VqTokenizer {
         Ok(codes)
     }
 
+    fn can_decode(&self) -> bool {
+        self.network.has_decoder()
+    }
+
     fn decode(&mut self, codes: &[u32]) -> Result<Vec<u8>, DynError> {
         self.check_codes(codes)?;
         let _no_grad = tch::no_grad_guard();

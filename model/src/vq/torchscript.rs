@@ -1,7 +1,7 @@
 //! An image tokenizer made of two TorchScript modules, as Cosmos and others are published: pixels to codes, and codes to pixels.
 //!
-//! **TorchScript is code.** It is no Python and opens no files by itself, but it runs as given, with all that libtorch can do: load only what
-//! you trust. What comes out is checked against the configuration, image by image.
+//! **TorchScript is code.** It is no Python pickle, but it runs as given, with all that libtorch can do: load only what you trust. What
+//! comes out is checked against the configuration, image by image.
 
 use cm3flow_schemas::digest::{Digest, PartHasher};
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
@@ -41,8 +41,8 @@ impl TorchScriptConfig {
 
 /// Two TorchScript modules that implement [`ImageTokenizer`].
 ///
-/// The encoder takes `[n, 3, side, side]` in -1 to 1 and returns codes, or a tuple of which exactly one tensor holds whole numbers: the codes,
-/// as `[n, grid, grid]`, or with the same numbers in another shape. The decoder takes `[n, grid, grid]` i64 and returns `[n, 3, side,
+/// The encoder takes `[n, 3, side, side]` in -1 to 1 and returns codes, or a tuple of which exactly one tensor holds whole numbers: the
+/// codes, as `[n, grid, grid]`, or the same numbers in another shape. The decoder takes `[n, grid, grid]` i64 and returns `[n, 3, side,
 /// side]`. Both compute in the type of the encoder's first parameter, f32 without any. Its codebook is empty.
 #[derive(Debug)]
 pub struct TorchScriptTokenizer {

@@ -1,9 +1,9 @@
 //! A reader of pickles that builds data and runs nothing.
 //!
 //! A pickle is a program for a machine with a stack. In Python, some of its instructions import and call whatever they name; here they
-//! make a [`Value::Opaque`], and only the handful of calls that tensors are made of become values. Values lie in one list and
-//! refer to each other by index, so neither cycles nor depth cost anything, and nothing is ever copied: memory grows with the bytes read, not with what
-//! they claim.
+//! make a [`Value::Opaque`], and only the handful of calls that tensors are made of become values. Values lie in one list and refer to
+//! each other by index, so neither cycles nor depth cost anything, and nothing is ever copied: memory grows with the bytes read, not with
+//! what they claim.
 //!
 //! # Source
 //! Instructions: `Lib/pickletools.py` of CPython. Calls: `torch/_utils.py` and `torch/serialization.py` of PyTorch.

@@ -104,10 +104,9 @@ fn refused(problem: &str) -> ModelError {
 
 /// What the names of a checkpoint's entries begin with.
 fn folder(archive: &ZipArchive<Cursor<&[u8]>>) -> Result<String, ModelError> {
-    let names = archive.file_names().filter_map(Result::ok);
-    let found = names.filter_map(|name| name.strip_suffix("data.pkl").map(str::to_owned));
-    match found.filter(|folder| folder.is_empty() || folder.ends_with('/')).min_by_key(String::len) {
-        Some(folder) => Ok(folder),
+    let found = archive.file_names().filter_map(|name| name.strip_suffix("data.pkl"));
+    match found.filter(|folder| folder.is_empty() || folder.ends_with('/')).min_by_key(|folder| folder.len()) {
+        Some(folder) => Ok(folder.to_owned()),
         None => Err(refused("it is a ZIP archive without data.pkl")),
     }
 }

@@ -43,6 +43,23 @@ fn every_bad_field_is_reported_at_once() {
 }
 
 #[test]
+fn presets_and_modules_of_image_tokenizers_are_known() {
+    let modules = "kind = \"torchscript\"\nencoder = \"e.jit\"\ndecoder = \"d.jit\"\nside_px = 256\n";
+    for (tokenizer, side, codes) in [
+        ("kind = \"vq\"\npreset = \"chameleon\"", 512, 1024),
+        ("kind = \"vq\"\npreset = \"llamagen-vq16\"\nweights = \"vq_ds16_c2i.pt\"", 256, 256),
+        (&format!("{modules}grid = 32\ncodebook_size = 64000"), 256, 1024),
+    ] {
+        let image = parse(&format!("{SMALLEST}[tokenize.image]\n{tokenizer}\n")).expect("complete").tokenize.image;
+        assert_eq!((image.preparation().side_px, image.codes_per_image()), (side, codes));
+    }
+    let bad = "grid = 0\ncodebook_size = 1\nbatch_size = 0\n";
+    let error = parse(&format!("{SMALLEST}[tokenize.image]\n{modules}{bad}")).expect_err("three bad fields").to_string();
+    assert!(error.contains("grid must be in 1..=256, got 0") && error.contains("codebook_size must"), "{error}");
+    assert!(error.contains("tokenize.image.batch_size must be in 1..=1024, got 0"), "{error}");
+}
+
+#[test]
 fn packs_must_hold_an_image() {
     let error = parse(&format!("{SMALLEST}[pack]\nseq_len = 200\n")).expect_err("256 codes do not fit");
     assert!(error.to_string().contains("pack.seq_len must exceed the 256 codes"), "{error}");

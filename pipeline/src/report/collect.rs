@@ -183,7 +183,7 @@ async fn samples(subject: &Subject<'_>, prepared: &[Prepared]) -> Result<Vec<Sam
             key: sample.key.clone(),
             photo: image(MAIN_IMAGE).map(|image| pictures::photo(&image.bytes, side)).transpose()?,
             edges: image(EDGE_IMAGE).map(|image| pictures::photo(&image.bytes, side)).transpose()?,
-            psnr: image(MAIN_IMAGE).map(|image| psnr(&reconstruction, &image.bytes)),
+            psnr: image(MAIN_IMAGE).filter(|_| subject.artefacts.image_decodes).map(|image| psnr(&reconstruction, &image.bytes)),
             reconstruction: pictures::photo(&reconstruction, side)?,
             caption: sample.caption(),
         });

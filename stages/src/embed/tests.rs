@@ -87,6 +87,21 @@ fn likeness_of_images_follows_their_colours() {
 }
 
 #[test]
+fn images_of_a_tokenizer_without_codebook_have_their_colours_alone() {
+    let table = IdfTable::fit(&EmbedConfig::default(), []);
+    let text_buckets = EmbedConfig::default().text_buckets as usize;
+    let mut colours = NgramColourEmbedder::new(table, &[], 0, SIDE as usize);
+    assert_eq!((colours.name(), colours.dimension()), ("hashed character n-grams and colour layout", text_buckets + 4 * 4 * 3));
+    let pictures = [picture(1, SIDE, SIDE).into_raw(), picture(1, SIDE, SIDE).into_raw(), picture(5, SIDE, SIDE).into_raw()];
+    let views = [ImageView { codes: &[3], pixels: &pictures[0] }, ImageView { codes: &[7], pixels: &pictures[1] }];
+    let views = [views[0], views[1], ImageView { codes: &[3], pixels: &pictures[2] }];
+    let embedded = colours.embed_images(&views).unwrap();
+    let rows: Vec<&[f32]> = embedded.chunks_exact(colours.dimension()).collect();
+    assert!(rows.iter().all(|row| is_unit(row)));
+    assert!(rows[0] == rows[1] && rows[0] != rows[2]);
+}
+
+#[test]
 fn a_code_that_the_codebook_lacks_stops_the_stage() {
     let mut small = embedder();
     assert!(small.embed_images(&[ImageView { codes: &[CODES], pixels: &[] }]).is_err());

@@ -12,8 +12,7 @@ use crate::vq::fit::perceptual::Perceptual;
 use crate::vq::fit::{FitJob, FitProgress, linear_start};
 use crate::vq::network::{CODEBOOK, VqNetwork};
 use crate::vq::quantizer::{grid_of, rows_of};
-use crate::weights::NamedTensors;
-use crate::weights::file::WeightsFile;
+use crate::weights::{NamedTensors, WeightsFile};
 
 const SETTINGS: AdamWSettings = AdamWSettings { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 };
 /// Largest factor by which the discriminator's weight follows the gradients.
