@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use cm3flow_model::device::{self, DeviceChoice};
-use cm3flow_model::vq::{TorchScriptConfig, TorchScriptTokenizer, VqConfig, VqTokenizer};
+use cm3flow_model::vq::{Precision, TorchScriptConfig, TorchScriptTokenizer, VqConfig, VqTokenizer};
 use cm3flow_schemas::traits::ImageTokenizer;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::Deserialize;
@@ -29,9 +29,19 @@ struct Job {
     batch_size: u32,
     /// Threads of one operation.
     threads: u32,
+    /// Where it is computed: `auto`, `cpu` or `cuda`. Default `cpu`.
+    #[serde(default = "cpu")]
+    device: DeviceChoice,
+    /// What a network computes in. Default `float32`.
+    #[serde(default)]
+    precision: Precision,
     /// How often the pixels are encoded and timed; 0 encodes them once, without time.
     #[serde(default)]
     timed: u32,
+}
+
+const fn cpu() -> DeviceChoice {
+    DeviceChoice::Cpu
 }
 
 enum Tokenizer {
@@ -44,11 +54,12 @@ impl Tokenizer {
         let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         match (&job.network, &job.weights, &job.modules) {
             (Some(network), Some(weights), None) => {
-                Ok(Self::Network(Box::new(VqTokenizer::try_new(network, &read(weights)?, job.batch_size, DeviceChoice::Cpu)?)))
+                let tokenizer = VqTokenizer::try_new(network, &read(weights)?, job.batch_size, job.device)?;
+                Ok(Self::Network(Box::new(tokenizer.with_precision(job.precision))))
             }
             (None, None, Some((config, encoder, decoder))) => {
                 let (encoder, decoder) = (read(encoder)?, read(decoder)?);
-                Ok(Self::Modules(TorchScriptTokenizer::try_new(config, (&encoder, &decoder), job.batch_size, DeviceChoice::Cpu)?))
+                Ok(Self::Modules(TorchScriptTokenizer::try_new(config, (&encoder, &decoder), job.batch_size, job.device)?))
             }
             _ => bail!("a job has either network and weights, or modules"),
         }

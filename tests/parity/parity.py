@@ -93,9 +93,14 @@ GOLDEN = [
 ]
 
 
+def table():
+    """Value of each level, f32 in -1 to 1, rounded once."""
+    return (np.arange(256, dtype=np.float64) * 2 / 255 - 1).astype(np.float32)
+
+
 def scaled(pixels):
-    """[n, h, w, 3] uint8 to [n, 3, h, w] f32 in -1 to 1, rounded once."""
-    return torch.from_numpy((pixels.astype(np.float64) * 2 / 255 - 1).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
+    """[n, h, w, 3] uint8 to [n, 3, h, w] f32."""
+    return torch.from_numpy(table()[pixels]).permute(0, 3, 1, 2).contiguous()
 
 
 def drawn_weights(module, seed):

@@ -64,7 +64,9 @@ impl Norm {
 
     /// Normalises, then swish: `x * sigmoid(x)`.
     pub(super) fn forward_swish(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        self.forward(x)?.f_silu()
+        let mut h = self.forward(x)?;
+        // A gradient needs the input of swish; nobody else does.
+        if h.requires_grad() { h.f_silu() } else { h.f_silu_() }
     }
 }
 
@@ -95,10 +97,15 @@ impl ResidualBlock {
         let h = self.conv1.forward(&self.norm1.forward_swish(x)?)?;
         let h = self.conv2.forward(&self.norm2.forward_swish(&h)?)?;
         match &self.shortcut {
-            None => h.f_add(x),
-            Some(shortcut) => h.f_add(&shortcut.forward(x)?),
+            None => added(h, x),
+            Some(shortcut) => added(h, &shortcut.forward(x)?),
         }
     }
+}
+
+/// The sum, in the place of `h` where no gradient needs it.
+fn added(mut h: Tensor, x: &Tensor) -> Result<Tensor, TchError> {
+    if h.requires_grad() { h.f_add(x) } else { h.f_add_(x) }
 }
 
 /// Attention of one head over all positions, beside a shortcut.
@@ -127,7 +134,7 @@ impl AttentionBlock {
         let (q, k, v) = (heads(&self.q)?, heads(&self.k)?, heads(&self.v)?);
         let mixed = Tensor::f_scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, 0.0, false, None, false)?;
         let mixed = mixed.f_transpose(2, 3)?.f_reshape([n, channels, h, w])?;
-        self.proj_out.forward(&mixed)?.f_add(x)
+        added(self.proj_out.forward(&mixed)?, x)
     }
 }
 

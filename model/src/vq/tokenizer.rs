@@ -25,7 +25,8 @@ pub struct VqTokenizer {
     kind: Kind,
     batch_size: usize,
     bytes_per_image: usize,
-    values: [f32; 256],
+    /// Value of each level, `[256]` on the device.
+    values: Tensor,
 }
 
 impl VqTokenizer {
@@ -57,7 +58,7 @@ impl VqTokenizer {
             numerics: device::numerics_class(device, Kind::Float, batch_size),
         };
         let bytes_per_image = config.bytes_per_image();
-        let values = Values::TwoOver255.table();
+        let values = value_table(Values::TwoOver255, device)?;
         Ok(Self { spec, network, quantizer, codebook, device, kind: Kind::Float, batch_size: batch_size as usize, bytes_per_image, values })
     }
 
@@ -71,22 +72,26 @@ impl VqTokenizer {
 
     /// Takes levels as `values` instead of those of [`Values::TwoOver255`]: what the weights were made for. What comes out of
     /// [`ImageTokenizer::decode`] stays.
-    #[must_use]
-    pub fn with_values(mut self, values: Values) -> Self {
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`] if the device fails.
+    pub fn with_values(mut self, values: Values) -> Result<Self, ModelError> {
         if values != Values::TwoOver255 {
             let values = canonical::digest_of("values", &values);
             self.spec.digest = PartHasher::new("vq-tokenizer with values").part(&self.spec.digest.0).part(&values.0).digest();
         }
-        self.values = values.table();
-        self
+        self.values = value_table(values, self.device)?;
+        Ok(self)
     }
 
     fn encode_batch(&self, pixels: &[u8]) -> Result<Vec<u32>, TchError> {
         let images = pixels.len() / self.bytes_per_image;
         let side = i64::from(self.spec.side_px);
-        let mut values: Vec<f32> = pixels.iter().map(|level| self.values[usize::from(*level)]).collect();
-        values.resize(self.batch_size * self.bytes_per_image, self.values[0]);
-        let batch = Tensor::f_from_slice(&values)?.f_to_device(self.device)?;
+        let mut levels = pixels.to_vec();
+        levels.resize(self.batch_size * self.bytes_per_image, 0);
+        // Bytes travel, a quarter of the floats; and a table gives the same values on every device, where a division does not.
+        let levels = Tensor::f_from_slice(&levels)?.f_to_device(self.device)?.f_to_kind(Kind::Int)?;
+        let batch = self.values.f_index_select(0, &levels)?;
         // Interleaved bytes are NHWC already; seen as NCHW that is channels-last, which the convolutions keep.
         let batch = batch.f_reshape([-1, side, side, 3])?.f_permute([0, 3, 1, 2])?;
         let latents = self.network.encode(&batch.f_to_kind(self.kind)?)?.f_to_kind(Kind::Float)?;
@@ -198,6 +203,10 @@ pub(super) fn check_codes(spec: &ImageTokenizerSpec, codes: &[u32]) -> Result<()
         Some(position) => Err(ModelError::CodeOutOfRange { position, code: codes[position], codebook_size }),
         None => Ok(()),
     }
+}
+
+fn value_table(values: Values, device: Device) -> Result<Tensor, ModelError> {
+    Tensor::f_from_slice(&values.table()).and_then(|table| table.f_to_device(device)).map_err(ModelError::torch("copy the value table"))
 }
 
 fn floats(tensor: &Tensor) -> Result<Vec<f32>, TchError> {

@@ -81,8 +81,8 @@ fn weights_of_another_network_are_refused() {
 fn other_values_give_other_codes_and_another_digest() {
     let (weights, pixels) = (weights(1), noise(4));
     let mut own = tokenizer(&weights);
-    let mut same = tokenizer(&weights).with_values(Values::TwoOver255);
-    let mut other = tokenizer(&weights).with_values(Values::Huggingface);
+    let mut same = tokenizer(&weights).with_values(Values::TwoOver255).expect("on the CPU");
+    let mut other = tokenizer(&weights).with_values(Values::Huggingface).expect("on the CPU");
     assert_eq!(own.spec().digest, same.spec().digest);
     assert_ne!(own.spec().digest, other.spec().digest);
     let codes = own.encode(&pixels).expect("whole images");
