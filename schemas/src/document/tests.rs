@@ -142,7 +142,7 @@ fn a_masked_image_stays_between_its_brackets() {
     let mut builder = DocumentBuilder::new(&v);
     builder.image(Role::Target, &[9]).expect("in range");
     assert_eq!(unmasked(&tokens, &segments, &v), builder.finish());
-    let mut open = tokens.clone();
+    let mut open = tokens;
     open[3] = brackets.open;
     assert!(matches!(check(&open, &segments, &v), Err(GrammarError::Brackets { .. })));
 }

@@ -59,7 +59,7 @@ fn further_modalities_are_placed_behind_everything_else_or_where_the_user_says()
     let audio = "[vocabulary.modalities]\naudio = 500\n";
     let vocabulary = config(audio).expect("fields").build(&fitted_tokenizer(), 100).expect("grows").1;
     assert_eq!(vocabulary.modalities["audio"], IdRange { start: vocabulary.sentinels.end(), len: 500 });
-    assert!(vocabulary.size >= vocabulary.used() && vocabulary.size % 64 == 0);
+    assert!(vocabulary.size >= vocabulary.used() && vocabulary.size.is_multiple_of(64));
     let cm3leon = |sections: &str| config(&format!("[vocabulary]\npreset = \"cm3leon\"\n{sections}")).expect("fields").build(LLAMA, 8192);
     assert_eq!(cm3leon("modalities = { audio = 510 }").expect("as many as are reserved").1.size, 65_536);
     assert!(mismatch(cm3leon("modalities = { audio = 511 }")).contains("vocabulary range audio ends at id 65537"));
