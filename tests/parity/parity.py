@@ -79,7 +79,7 @@ FULL = [
     Case("taming VQGAN (lightning ckpt), 512 px", "taming", CHAMELEON, 1),
     Case("diffusers VQModel (aMUSEd's sizes), 256 px", "diffusers", AMUSED, 4),
     Case("diffusers VQModel with attention, 256 px", "diffusers", AMUSED | {"attention_resolutions": [16], "middle_attention": True}, 4),
-    Case("LlamaGen VQ-16, 256 px", "llamagen", VQ_16, 4),
+    Case("LlamaGen VQ-16, 256 px", "llamagen", VQ_16, 8),
     Case("LlamaGen VQ-8, 256 px", "llamagen", VQ_8, 2),
     Case("TorchScript pair, 256 px", "torchscript", CHAMELEON | {"resolution": 256}, 4),
 ]
@@ -130,6 +130,14 @@ def drawn_codebook(model, module, config, seed):
     first, second = (torch.randint(len(rows), (config["codebook_size"],), generator=generator) for _ in range(2))
     share = torch.rand(config["codebook_size"], 1, generator=generator) * 0.5
     module.quantize.embedding.weight.copy_(rows[first] * (1 - share) + rows[second] * share)
+
+
+def scale_decoder(model, module, config):
+    """Scales the last layer so that a decoded picture just fits into -1 to 1: the bound on pixels is meant on that scale."""
+    if hasattr(module, "decoder"):
+        largest = model.decode(model.codes(model.latents(scaled(pictures(config["resolution"], 1000, 1))))).abs().max()
+        module.decoder.conv_out.weight.div_(largest)
+        module.decoder.conv_out.bias.div_(largest)
 
 
 class Encode(torch.nn.Module):
@@ -212,12 +220,12 @@ def save(case, module, folder):
 
 
 def margins(model, latents, vectors):
-    """By how much the second nearest vector of each latent is farther than the nearest, as a share of its own distance; in f64."""
+    """By how much the second nearest vector of each latent is farther than the nearest, as a share of its own distance (not squared); in f64."""
     rows = latents.permute(0, 2, 3, 1).flatten(0, 2).double()
     vectors = vectors.double()
     if model.normalised:
         rows, vectors = torch.nn.functional.normalize(rows, dim=-1), torch.nn.functional.normalize(vectors, dim=-1)
-    nearest = torch.cat([torch.cdist(part, vectors, compute_mode="donot_use_mm_for_euclid_dist").square().topk(2, largest=False).values for part in rows.split(256)])
+    nearest = torch.cat([torch.cdist(part, vectors, compute_mode="donot_use_mm_for_euclid_dist").topk(2, largest=False).values for part in rows.split(256)])
     return (1 - nearest[:, 0] / nearest[:, 1]).float()
 
 
@@ -228,6 +236,7 @@ def prepared(case, folder):
     module.eval()
     drawn_weights(module, 1)
     drawn_codebook(model, module, case.config, 2)
+    scale_decoder(model, module, case.config)
     for tensor in module.state_dict().values():
         tensor.copy_(tensor.to(case.dtype))
     fields = save(case, module, folder)
