@@ -293,7 +293,7 @@ fn image_tokenizer(config: &Config, contents: &Contents) -> Result<Box<dyn Image
         ImageTokenizerConfig::Vq(vq) => {
             let network = vq.network().expect("presets are checked with the configuration");
             let tokenizer = VqTokenizer::try_new(&network, codebook, vq.batch_size, config.runtime.device)?;
-            Ok(Box::new(tokenizer.with_values(config.tokenize.image.preparation().values)?))
+            Ok(Box::new(tokenizer.with_precision(vq.precision).with_values(config.tokenize.image.preparation().values)?))
         }
         ImageTokenizerConfig::Patches(patches) => Ok(Box::new(PatchTokenizer::from_bytes(codebook, patches.side_px, patches.patch_px)?)),
         ImageTokenizerConfig::TorchScript(script) => {
