@@ -27,8 +27,8 @@ fn encode(criterion: &mut Criterion) {
     let (config, images) = (VqConfig::photos_tiny(), noise(IMAGES));
     // The fewest steps make weights of the right shapes.
     let fit_config = VqFitConfig { steps: 1, warm_up_steps: 1, ..VqFitConfig::default() };
-    let job = FitJob { config: &config, fit: &fit_config, images: &images, seed: 1, device: DeviceChoice::Cpu };
-    let weights = fit(&job, &mut |_| ()).expect("one step");
+    let job = FitJob { config: &config, fit: &fit_config, images: &images, perceptual: None, seed: 1, device: DeviceChoice::Cpu };
+    let weights = fit(&job, None, &mut |_| ()).expect("one step");
     let mut tokenizer = VqTokenizer::try_new(&config, &weights, 8, DeviceChoice::Cpu).expect("its own weights");
     let mut group = criterion.benchmark_group("vq_encode");
     group.throughput(Throughput::Elements(IMAGES as u64)).sample_size(10);

@@ -46,7 +46,7 @@ const fn cpu() -> DeviceChoice {
 
 enum Tokenizer {
     Network(Box<VqTokenizer>),
-    Modules(TorchScriptTokenizer),
+    Modules(Box<TorchScriptTokenizer>),
 }
 
 impl Tokenizer {
@@ -59,7 +59,7 @@ impl Tokenizer {
             }
             (None, None, Some((config, encoder, decoder))) => {
                 let (encoder, decoder) = (read(encoder)?, read(decoder)?);
-                Ok(Self::Modules(TorchScriptTokenizer::try_new(config, (&encoder, &decoder), job.batch_size, job.device)?))
+                Ok(Self::Modules(Box::new(TorchScriptTokenizer::try_new(config, (&encoder, &decoder), job.batch_size, job.device)?)))
             }
             _ => bail!("a job has either network and weights, or modules"),
         }

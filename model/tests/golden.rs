@@ -133,9 +133,9 @@ fn what_torchscript_modules_return_is_checked() {
     let config = described("torchscript").modules.expect("modules");
     let pixels = expected("torchscript").pixels;
     let refused = |config: TorchScriptConfig| modules(&config).encode(&pixels).expect_err("other codes").to_string();
-    let error = refused(TorchScriptConfig { grid: 8, ..config.clone() });
+    let error = refused(TorchScriptConfig { grid: 8, ..config });
     assert_eq!(error, "the encoder returned whole numbers of shape [2, 16, 16], expected codes of 2 images, 8 x 8 each, in 0..300");
-    let error = refused(TorchScriptConfig { codebook_size: 2, ..config.clone() });
+    let error = refused(TorchScriptConfig { codebook_size: 2, ..config });
     assert!(error.starts_with("the encoder returned code ") && error.ends_with(" in 0..2"), "{error}");
     let swapped = (file("decoder.jit"), file("encoder.jit"));
     let mut swapped = TorchScriptTokenizer::try_new(&config, (&swapped.0, &swapped.1), 2, DeviceChoice::Cpu).expect("two modules");
@@ -152,7 +152,7 @@ fn digest_of_modules_covers_both_files_and_the_configuration() {
     let config = described("torchscript").modules.expect("modules");
     let digest = modules(&config).spec().digest;
     assert_eq!(digest, modules(&config).spec().digest);
-    assert_ne!(digest, modules(&TorchScriptConfig { codebook_size: 301, ..config.clone() }).spec().digest);
+    assert_ne!(digest, modules(&TorchScriptConfig { codebook_size: 301, ..config }).spec().digest);
     let encoder = file("encoder.jit");
     let twice = TorchScriptTokenizer::try_new(&config, (&encoder, &encoder), 2, DeviceChoice::Cpu).expect("two modules");
     assert_ne!(digest, twice.spec().digest);

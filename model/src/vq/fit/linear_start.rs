@@ -72,11 +72,11 @@ pub(super) fn start(network: &VqNetwork, config: &VqConfig, pixels: &Tensor) -> 
 
     let inverse = deviations.f_narrow(0, 0, dim)?.f_reciprocal()?;
     clear_rows(&weight("post_quant_conv.weight"), &weight("post_quant_conv.bias"), dim)?;
-    let _ = weight("post_quant_conv.weight").f_view([-1, dim])?.f_narrow(0, 0, dim)?.f_copy_(&inverse.f_diag(0)?)?;
+    weight("post_quant_conv.weight").f_view([-1, dim])?.f_narrow(0, 0, dim)?.f_copy_(&inverse.f_diag(0)?)?;
     let own = Tensor::f_eye_m(dim, i64::from(config.z_channels), (Kind::Float, mean.device()))?;
     set_pairs(&weight("decoder.conv_in.weight"), &weight("decoder.conv_in.bias"), &own, &inverse.f_zeros_like()?)?;
     let _ = weight("decoder.conv_out.weight").f_zero_()?;
-    let _ = weight("decoder.conv_out.bias").f_copy_(&mean)?;
+    weight("decoder.conv_out.bias").f_copy_(&mean)?;
     let basis = directions.f_narrow(0, 0, dim)?.f_mul(&deviations.f_narrow(0, 0, dim)?.f_unsqueeze(1)?)?;
     set_differences(&weight("decoder.conv_out.weight"), &basis.f_transpose(0, 1)?)?;
     let (n, _, h, w) = patches.size4()?;
@@ -94,8 +94,8 @@ fn set_pairs(weight: &Tensor, bias: &Tensor, rows: &Tensor, biases: &Tensor) -> 
     let centre = weight.f_select(2, 1)?.f_select(2, 1)?;
     for (first, sign) in [(0, 1.0), (1, -1.0)] {
         let every_second = |tensor: &Tensor, end: i64| tensor.f_slice(0, first, end, 2);
-        let _ = every_second(&centre, 2 * count)?.f_copy_(&rows.f_mul_scalar(sign)?)?;
-        let _ = every_second(bias, 2 * count)?.f_copy_(&biases.f_mul_scalar(sign)?)?;
+        every_second(&centre, 2 * count)?.f_copy_(&rows.f_mul_scalar(sign)?)?;
+        every_second(bias, 2 * count)?.f_copy_(&biases.f_mul_scalar(sign)?)?;
         let _ = bias.f_narrow(0, 2 * count + first, 1)?.f_fill_(sign * ANCHOR)?;
     }
     Ok(())
@@ -106,7 +106,7 @@ fn set_differences(weight: &Tensor, factors: &Tensor) -> Result<(), TchError> {
     let (outputs, pairs) = factors.size2()?;
     let centre = weight.f_select(2, 1)?.f_select(2, 1)?.f_narrow(0, 0, outputs)?;
     for (first, sign) in [(0, 1.0), (1, -1.0)] {
-        let _ = centre.f_slice(1, first, 2 * pairs, 2)?.f_copy_(&factors.f_mul_scalar(sign)?)?;
+        centre.f_slice(1, first, 2 * pairs, 2)?.f_copy_(&factors.f_mul_scalar(sign)?)?;
     }
     Ok(())
 }

@@ -23,7 +23,10 @@ fn tensor(storage: &[u8]) -> Vec<u8> {
     [b"ctorch._utils\n_rebuild_tensor_v2\n(", storage, b"K\x01K\x02K\x03\x86K\x03K\x01\x86", &hooks[..]].concat()
 }
 
-fn tensor_of<'a>(values: &'a Values, id: Id, name: &str) -> Option<(i64, &'a [i64], &'a [i64], u64, &'a str)> {
+/// Offset, shape, strides, length of the storage and its key.
+type Tensor<'a> = (i64, &'a [i64], &'a [i64], u64, &'a str);
+
+fn tensor_of<'a>(values: &'a Values, id: Id, name: &str) -> Option<Tensor<'a>> {
     let id = values.dict(id)?.find(|(key, _)| *key == name)?.1;
     let (view, storage, key) = values.tensor(id)?;
     Some((view.offset, &view.shape, &view.strides, storage.len, key))
