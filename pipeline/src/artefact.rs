@@ -78,7 +78,7 @@ pub struct Artefacts {
     pub embedder_digest: Digest,
     /// What ids mean.
     pub vocabulary: Vocabulary,
-    /// Image codes that would be others under another batch size or precision; empty until [`code_changes`] has measured them.
+    /// Image codes that would be others under another batch size or precision; empty until a run has measured them.
     pub code_changes: BTreeMap<String, CodeChange>,
     /// Digests of all of them by name, as the manifest lists them.
     pub digests: BTreeMap<String, Digest>,
