@@ -1,6 +1,6 @@
 """Codes and speed of cm3flow's encoding on a GPU, against its own codes on the CPU and against PyTorch, eager and compiled.
 
-    python tokenize.py VQ_VALUES [--device cuda] [--sides 256 512] [--batch 32] [--repeats 10] [--pairs 5]
+    python encoding.py VQ_VALUES [--device cuda] [--sides 256 512] [--batch 32] [--repeats 10] [--pairs 5]
 
 Chameleon's network with drawn weights. Encoding alone is timed, from bytes on the host to codes on the host, bf16, same weights and pictures on
 all sides, in turns; speeds are medians, ratios are medians of the ratios of a turn. The ceiling is a product of square bf16 matrices on this card.
