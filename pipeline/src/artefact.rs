@@ -122,7 +122,7 @@ pub(crate) async fn obtain(config: &Config, store: &Store, units: &[PlannedUnit]
 
 /// Bytes of the artefacts that `request` asks for, and of others that are there already.
 async fn contents_for(config: &Config, store: &Store, units: &[PlannedUnit], request: Request, progress: &Progress) -> Result<Contents> {
-    let (number, mut pins) = latest_pins(config, store).await?;
+    let (mut number, mut pins) = latest_pins(config, store).await?;
     if request.refit {
         pins.retain(|name, _| !request.includes(name));
     }
@@ -142,10 +142,13 @@ async fn contents_for(config: &Config, store: &Store, units: &[PlannedUnit], req
         pins.insert(name.to_owned(), Pin { settings, digest });
         contents.insert(name, bytes);
     }
-    let path = format!("{}/{}.json", pin_folder(config), number + 1);
-    if store.create_record(&path, &pins).await? == Created::Different {
+    while store.create_record(&format!("{}/{}.json", pin_folder(config), number + 1), &pins).await? == Created::Different {
         progress.say("another run fitted and pinned at the same time; its artefacts are used");
-        return given_or_pinned(config, store, &latest_pins(config, store).await?.1).await;
+        let theirs;
+        (number, theirs) = latest_pins(config, store).await?;
+        // It may have fitted others than this one, so what it lacks is pinned beside it.
+        pins.extend(theirs);
+        contents = given_or_pinned(config, store, &pins).await?;
     }
     Ok(contents)
 }

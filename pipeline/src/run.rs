@@ -82,14 +82,16 @@ pub async fn run(config: &Config, store: &Store, options: &RunOptions, progress:
     let scan = scan_sources(config, options.limit).await?;
     progress.say(&format!("{} samples in {} units of {} sources", scan.samples(), scan.units.len(), config.source.len()));
     let mut artefacts = artefacts_for(config, store, &scan, options, progress).await?;
-    artefacts.code_changes = artefact::code_changes(config, store, &artefacts, &scan.units).await?;
-    let artefacts = Arc::new(artefacts);
     if artefacts.text.fidelity() == Fidelity::Normalized {
         progress.say("the text tokenizer normalizes: texts come back as its normalizer makes them, not as they were");
     }
     let catalog = Catalog::new(store.clone(), &config.dataset.name);
+    let plan = Plan::make(config, &artefacts, &catalog, &scan).await?;
+    if !plan.is_published {
+        artefacts.code_changes = artefact::code_changes(config, store, &artefacts, &scan.units).await?;
+    }
+    let artefacts = Arc::new(artefacts);
     let run = Run { config: Arc::new(config.clone()), store, options, progress, catalog, artefacts, scan };
-    let plan = Plan::make(config, &run.artefacts, &run.catalog, &run.scan).await?;
     if let Some(segment) = plan.made_anew_from {
         let (before, now, segment) = (plan.version - 1, plan.version, segment.name());
         progress.say(&format!(

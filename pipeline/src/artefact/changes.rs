@@ -1,9 +1,10 @@
-//! How many codes would be others under another batch size or precision: measured once for a tokenizer and numerics class, kept in the
-//! store beside its weights, and written into every manifest.
+//! How many codes would be others under another batch size or precision: measured once for a tokenizer, numerics class and first photos,
+//! kept in the store by the tokenizer's digest, and written into every manifest.
 
 use std::collections::BTreeMap;
 
 use cm3flow_model::vq::Precision;
+use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::traits::ImageTokenizerSpec;
 use cm3flow_schemas::version::CodeChange;
@@ -30,15 +31,20 @@ pub(super) async fn of(
     (contents, spec): (Contents, &ImageTokenizerSpec),
     units: &[PlannedUnit],
 ) -> Result<BTreeMap<String, CodeChange>> {
-    let path = format!("artefacts/{}/code-changes-{}.json", spec.digest, digest_of("numerics class", &spec.numerics).short());
-    if let Some(known) = store.record(&path, "list of changed codes").await? {
-        return Ok(known);
-    }
     let alternatives = alternatives(config);
     if alternatives.is_empty() {
         return Ok(BTreeMap::new());
     }
     let pixels = Samples::collect(config, units, Wanted { train: PHOTOS, held_out: 0 }).await?.pixels;
+    if pixels.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    // The photos are part of the name: what a manifest says must not depend on what else the store has seen.
+    let key = digest_of("code changes", &(&spec.numerics, Digest::of(&pixels)));
+    let path = format!("artefacts/{}/code-changes-{}.json", spec.digest, key.short());
+    if let Some(known) = store.record(&path, "list of changed codes").await? {
+        return Ok(known);
+    }
     let config = config.clone();
     let measuring = move || measure(&config, &contents, alternatives, &pixels);
     let changes = tokio::task::spawn_blocking(measuring).await.map_err(|_| PipelineError::Lost { what: "comparing codes" })??;

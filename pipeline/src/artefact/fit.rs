@@ -6,6 +6,7 @@ use bytes::Bytes;
 use cm3flow_model::device;
 use cm3flow_model::vq::{FitJob, fit as fit_vq};
 use cm3flow_schemas::Digest;
+use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::traits::CheckpointStore;
 use cm3flow_stages::embed::IdfTable;
 use cm3flow_stages::tokenize::{PatchTokenizer, fit_text};
@@ -19,8 +20,8 @@ use crate::progress::Progress;
 use crate::store::Store;
 use crate::train::Checkpoints;
 
-/// Folder of the checkpoints of fits, where those of trainings have the dataset's name; no dataset can have this one.
-const CHECKPOINTS: &str = "_fit";
+/// Folder of the checkpoints of fits, where those of trainings have the dataset's name; names of datasets have no dot.
+const CHECKPOINTS: &str = "fit.codebook";
 
 /// Fits the artefact `name`, whose settings have the digest `settings`, on `samples`; `contents` holds the files that it needs.
 pub(super) async fn fit(
@@ -38,7 +39,9 @@ pub(super) async fn fit(
         IDF => Ok(IdfTable::fit(&config.embed, samples.captions.iter().map(String::as_str)).to_bytes().into()),
         _ => {
             require(name, !samples.pixels.is_empty(), samples.seen)?;
-            let checkpoints = Checkpoints::new(store.clone(), CHECKPOINTS, settings, Handle::current());
+            // Other photos make another fit: sources may have grown since one was broken off.
+            let key = digest_of("fit", &(settings, Digest::of(&samples.pixels)));
+            let checkpoints = Checkpoints::new(store.clone(), CHECKPOINTS, key, Handle::current());
             let (config, samples, progress) = (config.clone(), Arc::clone(samples), progress.clone());
             let perceptual = PERCEPTUAL.map(|name| contents.get(name).cloned());
             let fitting = move || fit_codebook(&config, &samples.pixels, perceptual, &checkpoints, &progress);
