@@ -136,6 +136,7 @@ impl Executor {
         let mut record = window_record(index);
         record.units = window.units.clone();
         record.keys = window.keys.by_segment();
+        record.blocklist = window.blocklist;
         record.samples = self.samples_of(prepared, &settled);
         record.licenses = settled.licenses.clone();
         for unit in &composed {

@@ -127,18 +127,20 @@ impl KeyMaker<'_> {
         let Config { filter, derive, tokenize, .. } = self.config;
         let config = json!({"filter": filter, "derive": derive, "preparation": tokenize.image.preparation()});
         // The file's name and place do not matter, what is read of it does.
-        let input = digest_of("source unit", &(&unit.source, unit.digest, unit.first_row, unit.rows));
+        let all = digest_of("source unit", &(&unit.source, unit.digest, unit.first_row, unit.rows));
+        let input = if unit.only.is_empty() { all } else { digest_of("some rows", &(all, &unit.only)) };
         self.key(SegmentName::Prepare, &stages, &config, (&[input], &[self.artefacts.image_spec.digest, self.artefacts.embedder_digest]))
     }
 
-    fn window(&self, settled_before: Option<Digest>, units: &[SourceUnit]) -> WindowKeys {
+    fn window(&self, settled_before: Option<Digest>, units: &[SourceUnit], blocklist: Option<Digest>) -> WindowKeys {
         let config = self.config;
         let prepare: Vec<Digest> = units.iter().map(|unit| self.prepare(unit)).collect();
 
         let stages = [(split::NAME, split::REVISION), (dedup::NAME, dedup::REVISION), (index::NAME, index::REVISION)];
         let inputs: Vec<Digest> = settled_before.into_iter().chain(prepare.iter().copied()).collect();
         let settings = json!({"split": config.split, "dedup": config.dedup, "first": settled_before.is_none()});
-        let settle = self.key(SegmentName::Settle, &stages, &settings, (&inputs, &[]));
+        let blocked: Vec<Digest> = blocklist.into_iter().collect();
+        let settle = self.key(SegmentName::Settle, &stages, &settings, (&inputs, &blocked));
 
         let stages = [(retrieve::NAME, retrieve::REVISION), (instruct::NAME, instruct::REVISION), (mask::NAME, mask::REVISION)];
         let vocabulary = &self.artefacts.vocabulary;
@@ -176,6 +178,8 @@ pub struct WindowPlan {
     pub sources: Vec<PlannedUnit>,
     /// Keys of everything that is made of them.
     pub keys: WindowKeys,
+    /// Digest of the blocked ids that hold for it.
+    pub blocklist: Option<Digest>,
     /// The committed window, for one of the base version.
     pub committed: Option<WindowRecord>,
 }
@@ -191,6 +195,8 @@ pub struct Plan {
     pub is_published: bool,
     /// Digest of the keys of all windows.
     pub digest: Digest,
+    /// Digest of the blocked ids of the latest version, which hold for new windows.
+    pub blocklist: Option<Digest>,
     /// Windows, those of the base first.
     pub windows: Vec<WindowPlan>,
     /// Samples of the base whose units the sources no longer hold; they stay.
@@ -200,8 +206,8 @@ pub struct Plan {
 }
 
 /// What a unit is, whatever its file is called.
-fn content_of(unit: &SourceUnit) -> (&str, Digest, u64, u64) {
-    (&unit.source, unit.digest, unit.first_row, unit.rows)
+fn content_of(unit: &SourceUnit) -> (&str, Digest, u64, u64, &[u64]) {
+    (&unit.source, unit.digest, unit.first_row, unit.rows, &unit.only)
 }
 
 impl Plan {
@@ -224,12 +230,13 @@ impl Plan {
         let removed_samples = in_base.filter(|unit| !present.contains(&content_of(unit))).map(|unit| unit.rows).sum();
 
         let fresh: Vec<PlannedUnit> = scan.units.iter().filter(|planned| !known.contains(&content_of(&planned.unit))).cloned().collect();
+        let blocklist = latest.as_ref().and_then(|manifest| manifest.blocklist);
         let mut settled_before = windows.last().map(|window: &WindowPlan| window.keys.settle);
         for sources in fresh.chunks(config.window.units as usize) {
             let units: Vec<SourceUnit> = sources.iter().map(|planned| planned.unit.clone()).collect();
-            let keys = maker.window(settled_before, &units);
+            let keys = maker.window(settled_before, &units, blocklist);
             settled_before = Some(keys.settle);
-            windows.push(WindowPlan { units, sources: sources.to_vec(), keys, committed: None });
+            windows.push(WindowPlan { units, sources: sources.to_vec(), keys, blocklist, committed: None });
         }
         let version = latest.as_ref().map_or(1, |manifest| manifest.version + 1);
         let all_keys: Vec<_> = windows.iter().map(|window| window.keys.by_segment()).collect();
@@ -239,6 +246,7 @@ impl Plan {
             base,
             is_published: base.is_some() && windows.len() == base_windows,
             digest,
+            blocklist,
             windows,
             removed_samples,
             made_anew_from,
@@ -258,14 +266,20 @@ fn rebase(maker: &KeyMaker<'_>, records: Vec<WindowRecord>) -> (Vec<WindowPlan>,
     let mut windows = Vec::new();
     let mut settled_before = None;
     for record in records {
-        let keys = maker.window(settled_before, &record.units);
+        let keys = maker.window(settled_before, &record.units, record.blocklist);
         let now = keys.by_segment();
         let differs = |segment: &SegmentName| now.get(segment.name()) != record.keys.get(segment.name());
         if let Some(segment) = SegmentName::ALL.into_iter().find(differs) {
             return (Vec::new(), Some(segment));
         }
         settled_before = Some(keys.settle);
-        windows.push(WindowPlan { units: record.units.clone(), sources: Vec::new(), keys, committed: Some(record) });
+        windows.push(WindowPlan {
+            units: record.units.clone(),
+            sources: Vec::new(),
+            keys,
+            blocklist: record.blocklist,
+            committed: Some(record),
+        });
     }
     (windows, None)
 }

@@ -274,6 +274,12 @@ pub fn shard_table() -> SchemaRef {
     ]))
 }
 
+/// Ids that were withdrawn and may not come back: `kind` is `sample` or `image`, `id` 32 hexadecimal digits. Sorted by both.
+#[must_use]
+pub fn blocklist() -> SchemaRef {
+    Arc::new(Schema::new(["kind", "id"].map(|name| field(name, DataType::Utf8)).to_vec()))
+}
+
 /// The lineage of a version: one source unit a row, in order of windows, with the keys of what was made of it.
 #[must_use]
 pub fn lineage() -> SchemaRef {

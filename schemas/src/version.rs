@@ -42,6 +42,9 @@ pub struct VersionManifest {
     pub shard_table: Digest,
     /// Digest of the lineage, a Parquet file: which units each window was made of.
     pub lineage: Digest,
+    /// Digest of the table of blocked ids (a Parquet file beside the shard table): samples that were withdrawn and may not come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocklist: Option<Digest>,
     /// Tokens of a pack.
     pub seq_len: u32,
     /// What the ids mean.

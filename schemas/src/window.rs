@@ -22,6 +22,20 @@ pub struct SourceUnit {
     pub first_row: u64,
     /// Number of samples.
     pub rows: u64,
+    /// Rows of the file that the unit consists of, ascending, if they are not `rows` consecutive ones from `first_row` on: refused rows that are
+    /// tried once more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<u64>,
+}
+
+/// A unit that could not be worked on: its samples are counted, and nothing else is made of them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuarantinedUnit {
+    /// Index among the units of the window.
+    pub unit: u32,
+    /// What went wrong, for people.
+    pub problem: String,
 }
 
 /// A committed window.
@@ -36,6 +50,12 @@ pub struct WindowRecord {
     pub units: Vec<SourceUnit>,
     /// Keys of the units of each segment, in order.
     pub keys: BTreeMap<String, Vec<Digest>>,
+    /// Units that could not be worked on. What is made of the window is made of the others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantined: Vec<QuarantinedUnit>,
+    /// Digest of the table of blocked ids that was in force when the window was made, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocklist: Option<Digest>,
     /// Its shards.
     pub shards: Vec<ShardEntry>,
     /// Samples.

@@ -106,5 +106,5 @@ async fn push_files(
 
 fn source_unit(config: &SourceConfig, file: &Path, digest: cm3flow_schemas::Digest, first_row: u64, rows: usize) -> SourceUnit {
     let file = file.filename().unwrap_or_default().to_owned();
-    SourceUnit { source: config.name.clone(), file, digest, first_row, rows: rows as u64 }
+    SourceUnit { source: config.name.clone(), file, digest, first_row, rows: rows as u64, only: Vec::new() }
 }
