@@ -1,4 +1,5 @@
-//! The store: every byte that a run keeps. Objects are created, never changed; put-if-absent decides who was first.
+//! The store: every byte that a run keeps. Objects are created, never changed; put-if-absent decides who was first. Only what collects garbage or
+//! repairs damage deletes.
 
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -6,10 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cm3flow_schemas::Digest;
 use cm3flow_stages::ingest::{Location, SourceConfig};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::Url;
@@ -167,6 +170,28 @@ impl Store {
         let mut names: Vec<String> = paths.filter_map(Path::filename).map(str::to_owned).collect();
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// All objects below `folder`, any level deep, in no particular order.
+    ///
+    /// # Errors
+    /// [`PipelineError::Store`], as items.
+    #[must_use]
+    pub fn entries(&self, folder: &str) -> BoxStream<'static, Result<ObjectMeta>> {
+        let location = folder.to_owned();
+        let failed = move |source| PipelineError::Store { action: "list", location: location.clone(), source };
+        self.objects.list(Some(&Path::from(folder))).map_err(failed).boxed()
+    }
+
+    /// Deletes `path`. That it is gone already is no error.
+    ///
+    /// # Errors
+    /// [`PipelineError::Store`].
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        match self.objects.delete(&Path::from(path)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(PipelineError::Store { action: "delete", location: path.to_owned(), source }),
+        }
     }
 }
 
