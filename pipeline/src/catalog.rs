@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
 use cm3flow_schemas::pack::{PackStatistics, ShardEntry};
 use cm3flow_schemas::version::VersionManifest;
@@ -91,7 +92,7 @@ impl Catalog {
     pub async fn windows_of(&self, manifest: &VersionManifest) -> Result<Vec<WindowRecord>> {
         let mut records = Vec::with_capacity(manifest.windows.len());
         for (window, digest) in manifest.windows.iter().enumerate() {
-            let path = self.window_path(manifest.version, manifest.plan, window as u32);
+            let path = self.window_path(manifest.version, window as u32, *digest);
             let bytes = self.store.get_checked(&path, *digest).await?;
             let parsed = serde_json::from_slice(&bytes);
             records.push(parsed.map_err(|source| PipelineError::Record { location: path, expected: "window record", source })?);
@@ -99,21 +100,17 @@ impl Catalog {
         Ok(records)
     }
 
-    /// Commits a window of `plan`; from then on a follower may read it. Returns what stands in the catalog: when a record is there
-    /// already, that one stays.
+    /// Commits a window of the version to be; from then on a follower may read it.
     ///
     /// # Errors
     /// [`PipelineError::Ledger`] if the numbers do not add up, or what the store says.
-    pub async fn commit_window(&self, plan: &Plan, record: WindowRecord) -> Result<WindowRecord> {
+    pub async fn commit_window(&self, version: u32, record: &WindowRecord) -> Result<()> {
         let scope = format!("window {}", record.window);
         record.samples.check(&scope)?;
         record.documents.check(&scope)?;
-        let path = self.window_path(plan.version, plan.digest, record.window);
-        if self.store.create_record(&path, &record).await? == Created::Different {
-            tracing::warn!(path, "another run committed this window with other contents; its record stays");
-            return Ok(self.store.record(&path, "window record").await?.unwrap_or(record));
-        }
-        Ok(record)
+        let bytes = record_bytes(record);
+        let path = self.window_path(version, record.window, Digest::of(&bytes));
+        self.store.create_content(&path, bytes).await
     }
 
     /// Publishes the version that `windows` make.
@@ -140,7 +137,7 @@ impl Catalog {
             dataset: self.dataset.clone(),
             version: plan.version,
             base: plan.base,
-            plan: plan.digest,
+            plan: digest_of("plan", &windows.iter().map(|window| &window.keys).collect::<Vec<_>>()),
             windows: windows.iter().map(|window| Digest::of(&record_bytes(window))).collect(),
             shard_table: self.put_table(table::write(&shard_table(windows)?, "the shard table")?).await?,
             lineage: self.put_table(table::write(&lineage(windows)?, "the lineage")?).await?,
@@ -174,9 +171,9 @@ impl Catalog {
         format!("versions/{}/{version}.json", self.dataset)
     }
 
-    /// Records lie under the plan too: a run that was given up and whose configuration was changed leaves nothing in the way.
-    fn window_path(&self, version: u32, plan: Digest, window: u32) -> String {
-        format!("windows/{}/{version}/{}/{window}.json", self.dataset, plan.short())
+    /// Records are named by their digests: a run that was given up, and after which something changed, leaves nothing in the way.
+    fn window_path(&self, version: u32, window: u32, digest: Digest) -> String {
+        format!("windows/{}/{version}/{window}/{digest}.json", self.dataset)
     }
 }
 

@@ -102,14 +102,23 @@ impl ConfigArgs {
     }
 }
 
+/// How a command ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// All of it is done.
+    All,
+    /// All but units that are quarantined.
+    WithQuarantined,
+}
+
 /// Runs the command that was asked for.
 ///
 /// # Errors
 /// What stopped it.
-pub async fn execute(cli: Cli) -> Result<()> {
+pub async fn execute(cli: Cli) -> Result<Done> {
     let progress = Progress::to_standard_error();
     match cli.command {
-        Command::Run(args) => run::run(args, &progress).await,
+        Command::Run(args) => return run::run(args, &progress).await,
         Command::Plan(args) => plan::plan(&args).await,
         Command::Fit(command) => fit::fit(&command, &progress).await,
         Command::Train(args) => run::train(args, &progress).await,
@@ -121,5 +130,6 @@ pub async fn execute(cli: Cli) -> Result<()> {
             doctor::doctor(&args);
             Ok(())
         }
-    }
+    }?;
+    Ok(Done::All)
 }

@@ -172,6 +172,52 @@ pub enum PipelineError {
         /// The version.
         version: u32,
     },
+    /// Another run is at work on the dataset.
+    #[error("{run}, {holder}, is at work on {dataset}; let it end, or wait for it with --lease wait")]
+    Held {
+        /// The dataset.
+        dataset: String,
+        /// Folder of the run in the store.
+        run: String,
+        /// Its process.
+        holder: String,
+    },
+    /// Units could not be made; all others were.
+    #[error(
+        "{samples} samples are quarantined, so version {version} is not published; all other units are made. Mend their cause and run again, which \
+         tries them again, or publish without them by --allow-quarantined:\n  {}",
+        units.join("\n  ")
+    )]
+    Quarantined {
+        /// The version that is not published.
+        version: u32,
+        /// Samples of the units.
+        samples: u64,
+        /// The units with what went wrong.
+        units: Vec<String>,
+    },
+    /// A process that makes units ended, or answered what is no answer.
+    #[error("the process that made the unit {problem}")]
+    Worker {
+        /// What it did.
+        problem: String,
+        /// Whether other units may be made all the same.
+        of_the_unit: bool,
+    },
+    /// There is no such run.
+    #[error("there is no plan of {run} in the store; --run takes the folder of a run that is at work")]
+    NoRun {
+        /// What was asked for.
+        run: String,
+    },
+    /// A run has no such unit.
+    #[error("the plan of {run} has no unit with the key {key}")]
+    UnknownUnit {
+        /// The run.
+        run: String,
+        /// What was asked for.
+        key: String,
+    },
     /// Settings of a fitted artefact changed.
     #[error(
         "{name} was fitted with other settings than those of the configuration; restore them, or run with --refit to start a new line of versions"
@@ -250,6 +296,51 @@ pub enum PipelineError {
 }
 
 impl PipelineError {
+    /// Whether the error is that of one unit: others may be made all the same.
+    #[must_use]
+    pub const fn is_of_the_unit(&self) -> bool {
+        use StageError::{
+            Arrow, BrokenDocument, DocumentTooLong, Model, Read, Schema, Store, Table, Task, Template, Text, TextTokenizer, Vocabulary,
+        };
+        match self {
+            Self::Worker { of_the_unit, .. } => *of_the_unit,
+            Self::Arrow { .. } | Self::Parquet { .. } | Self::Schema(_) | Self::Vocabulary(_) => true,
+            Self::Stage(Store { source, .. }) => matches!(source, object_store::Error::NotFound { .. }),
+            Self::Stage(error) => matches!(
+                error,
+                Schema { .. }
+                    | Read { .. }
+                    | Model { .. }
+                    | TextTokenizer { .. }
+                    | Text(_)
+                    | Template { .. }
+                    | Vocabulary { .. }
+                    | DocumentTooLong { .. }
+                    | BrokenDocument { .. }
+                    | Table { .. }
+                    | Arrow { .. }
+                    | Task { .. }
+            ),
+            _ => false,
+        }
+    }
+
+    /// The message with those of its causes, each once.
+    #[must_use]
+    pub fn with_causes(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let message = error.to_string();
+            if !line.contains(message.trim()) {
+                line.push_str(": ");
+                line.push_str(message.trim());
+            }
+            cause = error.source();
+        }
+        line
+    }
+
     /// Whether the user can mend it by changing the configuration, the command line or the input.
     #[must_use]
     pub const fn is_users_mistake(&self) -> bool {
@@ -262,6 +353,8 @@ impl PipelineError {
                 | Self::Address { .. }
                 | Self::NoVersion { .. }
                 | Self::NothingPublished { .. }
+                | Self::NoRun { .. }
+                | Self::UnknownUnit { .. }
                 | Self::NoId { .. }
                 | Self::UnknownId { .. }
                 | Self::AmbiguousId { .. }

@@ -1,53 +1,51 @@
-//! Executes a plan on this machine, window by window: while one window is settled, composed and packed, the next is prepared.
+//! Executes a plan, window by window: while one window is settled, composed and packed, the next is prepared.
 //!
-//! Units that are there already are not made again. Results do not depend on the number of workers: every unit is a function of its
-//! key, and windows are committed in order.
+//! This side decides what is made, in which order, and what to do about units that cannot be made; [`Hands`] make them. Windows are
+//! committed in order. Results do not depend on the number of workers: every unit is a function of its key.
 
 mod compose;
+mod hands;
 mod history;
 mod pack;
 mod prepare;
 mod settle;
+mod task;
 mod unit;
+mod window;
+mod worker;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cm3flow_schemas::Digest;
-use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
-use cm3flow_schemas::sample::Split;
-use cm3flow_schemas::unit::UnitRecord;
-use cm3flow_schemas::window::WindowRecord;
-use cm3flow_stages::ChannelLimits;
-use cm3flow_stages::instruct::InstructContext;
+use cm3flow_schemas::unit::{SegmentName, UnitRecord};
+use cm3flow_schemas::window::{QuarantinedUnit, WindowRecord};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+pub use hands::WorkerCommand;
+pub(crate) use hands::{Hands, Processes};
 pub(crate) use prepare::derived_batches;
+pub(crate) use task::{UnitTask, WindowTask};
 pub(crate) use unit::{DOCUMENT_COLUMNS, Table, UnitPlace, UnitStore, WindowTables};
+pub(crate) use worker::Worker;
 
-use crate::artefact::Artefacts;
-use crate::catalog::{Catalog, window_record};
+use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
-use crate::execute::history::History;
 use crate::follow::Followed;
-use crate::plan::{Plan, WindowPlan};
+use crate::plan::{KeyMaker, Plan, WindowPlan};
 use crate::progress::Progress;
-use crate::store::Store;
 
 /// Windows that are prepared ahead, the present one included.
 const WINDOWS_AHEAD: usize = 2;
 
-/// What all units of a run share.
+/// What a run needs to make the windows of its plan.
 pub(crate) struct Executor {
     config: Arc<Config>,
-    units: UnitStore,
-    artefacts: Arc<Artefacts>,
-    instruct: Arc<InstructContext>,
+    hands: Hands,
     progress: Progress,
-    limits: ChannelLimits,
     /// Places for units that are prepared, and for units that are composed: a window must not wait for what is prepared ahead.
     preparing: Arc<Semaphore>,
     composing: Arc<Semaphore>,
@@ -55,29 +53,27 @@ pub(crate) struct Executor {
     stop: Arc<AtomicBool>,
 }
 
+/// What came of a unit: its record, or why it is given up.
+type Outcome = Result<UnitRecord, GivenUp>;
+
+/// A unit that failed as often as it may.
+#[derive(Debug)]
+struct GivenUp {
+    problem: String,
+}
+
+/// What has been prepared of a window, by the index of the unit in its plan.
+type Prepared = JoinSet<Result<(usize, Outcome)>>;
+
 impl Executor {
-    pub(crate) fn new(config: Arc<Config>, store: Store, artefacts: Arc<Artefacts>, progress: Progress, stop: Arc<AtomicBool>) -> Self {
-        let instruct = InstructContext {
-            config: config.instruct.clone(),
-            mask: config.mask.clone(),
-            seq_len: config.pack.seq_len as usize,
-            vocabulary: artefacts.vocabulary.clone(),
-            tokenizer: artefacts.text.clone(),
-            seed: config.dataset.seed,
+    pub(crate) fn new(config: Arc<Config>, hands: Hands, progress: Progress, stop: Arc<AtomicBool>) -> Self {
+        let places = match &hands {
+            Hands::Here(_) => config.runtime.workers,
+            Hands::Processes(..) => config.runtime.processes,
         };
-        let places = || Arc::new(Semaphore::new(config.runtime.workers as usize));
+        let places = || Arc::new(Semaphore::new(places as usize));
         let (preparing, composing) = (places(), places());
-        Self {
-            config,
-            units: UnitStore::new(store),
-            artefacts,
-            instruct: Arc::new(instruct),
-            progress,
-            limits: ChannelLimits::default(),
-            preparing,
-            composing,
-            stop,
-        }
+        Self { config, hands, progress, preparing, composing, stop }
     }
 
     /// Makes and commits all windows of `plan`, in order; each is announced to `followed`.
@@ -85,19 +81,23 @@ impl Executor {
         let to_prepare: u64 = plan.windows.iter().flat_map(|window| &window.sources).map(|source| source.unit.rows).sum();
         self.progress.expect_samples(to_prepare);
         let _watch = self.progress.watch_stages();
-        let mut history = History::new(self.units.clone());
-        let mut records = Vec::with_capacity(plan.windows.len());
+        let mut earlier: Vec<Digest> = Vec::with_capacity(plan.windows.len());
+        let mut records: Vec<WindowRecord> = Vec::with_capacity(plan.windows.len());
         let mut upcoming = plan.windows.iter();
         let mut begun = VecDeque::with_capacity(WINDOWS_AHEAD);
         for (index, window) in plan.windows.iter().enumerate() {
             begun.extend(upcoming.by_ref().take(WINDOWS_AHEAD - begun.len()).map(|window| self.begin_preparing(window)));
-            let prepared = in_order(begun.pop_front().unwrap_or_default(), "preparing a unit").await?;
+            let prepared = in_order(begun.pop_front().unwrap_or_default()).await?;
             let record = match &window.committed {
                 Some(record) => WindowRecord { window: index as u32, ..record.clone() },
-                None => self.finish_window(index as u32, window, &prepared, &mut history).await?,
+                None => self.finish_window(index as u32, window, prepared, &earlier).await?,
             };
-            history.push(window.keys.settle);
-            let record = catalog.commit_window(plan, record).await?;
+            earlier.extend(record.keys.get(SegmentName::Settle.name()).into_iter().flatten());
+            if !record.quarantined.is_empty() {
+                // The trainer is named by the packs of the plan, and these are others from here on.
+                followed.give_up();
+            }
+            catalog.commit_window(plan.version, &record).await?;
             followed.commit(record.shards.clone());
             let (of, ledger) = (plan.windows.len(), &record.samples);
             self.progress.say(&format!("window {} of {of} committed: {ledger}", index + 1));
@@ -107,92 +107,102 @@ impl Executor {
     }
 
     /// Begins to prepare the units of a window, as many at once as there are places. They go on by themselves until the set is dropped.
-    fn begin_preparing(self: &Arc<Self>, window: &WindowPlan) -> JoinSet<Result<(usize, UnitRecord)>> {
+    fn begin_preparing(self: &Arc<Self>, window: &WindowPlan) -> Prepared {
         let mut tasks = JoinSet::new();
-        for (index, source) in window.sources.iter().enumerate() {
-            let (executor, source, key) = (Arc::clone(self), source.clone(), window.keys.prepare[index]);
+        for (index, (source, key)) in window.sources.iter().zip(&window.keys.prepare).enumerate() {
+            let (executor, task) = (Arc::clone(self), UnitTask::Prepare { key: *key, source: Arc::new(source.clone()) });
+            let samples = source.unit.rows;
             tasks.spawn(async move {
                 let _place = executor.place(&executor.preparing).await?;
-                Ok((index, executor.prepare(source, key).await?))
+                let outcome = executor.attempt(&task).await?;
+                executor.progress.finish_samples(samples);
+                Ok((index, outcome))
             });
         }
         tasks
     }
 
+    /// Makes a window of the units that can be made.
     async fn finish_window(
         self: &Arc<Self>,
         index: u32,
-        window: &WindowPlan,
-        prepared: &[UnitRecord],
-        history: &mut History,
+        plan: &WindowPlan,
+        prepared: Vec<Outcome>,
+        earlier: &[Digest],
     ) -> Result<WindowRecord> {
-        let settled = self.settle(window.keys.settle, prepared, history).await?;
-        let composed = self.compose_window(window, prepared, &settled, history).await?;
-        let mut packed = Vec::with_capacity(Split::ALL.len());
-        for (split, key) in Split::ALL.into_iter().zip(&window.keys.pack) {
-            packed.push(self.pack(split, *key, &composed).await?);
-        }
-
-        let mut record = window_record(index);
-        record.units = window.units.clone();
-        record.keys = window.keys.by_segment();
-        record.blocklist = window.blocklist;
-        record.samples = self.samples_of(prepared, &settled);
-        record.licenses = settled.licenses.clone();
-        for unit in &composed {
-            record.documents.add(unit.documents.as_ref().unwrap_or(&DocumentLedger::default()));
-        }
-        record.documents.packed = 0;
-        for (split, unit) in Split::ALL.into_iter().zip(packed) {
-            let statistics = unit.statistics.unwrap_or_default();
-            record.documents.packed += statistics.tasks.values().map(|task| task.documents).sum::<u64>();
-            record.statistics.insert(split.name().to_owned(), statistics);
-            record.shards.extend(unit.shards);
-        }
-        Ok(record)
-    }
-
-    /// `prepare` says what came in and was refused, `settle` what of the rest is a duplicate.
-    fn samples_of(&self, prepared: &[UnitRecord], settled: &UnitRecord) -> SampleLedger {
-        let mut samples = SampleLedger::default();
-        for unit in prepared {
-            samples.add(unit.samples.as_ref().unwrap_or(&SampleLedger::default()));
-        }
-        samples.kept = settled.samples.as_ref().map_or(0, |settled| settled.kept);
-        samples.duplicate = settled.samples.as_ref().map_or(0, |settled| settled.duplicate);
-        samples
-    }
-
-    async fn compose_window(
-        self: &Arc<Self>,
-        window: &WindowPlan,
-        prepared: &[UnitRecord],
-        settled: &UnitRecord,
-        history: &mut History,
-    ) -> Result<Vec<UnitRecord>> {
-        let mut there = BTreeMap::new();
-        for (index, key) in window.keys.compose.iter().enumerate() {
-            if let Some(record) = self.units.find(cm3flow_schemas::unit::SegmentName::Compose, *key).await? {
-                there.insert(index, record);
+        let mut sound = Vec::with_capacity(prepared.len());
+        let mut quarantined = Vec::new();
+        for (unit, outcome) in plan.units.iter().zip(prepared) {
+            match outcome {
+                Ok(record) => sound.push((unit.clone(), record)),
+                Err(GivenUp { problem }) => quarantined.push(QuarantinedUnit { unit: unit.clone(), problem }),
             }
         }
+        loop {
+            let units: Vec<_> = sound.iter().map(|(unit, _)| unit.clone()).collect();
+            let maker = KeyMaker { config: &self.config, artefacts: self.hands.worker().artefacts() };
+            let keys = maker.window(earlier.last().copied(), &units, plan.blocklist);
+            let window = Arc::new(WindowTask { keys, earlier: earlier.to_vec(), blocklist: plan.blocklist });
+            let settled = self.hands.worker().work(&UnitTask::Settle(Arc::clone(&window))).await?;
+            let composed = self.compose(&window).await?;
+            if composed.iter().all(Result::is_ok) {
+                let composed: Vec<UnitRecord> = composed.into_iter().flatten().collect();
+                let packed = self.pack(&window).await?;
+                let made = window::Made { prepared: sound.iter().map(|(_, record)| record).collect(), settled, composed, packed };
+                return Ok(made.record(index, units, &window, quarantined));
+            }
+            // What has no documents must not be retrieved by others either, so the window is settled anew without it.
+            let mut kept = Vec::with_capacity(sound.len());
+            for ((unit, record), outcome) in sound.into_iter().zip(composed) {
+                match outcome {
+                    Ok(_) => kept.push((unit, record)),
+                    Err(GivenUp { problem }) => quarantined.push(QuarantinedUnit { unit, problem }),
+                }
+            }
+            sound = kept;
+        }
+    }
+
+    async fn compose(self: &Arc<Self>, window: &Arc<WindowTask>) -> Result<Vec<Outcome>> {
         let mut tasks = JoinSet::new();
-        if there.len() < prepared.len() {
-            let bank = Arc::new(history.bank(settled, &self.config).await?);
-            let settled = Arc::new(settled.clone());
-            for (index, unit) in prepared.iter().enumerate().filter(|(index, _)| !there.contains_key(index)) {
-                let (executor, bank, settled) = (Arc::clone(self), Arc::clone(&bank), Arc::clone(&settled));
-                let (unit, key) = (unit.clone(), window.keys.compose[index]);
-                tasks.spawn(async move {
-                    let _place = executor.place(&executor.composing).await?;
-                    Ok((index, executor.compose(key, (index as u32, &unit), &settled, bank).await?))
-                });
+        for place in 0..window.keys.compose.len() {
+            let (executor, task) = (Arc::clone(self), UnitTask::Compose { window: Arc::clone(window), place });
+            tasks.spawn(async move {
+                let _place = executor.place(&executor.composing).await?;
+                Ok((place, executor.attempt(&task).await?))
+            });
+        }
+        in_order(tasks).await
+    }
+
+    async fn pack(&self, window: &Arc<WindowTask>) -> Result<Vec<UnitRecord>> {
+        let mut packed = Vec::new();
+        for split in cm3flow_schemas::sample::Split::ALL {
+            packed.push(self.hands.worker().work(&UnitTask::Pack { window: Arc::clone(window), split }).await?);
+        }
+        Ok(packed)
+    }
+
+    /// Makes a unit; one that cannot be made is tried as often as the configuration says, and then given up.
+    async fn attempt(&self, task: &UnitTask) -> Result<Outcome> {
+        let attempts = self.config.runtime.unit_attempts;
+        let mut attempt = 1;
+        loop {
+            match self.hands.work(task).await {
+                Ok(record) => return Ok(Ok(record)),
+                Err(error) if !error.is_of_the_unit() || self.stop.load(Ordering::Relaxed) => return Err(error),
+                Err(error) => {
+                    let problem = error.with_causes();
+                    let (segment, key) = (task.segment().name(), task.key());
+                    tracing::warn!(segment, %key, attempt, of = attempts, problem, "a unit failed");
+                    if attempt == attempts {
+                        self.progress.say(&format!("{segment} unit {} is quarantined: {problem}", key.short()));
+                        return Ok(Err(GivenUp { problem }));
+                    }
+                    attempt += 1;
+                }
             }
         }
-        for (index, record) in there {
-            tasks.spawn(async move { Ok((index, record)) });
-        }
-        in_order(tasks, "composing a unit").await
     }
 
     /// Waits for a place; none is given after a signal.
@@ -203,17 +213,17 @@ impl Executor {
 }
 
 /// Waits for all tasks and puts their results in the order of the index that each returns. The first error ends the others.
-async fn in_order(mut tasks: JoinSet<Result<(usize, UnitRecord)>>, what: &'static str) -> Result<Vec<UnitRecord>> {
-    let mut results = BTreeMap::new();
+async fn in_order(mut tasks: Prepared) -> Result<Vec<Outcome>> {
+    let mut results = std::collections::BTreeMap::new();
     while let Some(ended) = tasks.join_next().await {
-        let (index, record) = ended.map_err(|_| PipelineError::Lost { what })??;
-        results.insert(index, record);
+        let (index, outcome) = ended.map_err(|_| PipelineError::Lost { what: "the task of a unit" })??;
+        results.insert(index, outcome);
     }
     Ok(results.into_values().collect())
 }
 
 /// Folder of a unit in the store.
-pub(crate) fn unit_path(segment: cm3flow_schemas::unit::SegmentName, key: Digest) -> String {
+pub(crate) fn unit_path(segment: SegmentName, key: Digest) -> String {
     let key = key.to_string();
     format!("units/{}/{}/{key}", segment.name(), &key[..2])
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 struct Committed {
     windows: Vec<WindowShards>,
     complete: bool,
+    given_up: bool,
 }
 
 /// The windows of a run in this process, or of a published version. Cloning shares them.
@@ -37,12 +38,21 @@ impl Followed {
 
     /// Announces the next window.
     pub(crate) fn commit(&self, shards: WindowShards) {
-        self.0.send_modify(|committed| committed.windows.push(shards));
+        self.0.send_modify(|committed| {
+            if !committed.given_up {
+                committed.windows.push(shards);
+            }
+        });
+    }
+
+    /// Says that what follows is not what was planned: readers get the windows up to here, and then an error.
+    pub(crate) fn give_up(&self) {
+        self.0.send_modify(|committed| committed.given_up = true);
     }
 
     /// Says that no window follows. A run that is dropped without this has stopped.
     pub(crate) fn complete(&self) {
-        self.0.send_modify(|committed| committed.complete = true);
+        self.0.send_modify(|committed| committed.complete = !committed.given_up);
     }
 
     /// A feed from the first window on.
@@ -60,7 +70,8 @@ impl Feed {
     /// Whether the run has stopped before its last window.
     #[must_use]
     pub(crate) fn has_stopped(&self) -> bool {
-        self.0.has_changed().is_err() && !self.0.borrow().complete
+        let committed = self.0.borrow();
+        !committed.complete && (committed.given_up || self.0.has_changed().is_err())
     }
 
     /// Shards of the windows that a reader at `position` has reached: those that hold the packs of `split` before it.
@@ -83,10 +94,10 @@ impl Feed {
 impl WindowFeed for Feed {
     fn window(&mut self, index: usize) -> BoxFuture<'_, Result<Option<WindowShards>>> {
         async move {
-            let ready = self.0.wait_for(|committed| committed.windows.len() > index || committed.complete).await;
-            match ready {
-                Ok(committed) => Ok(committed.windows.get(index).cloned()),
-                Err(_) => Err(StageError::RunStopped { windows: index }),
+            let is_ready = |committed: &Committed| committed.windows.len() > index || committed.complete || committed.given_up;
+            match self.0.wait_for(is_ready).await {
+                Ok(committed) if committed.windows.len() > index || !committed.given_up => Ok(committed.windows.get(index).cloned()),
+                _ => Err(StageError::RunStopped { windows: index }),
             }
         }
         .boxed()

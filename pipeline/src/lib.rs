@@ -12,6 +12,7 @@ pub mod evaluate;
 mod execute;
 pub mod follow;
 pub mod inspect;
+pub mod lease;
 mod picture;
 pub mod plan;
 pub mod progress;
@@ -26,4 +27,5 @@ pub mod command;
 
 pub use config::Config;
 pub use error::{PipelineError, Result};
+pub use execute::WorkerCommand;
 pub use store::Store;

@@ -1,10 +1,10 @@
-//! The `cm3flow` command. Exit codes: 0 done, 1 failed, 2 the user's mistake.
+//! The `cm3flow` command. Exit codes: 0 done, 1 failed, 2 the user's mistake, 3 done but for units that are quarantined.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use cm3flow::PipelineError;
-use cm3flow::command::{Cli, execute, printable};
+use cm3flow::command::{Cli, Done, execute, printable};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -13,34 +13,27 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the runtime"), 1),
+        Err(error) => return fail(&format!("cannot start the runtime: {error}"), 1),
     };
     let done = runtime.block_on(execute(cli));
     // Blocked reads of a source must not keep a command alive that has failed.
     runtime.shutdown_background();
     match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let code = code_of(&error);
-            fail(&anyhow::Error::new(error), code)
-        }
+        Ok(Done::All) => ExitCode::SUCCESS,
+        Ok(Done::WithQuarantined) => ExitCode::from(3),
+        Err(error) => fail(&error.with_causes(), code_of(&error)),
     }
 }
 
 const fn code_of(error: &PipelineError) -> u8 {
-    if error.is_users_mistake() { 2 } else { 1 }
+    match error {
+        PipelineError::Quarantined { .. } => 3,
+        _ if error.is_users_mistake() => 2,
+        _ => 1,
+    }
 }
 
-/// Prints the error with its causes, each once.
-fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    let mut line = String::new();
-    for cause in error.chain() {
-        let cause = cause.to_string();
-        if !line.contains(cause.trim()) {
-            line.push_str(if line.is_empty() { "error: " } else { ": " });
-            line.push_str(cause.trim());
-        }
-    }
-    eprintln!("{}", printable(&line));
+fn fail(problem: &str, code: u8) -> ExitCode {
+    eprintln!("{}", printable(&format!("error: {problem}")));
     ExitCode::from(code)
 }

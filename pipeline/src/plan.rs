@@ -66,6 +66,13 @@ pub struct WindowKeys {
 }
 
 impl WindowKeys {
+    /// The key of the packs of `split`.
+    #[must_use]
+    pub fn pack_of(&self, split: Split) -> Digest {
+        let place = Split::ALL.iter().position(|found| *found == split).expect("a split is one of all");
+        self.pack[place]
+    }
+
     /// As the window record lists them.
     #[must_use]
     pub fn by_segment(&self) -> BTreeMap<String, Vec<Digest>> {
@@ -99,9 +106,10 @@ pub fn output_config(config: &Config) -> Value {
 }
 
 /// Makes the keys of a configuration.
-struct KeyMaker<'a> {
-    config: &'a Config,
-    artefacts: &'a Artefacts,
+#[derive(Clone, Copy)]
+pub(crate) struct KeyMaker<'a> {
+    pub config: &'a Config,
+    pub artefacts: &'a Artefacts,
 }
 
 impl KeyMaker<'_> {
@@ -132,7 +140,8 @@ impl KeyMaker<'_> {
         self.key(SegmentName::Prepare, &stages, &config, (&[input], &[self.artefacts.image_spec.digest, self.artefacts.embedder_digest]))
     }
 
-    fn window(&self, settled_before: Option<Digest>, units: &[SourceUnit], blocklist: Option<Digest>) -> WindowKeys {
+    /// Keys of the window of `units` behind the one with the settle key `settled_before`.
+    pub(crate) fn window(&self, settled_before: Option<Digest>, units: &[SourceUnit], blocklist: Option<Digest>) -> WindowKeys {
         let config = self.config;
         let prepare: Vec<Digest> = units.iter().map(|unit| self.prepare(unit)).collect();
 
@@ -193,8 +202,6 @@ pub struct Plan {
     pub base: Option<u32>,
     /// Whether the latest version is what would come out.
     pub is_published: bool,
-    /// Digest of the keys of all windows.
-    pub digest: Digest,
     /// Digest of the blocked ids of the latest version, which hold for new windows.
     pub blocklist: Option<Digest>,
     /// Windows, those of the base first.
@@ -239,13 +246,10 @@ impl Plan {
             windows.push(WindowPlan { units, sources: sources.to_vec(), keys, blocklist, committed: None });
         }
         let version = latest.as_ref().map_or(1, |manifest| manifest.version + 1);
-        let all_keys: Vec<_> = windows.iter().map(|window| window.keys.by_segment()).collect();
-        let digest = digest_of("plan", &all_keys);
         Ok(Self {
             version,
             base,
             is_published: base.is_some() && windows.len() == base_windows,
-            digest,
             blocklist,
             windows,
             removed_samples,

@@ -5,9 +5,10 @@ use std::sync::atomic::AtomicBool;
 
 use cm3flow_model::train::TrainConfig;
 use cm3flow_schemas::Digest;
+use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::version::VersionManifest;
-use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
 use cm3flow_stages::stage::Meters;
 use cm3flow_stages::tokenize::Fidelity;
 use serde_json::json;
@@ -17,8 +18,9 @@ use crate::artefact::{self, Artefacts, FittedCodebook, FittedText};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
-use crate::execute::Executor;
+use crate::execute::{Executor, Hands, Processes, Worker, WorkerCommand};
 use crate::follow::Followed;
+use crate::lease::{Lease, LeaseMode};
 use crate::plan::{Plan, Scan, scan_sources};
 use crate::progress::Progress;
 use crate::report::{self, Subject};
@@ -34,6 +36,12 @@ pub struct RunOptions {
     pub refit: bool,
     /// Leaves out training even if the configuration has it.
     pub without_training: bool,
+    /// Publishes even if units are quarantined.
+    pub allow_quarantined: bool,
+    /// What to do when another run is at work on the dataset.
+    pub lease: LeaseMode,
+    /// How processes are started that make units, if `runtime.processes` asks for some.
+    pub worker_command: Option<WorkerCommand>,
     /// Set from outside to end training with a checkpoint.
     pub stop: Arc<AtomicBool>,
 }
@@ -53,6 +61,8 @@ pub struct RunOutcome {
     pub training: Option<TrainOutcome>,
     /// Path of the report in the store; `None` if there was nothing to do.
     pub report: Option<String>,
+    /// Samples of units that this run could not make, and that the version lacks.
+    pub quarantined: u64,
 }
 
 impl RunOutcome {
@@ -63,8 +73,12 @@ impl RunOutcome {
     }
 }
 
+/// How often a run that was overtaken plans again on what the other one published.
+const TRIES: u32 = 8;
+
 /// What the parts of a run share.
 struct Run<'a> {
+    folder: &'a str,
     config: Arc<Config>,
     store: &'a Store,
     options: &'a RunOptions,
@@ -79,6 +93,23 @@ struct Run<'a> {
 /// # Errors
 /// The first thing that goes wrong; what is committed stays, and the same call goes on from there.
 pub async fn run(config: &Config, store: &Store, options: &RunOptions, progress: &Progress) -> Result<RunOutcome> {
+    let folder = run_folder();
+    let lease = Lease::take(store, &config.dataset.name, &folder, options.lease, progress).await?;
+    let mut tries = 1;
+    let outcome = loop {
+        match plan_and_execute(config, store, options, progress, &folder).await {
+            Err(PipelineError::Overtaken { version, .. }) if tries < TRIES => {
+                tries += 1;
+                progress.say(&format!("another run published version {version} first; planning again from there"));
+            }
+            outcome => break outcome,
+        }
+    };
+    lease.release().await;
+    outcome
+}
+
+async fn plan_and_execute(config: &Config, store: &Store, options: &RunOptions, progress: &Progress, folder: &str) -> Result<RunOutcome> {
     let scan = scan_sources(config, options.limit).await?;
     progress.say(&format!("{} samples in {} units of {} sources", scan.samples(), scan.units.len(), config.source.len()));
     let mut artefacts = artefacts_for(config, store, &scan, options, progress).await?;
@@ -91,7 +122,7 @@ pub async fn run(config: &Config, store: &Store, options: &RunOptions, progress:
         artefacts.code_changes = artefact::code_changes(config, store, &artefacts, &scan.units).await?;
     }
     let artefacts = Arc::new(artefacts);
-    let run = Run { config: Arc::new(config.clone()), store, options, progress, catalog, artefacts, scan };
+    let run = Run { folder, config: Arc::new(config.clone()), store, options, progress, catalog, artefacts, scan };
     if let Some(segment) = plan.made_anew_from {
         let (before, now, segment) = (plan.version - 1, plan.version, segment.name());
         progress.say(&format!(
@@ -273,7 +304,8 @@ impl Run<'_> {
     async fn published(&self, plan: &Plan) -> Result<RunOutcome> {
         let manifest = self.catalog.version(plan.resulting_version()).await?;
         let windows = self.catalog.windows_of(&manifest).await?;
-        let mut outcome = RunOutcome { manifest, windows, was_published: true, was_trained: false, training: None, report: None };
+        let mut outcome =
+            RunOutcome { manifest, windows, was_published: true, was_trained: false, training: None, report: None, quarantined: 0 };
         if let Some(train) = self.train_config() {
             let training = self.training(train, &pack_keys(&outcome.windows), &Followed::published(&outcome.windows));
             let done = Checkpoints::new(self.store.clone(), &self.config.dataset.name, training.key, Handle::current()).outcome().await?;
@@ -281,51 +313,48 @@ impl Run<'_> {
             outcome.training = if outcome.was_trained { done } else { Some(finished(train::start(training)?).await?) };
         }
         if !outcome.nothing_to_do() {
-            outcome.report = Some(self.report(&run_folder(), &outcome).await?);
+            outcome.report = Some(self.report(&outcome).await?);
         }
         Ok(outcome)
     }
 
     /// Makes and publishes the version while the trainer follows.
     async fn execute(&self, plan: &Plan) -> Result<RunOutcome> {
-        let run_folder = run_folder();
         let windows: Vec<_> = plan.windows.iter().map(|window| json!({"units": window.units, "keys": window.keys.by_segment()})).collect();
         let record = json!({"dataset": self.config.dataset.name, "version": plan.version, "base": plan.base, "windows": windows});
-        self.store.create_record(&format!("{run_folder}/plan.json"), &record).await?;
+        self.store.create_record(&format!("{}/plan.json", self.folder), &record).await?;
 
         let followed = Followed::default();
         let packs: Vec<Digest> = plan.windows.iter().flat_map(|window| window.keys.pack.iter().copied()).collect();
-        let training = self.train_config().map(|train| train::start(self.training(train, &packs, &followed))).transpose()?;
-        let executor = Arc::new(Executor::new(
-            Arc::clone(&self.config),
-            self.store.clone(),
-            Arc::clone(&self.artefacts),
-            self.progress.clone(),
-            Arc::clone(&self.options.stop),
-        ));
-        let made = self.make(&executor, plan, &followed).await;
-        let (manifest, windows) = match made {
-            Ok(made) => made,
-            Err(error) => {
-                // The trainer notices that the run which it follows has stopped; it must not outlive this call.
-                drop(followed);
-                if let Some(training) = training {
-                    let _ = training.await;
-                }
-                return Err(error);
-            }
-        };
-        let training = match training {
-            Some(training) => Some(finished(training).await?),
-            None => None,
-        };
-        let mut outcome = RunOutcome { manifest, windows, was_published: false, was_trained: false, training, report: None };
-        outcome.report = Some(self.report(&run_folder, &outcome).await?);
+        let mut training = self.train_config().map(|train| train::start(self.training(train, &packs, &followed))).transpose()?;
+        let made = self.make(plan, &followed).await;
+        if made.as_ref().map_or(true, |(_, quarantined)| *quarantined > 0)
+            && let Some(training) = training.take()
+        {
+            // What was planned did not come about, which the trainer notices. It must not outlive this call.
+            drop(followed);
+            let _ = training.await;
+        }
+        let ((manifest, windows), quarantined) = made?;
+        let mut outcome =
+            RunOutcome { manifest, windows, was_published: false, was_trained: false, training: None, report: None, quarantined };
+        if let (None, Some(train)) = (&training, self.train_config()) {
+            // The packs are others than those that were planned, so the training is another one too.
+            training = Some(train::start(self.training(train, &pack_keys(&outcome.windows), &Followed::published(&outcome.windows)))?);
+        }
+        if let Some(training) = training {
+            outcome.training = Some(finished(training).await?);
+        }
+        outcome.report = Some(self.report(&outcome).await?);
         Ok(outcome)
     }
 
-    async fn make(&self, executor: &Arc<Executor>, plan: &Plan, followed: &Followed) -> Result<(VersionManifest, Vec<WindowRecord>)> {
+    /// Makes all windows and publishes the version. Returns both, with the number of samples that are quarantined.
+    async fn make(&self, plan: &Plan, followed: &Followed) -> Result<((VersionManifest, Vec<WindowRecord>), u64)> {
+        let hands = self.hands()?;
+        let executor = Arc::new(Executor::new(Arc::clone(&self.config), hands, self.progress.clone(), Arc::clone(&self.options.stop)));
         let windows = executor.run(plan, &self.catalog, followed).await?;
+        let quarantined = self.quarantined(plan, &windows)?;
         let has_packs = windows.iter().flat_map(|window| &window.shards).any(|shard| shard.split == Split::Train);
         if !has_packs {
             let refused = windows.iter().flat_map(|window| &window.samples.refused).map(|(reason, count)| format!("{reason} {count}"));
@@ -335,10 +364,41 @@ impl Run<'_> {
         let manifest = self.catalog.publish(&self.config, &self.artefacts, plan, &windows).await?;
         followed.complete();
         self.progress.say(&format!("version {} of {} is published", manifest.version, manifest.dataset));
-        Ok((manifest, windows))
+        Ok(((manifest, windows), quarantined))
     }
 
-    async fn report(&self, run_folder: &str, outcome: &RunOutcome) -> Result<String> {
+    fn hands(&self) -> Result<Hands> {
+        let worker = Worker::new(Arc::clone(&self.config), self.store.clone(), Arc::clone(&self.artefacts), self.progress.clone());
+        let worker = Arc::new(worker);
+        if self.config.runtime.processes == 0 {
+            return Ok(Hands::Here(worker));
+        }
+        let missing = || PipelineError::Mismatch {
+            problem: "runtime.processes asks for processes, which need the command `cm3flow run` and a store outside of memory".into(),
+        };
+        let command = self.options.worker_command.clone().ok_or_else(missing)?;
+        Ok(Hands::Processes(worker, Processes::new(command, self.folder.to_owned())))
+    }
+
+    /// Number of samples that this run could not work on.
+    ///
+    /// # Errors
+    /// [`PipelineError::Quarantined`] if there are some and that is not allowed.
+    fn quarantined(&self, plan: &Plan, windows: &[WindowRecord]) -> Result<u64> {
+        let made = plan.windows.iter().zip(windows).filter(|(planned, _)| planned.committed.is_none());
+        let found: Vec<_> = made.flat_map(|(_, window)| &window.quarantined).collect();
+        let samples = found.iter().map(|quarantined| quarantined.unit.rows).sum();
+        if samples == 0 || self.options.allow_quarantined {
+            return Ok(samples);
+        }
+        let name = |quarantined: &&QuarantinedUnit| {
+            let SourceUnit { source, file, first_row, rows, .. } = &quarantined.unit;
+            format!("{rows} samples of {source}, {file} from row {first_row} on: {}", quarantined.problem)
+        };
+        Err(PipelineError::Quarantined { version: plan.version, samples, units: found.iter().map(name).collect() })
+    }
+
+    async fn report(&self, outcome: &RunOutcome) -> Result<String> {
         let subject = Subject {
             config: &self.config,
             store: self.store,
@@ -349,7 +409,7 @@ impl Run<'_> {
             training: outcome.training.as_ref(),
             meters: self.progress.meters(),
         };
-        let path = format!("{run_folder}/report.html");
+        let path = format!("{}/report.html", self.folder);
         self.store.create(&path, report::html(&subject).await?).await?;
         Ok(path)
     }
@@ -359,7 +419,9 @@ async fn finished(training: tokio::sync::oneshot::Receiver<Result<TrainOutcome>>
     training.await.map_err(|_| PipelineError::Lost { what: "the training thread" })?
 }
 
-/// Folder of a run that begins now.
+/// Folder of a run that begins now. Two runs may begin in the same millisecond.
 fn run_folder() -> String {
-    format!("runs/{}", chrono::Utc::now().format("%Y%m%dT%H%M%S%3fZ"))
+    let now = chrono::Utc::now();
+    let apart = digest_of("run", &(std::process::id(), now.timestamp_nanos_opt())).short();
+    format!("runs/{}-{}", now.format("%Y%m%dT%H%M%S%3fZ"), &apart[..4])
 }

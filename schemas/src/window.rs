@@ -28,12 +28,12 @@ pub struct SourceUnit {
     pub only: Vec<u64>,
 }
 
-/// A unit that could not be worked on: its samples are counted, and nothing else is made of them.
+/// A unit that could not be worked on: its samples are counted, and nothing else is made of them. A later run tries it again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuarantinedUnit {
-    /// Index among the units of the window.
-    pub unit: u32,
+    /// The unit.
+    pub unit: SourceUnit,
     /// What went wrong, for people.
     pub problem: String,
 }
@@ -50,7 +50,7 @@ pub struct WindowRecord {
     pub units: Vec<SourceUnit>,
     /// Keys of the units of each segment, in order.
     pub keys: BTreeMap<String, Vec<Digest>>,
-    /// Units that could not be worked on. What is made of the window is made of the others.
+    /// Units of the window beside those that could not be worked on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantined: Vec<QuarantinedUnit>,
     /// Digest of the table of blocked ids that was in force when the window was made, if there was one.

@@ -37,6 +37,8 @@ pub mod owner;
 pub mod pack;
 #[cfg(feature = "prepare")]
 pub mod retrieve;
+#[cfg(all(test, feature = "prepare"))]
+mod revisions;
 #[cfg(feature = "prepare")]
 pub mod shard;
 #[cfg(feature = "prepare")]

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 
-use super::{ConfigArgs, output};
+use super::{ConfigArgs, Done, output};
 use crate::error::{PipelineError, Result};
+use crate::lease::LeaseMode;
 use crate::progress::Progress;
 use crate::run::{self as runs, RunOptions};
 
@@ -27,6 +28,12 @@ pub(super) struct RunArgs {
     /// Leaves out training
     #[arg(long)]
     no_train: bool,
+    /// Publishes even if units are quarantined
+    #[arg(long)]
+    allow_quarantined: bool,
+    /// What to do when another run is at work on the dataset
+    #[arg(long, value_enum, default_value_t)]
+    lease: LeaseMode,
 }
 
 #[derive(Debug, Args)]
@@ -71,14 +78,22 @@ async fn interruptible<T: Send + 'static>(stop: &Arc<AtomicBool>, work: impl Fut
     Err(PipelineError::Interrupted)
 }
 
-pub(super) async fn run(args: RunArgs, progress: &Progress) -> Result<()> {
+pub(super) async fn run(args: RunArgs, progress: &Progress) -> Result<Done> {
     let (mut config, store) = args.config.open()?;
     config.runtime.workers = args.workers.unwrap_or(config.runtime.workers);
-    let options = RunOptions { limit: args.limit, refit: args.refit, without_training: args.no_train, stop: Arc::default() };
+    let options = RunOptions {
+        limit: args.limit,
+        refit: args.refit,
+        without_training: args.no_train,
+        allow_quarantined: args.allow_quarantined,
+        lease: args.lease,
+        worker_command: None,
+        stop: Arc::default(),
+    };
     let (stop, progress, place) = (Arc::clone(&options.stop), progress.clone(), store.clone());
     let outcome = interruptible(&stop, async move { runs::run(&config, &store, &options, &progress).await }).await?;
     output::print(&output::summary(&outcome, &place));
-    Ok(())
+    Ok(if outcome.quarantined > 0 { Done::WithQuarantined } else { Done::All })
 }
 
 pub(super) async fn train(args: TrainArgs, progress: &Progress) -> Result<()> {

@@ -45,20 +45,30 @@ pub struct RuntimeConfig {
     pub device: DeviceChoice,
     /// Threads of one tensor operation, 1..=1024. Default: number of cores.
     pub threads: u32,
+    /// Processes that units are made in, 0..=1024. Default 0: all in the process of the run. In processes of their own, a unit that ends its
+    /// process costs that unit alone.
+    pub processes: u32,
+    /// How often a unit that fails, or that ends its process, is tried before it is quarantined, 1..=100. Default 3.
+    pub unit_attempts: u32,
 }
 
 impl Default for RuntimeConfig {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-        Self { workers: cores, device: DeviceChoice::Auto, threads: cores }
+        Self { workers: cores, device: DeviceChoice::Auto, threads: cores, processes: 0, unit_attempts: 3 }
     }
 }
 
 impl RuntimeConfig {
     pub(super) fn problems(&self) -> Vec<String> {
-        let fields = [("workers", self.workers), ("threads", self.threads)];
-        let bad = fields.into_iter().filter(|(_, value)| !(1..=1024).contains(value));
-        bad.map(|(name, value)| format!("runtime.{name} must be in 1..=1024, got {value}")).collect()
+        let fields = [
+            ("workers", self.workers, 1..=1024),
+            ("threads", self.threads, 1..=1024),
+            ("processes", self.processes, 0..=1024),
+            ("unit_attempts", self.unit_attempts, 1..=100),
+        ];
+        let bad = fields.into_iter().filter(|(_, value, range)| !range.contains(value));
+        bad.map(|(name, value, range)| format!("runtime.{name} must be in {range:?}, got {value}")).collect()
     }
 }
 

@@ -8,16 +8,16 @@ use cm3flow_schemas::ledger::DocumentLedger;
 use cm3flow_schemas::rows::ColumnChange;
 use cm3flow_schemas::sample::{Refusal, Split};
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
-use cm3flow_schemas::{Digest, DocumentId, SampleId, columns, rows};
-use cm3flow_stages::index::Bank;
+use cm3flow_schemas::{DocumentId, SampleId, columns, rows};
 use cm3flow_stages::instruct::{Instruct, default_templates};
 use cm3flow_stages::mask::Mask;
 use cm3flow_stages::retrieve::Retrieve;
 use cm3flow_stages::stage::{Chain, Head};
 use serde::{Deserialize, Serialize};
 
+use super::task::WindowTask;
 use super::unit::count_reasons;
-use super::{Executor, Table};
+use super::{Table, Worker};
 use crate::error::{PipelineError, Result};
 use crate::table;
 
@@ -56,16 +56,13 @@ pub(super) struct Retrieved {
     pub(super) retrieved_wanted: u16,
 }
 
-impl Executor {
-    /// Composes the documents of `unit`, which is the `index`-th of its window.
-    pub(super) async fn compose(
-        &self,
-        key: Digest,
-        (index, unit): (u32, &UnitRecord),
-        settled: &UnitRecord,
-        bank: Arc<Bank>,
-    ) -> Result<UnitRecord> {
-        let samples = self.kept_samples(index, unit, settled).await?;
+impl Worker {
+    /// Composes the documents of the unit at `place` in `window`.
+    pub(super) async fn compose(&self, window: &WindowTask, place: usize) -> Result<UnitRecord> {
+        let settled = self.input(SegmentName::Settle, window.keys.settle).await?;
+        let unit = self.input(SegmentName::Prepare, window.keys.prepare[place]).await?;
+        let bank = self.bank(window, &settled).await?;
+        let samples = self.kept_samples(place as u32, &unit, &settled).await?;
         let (config, artefacts) = (&self.config, &self.artefacts);
         let chain = Chain::new(Head::Batches(samples.schema(), batches_of(&samples)))
             .map(Retrieve::new(config.retrieve.clone(), Arc::clone(&bank), artefacts.embedder.clone(), config.dataset.seed))
@@ -81,7 +78,7 @@ impl Executor {
             refused.extend(rows::read::<Refused>(&unwanted, &[columns::DOCUMENT_ID, columns::SAMPLE_ID, columns::TASK, columns::REFUSAL])?);
         }
         let documents = table::concatenated(&columns::document(), &documents)?;
-        let mut record = UnitRecord::new(SegmentName::Compose, key);
+        let mut record = UnitRecord::new(SegmentName::Compose, window.keys.compose[place]);
         record.documents = Some(DocumentLedger {
             built: (documents.num_rows() + refused.len()) as u64,
             packed: documents.num_rows() as u64,

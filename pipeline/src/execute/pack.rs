@@ -13,18 +13,17 @@ use cm3flow_stages::shuffle::Shuffle;
 use cm3flow_stages::stage::{Chain, Head};
 
 use super::compose::Retrieved;
-use super::{Executor, Table};
+use super::task::WindowTask;
+use super::{Table, Worker};
 use crate::error::Result;
 use crate::table;
 
-impl Executor {
-    pub(super) async fn pack(&self, split: Split, key: Digest, composed: &[UnitRecord]) -> Result<UnitRecord> {
-        if let Some(record) = self.units.find(SegmentName::Pack, key).await? {
-            return Ok(record);
-        }
+impl Worker {
+    pub(super) async fn pack(&self, window: &WindowTask, split: Split) -> Result<UnitRecord> {
         let mut documents = Vec::new();
-        for unit in composed {
-            for batch in self.units.read(unit, Table::Documents).await? {
+        for key in &window.keys.compose {
+            let unit = self.input(SegmentName::Compose, *key).await?;
+            for batch in self.units.read(&unit, Table::Documents).await? {
                 documents.push(of_split(&batch, split)?);
             }
         }
@@ -34,7 +33,7 @@ impl Executor {
             .then(Pack::new(&config.pack, vocabulary.clone(), config.dataset.seed));
         let (schema, packs) = self.collect(chain).await?;
 
-        let mut record = UnitRecord::new(SegmentName::Pack, key);
+        let mut record = UnitRecord::new(SegmentName::Pack, window.keys.pack_of(split));
         record.statistics = Some(count(&packs, &documents, config.pack.seq_len as usize)?);
         if !packs.is_empty() {
             let token_bytes = if vocabulary.width() == TokenWidth::U16 { 2 } else { 4 };

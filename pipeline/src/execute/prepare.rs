@@ -15,7 +15,7 @@ use cm3flow_stages::tokenize::Tokenize;
 use serde::{Deserialize, Serialize};
 
 use super::unit::count_reasons;
-use super::{Executor, Table};
+use super::{Table, Worker};
 use crate::config::Config;
 use crate::error::Result;
 use crate::table;
@@ -61,20 +61,10 @@ pub(crate) async fn derived_batches(config: &Config, unit: &PlannedUnit) -> Resu
     Ok(batches)
 }
 
-impl Executor {
-    pub(super) async fn prepare(&self, source: PlannedUnit, key: Digest) -> Result<UnitRecord> {
-        let samples = source.unit.rows;
-        let record = match self.units.find(SegmentName::Prepare, key).await? {
-            Some(record) => record,
-            None => self.prepare_anew(source, key).await?,
-        };
-        self.progress.finish_samples(samples);
-        Ok(record)
-    }
-
-    async fn prepare_anew(&self, source: PlannedUnit, key: Digest) -> Result<UnitRecord> {
+impl Worker {
+    pub(super) async fn prepare(&self, source: &PlannedUnit, key: Digest) -> Result<UnitRecord> {
         let artefacts = &self.artefacts;
-        let chain = derived(&self.config, source)
+        let chain = derived(&self.config, source.clone())
             .then(Tokenize::new(artefacts.image.clone(), artefacts.image_spec.clone()))
             .map(Embed::new(artefacts.embedder.clone()));
         let mut batches: Vec<RecordBatch> = Vec::new();

@@ -8,26 +8,24 @@ use arrow::datatypes::{DataType, Field, Schema};
 use cm3flow_schemas::ledger::SampleLedger;
 use cm3flow_schemas::sample::Annotations;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
-use cm3flow_schemas::{Digest, columns, rows};
+use cm3flow_schemas::{columns, rows};
 use cm3flow_stages::dedup::Dedup;
 use cm3flow_stages::index::Index;
 use cm3flow_stages::split::Split;
 use cm3flow_stages::stage::{Chain, Head};
 use serde::Deserialize;
 
-use super::history::History;
-use super::{Executor, Table};
+use super::task::WindowTask;
+use super::{Table, Worker};
 use crate::error::{PipelineError, Result};
 use crate::table;
 
-impl Executor {
-    pub(super) async fn settle(&self, key: Digest, prepared: &[UnitRecord], history: &mut History) -> Result<UnitRecord> {
-        if let Some(record) = self.units.find(SegmentName::Settle, key).await? {
-            return Ok(record);
-        }
+impl Worker {
+    pub(super) async fn settle(&self, window: &WindowTask) -> Result<UnitRecord> {
         let mut batches = Vec::new();
-        for (index, unit) in prepared.iter().enumerate() {
-            for batch in self.units.read(unit, Table::Prepared).await? {
+        for (index, key) in window.keys.prepare.iter().enumerate() {
+            let unit = self.input(SegmentName::Prepare, *key).await?;
+            for batch in self.units.read(&unit, Table::Prepared).await? {
                 batches.push(with_unit(&batch, index as u32)?);
             }
         }
@@ -35,12 +33,12 @@ impl Executor {
         let schema = batches.first().map_or_else(columns::prepared_sample, RecordBatch::schema);
         let chain = Chain::new(Head::Batches(schema, batches))
             .map(Split::new(config.split.clone(), config.dataset.seed))
-            .then(Dedup::new(config.dedup.clone(), history.kept().await?));
+            .then(Dedup::new(config.dedup.clone(), self.history(window).kept().await?));
         let (settled, elected) = self.collect(chain).await?;
         let (bank_schema, bank) = self.collect(Chain::new(Head::Batches(settled.clone(), elected.clone())).map(Index)).await?;
         let elected = table::concatenated(&settled, &elected)?;
 
-        let mut record = UnitRecord::new(SegmentName::Settle, key);
+        let mut record = UnitRecord::new(SegmentName::Settle, window.keys.settle);
         let is_kept = kept_rows(&elected)?;
         let kept = is_kept.true_count() as u64;
         let input = elected.num_rows() as u64;

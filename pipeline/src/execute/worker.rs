@@ -1,0 +1,99 @@
+//! Makes units: the one code path behind a run in this process, `cm3flow work`, and any launcher.
+//!
+//! A unit is a function of its task, configuration, artefacts and the units that it names as inputs. What is there already is not made
+//! again, and results do not depend on who makes them.
+
+use std::sync::Arc;
+
+use cm3flow_schemas::Digest;
+use cm3flow_schemas::unit::{SegmentName, UnitRecord};
+use cm3flow_stages::ChannelLimits;
+use cm3flow_stages::index::Bank;
+use cm3flow_stages::instruct::InstructContext;
+use tokio::sync::Mutex;
+
+use super::task::{UnitTask, WindowTask};
+use super::{UnitStore, unit_path};
+use crate::artefact::Artefacts;
+use crate::config::Config;
+use crate::error::{PipelineError, Result};
+use crate::progress::Progress;
+use crate::store::Store;
+
+/// What the units of a run share.
+pub(crate) struct Worker {
+    pub(super) config: Arc<Config>,
+    pub(super) units: UnitStore,
+    pub(super) artefacts: Arc<Artefacts>,
+    pub(super) instruct: Arc<InstructContext>,
+    pub(super) progress: Progress,
+    pub(super) limits: ChannelLimits,
+    /// The bank of the window that is composed, by its settle key: its units share it.
+    bank: Mutex<Option<(Digest, Arc<Bank>)>>,
+}
+
+impl Worker {
+    pub(crate) fn new(config: Arc<Config>, store: Store, artefacts: Arc<Artefacts>, progress: Progress) -> Self {
+        let instruct = InstructContext {
+            config: config.instruct.clone(),
+            mask: config.mask.clone(),
+            seq_len: config.pack.seq_len as usize,
+            vocabulary: artefacts.vocabulary.clone(),
+            tokenizer: artefacts.text.clone(),
+            seed: config.dataset.seed,
+        };
+        Self {
+            config,
+            units: UnitStore::new(store),
+            artefacts,
+            instruct: Arc::new(instruct),
+            progress,
+            limits: ChannelLimits::default(),
+            bank: Mutex::default(),
+        }
+    }
+
+    /// What it computes with.
+    pub(crate) fn artefacts(&self) -> &Artefacts {
+        &self.artefacts
+    }
+
+    /// The record of the unit of `task`, which is made if it is not there.
+    pub(crate) async fn work(&self, task: &UnitTask) -> Result<UnitRecord> {
+        if let Some(record) = self.find(task).await? {
+            return Ok(record);
+        }
+        match task {
+            UnitTask::Prepare { key, source } => self.prepare(source, *key).await,
+            UnitTask::Settle(window) => self.settle(window).await,
+            UnitTask::Compose { window, place } => self.compose(window, *place).await,
+            UnitTask::Pack { window, split } => self.pack(window, *split).await,
+        }
+    }
+
+    /// The record of the unit of `task` if it is there.
+    pub(crate) async fn find(&self, task: &UnitTask) -> Result<Option<UnitRecord>> {
+        self.units.find(task.segment(), task.key()).await
+    }
+
+    /// The record of a unit that another one is made of.
+    pub(super) async fn input(&self, segment: SegmentName, key: Digest) -> Result<UnitRecord> {
+        let missing = || PipelineError::Damaged { location: unit_path(segment, key), problem: "it is missing".into() };
+        self.units.find(segment, key).await?.ok_or_else(missing)
+    }
+
+    /// The bank of `window`. Only one window is composed at a time, so one is kept.
+    pub(super) async fn bank(&self, window: &WindowTask, settled: &UnitRecord) -> Result<Arc<Bank>> {
+        let mut kept = self.bank.lock().await;
+        if let Some((settle, bank)) = &*kept
+            && *settle == window.keys.settle
+        {
+            return Ok(Arc::clone(bank));
+        }
+        // The one before is let go first: two of them need not fit.
+        *kept = None;
+        let bank = Arc::new(self.history(window).bank(settled, &self.config).await?);
+        *kept = Some((window.keys.settle, Arc::clone(&bank)));
+        Ok(bank)
+    }
+}
