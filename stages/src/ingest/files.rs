@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::annotations::{captions_from_text, from_json, is_image_extension, without_lone_surrogates};
 use super::location::Location;
+use crate::codes;
 use crate::error::Result;
 
 /// A sample whose images are files.
@@ -18,6 +19,8 @@ pub(super) struct FileSample {
     pub key: String,
     /// Path of the main image; `None` if the row names none.
     pub image: Option<Path>,
+    /// Codes of a main image that the row holds instead, as a file's bytes, or why they are none.
+    pub codes: Option<Result<Vec<u8>, String>>,
     /// Further images by role.
     pub further: Vec<(String, Path)>,
     /// Annotations, or why they cannot be read.
@@ -27,6 +30,11 @@ pub(super) struct FileSample {
 #[derive(Deserialize)]
 struct RowImage {
     image: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RowCodes {
+    codes: Option<Vec<u32>>,
 }
 
 /// Rows of a JSONL file, empty lines left out; images are looked for relative to its folder.
@@ -52,7 +60,8 @@ fn resolve(folder: &Path, name: &str) -> Path {
 
 fn jsonl_sample(folder: &Path, number: usize, line: &[u8]) -> FileSample {
     let resolve = |name: &str| resolve(folder, name);
-    let image = serde_json::from_slice::<RowImage>(&without_lone_surrogates(line)).ok().and_then(|row| row.image);
+    let line_mended = without_lone_surrogates(line);
+    let image = serde_json::from_slice::<RowImage>(&line_mended).ok().and_then(|row| row.image);
     let mut annotations = from_json(line).map_err(|error| format!("line {}: {error}", number + 1));
     let mut further = Vec::new();
     if let Ok(annotations) = &mut annotations {
@@ -64,9 +73,18 @@ fn jsonl_sample(folder: &Path, number: usize, line: &[u8]) -> FileSample {
     }
     FileSample {
         key: image.clone().unwrap_or_else(|| format!("line-{}", number + 1)),
+        codes: if image.is_none() && annotations.is_ok() { row_codes(&line_mended, number) } else { None },
         image: image.as_deref().map(resolve),
         further,
         annotations,
+    }
+}
+
+/// Codes that a row without picture holds.
+fn row_codes(line: &[u8], number: usize) -> Option<Result<Vec<u8>, String>> {
+    match serde_json::from_slice::<RowCodes>(line) {
+        Ok(row) => row.codes.map(|codes| Ok(codes::to_file(&codes))),
+        Err(error) => Some(Err(format!("line {}: codes must be whole numbers: {error}", number + 1))),
     }
 }
 
@@ -91,7 +109,7 @@ pub(super) async fn folder_samples(location: &Location) -> Result<Vec<FileSample
             Ok(Annotations::default())
         };
         let key = path.strip_prefix(location.path.as_ref()).unwrap_or(path).trim_start_matches('/').to_owned();
-        samples.push(FileSample { key, image: Some(file.location.clone()), further: Vec::new(), annotations });
+        samples.push(FileSample { key, image: Some(file.location.clone()), codes: None, further: Vec::new(), annotations });
     }
     Ok(samples)
 }
@@ -103,6 +121,9 @@ pub(super) async fn digest(location: &Location, samples: &[FileSample]) -> Resul
         hasher.part(sample.key.as_bytes());
         let annotations = sample.annotations.as_ref().map_err(String::as_str);
         hasher.part(&cm3flow_schemas::canonical::digest_of("annotations", &annotations).0);
+        if let Some(codes) = &sample.codes {
+            hasher.part(codes.as_ref().map_or(b"", Vec::as_slice));
+        }
         for path in sample.image.iter().chain(sample.further.iter().map(|(_, path)| path)) {
             // A missing image is refused row by row; for the key it counts as having no bytes.
             let bytes = location.read_if_there(path).await?.unwrap_or_default();

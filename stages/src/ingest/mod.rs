@@ -1,6 +1,7 @@
 //! `ingest`: raw samples from WebDataset tars, row lists and folders, keys kept.
 //!
 //! First stage of `prepare`. [`scan`] reads a source once and cuts it into units; [`Ingest`] then sends the samples of one unit.
+//! Codes may be given instead of a picture; they travel as its bytes.
 //! A sample that cannot be used is sent with a refusal: nothing that the source holds is left out in silence.
 
 mod annotations;
@@ -17,7 +18,7 @@ pub use scan::{PlannedUnit, ScannedSource, scan};
 pub use unit::Ingest;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 2;
+pub const REVISION: u32 = 3;
 /// The stage's name.
 pub const NAME: &str = "ingest";
 

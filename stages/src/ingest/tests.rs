@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use super::*;
 use crate::channel::{ChannelLimits, StageMeter, channel};
+use crate::codes;
 use crate::conformance::{block_on, cases, schema_table};
 use crate::error::{Result, StageError};
 use crate::fixtures::{jpeg, picture, png};
@@ -378,4 +379,60 @@ fn bad_fields_are_named_by_their_path() {
     assert_eq!(problems.len(), 3, "{problems:?}");
     assert!(problems.iter().all(|problem| problem.starts_with("source[0].")), "{problems:?}");
     assert!(config(SourceFormat::Folder, 1).problems("source[0]").is_empty());
+}
+
+#[test]
+fn codes_of_a_tar_are_taken_where_a_picture_is_missing() {
+    let (picture, codes, edited) = (png(&picture(1, 20, 20)), codes::to_file(&[1, 2]), codes::to_file(&[3, 4]));
+    let rows = tar_rows(&[
+        ("given.npy", &codes),
+        ("given.txt", b"codes alone"),
+        ("both.npy", &codes),
+        ("both.png", &picture),
+        ("edited.png", &picture),
+        ("edited.edit0.npy", &edited),
+        ("edited.embedding.npy", &codes),
+        ("edited.json", br#"{"edits": [{"instruction": "turn it", "image": "Edit0.npy"}]}"#),
+        ("features.clip.npy", &codes),
+    ]);
+    let image = |role: &str, bytes: &[u8]| RoleImage { role: role.into(), bytes: bytes.to_vec() };
+    assert_eq!(rows[0].images, [image(MAIN_IMAGE, &codes)]);
+    assert_eq!((rows[0].image_id, reason(&rows[0])), (ImageId::of(&codes), None));
+    assert_eq!(rows[1].images, [image(MAIN_IMAGE, &picture)]);
+    assert_eq!(rows[2].images, [image(MAIN_IMAGE, &picture), image("edit0", &edited)]);
+    assert_eq!(rows[2].annotations.edits[0].image, "edit0");
+    assert_eq!(reason(&rows[3]), Some((NAME, "no_image")));
+}
+
+#[test]
+fn codes_of_a_list_stand_in_the_row_or_in_a_file() {
+    let file = codes::to_file(&[1, 2, 3]);
+    let list = concat!(
+        r#"{"image": "a.npy", "caption": "a file"}"#,
+        "\n",
+        r#"{"codes": [1, 2, 3], "caption": "a row"}"#,
+        "\n",
+        r#"{"codes": [1, -2], "caption": "negative"}"#,
+        "\n",
+        r#"{"image": "a.png", "codes": "an old field", "caption": "a picture"}"#,
+        "\n",
+    );
+    let location = location(&[("list.jsonl", list.as_bytes()), ("a.npy", &file), ("a.png", b"picture")], "list.jsonl");
+    let rows = all_rows(&config(SourceFormat::Jsonl, 256), &location);
+    assert_eq!(rows.iter().map(reason).collect::<Vec<_>>(), [None, None, Some((NAME, "bad_codes")), None]);
+    assert_eq!((&rows[0].images, &rows[0].key), (&rows[1].images, &"a.npy".to_owned()));
+    assert_eq!(rows[0].images[0].bytes, file, "a row's codes are those of the file that holds the same");
+    assert!(rows[2].refusal.as_ref().unwrap().detail.starts_with("line 3: "), "{:?}", rows[2].refusal);
+    assert_eq!(rows[3].images[0].bytes, b"picture");
+}
+
+#[test]
+fn a_unit_is_named_by_the_codes_in_its_rows() {
+    let digest = |codes: &str| {
+        let list = format!("{{\"codes\": {codes}, \"caption\": \"a\"}}");
+        let location = location(&[("list.jsonl", list.as_bytes())], "list.jsonl");
+        block_on(scan(&config(SourceFormat::Jsonl, 2), &location, None)).unwrap().units[0].unit.digest
+    };
+    assert_eq!(digest("[1, 2]"), digest("[1,2]"));
+    assert_ne!(digest("[1, 2]"), digest("[2, 1]"));
 }

@@ -12,7 +12,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use serde::Serialize;
 
-use super::annotations::{captions_from_text, from_json, is_image_extension};
+use super::annotations::{captions_from_text, from_json, is_codes_extension, is_image_extension};
 use super::files::FileSample;
 use super::scan::{PlannedUnit, UnitRows};
 use super::webdataset::TarSample;
@@ -142,6 +142,7 @@ fn tar_sample(found: &TarSample, name: &str, bytes: &Bytes, start: u64) -> RawSa
         sample.refusal = Some(Refusal::new(NAME, "damaged_tar", format!("{name}: {damage}")));
         return sample;
     }
+    let mut given: Vec<(&str, &[u8])> = Vec::new();
     for member in &found.members {
         let from = (member.offset - start) as usize;
         let content = &bytes[from..from + member.bytes as usize];
@@ -159,7 +160,11 @@ fn tar_sample(found: &TarSample, name: &str, bytes: &Bytes, start: u64) -> RawSa
                 sample.images.push(RoleImage { role: role.to_owned(), bytes: content.to_vec() });
                 None
             }
-            // Other members (a .cls, a .npy) are not ours to judge.
+            _ if is_codes_extension(extension) => {
+                given.push((stem, content));
+                None
+            }
+            // Other members (a .cls) are not ours to judge.
             _ => None,
         };
         if let Some(problem) = refused {
@@ -168,9 +173,16 @@ fn tar_sample(found: &TarSample, name: &str, bytes: &Bytes, start: u64) -> RawSa
     }
     for edit in &mut sample.annotations.edits {
         if let Some((stem, extension)) = edit.image.rsplit_once('.')
-            && is_image_extension(&extension.to_ascii_lowercase())
+            && [is_image_extension, is_codes_extension].iter().any(|is_known| is_known(&extension.to_ascii_lowercase()))
         {
             edit.image = stem.to_ascii_lowercase();
+        }
+    }
+    // Tars hold embeddings and the like as .npy, too: codes are those that stand where a picture is missing.
+    for (role, content) in given {
+        let is_named = role == MAIN_IMAGE || sample.annotations.edits.iter().any(|edit| edit.image == role);
+        if is_named && !sample.images.iter().any(|image| image.role == role) {
+            sample.images.push(RoleImage { role: role.to_owned(), bytes: content.to_vec() });
         }
     }
     sample
@@ -189,6 +201,11 @@ async fn file_batch(location: &Location, samples: &[FileSample]) -> Result<Vec<R
         match &found.annotations {
             Ok(annotations) => sample.annotations = annotations.clone(),
             Err(problem) => sample.refusal = Some(Refusal::new(NAME, "bad_annotations", problem)),
+        }
+        match &found.codes {
+            Some(Ok(bytes)) => sample.images.push(RoleImage { role: MAIN_IMAGE.to_owned(), bytes: bytes.clone() }),
+            Some(Err(problem)) => sample.refusal = Some(Refusal::new(NAME, "bad_codes", problem)),
+            None => {}
         }
         let images =
             found.image.iter().map(|path| (MAIN_IMAGE, path)).chain(found.further.iter().map(|(role, path)| (role.as_str(), path)));
