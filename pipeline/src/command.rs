@@ -7,6 +7,7 @@ mod output;
 mod plan;
 mod run;
 mod versions;
+mod work;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use output::printable;
 
+use crate::WorkerCommand;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
 use crate::progress::Progress;
@@ -36,6 +38,8 @@ enum Command {
     /// Fits the tokenizers and tables that the configuration does not give, and pins them
     #[command(subcommand)]
     Fit(fit::FitCommand),
+    /// Makes units of a run that another process leads: keys on standard input, a JSON line for each on standard output
+    Work(work::WorkArgs),
     /// Trains on a published version; goes on from the last checkpoint
     Train(run::TrainArgs),
     /// Writes the report of a published version
@@ -63,6 +67,14 @@ struct ConfigArgs {
 }
 
 impl ConfigArgs {
+    /// How a process is started that makes units of what this one leads.
+    fn worker_command(&self) -> Result<WorkerCommand> {
+        let program = std::env::current_exe().map_err(|source| PipelineError::File { path: "cm3flow itself".into(), source })?;
+        let mut arguments = vec!["work".to_owned(), self.config.to_string_lossy().into_owned()];
+        arguments.extend(self.store.iter().flat_map(|store| ["--store".to_owned(), store.clone()]));
+        Ok(WorkerCommand { program, arguments })
+    }
+
     /// The configuration with the address of its store and the folder that it is looked for from.
     fn load(&self) -> Result<(Config, PathBuf)> {
         let mut config = Config::load(&self.config)?;
@@ -121,6 +133,7 @@ pub async fn execute(cli: Cli) -> Result<Done> {
         Command::Run(args) => return run::run(args, &progress).await,
         Command::Plan(args) => plan::plan(&args).await,
         Command::Fit(command) => fit::fit(&command, &progress).await,
+        Command::Work(args) => work::work(&args).await,
         Command::Train(args) => run::train(args, &progress).await,
         Command::Report(args) => run::report(&args).await,
         Command::Versions(command) => versions::versions(&command).await,

@@ -300,7 +300,8 @@ impl PipelineError {
     #[must_use]
     pub const fn is_of_the_unit(&self) -> bool {
         use StageError::{
-            Arrow, BrokenDocument, DocumentTooLong, Model, Read, Schema, Store, Table, Task, Template, Text, TextTokenizer, Vocabulary,
+            Arrow, BrokenDocument, Changed, DocumentTooLong, Model, Read, Schema, Store, Table, Task, Template, Text, TextTokenizer,
+            Vocabulary,
         };
         match self {
             Self::Worker { of_the_unit, .. } => *of_the_unit,
@@ -309,6 +310,7 @@ impl PipelineError {
             Self::Stage(error) => matches!(
                 error,
                 Schema { .. }
+                    | Changed { .. }
                     | Read { .. }
                     | Model { .. }
                     | TextTokenizer { .. }

@@ -10,6 +10,7 @@ mod pack;
 mod prepare;
 mod settle;
 mod task;
+mod tasks;
 mod unit;
 mod window;
 mod worker;
@@ -20,14 +21,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
-use cm3flow_schemas::window::{QuarantinedUnit, WindowRecord};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 pub use hands::WorkerCommand;
-pub(crate) use hands::{Hands, Processes};
+pub(crate) use hands::{Answer, AnswerState, Hands, Processes};
 pub(crate) use prepare::derived_batches;
 pub(crate) use task::{UnitTask, WindowTask};
+pub(crate) use tasks::Tasks;
 pub(crate) use unit::{DOCUMENT_COLUMNS, Table, UnitPlace, UnitStore, WindowTables};
 pub(crate) use worker::Worker;
 
@@ -35,7 +37,7 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
 use crate::follow::Followed;
-use crate::plan::{KeyMaker, Plan, WindowPlan};
+use crate::plan::{KeptPlan, KeyMaker, Plan, WindowPlan};
 use crate::progress::Progress;
 
 /// Windows that are prepared ahead, the present one included.
@@ -45,6 +47,8 @@ const WINDOWS_AHEAD: usize = 2;
 pub(crate) struct Executor {
     config: Arc<Config>,
     hands: Hands,
+    /// What workers elsewhere go by.
+    plan: Mutex<KeptPlan>,
     progress: Progress,
     /// Places for units that are prepared, and for units that are composed: a window must not wait for what is prepared ahead.
     preparing: Arc<Semaphore>,
@@ -66,14 +70,14 @@ struct GivenUp {
 type Prepared = JoinSet<Result<(usize, Outcome)>>;
 
 impl Executor {
-    pub(crate) fn new(config: Arc<Config>, hands: Hands, progress: Progress, stop: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(config: Arc<Config>, hands: Hands, plan: KeptPlan, progress: Progress, stop: Arc<AtomicBool>) -> Self {
         let places = match &hands {
             Hands::Here(_) => config.runtime.workers,
             Hands::Processes(..) => config.runtime.processes,
         };
         let places = || Arc::new(Semaphore::new(places as usize));
         let (preparing, composing) = (places(), places());
-        Self { config, hands, progress, preparing, composing, stop }
+        Self { config, hands, plan: Mutex::new(plan), progress, preparing, composing, stop }
     }
 
     /// Makes and commits all windows of `plan`, in order; each is announced to `followed`.
@@ -142,6 +146,9 @@ impl Executor {
             let units: Vec<_> = sound.iter().map(|(unit, _)| unit.clone()).collect();
             let maker = KeyMaker { config: &self.config, artefacts: self.hands.worker().artefacts() };
             let keys = maker.window(earlier.last().copied(), &units, plan.blocklist);
+            if !quarantined.is_empty() {
+                self.amend(index as usize, units.clone()).await?;
+            }
             let window = Arc::new(WindowTask { keys, earlier: earlier.to_vec(), blocklist: plan.blocklist });
             let settled = self.hands.worker().work(&UnitTask::Settle(Arc::clone(&window))).await?;
             let composed = self.compose(&window).await?;
@@ -161,6 +168,13 @@ impl Executor {
             }
             sound = kept;
         }
+    }
+
+    /// Tells workers elsewhere that window `index` is one of `units` alone.
+    async fn amend(&self, index: usize, units: Vec<SourceUnit>) -> Result<()> {
+        let mut plan = self.plan.lock().await;
+        plan.amend(KeyMaker { config: &self.config, artefacts: self.hands.worker().artefacts() }, index, units);
+        plan.write().await
     }
 
     async fn compose(self: &Arc<Self>, window: &Arc<WindowTask>) -> Result<Vec<Outcome>> {

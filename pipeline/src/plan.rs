@@ -1,13 +1,15 @@
 //! The plan: which windows a run makes of which units, and the key of every unit, before any of them is worked on.
 
-use std::collections::{BTreeMap, HashSet};
+mod record;
+
+use std::collections::BTreeMap;
 
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::unit::{KeyParts, SegmentName};
 use cm3flow_schemas::window::{SourceUnit, WindowRecord};
-use cm3flow_stages::ingest::{PlannedUnit, scan};
+use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::{dedup, derive, embed, filter, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, tokenize};
 use serde_json::{Value, json};
 
@@ -15,42 +17,10 @@ use crate::artefact::Artefacts;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::Result;
-use crate::store::source_location;
+use crate::scan::done_units;
+pub use crate::scan::{Drift, FileRows, Scan, scan_sources};
 
-/// Units that the sources hold now.
-#[derive(Debug)]
-pub struct Scan {
-    /// All units, in order of sources, files and rows.
-    pub units: Vec<PlannedUnit>,
-    /// Bytes of their files.
-    pub bytes: u64,
-}
-
-impl Scan {
-    /// Number of samples.
-    #[must_use]
-    pub fn samples(&self) -> u64 {
-        self.units.iter().map(|planned| planned.unit.rows).sum()
-    }
-}
-
-/// Scans all sources, at most `limit` samples.
-///
-/// # Errors
-/// What [`scan`] says, or an address that cannot be opened.
-pub async fn scan_sources(config: &Config, limit: Option<u64>) -> Result<Scan> {
-    let mut found = Scan { units: Vec::new(), bytes: 0 };
-    for source in &config.source {
-        let left = limit.map(|limit| limit.saturating_sub(found.samples()));
-        if left == Some(0) {
-            break;
-        }
-        let scanned = scan(source, &source_location(source, &config.folder)?, left).await?;
-        found.units.extend(scanned.units);
-        found.bytes += scanned.bytes;
-    }
-    Ok(found)
-}
+pub(crate) use record::{KeptPlan, RunPlan};
 
 /// Keys of the units of a window.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,15 +176,10 @@ pub struct Plan {
     pub blocklist: Option<Digest>,
     /// Windows, those of the base first.
     pub windows: Vec<WindowPlan>,
-    /// Samples of the base whose units the sources no longer hold; they stay.
-    pub removed_samples: u64,
+    /// How the sources differ from what the base was made of.
+    pub drift: Drift,
     /// Why there is no base although there is a version: the first segment whose key is another one now.
     pub made_anew_from: Option<SegmentName>,
-}
-
-/// What a unit is, whatever its file is called.
-fn content_of(unit: &SourceUnit) -> (&str, Digest, u64, u64, &[u64]) {
-    (&unit.source, unit.digest, unit.first_row, unit.rows, &unit.only)
 }
 
 impl Plan {
@@ -231,12 +196,8 @@ impl Plan {
         };
         let base = latest.as_ref().filter(|_| !windows.is_empty()).map(|manifest| manifest.version);
         let base_windows = windows.len();
-        let in_base = windows.iter().flat_map(|window: &WindowPlan| &window.units);
-        let known: HashSet<_> = in_base.clone().map(content_of).collect();
-        let present: HashSet<_> = scan.units.iter().map(|planned| content_of(&planned.unit)).collect();
-        let removed_samples = in_base.filter(|unit| !present.contains(&content_of(unit))).map(|unit| unit.rows).sum();
-
-        let fresh: Vec<PlannedUnit> = scan.units.iter().filter(|planned| !known.contains(&content_of(&planned.unit))).cloned().collect();
+        let committed = || windows.iter().filter_map(|window: &WindowPlan| window.committed.as_ref());
+        let (fresh, drift) = (scan.fresh(done_units(committed())), scan.drift(done_units(committed())));
         let blocklist = latest.as_ref().and_then(|manifest| manifest.blocklist);
         let mut settled_before = windows.last().map(|window: &WindowPlan| window.keys.settle);
         for sources in fresh.chunks(config.window.units as usize) {
@@ -246,15 +207,7 @@ impl Plan {
             windows.push(WindowPlan { units, sources: sources.to_vec(), keys, blocklist, committed: None });
         }
         let version = latest.as_ref().map_or(1, |manifest| manifest.version + 1);
-        Ok(Self {
-            version,
-            base,
-            is_published: base.is_some() && windows.len() == base_windows,
-            blocklist,
-            windows,
-            removed_samples,
-            made_anew_from,
-        })
+        Ok(Self { version, base, is_published: base.is_some() && windows.len() == base_windows, blocklist, windows, drift, made_anew_from })
     }
 
     /// Number of the version that holds the plan's result.

@@ -11,7 +11,6 @@ use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
 use cm3flow_stages::stage::Meters;
 use cm3flow_stages::tokenize::Fidelity;
-use serde_json::json;
 use tokio::runtime::Handle;
 
 use crate::artefact::{self, Artefacts, FittedCodebook, FittedText};
@@ -21,7 +20,7 @@ use crate::error::{PipelineError, Result};
 use crate::execute::{Executor, Hands, Processes, Worker, WorkerCommand};
 use crate::follow::Followed;
 use crate::lease::{Lease, LeaseMode};
-use crate::plan::{Plan, Scan, scan_sources};
+use crate::plan::{Drift, KeptPlan, Plan, RunPlan, Scan, scan_sources};
 use crate::progress::Progress;
 use crate::report::{self, Subject};
 use crate::store::Store;
@@ -59,6 +58,8 @@ pub struct RunOutcome {
     pub was_trained: bool,
     /// The training, if the configuration has one.
     pub training: Option<TrainOutcome>,
+    /// How the sources differ from what the version before was made of.
+    pub drift: Drift,
     /// Path of the report in the store; `None` if there was nothing to do.
     pub report: Option<String>,
     /// Samples of units that this run could not make, and that the version lacks.
@@ -66,6 +67,11 @@ pub struct RunOutcome {
 }
 
 impl RunOutcome {
+    /// The version of `manifest`, just published, without training and report.
+    const fn of(manifest: VersionManifest, windows: Vec<WindowRecord>, drift: Drift) -> Self {
+        Self { manifest, windows, was_published: false, was_trained: false, training: None, drift, report: None, quarantined: 0 }
+    }
+
     /// Whether everything was there before.
     #[must_use]
     pub const fn nothing_to_do(&self) -> bool {
@@ -110,7 +116,7 @@ pub async fn run(config: &Config, store: &Store, options: &RunOptions, progress:
 }
 
 async fn plan_and_execute(config: &Config, store: &Store, options: &RunOptions, progress: &Progress, folder: &str) -> Result<RunOutcome> {
-    let scan = scan_sources(config, options.limit).await?;
+    let scan = scan_sources(config, store, options.limit).await?;
     progress.say(&format!("{} samples in {} units of {} sources", scan.samples(), scan.units.len(), config.source.len()));
     let mut artefacts = artefacts_for(config, store, &scan, options, progress).await?;
     if artefacts.text.fidelity() == Fidelity::Normalized {
@@ -129,14 +135,7 @@ async fn plan_and_execute(config: &Config, store: &Store, options: &RunOptions, 
             "version {before} had other settings from {segment} on: version {now} is made anew, of what can be reused and the rest"
         ));
     }
-    // A limited run did not look at all of them.
-    if plan.removed_samples > 0 && options.limit.is_none() {
-        let removed = plan.removed_samples;
-        progress.say(&format!(
-            "the sources no longer hold units with {removed} samples of version {}; they stay in the dataset",
-            plan.base.unwrap_or(0)
-        ));
-    }
+    plan.drift.lines(plan.base.unwrap_or(0)).iter().for_each(|line| progress.say(line));
     if plan.is_published { run.published(&plan).await } else { run.execute(&plan).await }
 }
 
@@ -158,7 +157,7 @@ async fn artefacts_for(config: &Config, store: &Store, scan: &Scan, options: &Ru
 /// # Errors
 /// As [`run`].
 pub async fn fit(config: &Config, store: &Store, refit: bool, progress: &Progress) -> Result<Artefacts> {
-    let scan = scan_sources(config, None).await?;
+    let scan = scan_sources(config, store, None).await?;
     artefact::obtain(config, store, &scan.units, refit, progress).await
 }
 
@@ -167,7 +166,7 @@ pub async fn fit(config: &Config, store: &Store, refit: bool, progress: &Progres
 /// # Errors
 /// [`PipelineError::Given`] if the configuration names a file, or as [`run`].
 pub async fn fit_text_tokenizer(config: &Config, store: &Store, refit: bool, progress: &Progress) -> Result<FittedText> {
-    let scan = scan_sources(config, None).await?;
+    let scan = scan_sources(config, store, None).await?;
     artefact::fit_text_tokenizer(config, store, &scan.units, refit, progress).await
 }
 
@@ -176,7 +175,7 @@ pub async fn fit_text_tokenizer(config: &Config, store: &Store, refit: bool, pro
 /// # Errors
 /// As [`run`].
 pub async fn fit_codebook(config: &Config, store: &Store, refit: bool, progress: &Progress) -> Result<FittedCodebook> {
-    let scan = scan_sources(config, None).await?;
+    let scan = scan_sources(config, store, None).await?;
     artefact::fit_codebook(config, store, &scan.units, refit, progress).await
 }
 
@@ -229,7 +228,7 @@ pub async fn report_version(config: &Config, store: &Store, version: Option<u32>
         }
         None => None,
     };
-    let units = scan_sources(config, None).await?.units;
+    let units = scan_sources(config, store, None).await?.units;
     let meters = Meters::default();
     let subject = Subject {
         config,
@@ -304,8 +303,8 @@ impl Run<'_> {
     async fn published(&self, plan: &Plan) -> Result<RunOutcome> {
         let manifest = self.catalog.version(plan.resulting_version()).await?;
         let windows = self.catalog.windows_of(&manifest).await?;
-        let mut outcome =
-            RunOutcome { manifest, windows, was_published: true, was_trained: false, training: None, report: None, quarantined: 0 };
+        let mut outcome = RunOutcome::of(manifest, windows, plan.drift.clone());
+        outcome.was_published = true;
         if let Some(train) = self.train_config() {
             let training = self.training(train, &pack_keys(&outcome.windows), &Followed::published(&outcome.windows));
             let done = Checkpoints::new(self.store.clone(), &self.config.dataset.name, training.key, Handle::current()).outcome().await?;
@@ -320,10 +319,6 @@ impl Run<'_> {
 
     /// Makes and publishes the version while the trainer follows.
     async fn execute(&self, plan: &Plan) -> Result<RunOutcome> {
-        let windows: Vec<_> = plan.windows.iter().map(|window| json!({"units": window.units, "keys": window.keys.by_segment()})).collect();
-        let record = json!({"dataset": self.config.dataset.name, "version": plan.version, "base": plan.base, "windows": windows});
-        self.store.create_record(&format!("{}/plan.json", self.folder), &record).await?;
-
         let followed = Followed::default();
         let packs: Vec<Digest> = plan.windows.iter().flat_map(|window| window.keys.pack.iter().copied()).collect();
         let mut training = self.train_config().map(|train| train::start(self.training(train, &packs, &followed))).transpose()?;
@@ -336,8 +331,8 @@ impl Run<'_> {
             let _ = training.await;
         }
         let ((manifest, windows), quarantined) = made?;
-        let mut outcome =
-            RunOutcome { manifest, windows, was_published: false, was_trained: false, training: None, report: None, quarantined };
+        let mut outcome = RunOutcome::of(manifest, windows, plan.drift.clone());
+        outcome.quarantined = quarantined;
         if let (None, Some(train)) = (&training, self.train_config()) {
             // The packs are others than those that were planned, so the training is another one too.
             training = Some(train::start(self.training(train, &pack_keys(&outcome.windows), &Followed::published(&outcome.windows)))?);
@@ -352,7 +347,10 @@ impl Run<'_> {
     /// Makes all windows and publishes the version. Returns both, with the number of samples that are quarantined.
     async fn make(&self, plan: &Plan, followed: &Followed) -> Result<((VersionManifest, Vec<WindowRecord>), u64)> {
         let hands = self.hands()?;
-        let executor = Arc::new(Executor::new(Arc::clone(&self.config), hands, self.progress.clone(), Arc::clone(&self.options.stop)));
+        let kept = RunPlan::new(&self.config.dataset.name, plan);
+        let kept = KeptPlan::begin(self.store.clone(), self.folder.to_owned(), kept).await?;
+        let executor =
+            Arc::new(Executor::new(Arc::clone(&self.config), hands, kept, self.progress.clone(), Arc::clone(&self.options.stop)));
         let windows = executor.run(plan, &self.catalog, followed).await?;
         let quarantined = self.quarantined(plan, &windows)?;
         let has_packs = windows.iter().flat_map(|window| &window.shards).any(|shard| shard.split == Split::Train);

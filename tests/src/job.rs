@@ -166,7 +166,7 @@ impl Job {
         run::fit(&self.config, &self.store, false, &Progress::silent()).await
     }
 
-    /// Digests of all objects by path, those of `runs/` and `leases/` left out: they name processes and times.
+    /// Digests of all objects by path, those of `runs/`, `leases/` and `scans/` left out: they depend on processes and times.
     ///
     /// # Panics
     /// If the store in memory fails.
@@ -176,7 +176,7 @@ impl Job {
         let mut digests = BTreeMap::new();
         for object in listed {
             let path = object.location.to_string();
-            if !path.starts_with("runs/") && !path.starts_with("leases/") {
+            if !["runs/", "leases/", "scans/"].iter().any(|folder| path.starts_with(folder)) {
                 let bytes = objects.get(&object.location).await.expect("memory").bytes().await.expect("memory");
                 digests.insert(path, Digest::of(&bytes));
             }

@@ -25,6 +25,9 @@ pub(super) struct RunArgs {
     /// Units that are worked on at once, instead of the configuration's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     workers: Option<u32>,
+    /// Processes that units are made in, instead of the configuration's
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1024))]
+    processes: Option<u32>,
     /// Leaves out training
     #[arg(long)]
     no_train: bool,
@@ -81,13 +84,14 @@ async fn interruptible<T: Send + 'static>(stop: &Arc<AtomicBool>, work: impl Fut
 pub(super) async fn run(args: RunArgs, progress: &Progress) -> Result<Done> {
     let (mut config, store) = args.config.open()?;
     config.runtime.workers = args.workers.unwrap_or(config.runtime.workers);
+    config.runtime.processes = args.processes.unwrap_or(config.runtime.processes);
     let options = RunOptions {
         limit: args.limit,
         refit: args.refit,
         without_training: args.no_train,
         allow_quarantined: args.allow_quarantined,
         lease: args.lease,
-        worker_command: None,
+        worker_command: (config.runtime.processes > 0).then(|| args.config.worker_command()).transpose()?,
         stop: Arc::default(),
     };
     let (stop, progress, place) = (Arc::clone(&options.stop), progress.clone(), store.clone());

@@ -1,0 +1,51 @@
+//! `work`: makes units of a run that another process leads. Keys come in, a line each; a JSON line goes out for each.
+
+use std::time::Instant;
+
+use clap::Args;
+use cm3flow_schemas::Digest;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use super::{ConfigArgs, output};
+use crate::artefact;
+use crate::error::{PipelineError, Result};
+use crate::execute::{Answer, AnswerState, Tasks};
+use crate::progress::Progress;
+
+#[derive(Debug, Args)]
+pub(super) struct WorkArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Folder of the run in the store, such as runs/20260101T000000000Z-1a2b
+    #[arg(long, value_name = "FOLDER")]
+    run: String,
+}
+
+/// Works until standard input ends. A unit that fails is an answer, not the end.
+pub(super) async fn work(args: &WorkArgs) -> Result<()> {
+    let (config, store) = args.config.open_existing()?;
+    let missing = || PipelineError::Mismatch { problem: "the run's tokenizers are neither given nor pinned".into() };
+    let artefacts = artefact::pinned(&config, &store).await?.ok_or_else(missing)?;
+    let mut tasks = Tasks::new(config, store, artefacts, args.run.clone(), Progress::silent());
+    let mut keys = BufReader::new(tokio::io::stdin()).lines();
+    let failed = |source| PipelineError::File { path: "standard input".into(), source };
+    while let Some(line) = keys.next_line().await.map_err(failed)? {
+        let key = line.trim();
+        if key.is_empty() {
+            continue;
+        }
+        let start = Instant::now();
+        let state = match make(&mut tasks, key).await {
+            Ok(segment) => AnswerState::Done { segment, seconds: start.elapsed().as_secs_f64() },
+            Err(error) => AnswerState::Failed { problem: error.with_causes(), of_the_unit: error.is_of_the_unit() },
+        };
+        let answer = Answer { key: key.to_owned(), state };
+        output::print(&serde_json::to_string(&answer).expect("an answer is plain"));
+    }
+    Ok(())
+}
+
+async fn make(tasks: &mut Tasks, key: &str) -> Result<cm3flow_schemas::unit::SegmentName> {
+    let parsed: Digest = key.parse().map_err(|error| PipelineError::Mismatch { problem: format!("no key: {error}") })?;
+    Ok(tasks.work(parsed).await?.segment)
+}

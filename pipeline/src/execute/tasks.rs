@@ -1,0 +1,48 @@
+//! The tasks of a run that another process leads, by key.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cm3flow_schemas::Digest;
+use cm3flow_schemas::unit::UnitRecord;
+
+use super::task::UnitTask;
+use super::worker::Worker;
+use crate::artefact::Artefacts;
+use crate::config::Config;
+use crate::error::{PipelineError, Result};
+use crate::plan::{KeyMaker, RunPlan};
+use crate::progress::Progress;
+use crate::store::Store;
+
+/// Finds what a key asks for in the run's plan, and makes it.
+pub(crate) struct Tasks {
+    config: Arc<Config>,
+    store: Store,
+    worker: Worker,
+    run: String,
+    known: HashMap<Digest, UnitTask>,
+}
+
+impl Tasks {
+    /// Tasks of the run in the folder `run`.
+    pub(crate) fn new(config: Config, store: Store, artefacts: Artefacts, run: String, progress: Progress) -> Self {
+        let config = Arc::new(config);
+        let worker = Worker::new(Arc::clone(&config), store.clone(), Arc::new(artefacts), progress);
+        Self { config, store, worker, run, known: HashMap::new() }
+    }
+
+    /// Makes the unit of `key`, unless it is there.
+    ///
+    /// # Errors
+    /// [`PipelineError::UnknownUnit`], [`PipelineError::Mismatch`] if the run has another configuration, or what stopped the unit.
+    pub(crate) async fn work(&mut self, key: Digest) -> Result<UnitRecord> {
+        if !self.known.contains_key(&key) {
+            // The plan may have been amended since it was read.
+            let maker = KeyMaker { config: &self.config, artefacts: self.worker.artefacts() };
+            self.known = RunPlan::latest(&self.store, &self.run).await?.tasks(maker)?;
+        }
+        let task = self.known.get(&key).ok_or_else(|| PipelineError::UnknownUnit { run: self.run.clone(), key: key.to_string() })?;
+        self.worker.work(task).await
+    }
+}
