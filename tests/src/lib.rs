@@ -4,4 +4,7 @@
 
 pub mod hostile;
 pub mod job;
+mod length;
 pub mod tools;
+
+pub use length::long;
