@@ -250,6 +250,16 @@ pub enum PipelineError {
 }
 
 impl PipelineError {
+    /// Whether the same work may succeed when it is tried again later: the store or a source could not be reached, for longer than requests
+    /// are tried again for.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Store { source, .. } | Self::Stage(StageError::Store { source, .. }) => crate::store::is_retryable(source),
+            _ => false,
+        }
+    }
+
     /// Whether the user can mend it by changing the configuration, the command line or the input.
     #[must_use]
     pub const fn is_users_mistake(&self) -> bool {

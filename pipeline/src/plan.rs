@@ -45,7 +45,7 @@ pub async fn scan_sources(config: &Config, limit: Option<u64>) -> Result<Scan> {
         if left == Some(0) {
             break;
         }
-        let scanned = scan(source, &source_location(source, &config.folder)?, left).await?;
+        let scanned = scan(source, &source_location(source, &config.folder, &config.store)?, left).await?;
         found.units.extend(scanned.units);
         found.bytes += scanned.bytes;
     }
