@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fmt lint bench parity parity-golden clean-store
+.PHONY: help setup demo test test-long fmt lint bench parity parity-golden clean-store
 
 BUILT := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
@@ -20,18 +20,27 @@ demo: setup ## build cm3flow and run it on the sample corpus; the store is tests
 	cargo build --package cm3flow
 	cargo run --quiet --package cm3flow -- run tests/corpus/photos.toml
 
-test: setup ## run all tests and doctests, and name the skipped ones
+# Runs the tests with the options $(1) of nextest, or $(2) of the tests themselves, then doctests; names and counts the skipped ones.
+define run_tests
 	@mkdir -p $(dir $(SKIPPED)) && : > $(SKIPPED)
 	@export CM3FLOW_SKIPPED=$(SKIPPED); status=0; \
 	if cargo nextest --version >/dev/null 2>&1; then \
-		cargo nextest run --workspace || status=1; \
+		cargo nextest run --workspace $(1) || status=1; \
 	else \
-		cargo test --workspace --tests --no-fail-fast || status=1; \
+		cargo test --workspace --tests --no-fail-fast -- $(2) || status=1; \
 	fi; \
 	cargo test --workspace --doc || status=1; \
 	cat $(SKIPPED); \
 	awk -F: '{ sub(/^SKIPPED /, "", $$1); names = names (NR > 1 ? ", " : ": ") $$1 } END { print "skipped " NR " tests" names }' $(SKIPPED); \
 	exit $$status
+endef
+
+test: setup ## run all tests and doctests, and name the skipped ones
+	$(call run_tests)
+
+test-long: export CM3FLOW_LONG := 1
+test-long: setup ## run all tests at full length, those too that are ignored for their length: hours
+	$(call run_tests,--profile long --run-ignored all,--include-ignored)
 
 fmt: ## format the sources
 	cargo fmt --all

@@ -19,7 +19,7 @@ use crate::WorkerCommand;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
 use crate::progress::Progress;
-use crate::store::Store;
+use crate::store::{Layer, Store};
 
 /// Turns image-text pairs into versioned, packed token shards, and trains on them while it does so.
 #[derive(Debug, Parser)]
@@ -52,8 +52,13 @@ enum Command {
     Refused(versions::RefusedCommand),
     /// Shows what stands behind an id of a published version, or how much of the codebook is used
     Inspect(inspect::InspectArgs),
-    /// Shows what tensors would be computed on, and why CUDA is not used
+    /// Shows what tensors would be computed on, why CUDA is not used, and what a store lacks
     Doctor(doctor::DoctorArgs),
+}
+
+tokio::task_local! {
+    /// What the stores of the command are wrapped in.
+    static LAYER: Layer;
 }
 
 /// What every command starts from.
@@ -78,6 +83,7 @@ impl ConfigArgs {
     /// The configuration with the address of its store and the folder that it is looked for from.
     fn load(&self) -> Result<(Config, PathBuf)> {
         let mut config = Config::load(&self.config)?;
+        config.store.layer = LAYER.try_with(Clone::clone).ok();
         let mut folder = config.folder.clone();
         if let Some(store) = &self.store {
             // A store that is named on the command line is looked for from where the command is run.
@@ -90,7 +96,7 @@ impl ConfigArgs {
     /// Opens the store; makes it if it is not there.
     fn open(&self) -> Result<(Config, Store)> {
         let (config, folder) = self.load()?;
-        let store = Store::open(&config.dataset.store, &folder)?;
+        let store = Store::open_with(&config.dataset.store, &folder, &config.store)?;
         Ok((config, store))
     }
 
@@ -101,7 +107,7 @@ impl ConfigArgs {
             let problem = "there is no store yet; `cm3flow run` makes it".to_owned();
             return Err(PipelineError::Address { field: "dataset.store".into(), url: config.dataset.store, problem });
         }
-        let store = Store::open(&config.dataset.store, &folder)?;
+        let store = Store::open_with(&config.dataset.store, &folder, &config.store)?;
         Ok((config, store))
     }
 
@@ -109,7 +115,7 @@ impl ConfigArgs {
     fn open_for_a_look(&self) -> Result<(Config, Store)> {
         let (config, folder) = self.load()?;
         let is_there = Store::may_exist(&config.dataset.store, &folder);
-        let store = Store::open(if is_there { &config.dataset.store } else { "memory://" }, &folder)?;
+        let store = Store::open_with(if is_there { &config.dataset.store } else { "memory://" }, &folder, &config.store)?;
         Ok((config, store))
     }
 }
@@ -139,10 +145,15 @@ pub async fn execute(cli: Cli) -> Result<Done> {
         Command::Versions(command) => versions::versions(&command).await,
         Command::Refused(command) => versions::refused(&command).await,
         Command::Inspect(args) => inspect::inspect(&args).await,
-        Command::Doctor(args) => {
-            doctor::doctor(&args);
-            Ok(())
-        }
+        Command::Doctor(args) => doctor::doctor(args).await,
     }?;
     Ok(Done::All)
+}
+
+/// Runs the command that was asked for with `layer` between all stores that it opens and their retries.
+///
+/// # Errors
+/// What stopped it.
+pub async fn execute_with(cli: Cli, layer: Layer) -> Result<Done> {
+    LAYER.scope(layer, execute(cli)).await
 }

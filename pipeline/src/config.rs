@@ -4,6 +4,7 @@
 
 mod model;
 mod runtime;
+mod store;
 mod vocabulary;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +28,8 @@ pub use model::{
     VqTokenizerConfig,
 };
 pub use runtime::{DatasetConfig, RuntimeConfig, WindowConfig};
+pub use store::{StoreConfig, StoreOptions};
+pub(crate) use store::{has_login, printable_address};
 pub use vocabulary::{RangeConfig, SentinelsConfig, TokenRef, VocabularyConfig, VocabularyPreset};
 
 use crate::error::{PipelineError, Result};
@@ -40,6 +43,9 @@ pub struct Config {
     pub folder: PathBuf,
     /// `[dataset]`.
     pub dataset: DatasetConfig,
+    /// `[store]`.
+    #[serde(default)]
+    pub store: StoreConfig,
     /// `[runtime]`.
     #[serde(default)]
     pub runtime: RuntimeConfig,
@@ -114,7 +120,10 @@ impl Config {
     /// # Errors
     /// [`PipelineError::Syntax`], or [`PipelineError::Config`] with every bad field.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let syntax = |source| PipelineError::Syntax { path: path.to_owned(), source };
+        let syntax = |mut source: toml::de::Error| {
+            source.set_input(Some(&store::masked(text)));
+            PipelineError::Syntax { path: path.to_owned(), source }
+        };
         let mut config: Self = toml::from_str(text).map_err(syntax)?;
         config.fit.codebook = config.codebook_fit(text).map_err(syntax)?;
         // The parent of a bare file name is empty, which no system call takes for the present folder.
@@ -140,12 +149,15 @@ impl Config {
 
     fn problems(&self) -> Vec<String> {
         let mut problems = self.dataset.problems();
+        problems.extend(store::address_problem("dataset.store", &self.dataset.store));
+        problems.extend(self.store.problems());
         problems.extend(self.runtime.problems());
         if self.source.is_empty() {
             problems.push("source: at least one [[source]] must be given".into());
         }
         for (index, source) in self.source.iter().enumerate() {
             problems.extend(source.problems(&format!("source[{index}]")));
+            problems.extend(store::address_problem(&format!("source[{index}].url"), &source.url));
             if self.source[..index].iter().any(|other| other.name == source.name) {
                 problems.push(format!("source[{index}].name must be unique, {:?} is there twice", source.name));
             }

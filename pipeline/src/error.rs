@@ -327,6 +327,16 @@ impl PipelineError {
         }
     }
 
+    /// Whether the same work may succeed when it is tried again later: the store or a source could not be reached, for longer than requests
+    /// are tried again for.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Store { source, .. } | Self::Stage(StageError::Store { source, .. }) => crate::store::is_retryable(source),
+            _ => false,
+        }
+    }
+
     /// The message with those of its causes, each once.
     #[must_use]
     pub fn with_causes(&self) -> String {

@@ -152,7 +152,7 @@ pub async fn scan_sources(config: &Config, store: &Store, limit: Option<u64>) ->
         if left == Some(0) {
             break;
         }
-        let location = source_location(source, &config.folder)?;
+        let location = source_location(source, &config.folder, &config.store)?;
         let address = address(source, &location);
         let options = ScanOptions { limit: left, before: &before, address: &address, memory: &memory };
         let scanned = scan(source, &location, options).await?;
@@ -170,7 +170,7 @@ pub(crate) fn location_of(config: &Config, unit: &SourceUnit) -> Result<Location
     let missing =
         || PipelineError::Mismatch { problem: format!("the configuration has no source {:?}, of which a unit is to be read", unit.source) };
     let source = config.source.iter().find(|source| source.name == unit.source).ok_or_else(missing)?;
-    source_location(source, &config.folder)
+    source_location(source, &config.folder, &config.store)
 }
 
 /// A path alone does not tell one bucket from another.

@@ -1,21 +1,32 @@
 //! The store: every byte that a run keeps. Objects are created, never changed; put-if-absent decides who was first. Only what collects garbage or
 //! repairs damage deletes.
 
-use std::path::{Path as FilePath, PathBuf};
+mod body;
+mod http;
+mod open;
+mod probe;
+mod resilient;
+mod retry;
+
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cm3flow_schemas::Digest;
-use cm3flow_stages::ingest::{Location, SourceConfig};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use object_store::local::LocalFileSystem;
-use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use url::Url;
+
+pub use open::Layer;
+pub use probe::{Finding, Probe};
+pub use retry::{AttemptError, RetryPolicy, is_retryable};
+
+pub(crate) use http::Limiter;
+pub(crate) use open::{is_option, source_location};
 
 use crate::error::{PipelineError, Result};
 
@@ -31,49 +42,19 @@ pub enum Created {
 }
 
 /// A store of objects by path.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     address: String,
+    /// Where it lies, if it is local.
+    folder: Option<PathBuf>,
 }
 
 impl Store {
-    /// Wraps `objects`; `address` is its name for people.
+    /// Wraps `objects`, as they are; `address` is its name for people. [`Self::open_with`] puts retries around what it opens.
     #[must_use]
     pub fn new(objects: Arc<dyn ObjectStore>, address: &str) -> Self {
-        Self { objects, address: address.to_owned() }
-    }
-
-    /// Opens the store at `address`: a URL, or a path that is made if it does not exist; a relative one starts from `folder`.
-    ///
-    /// # Errors
-    /// [`PipelineError::Address`] or [`PipelineError::File`].
-    pub fn open(address: &str, folder: &FilePath) -> Result<Self> {
-        if let Some(url) = remote_url(address) {
-            let refused = |problem: String| PipelineError::Address { field: "dataset.store".into(), url: address.to_owned(), problem };
-            if url.scheme() == "memory" {
-                return Ok(Self::new(Arc::new(InMemory::new()), address));
-            }
-            let (objects, prefix) = parse_url(&url).map_err(|error| refused(error.to_string()))?;
-            let objects = object_store::prefix::PrefixStore::new(objects, prefix);
-            return Ok(Self::new(Arc::new(objects), address));
-        }
-        let path = local_path(address, folder);
-        let failed = |source| PipelineError::Write { path: path.clone(), source };
-        std::fs::create_dir_all(&path).map_err(failed)?;
-        let path = path.canonicalize().map_err(failed)?;
-        let local = LocalFileSystem::new_with_prefix(&path).map_err(|source| PipelineError::Store {
-            action: "open",
-            location: address.to_owned(),
-            source,
-        })?;
-        Ok(Self::new(Arc::new(local), &path.display().to_string()))
-    }
-
-    /// Whether a store may be at `address`: false for a local path that does not exist.
-    #[must_use]
-    pub fn may_exist(address: &str, folder: &FilePath) -> bool {
-        remote_url(address).is_some() || local_path(address, folder).exists()
+        Self { objects, address: address.to_owned(), folder: None }
     }
 
     /// Name for people.
@@ -195,6 +176,13 @@ impl Store {
     }
 }
 
+impl fmt::Debug for Store {
+    /// Without the client below, which holds keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
 /// A record as its file holds it: indented JSON, ends with a newline.
 pub(crate) fn record_bytes(record: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(record).expect("records serialize to JSON");
@@ -206,44 +194,10 @@ fn damaged(path: &str, problem: &str) -> PipelineError {
     PipelineError::Damaged { location: path.to_owned(), problem: problem.to_owned() }
 }
 
-fn remote_url(address: &str) -> Option<Url> {
-    Url::parse(address).ok().filter(|url| address.contains("://") && url.scheme() != "file")
-}
-
-fn local_path(address: &str, folder: &FilePath) -> PathBuf {
-    folder.join(address.strip_prefix("file://").unwrap_or(address))
-}
-
-/// The store of a URL with the path in it; credentials and endpoints come from the usual environment variables.
-fn parse_url(url: &Url) -> Result<(Box<dyn ObjectStore>, Path), object_store::Error> {
-    let variables = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
-    object_store::parse_url_opts(url, variables)
-}
-
-/// Where a source's files lie; `folder` is what relative paths start from.
-///
-/// # Errors
-/// [`PipelineError::Address`] if no store is known for the URL, or its folder does not exist.
-pub(crate) fn source_location(source: &SourceConfig, folder: &FilePath) -> Result<Location> {
-    let refused =
-        |problem: String| PipelineError::Address { field: format!("source {}: url", source.name), url: source.url.clone(), problem };
-    if let Some(url) = remote_url(&source.url) {
-        let (objects, path) = parse_url(&url).map_err(|error| refused(error.to_string()))?;
-        return Ok(Location { store: Arc::from(objects), path });
-    }
-    let file = local_path(&source.url, folder);
-    // `.` and `..` have no last part of their own.
-    let file = if file.file_name().is_none() { file.canonicalize().unwrap_or(file) } else { file };
-    // The last part may be a pattern, which a path on disk never has to be.
-    let (parent, name) = (file.parent().unwrap_or(&file), file.file_name().and_then(|name| name.to_str()).unwrap_or_default());
-    let parent = parent.canonicalize().map_err(|error| refused(format!("cannot open the folder {}: {error}", parent.display())))?;
-    let parent = Path::from_absolute_path(&parent).map_err(|error| refused(error.to_string()))?;
-    let path = Path::parse(format!("{parent}/{name}")).map_err(|error| refused(error.to_string()))?;
-    Ok(Location { store: Arc::new(LocalFileSystem::new()), path })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path as FilePath;
+
     use super::*;
 
     #[tokio::test]
@@ -263,23 +217,5 @@ mod tests {
             store.create(path, "1").await.expect("memory");
         }
         assert_eq!(store.names("v").await.expect("memory"), ["1.json", "x"]);
-    }
-
-    #[test]
-    fn an_unknown_scheme_is_refused_by_field() {
-        let error = Store::open("carrier-pigeon://roof", FilePath::new("")).expect_err("no such store");
-        assert!(error.to_string().starts_with("dataset.store = \"carrier-pigeon://roof\": "), "{error}");
-    }
-
-    #[test]
-    fn a_missing_source_folder_is_named() {
-        let source = SourceConfig {
-            name: "s".into(),
-            format: cm3flow_stages::ingest::SourceFormat::Folder,
-            url: "no/such/folder".into(),
-            unit_samples: 1,
-        };
-        let error = source_location(&source, FilePath::new("/")).expect_err("it does not exist");
-        assert!(error.to_string().contains("/no/such"), "{error}");
     }
 }

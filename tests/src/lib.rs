@@ -2,7 +2,14 @@
 //!
 //! The tests themselves stand in `tests/tests/`, the sample corpus in `tests/corpus/`.
 
+pub mod fault;
 pub mod given;
 pub mod hostile;
 pub mod job;
+mod length;
+pub mod s3;
+pub mod servers;
+pub mod small;
 pub mod tools;
+
+pub use length::long;

@@ -1,16 +1,24 @@
-//! `doctor`: what this machine offers, and what keeps it from more.
+//! `doctor`: what this machine and a configuration's store offer, and what keeps them from more.
 
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use cm3flow_model::device::{self, CudaDevice, DeviceReport};
 use serde::Serialize;
 use serde_json::json;
 
-use super::output;
+use super::{ConfigArgs, output};
+use crate::error::Result;
+use crate::store::{Finding, Probe, Store};
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
+    /// A configuration, whose store is tried out too: creates, ranges, listings, deletions, clock, free space
+    config: Option<PathBuf>,
+    /// Store to use instead of the configuration's
+    #[arg(long, value_name = "PATH OR URL", requires = "config")]
+    store: Option<String>,
     /// Prints JSON
     #[arg(long)]
     json: bool,
@@ -25,7 +33,12 @@ struct Memory {
     limit_bytes: Option<u64>,
 }
 
-pub(super) fn doctor(args: &DoctorArgs) {
+pub(super) async fn doctor(args: DoctorArgs) -> Result<()> {
+    // First, so that a mistake in the configuration is told before libtorch is looked for.
+    let probe = match args.config {
+        Some(config) => Some(probe(ConfigArgs { config, store: args.store }).await?),
+        None => None,
+    };
     let report = device::report();
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let memory = memory();
@@ -33,10 +46,36 @@ pub(super) fn doctor(args: &DoctorArgs) {
         let mut all = json!(report);
         all["processors"] = json!(processors);
         all["memory"] = json!(memory);
+        all["store"] = json!(probe);
         output::print(&all.to_string());
     } else {
-        output::print(&text(&report, processors, memory));
+        output::print(&format!("{}{}", text(&report, processors, memory), probe.map(|probe| store_text(&probe)).unwrap_or_default()));
     }
+    Ok(())
+}
+
+/// Tries out the store of a configuration, and leaves it as it was.
+async fn probe(args: ConfigArgs) -> Result<Probe> {
+    let (config, folder) = args.load()?;
+    let was_there = Store::may_exist(&config.dataset.store, &folder);
+    let store = Store::open_with(&config.dataset.store, &folder, &config.store)?;
+    let probe = Probe::of(&store).await;
+    if !was_there {
+        // The address of a local store is its folder; it is empty.
+        let _ = std::fs::remove_dir(Path::new(store.address()));
+    }
+    Ok(probe)
+}
+
+fn store_text(probe: &Probe) -> String {
+    let mut out = format!("store      {}\n", probe.store);
+    for Finding { check, is_good, found, advice } in &probe.findings {
+        let _ = writeln!(out, "  {check:<8} {} {found}", if *is_good { "ok  " } else { "LACKS" });
+        if !is_good {
+            let _ = writeln!(out, "           {advice}");
+        }
+    }
+    out
 }
 
 fn text(report: &DeviceReport, processors: usize, memory: Option<Memory>) -> String {

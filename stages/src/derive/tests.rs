@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::codes::to_file;
 use crate::conformance::{cases, check_stage, cuts_do_not_matter, output_table, rows_and_cuts, run_whole};
+use crate::filter::Filter;
 use crate::fixtures::{Raw, SEED, SIDE, encoded, filter_config, filtered, jpeg, picture, png, preparation, raw_batch};
 use crate::stage::Map;
 

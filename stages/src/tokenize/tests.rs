@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::codes::to_file;
-use crate::conformance::{cases, check_stage, cut, cuts_do_not_matter, output_table, rows_and_cuts, run};
+use crate::conformance::{cases, check_stage, cut, cuts_do_not_matter, output_table, rows_and_cuts, run, run_whole};
 use crate::derive::{Derive, DeriveConfig};
 use crate::filter::Filter;
 use crate::fixtures::{

@@ -1,0 +1,285 @@
+//! Around every store: requests that may pass are tried again, bodies go on where they broke off, and a create that may or may not have
+//! happened is settled by reading back.
+//!
+//! It is the one place where anything is tried again: the clients below do not. Multipart uploads and conditional copies, which nothing here uses,
+//! are handed on as they are. Objects are deleted one by one.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{
+    CopyMode, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
+};
+
+use super::body::Body;
+use super::open::Listing;
+use super::retry::{AttemptError, Attempts, RetryPolicy, is_retryable};
+
+/// An upload may take the stall timeout for each of these.
+const UPLOAD_BYTES: u64 = 4 << 20;
+
+/// A listing of one level may take so many stall timeouts: it is made of pages that do not show.
+const LISTING_STALLS: u32 = 10;
+
+/// Objects that are deleted at once.
+const DELETIONS: usize = 16;
+
+/// A store whose requests are tried again. Clones share the store below.
+#[derive(Clone)]
+pub(super) struct Resilient {
+    inner: Arc<dyn ObjectStore>,
+    policy: RetryPolicy,
+    listing: Listing,
+}
+
+impl Resilient {
+    pub(super) fn new(inner: Arc<dyn ObjectStore>, policy: RetryPolicy, listing: Listing) -> Self {
+        Self { inner, policy, listing }
+    }
+
+    /// Does `request` until it succeeds, fails for good, or time is up; `limit` is what one attempt may take.
+    async fn attempt<T, F: Future<Output = Result<T>>>(
+        &self,
+        attempts: &mut Attempts<'_>,
+        limit: Duration,
+        request: impl Fn() -> F,
+    ) -> Result<T> {
+        loop {
+            match within(limit, request()).await {
+                Ok(done) => return Ok(done),
+                Err(error) => attempts.pause(error).await?,
+            }
+        }
+    }
+
+    /// Opens a body, once more if need be.
+    pub(super) async fn open(&self, attempts: &mut Attempts<'_>, location: &Path, options: &GetOptions) -> Result<GetResult> {
+        self.attempt(attempts, self.policy.stall, || self.inner.get_opts(location, options.clone())).await
+    }
+
+    /// Creates an object. Whether an attempt that failed has created it is unknown; what then stands there is compared.
+    async fn create(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let mut attempts = Attempts::new(self.policy, "create", location.as_ref());
+        let limit = self.upload_limit(&payload);
+        loop {
+            let error = match within(limit, self.inner.put_opts(location, payload.clone(), options.clone())).await {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            if !matches!(error, Error::AlreadyExists { .. }) {
+                let Err(error) = attempts.pause(error).await else { continue };
+                // The last attempt may have done it.
+                let looked = if is_retryable(&error) { self.once().standing(location, &payload).await } else { Ok(Standing::Nothing) };
+                return if let Ok(Standing::Ours(put)) = looked { Ok(put) } else { Err(error) };
+            }
+            if !attempts.have_failed() && is_certain(&error) {
+                return Err(error);
+            }
+            match self.standing(location, &payload).await? {
+                Standing::Ours(put) if attempts.have_failed() => return Ok(put),
+                Standing::Ours(_) | Standing::Other => return Err(error),
+                // Services answer "conflict" too when two creates meet and neither has happened.
+                Standing::Nothing => attempts.pause(conflict(&error)).await?,
+            }
+        }
+    }
+
+    /// The same store without a second attempt.
+    fn once(&self) -> Self {
+        Self { policy: RetryPolicy { deadline: Duration::ZERO, ..self.policy }, ..self.clone() }
+    }
+
+    /// Compares what stands at `location` with what was to be created there.
+    async fn standing(&self, location: &Path, payload: &PutPayload) -> Result<Standing> {
+        let found = match self.get_opts(location, GetOptions::default()).await {
+            Ok(found) => found,
+            Err(Error::NotFound { .. }) => return Ok(Standing::Nothing),
+            Err(error) => return Err(error),
+        };
+        let put = PutResult { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone(), extensions: Default::default() };
+        Ok(if is_same(&found.bytes().await?, payload) { Standing::Ours(put) } else { Standing::Other })
+    }
+
+    fn upload_limit(&self, payload: &PutPayload) -> Duration {
+        let pieces = payload.content_length() as u64 / UPLOAD_BYTES + 1;
+        self.policy.stall.saturating_mul(u32::try_from(pieces).unwrap_or(u32::MAX))
+    }
+
+    async fn delete_one(&self, location: &Path) -> Result<()> {
+        let mut attempts = Attempts::new(self.policy, "delete", location.as_ref());
+        loop {
+            match within(self.policy.stall, self.inner.delete(location)).await {
+                Ok(()) => return Ok(()),
+                // An attempt that was taken for failed has deleted it.
+                Err(Error::NotFound { .. }) if attempts.have_failed() => return Ok(()),
+                Err(error) => attempts.pause(error).await?,
+            }
+        }
+    }
+}
+
+/// What stands where an object was to be created.
+enum Standing {
+    Nothing,
+    /// The same bytes, with what a put of them would have said.
+    Ours(PutResult),
+    Other,
+}
+
+/// The outcome of `request`, or [`AttemptError::Stalled`] after `limit`.
+pub(super) async fn within<T>(limit: Duration, request: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(limit, request).await.unwrap_or_else(|_| Err(AttemptError::Stalled { seconds: limit.as_secs() }.into()))
+}
+
+fn is_same(found: &[u8], payload: &PutPayload) -> bool {
+    let mut rest = found;
+    let parts_are_equal = payload.iter().all(|part| {
+        let (start, after) = rest.split_at_checked(part.len()).unwrap_or((&[], &[]));
+        rest = after;
+        start == &part[..]
+    });
+    found.len() == payload.content_length() && parts_are_equal
+}
+
+/// Whether the service looked and found an object, rather than a conflict with a create that may still fail.
+fn is_certain(error: &Error) -> bool {
+    let Error::AlreadyExists { source, .. } = error else { return false };
+    matches!(source.downcast_ref::<Error>(), Some(Error::Precondition { .. } | Error::NotModified { .. }))
+}
+
+/// A conflict as an error that is tried again.
+fn conflict(error: &Error) -> Error {
+    AttemptError::Status { status: 409, body: error.to_string(), retry_after: None }.into()
+}
+
+#[async_trait]
+impl ObjectStore for Resilient {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        match options.mode {
+            PutMode::Create => self.create(location, payload, options).await,
+            PutMode::Overwrite => {
+                let mut attempts = Attempts::new(self.policy, "write", location.as_ref());
+                let limit = self.upload_limit(&payload);
+                self.attempt(&mut attempts, limit, || self.inner.put_opts(location, payload.clone(), options.clone())).await
+            }
+            // Whether an update that failed has happened cannot be seen from outside.
+            PutMode::Update(_) => self.inner.put_opts(location, payload, options).await,
+        }
+    }
+
+    async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let mut attempts = Attempts::new(self.policy, "read", location.as_ref());
+        let mut found = self.open(&mut attempts, location, &options).await?;
+        // Files on disk do not break off, and a head has no body.
+        if let (GetResultPayload::Stream(stream), false) = (&mut found.payload, options.head) {
+            let stream = std::mem::replace(stream, futures::stream::empty().boxed());
+            found.payload = GetResultPayload::Stream(Body::new(self.clone(), options.version, &found, stream).into_stream(self.policy));
+        }
+        Ok(found)
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let this = self.clone();
+        let delete = move |location: Result<Path>| {
+            let this = this.clone();
+            async move {
+                let location = location?;
+                this.delete_one(&location).await?;
+                Ok(location)
+            }
+        };
+        locations.map(delete).buffered(DELETIONS).boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        listed(self.clone(), prefix.cloned(), None)
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        listed(self.clone(), prefix.cloned(), Some(offset.clone()))
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let mut attempts = Attempts::new(self.policy, "list", prefix.map_or("", AsRef::as_ref));
+        self.attempt(&mut attempts, self.policy.stall * LISTING_STALLS, || self.inner.list_with_delimiter(prefix)).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        if options.mode == CopyMode::Create {
+            return self.inner.copy_opts(from, to, options).await;
+        }
+        let mut attempts = Attempts::new(self.policy, "copy", from.as_ref());
+        self.attempt(&mut attempts, self.policy.stall, || self.inner.copy_opts(from, to, options.clone())).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.inner.rename_opts(from, to, options).await
+    }
+}
+
+/// A listing that is under way.
+struct Listed {
+    store: Resilient,
+    prefix: Option<Path>,
+    /// Everything up to here has been sent.
+    last: Option<Path>,
+    stream: BoxStream<'static, Result<ObjectMeta>>,
+    /// Whether it can go on after `last`: nothing has been sent yet, or what was sent came in order.
+    resumes: bool,
+}
+
+impl Listed {
+    fn restart(&mut self) {
+        let (inner, prefix) = (&self.store.inner, self.prefix.as_ref());
+        self.stream = self.last.as_ref().map_or_else(|| inner.list(prefix), |last| inner.list_with_offset(prefix, last));
+    }
+
+    async fn next(&mut self) -> Result<Option<ObjectMeta>> {
+        let policy = self.store.policy;
+        let name = self.prefix.clone().unwrap_or_default();
+        let mut attempts = Attempts::new(policy, "list", name.as_ref());
+        loop {
+            match within(policy.stall, self.stream.try_next()).await {
+                Ok(Some(object)) => {
+                    let is_next = self.last.as_ref().is_none_or(|last| *last < object.location);
+                    self.resumes &= is_next && self.store.listing == Listing::InOrder;
+                    self.last = Some(object.location.clone());
+                    return Ok(Some(object));
+                }
+                Ok(None) => return Ok(None),
+                Err(error) if !self.resumes => return Err(error),
+                Err(error) => attempts.pause(error).await?,
+            }
+            self.restart();
+        }
+    }
+}
+
+fn listed(store: Resilient, prefix: Option<Path>, last: Option<Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+    let mut listed = Listed { store, prefix, last, stream: futures::stream::empty().boxed(), resumes: true };
+    listed.restart();
+    futures::stream::try_unfold(listed, |mut listed| async move { listed.next().await.map(|object| Some((object?, listed))) }).boxed()
+}
+
+impl fmt::Display for Resilient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl fmt::Debug for Resilient {
+    /// By its name for people alone: what a client holds may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Resilient").field(&format_args!("{}", self.inner)).finish()
+    }
+}

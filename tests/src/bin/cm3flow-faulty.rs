@@ -1,0 +1,61 @@
+//! `cm3flow-faulty …`: the command, over stores whose requests go wrong. For tests of what a dead process leaves behind.
+//!
+//! Takes the arguments of `cm3flow`, and from the environment:
+//! - `CM3FLOW_FAULT`: what goes wrong, one of `fail`, `fail_after`, `cut`, `stall`, `throttle`, `deny`, `conflict`, `stale`,
+//!   `overwrite`, `abort`, `abort_after`;
+//! - `CM3FLOW_FAULT_AT`: number of the request, from 1, that goes wrong; or `CM3FLOW_FAULT_FROM`: it and all after it do;
+//! - or `CM3FLOW_FAULT_PER_MILLE` and `CM3FLOW_FAULT_SEED`: so many of 1000 requests do;
+//! - `CM3FLOW_FAULT_COUNT`: file that the number of requests is written to at the end.
+
+use std::env;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use anyhow::Context;
+use clap::Parser;
+use cm3flow::command::{Cli, Done, execute_with};
+use cm3flow::store::Layer;
+use cm3flow_tests::fault::{Fault, Faults};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_env("CM3FLOW_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run() {
+        Ok(Done::All) => ExitCode::SUCCESS,
+        Ok(Done::WithQuarantined) => ExitCode::from(3),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<Done> {
+    let faults = faults()?;
+    let (cli, counted) = (Cli::parse(), faults.clone());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(execute_with(cli, Layer::new(move |objects| counted.over(objects))));
+    runtime.shutdown_background();
+    if let Some(file) = env::var_os("CM3FLOW_FAULT_COUNT") {
+        std::fs::write(&file, faults.requests().to_string()).with_context(|| file.display().to_string())?;
+    }
+    Ok(done?)
+}
+
+fn faults() -> anyhow::Result<Faults> {
+    let Some(fault) = variable::<Fault>("CM3FLOW_FAULT")? else { return Ok(Faults::none()) };
+    if let Some(n) = variable("CM3FLOW_FAULT_AT")? {
+        return Ok(Faults::at(n, fault));
+    }
+    if let Some(n) = variable("CM3FLOW_FAULT_FROM")? {
+        return Ok(Faults::from(n, fault));
+    }
+    let per_mille = variable("CM3FLOW_FAULT_PER_MILLE")?.context("CM3FLOW_FAULT needs CM3FLOW_FAULT_AT, _FROM or _PER_MILLE")?;
+    Ok(Faults::random(variable("CM3FLOW_FAULT_SEED")?.unwrap_or(0), per_mille, &[fault]))
+}
+
+fn variable<T: FromStr>(name: &str) -> anyhow::Result<Option<T>> {
+    let Ok(text) = env::var(name) else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| anyhow::anyhow!("{name} = {text:?} is no value of it"))
+}

@@ -1,0 +1,47 @@
+//! The run that faults are tried on: 12 samples of the corpus, one worker at a time, over a store whose requests can go wrong.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cm3flow::config::StoreConfig;
+use cm3flow::store::Layer;
+use cm3flow::{Result, Store};
+use object_store::ObjectStore;
+
+use crate::fault::Faults;
+use crate::job::{Job, SMALL, corpus_source};
+
+/// Samples of the run.
+pub const SAMPLES: u64 = 12;
+
+/// Most requests that an undisturbed run may send, so that all of them can be tried.
+pub const MAX_REQUESTS: u64 = 150;
+
+/// Sections of its configuration but for `[dataset]`, with `store` as those of `[store]`.
+#[must_use]
+pub fn sections(store: &str) -> String {
+    format!("{}{store}\n{}", SMALL.replace("workers = 2", "workers = 1"), corpus_source(6))
+}
+
+/// The run, with its store in `objects` and `faults` over it and over its sources; `store` holds lines of `[store]`.
+///
+/// # Errors
+/// As [`Job::try_new`].
+pub fn job(objects: &Arc<dyn ObjectStore>, faults: &Faults, store: &str) -> Result<Job> {
+    let mut job = Job::try_new(&sections(&format!("[store]\n{store}")), "")?;
+    job.options.limit = Some(SAMPLES);
+    job.store = store_over(objects, faults, job.config.store.clone())?;
+    let faults = faults.clone();
+    job.config.store.layer = Some(Layer::new(move |objects| faults.over(objects)));
+    Ok(job)
+}
+
+/// A store in `objects` with `faults` over it, and the retries of `config` over those.
+///
+/// # Errors
+/// As [`Store::open_with`].
+pub fn store_over(objects: &Arc<dyn ObjectStore>, faults: &Faults, mut config: StoreConfig) -> Result<Store> {
+    let (objects, faults) = (Arc::clone(objects), faults.clone());
+    config.layer = Some(Layer::new(move |_| faults.over(Arc::clone(&objects))));
+    Store::open_with("memory://", Path::new(""), &config)
+}

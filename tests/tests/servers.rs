@@ -1,0 +1,39 @@
+//! Object stores that others wrote hold the same version as memory; and what they lack is known, so that a change is noticed.
+
+use std::path::Path;
+
+use cm3flow::Store;
+use cm3flow::store::Probe;
+use cm3flow_tests::job::Job;
+use cm3flow_tests::servers::Server;
+use cm3flow_tests::small::{SAMPLES, sections};
+
+/// Tries out `server`, runs on it, compares with memory, and returns what it lacks.
+async fn lacking(server: &Server) -> Vec<&'static str> {
+    let mut job = Job::try_new(&sections(&server.section), "").expect("a good configuration");
+    job.options.limit = Some(SAMPLES);
+    job.run().await.expect("memory");
+    let expected = job.objects().await;
+    job.store = Store::open_with(server.address, Path::new(""), &job.config.store).expect("a store");
+    let probe = Probe::of(&job.store).await;
+    for finding in &probe.findings {
+        println!("{}: {} {}", server.address, finding.check, finding.found);
+    }
+    job.run().await.expect("the run ends");
+    assert_eq!(job.objects().await, expected);
+    probe.findings.iter().filter(|finding| !finding.is_good).map(|finding| finding.check).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long"]
+async fn azurite_lacks_nothing() {
+    let Some(server) = Server::azurite("azurite_lacks_nothing") else { return };
+    assert_eq!(lacking(&server).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long"]
+async fn moto_lacks_nothing() {
+    let Some(server) = Server::moto("moto_lacks_nothing") else { return };
+    assert_eq!(lacking(&server).await, [""; 0]);
+}
