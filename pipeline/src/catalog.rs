@@ -1,5 +1,7 @@
 //! The catalog of a dataset: committed windows and published versions.
 
+mod overlay;
+
 use std::collections::BTreeMap;
 
 use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
@@ -105,10 +107,13 @@ impl Catalog {
     /// # Errors
     /// [`PipelineError::Ledger`] if the numbers do not add up, or what the store says.
     pub async fn commit_window(&self, plan: &Plan, record: WindowRecord) -> Result<WindowRecord> {
+        self.put_window(self.window_path(plan.version, plan.digest, record.window), record).await
+    }
+
+    async fn put_window(&self, path: String, record: WindowRecord) -> Result<WindowRecord> {
         let scope = format!("window {}", record.window);
         record.samples.check(&scope)?;
         record.documents.check(&scope)?;
-        let path = self.window_path(plan.version, plan.digest, record.window);
         if self.store.create_record(&path, &record).await? == Created::Different {
             tracing::warn!(path, "another run committed this window with other contents; its record stays");
             return Ok(self.store.record(&path, "window record").await?.unwrap_or(record));
@@ -122,19 +127,7 @@ impl Catalog {
     /// [`PipelineError::Ledger`] if the numbers do not add up, [`PipelineError::Overtaken`] if another run published this version,
     /// or what the store says.
     pub async fn publish(&self, config: &Config, artefacts: &Artefacts, plan: &Plan, windows: &[WindowRecord]) -> Result<VersionManifest> {
-        let mut samples = SampleLedger::default();
-        let mut documents = DocumentLedger::default();
-        let mut statistics: BTreeMap<String, PackStatistics> = BTreeMap::new();
-        let mut licenses: BTreeMap<String, u64> = BTreeMap::new();
-        for window in windows {
-            samples.add(&window.samples);
-            documents.add(&window.documents);
-            window.statistics.iter().for_each(|(split, counts)| statistics.entry(split.clone()).or_default().add(counts));
-            window.licenses.iter().for_each(|(license, count)| *licenses.entry(license.clone()).or_default() += count);
-        }
-        let scope = format!("version {}", plan.version);
-        samples.check(&scope)?;
-        documents.check(&scope)?;
+        let Totals { samples, documents, statistics, licenses } = Totals::of(windows, plan.version)?;
         let manifest = VersionManifest {
             format_version: FORMAT_VERSION,
             dataset: self.dataset.clone(),
@@ -158,9 +151,13 @@ impl Catalog {
             statistics,
             licenses,
         };
-        match self.store.create_record(&self.version_path(plan.version), &manifest).await? {
+        self.put_version(manifest).await
+    }
+
+    async fn put_version(&self, manifest: VersionManifest) -> Result<VersionManifest> {
+        match self.store.create_record(&self.version_path(manifest.version), &manifest).await? {
             Created::New | Created::Same => Ok(manifest),
-            Created::Different => Err(PipelineError::Overtaken { dataset: self.dataset.clone(), version: plan.version }),
+            Created::Different => Err(PipelineError::Overtaken { dataset: self.dataset.clone(), version: manifest.version }),
         }
     }
 
@@ -177,6 +174,34 @@ impl Catalog {
     /// Records lie under the plan too: a run that was given up and whose configuration was changed leaves nothing in the way.
     fn window_path(&self, version: u32, plan: Digest, window: u32) -> String {
         format!("windows/{}/{version}/{}/{window}.json", self.dataset, plan.short())
+    }
+}
+
+/// Counts over all windows of a version.
+struct Totals {
+    samples: SampleLedger,
+    documents: DocumentLedger,
+    statistics: BTreeMap<String, PackStatistics>,
+    licenses: BTreeMap<String, u64>,
+}
+
+impl Totals {
+    /// Adds up the counts of `windows` and checks them.
+    fn of(windows: &[WindowRecord], version: u32) -> Result<Self> {
+        let mut samples = SampleLedger::default();
+        let mut documents = DocumentLedger::default();
+        let mut statistics: BTreeMap<String, PackStatistics> = BTreeMap::new();
+        let mut licenses: BTreeMap<String, u64> = BTreeMap::new();
+        for window in windows {
+            samples.add(&window.samples);
+            documents.add(&window.documents);
+            window.statistics.iter().for_each(|(split, counts)| statistics.entry(split.clone()).or_default().add(counts));
+            window.licenses.iter().for_each(|(license, count)| *licenses.entry(license.clone()).or_default() += count);
+        }
+        let scope = format!("version {version}");
+        samples.check(&scope)?;
+        documents.check(&scope)?;
+        Ok(Self { samples, documents, statistics, licenses })
     }
 }
 

@@ -24,6 +24,7 @@ use cm3flow_stages::instruct::InstructContext;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+pub(crate) use pack::shard_path;
 pub(crate) use prepare::derived_batches;
 pub(crate) use unit::{DOCUMENT_COLUMNS, Table, UnitPlace, UnitStore, WindowTables};
 

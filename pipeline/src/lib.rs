@@ -22,6 +22,7 @@ pub mod run;
 pub mod store;
 mod table;
 pub mod train;
+pub mod withdraw;
 
 pub mod command;
 

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::error::{PipelineError, Result};
 use crate::execute::Executor;
 use crate::follow::Followed;
-use crate::plan::{Plan, Scan, scan_sources};
+use crate::plan::{Plan, Scan, WindowPlan, scan_sources};
 use crate::progress::Progress;
 use crate::report::{self, Subject};
 use crate::store::Store;
@@ -248,7 +248,16 @@ pub(crate) async fn artefacts_of(config: &Config, store: &Store, manifest: &Vers
 }
 
 fn pack_keys(windows: &[WindowRecord]) -> Vec<Digest> {
-    windows.iter().filter_map(|window| window.keys.get("pack")).flatten().copied().collect()
+    windows.iter().flat_map(packs_of).collect()
+}
+
+/// What names the packs of a window. Keys name what units made; from a window with holes something was withdrawn since, and a training
+/// on what is left is another one.
+fn packs_of(window: &WindowRecord) -> Vec<Digest> {
+    if window.documents.withdrawn > 0 {
+        return window.shards.iter().map(|shard| shard.digest).collect();
+    }
+    window.keys.get("pack").cloned().unwrap_or_default()
 }
 
 impl Run<'_> {
@@ -294,7 +303,8 @@ impl Run<'_> {
         self.store.create_record(&format!("{run_folder}/plan.json"), &record).await?;
 
         let followed = Followed::default();
-        let packs: Vec<Digest> = plan.windows.iter().flat_map(|window| window.keys.pack.iter().copied()).collect();
+        let packs_of = |window: &WindowPlan| window.committed.as_ref().map_or_else(|| window.keys.pack.clone(), packs_of);
+        let packs: Vec<Digest> = plan.windows.iter().flat_map(packs_of).collect();
         let training = self.train_config().map(|train| train::start(self.training(train, &packs, &followed))).transpose()?;
         let executor = Arc::new(Executor::new(
             Arc::clone(&self.config),

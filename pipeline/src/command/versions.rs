@@ -1,5 +1,7 @@
 //! `versions list`, `versions show`, `refused list`.
 
+mod withdraw;
+
 use std::fmt::Write;
 
 use clap::{Args, Subcommand};
@@ -17,6 +19,8 @@ pub(super) enum VersionsCommand {
     List(ListArgs),
     /// Shows one version
     Show(ShowArgs),
+    /// Publishes the next version, without some samples and what is nearly the same
+    Withdraw(withdraw::WithdrawArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -49,6 +53,7 @@ pub(super) async fn versions(command: &VersionsCommand) -> Result<()> {
     match command {
         VersionsCommand::List(args) => list(args).await,
         VersionsCommand::Show(args) => show(args).await,
+        VersionsCommand::Withdraw(args) => withdraw::withdraw(args).await,
     }
 }
 
@@ -127,6 +132,9 @@ fn shown(manifest: &VersionManifest) -> String {
     let _ = writeln!(out, "documents  {}", manifest.documents);
     for (reason, count) in &manifest.documents.refused {
         let _ = writeln!(out, "           {count} refused: {reason}");
+    }
+    if let Some(blocklist) = manifest.blocklist {
+        let _ = writeln!(out, "blocked    ids of the table {}", blocklist.short());
     }
     let _ = writeln!(out, "fill rate  {}", output::fill_rates(manifest));
     let _ =
