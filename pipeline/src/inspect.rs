@@ -29,7 +29,7 @@ pub(crate) use withdrawn::is_document_withdrawn;
 
 use crate::artefact::Artefacts;
 use crate::blocklist::Blocklist;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, VersionRef};
 use crate::config::Config;
 use crate::decode::{Content, Part, Run};
 use crate::error::Result;
@@ -52,7 +52,7 @@ impl Inspector {
     ///
     /// # Errors
     /// [`crate::PipelineError::NothingPublished`], [`crate::PipelineError::NoVersion`], or what the store says.
-    pub async fn open(config: &Config, store: &Store, version: Option<u32>) -> Result<Self> {
+    pub async fn open(config: &Config, store: &Store, version: Option<&VersionRef>) -> Result<Self> {
         let catalog = Catalog::new(store.clone(), &config.dataset.name);
         let manifest = catalog.version_or_latest(version).await?;
         let windows = catalog.windows_of(&manifest).await?;

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use crate::artefact::{self, Artefacts, FittedCodebook, FittedText};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, VersionRef};
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
 use crate::execute::Executor;
@@ -157,7 +157,7 @@ pub async fn fit_codebook(config: &Config, store: &Store, refit: bool, progress:
 pub async fn train_version(
     config: &Config,
     store: &Store,
-    version: Option<u32>,
+    version: Option<&VersionRef>,
     options: &RunOptions,
     progress: &Progress,
 ) -> Result<TrainOutcome> {
@@ -189,7 +189,7 @@ pub async fn train_version(
 /// # Errors
 /// [`PipelineError::NoVersion`], [`PipelineError::Mismatch`] if the configuration's tokenizers or vocabulary are others than the
 /// version's, or as [`run`].
-pub async fn report_version(config: &Config, store: &Store, version: Option<u32>) -> Result<String> {
+pub async fn report_version(config: &Config, store: &Store, version: Option<&VersionRef>) -> Result<String> {
     let (manifest, windows, artefacts) = published_version(config, store, version).await?;
     let training = match &config.train {
         Some(train) => {
@@ -216,7 +216,7 @@ pub async fn report_version(config: &Config, store: &Store, version: Option<u32>
 async fn published_version(
     config: &Config,
     store: &Store,
-    version: Option<u32>,
+    version: Option<&VersionRef>,
 ) -> Result<(VersionManifest, Vec<WindowRecord>, Artefacts)> {
     let catalog = Catalog::new(store.clone(), &config.dataset.name);
     let manifest = catalog.version_or_latest(version).await?;
@@ -230,20 +230,9 @@ async fn published_version(
 /// # Errors
 /// [`PipelineError::Mismatch`] if the configuration and its pins have others, or as [`run`].
 pub(crate) async fn artefacts_of(config: &Config, store: &Store, manifest: &VersionManifest) -> Result<Artefacts> {
-    let mismatch = |problem: String| PipelineError::Mismatch { problem };
-    let unfitted = || mismatch("the tokenizers of this configuration are neither given nor fitted; `cm3flow fit` fits them".into());
+    let unfitted = || PipelineError::Mismatch { problem: "the tokenizers of this configuration are neither given nor fitted; `cm3flow fit` fits them".into() };
     let artefacts = artefact::pinned(config, store).await?.ok_or_else(unfitted)?;
-    if let Some((name, _)) = artefacts.digests.iter().find(|(name, digest)| manifest.artefacts.get(*name) != Some(digest)) {
-        return Err(mismatch(format!(
-            "version {} was made with another {name} than the configuration and its pins have now",
-            manifest.version
-        )));
-    }
-    let differs = |difference| {
-        let version = manifest.version;
-        mismatch(format!("version {version} has another vocabulary than the configuration asks for; with that as here: {difference}"))
-    };
-    artefacts.vocabulary.check_same(&manifest.vocabulary).map_err(differs)?;
+    artefact::check_of_version(&artefacts, manifest)?;
     Ok(artefacts)
 }
 
@@ -281,6 +270,8 @@ impl Run<'_> {
     /// The version is there; what may be missing is the training.
     async fn published(&self, plan: &Plan) -> Result<RunOutcome> {
         let manifest = self.catalog.version(plan.resulting_version()).await?;
+        // The run that published it may have died before it wrote this.
+        self.catalog.record_digest(&manifest).await?;
         let windows = self.catalog.windows_of(&manifest).await?;
         let mut outcome = RunOutcome { manifest, windows, was_published: true, was_trained: false, training: None, report: None };
         if let Some(train) = self.train_config() {

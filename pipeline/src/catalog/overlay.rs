@@ -5,7 +5,8 @@ use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
 
-use super::{Catalog, Totals, shard_table};
+use super::totals::Totals;
+use super::{Catalog, shard_table};
 use crate::error::Result;
 use crate::store::record_bytes;
 use crate::table;
@@ -16,7 +17,7 @@ impl Catalog {
     /// # Errors
     /// [`crate::PipelineError::Ledger`] if the numbers do not add up, [`crate::PipelineError::Overtaken`] if there is such a version
     /// already, or what the store says.
-    pub(crate) async fn publish_overlay(
+    pub async fn publish_overlay(
         &self,
         base: &VersionManifest,
         blocklist: Option<Digest>,
