@@ -4,4 +4,5 @@
 
 pub mod hostile;
 pub mod job;
+pub mod pictures;
 pub mod tools;
