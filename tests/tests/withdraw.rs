@@ -63,7 +63,8 @@ impl Version {
         }
         assert_eq!(documents, self.manifest.documents);
         assert_eq!(documents.packed, self.placed().count() as u64);
-        assert_eq!(self.manifest.samples.kept, self.samples().len() as u64);
+        // All documents of a kept sample may have been refused, or have gone with another one.
+        assert!(self.manifest.samples.kept >= self.samples().len() as u64);
         for (split, packs) in &self.packs {
             let counted = &self.manifest.statistics[split.name()];
             assert_eq!(without_retrieval(counted), statistics(packs, self.manifest.seq_len as usize), "{}", split.name());
@@ -292,7 +293,6 @@ async fn a_second_withdrawal_is_laid_over_the_first() {
     let first = retrieved_sample(&job, &before).await;
     run(&job, &request(&[first.sample_id])).await;
     let between = Version::read(&job, 2).await;
-    // One of those that lost a document with the first.
     let second = before.samples().into_iter().rfind(|sample| *sample != first.sample_id).expect("there are more");
     let inspector = Inspector::open(&job.config, &job.store, None).await.expect("published");
     let gone = documents_with(&inspector.sample(&second.to_string()).await.expect("kept"));
