@@ -26,7 +26,6 @@ pub enum Altered {
 ///
 /// # Panics
 /// If the corpus cannot be read or `folder` cannot be written.
-#[must_use = "the names are what copies are found by"]
 pub fn altered(folder: &Path, alteration: Altered) -> Vec<String> {
     let mut names = Vec::new();
     for (name, bytes) in photos() {

@@ -442,7 +442,7 @@ async fn a_later_run_keeps_the_holes_and_does_not_bring_the_sample_back() {
 
     // The whole corpus once more under another name, the withdrawn photo among it, and altered captions beside the same photo.
     let folder = tempfile::tempdir().expect("a temporary folder");
-    altered(folder.path(), Altered::Caption);
+    drop(altered(folder.path(), Altered::Caption));
     let more = format!(
         "{}{}{}",
         corpus_source(10),
