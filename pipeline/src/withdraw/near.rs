@@ -1,6 +1,7 @@
 //! Near-duplicates: rows whose main image is that of a withdrawn sample, or nearly so.
 //!
 //! Embeddings are compared first, since they are short, and codes of what is left: an embedding sums up what a picture shows, codes say where.
+//! The thresholds are those at which the 75 photos of the sample corpus find their copies and nothing else, see the architecture page.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -20,9 +21,9 @@ use crate::execute::{UnitPlace, WindowTables};
 use crate::table;
 
 /// Least inner product of the embeddings of two images, both of unit length, that makes them near.
-pub const SIMILARITY: f32 = 0.98;
+pub const SIMILARITY: f32 = 0.97;
 /// Least share of equal codes, place by place, that makes two images near.
-pub const EQUAL_CODES: f32 = 0.25;
+pub const EQUAL_CODES: f32 = 0.2;
 
 /// Which copies go with a withdrawn sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
