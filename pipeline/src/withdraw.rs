@@ -12,8 +12,6 @@ mod overlay;
 
 use std::collections::BTreeSet;
 
-use cm3flow_schemas::version::VersionManifest;
-use cm3flow_schemas::window::WindowRecord;
 use cm3flow_schemas::{ImageId, SampleId};
 use serde::Serialize;
 
@@ -27,7 +25,7 @@ use crate::execute::WindowTables;
 use crate::store::Store;
 use documents::WindowDocuments;
 use find::{FoundRow, Named};
-use overlay::{Overlay, WindowChange};
+use overlay::{Layer, WindowChange};
 
 /// What is to be withdrawn.
 #[derive(Debug, Clone, Default)]
@@ -161,7 +159,11 @@ pub async fn withdraw(config: &Config, store: &Store, request: &Request) -> Resu
         version: None,
         dry_run: request.dry_run,
         samples: listed(&named, &before, &rows, &states),
-        already_withdrawn: already.iter().map(|found| found.row.sample_id).chain(named.samples.intersection(&before.samples).copied()).collect(),
+        already_withdrawn: already
+            .iter()
+            .map(|found| found.row.sample_id)
+            .chain(named.samples.intersection(&before.samples).copied())
+            .collect(),
         documents: WithdrawnDocuments::default(),
         packs: 0,
         empty_packs: 0,
@@ -172,7 +174,8 @@ pub async fn withdraw(config: &Config, store: &Store, request: &Request) -> Resu
     }
     let new: BTreeSet<SampleId> = rows.iter().map(|found| found.row.sample_id).collect();
     let documents = documents::withdrawn(&tables, windows.len(), &new, &before.samples).await?;
-    let overlay = overlaid(store, &base, windows, (&rows, &states), documents, request.dry_run).await?;
+    let changes = changes(documents, &rows, &states);
+    let overlay = Layer::new(store, &base, request.dry_run).lay(windows.into_iter().zip(changes)).await?;
     withdrawal.documents = overlay.documents;
     (withdrawal.packs, withdrawal.empty_packs, withdrawal.shards) = (overlay.packs, overlay.empty_packs, overlay.shards);
     if !request.dry_run {
@@ -216,15 +219,8 @@ fn listed(named: &Named, before: &Blocklist, rows: &[FoundRow], states: &[Former
     found.chain(refused).collect()
 }
 
-/// The windows of `base` without `rows` and `documents`, which are listed window by window. Shards are written unless it is a dry run.
-async fn overlaid(
-    store: &Store,
-    base: &VersionManifest,
-    windows: Vec<WindowRecord>,
-    (rows, states): (&[FoundRow], &[FormerState]),
-    documents: Vec<WindowDocuments>,
-    dry_run: bool,
-) -> Result<Overlay> {
+/// What goes from each window: `rows` with their states, and `documents`, which are listed window by window.
+fn changes(documents: Vec<WindowDocuments>, rows: &[FoundRow], states: &[FormerState]) -> Vec<WindowChange> {
     let mut changes: Vec<WindowChange> = documents.into_iter().map(WindowChange::new).collect();
     for (found, state) in rows.iter().zip(states) {
         let change = &mut changes[found.place.window];
@@ -237,5 +233,5 @@ async fn overlaid(
             FormerState::Refused => {}
         }
     }
-    Overlay::make(store, base, windows.into_iter().zip(changes), dry_run).await
+    changes
 }

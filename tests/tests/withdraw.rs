@@ -144,7 +144,8 @@ async fn small_run() -> (Job, Version) {
 /// A train sample of `version` that documents of other samples retrieved, as it is shown.
 async fn retrieved_sample(job: &Job, version: &Version) -> SampleView {
     let inspector = Inspector::open(&job.config, &job.store, None).await.expect("published");
-    let candidates: BTreeSet<SampleId> = version.packs[&Split::Train].iter().flat_map(|pack| &pack.documents).map(|placed| placed.sample_id).collect();
+    let candidates: BTreeSet<SampleId> =
+        version.packs[&Split::Train].iter().flat_map(|pack| &pack.documents).map(|placed| placed.sample_id).collect();
     for id in candidates {
         let view = inspector.sample(&id.to_string()).await.expect("packed");
         if view.retrieved_by.len() > 3 && view.annotations.as_ref().is_some_and(|annotations| !annotations.captions.is_empty()) {
@@ -180,7 +181,8 @@ async fn nothing_of_a_withdrawn_sample_is_left_and_all_else_is_where_it_was() {
     assert_eq!(after.manifest.documents.withdrawn, gone.len() as u64);
     assert!(after.retrieved() < before.retrieved());
     assert!(!after.samples().contains(&view.sample_id));
-    let digests = |version: &Version| -> HashSet<Digest> { version.windows.iter().flat_map(|w| &w.shards).map(|shard| shard.digest).collect() };
+    let digests =
+        |version: &Version| -> HashSet<Digest> { version.windows.iter().flat_map(|w| &w.shards).map(|shard| shard.digest).collect() };
     assert_eq!(digests(&after).difference(&digests(&before)).count() as u64, withdrawal.shards, "other shards are those of before");
 
     // Its caption and its codes, which stood in the packs, do so no more.
@@ -212,7 +214,14 @@ async fn a_withdrawn_sample_is_shown_as_such_and_its_documents_not_at_all() {
     let view = retrieved_sample(&job, &before).await;
     let id = view.sample_id.to_string();
     run(&job, &request(&[view.sample_id])).await;
-    run(&job, &Request { samples: vec![before.samples().into_iter().find(|other| *other != view.sample_id).expect("more").to_string()], ..Request::default() }).await;
+    run(
+        &job,
+        &Request {
+            samples: vec![before.samples().into_iter().find(|other| *other != view.sample_id).expect("more").to_string()],
+            ..Request::default()
+        },
+    )
+    .await;
 
     let inspector = Inspector::open(&job.config, &job.store, None).await.expect("published");
     let shown = inspector.sample(&id).await.expect("units still name it");
@@ -275,7 +284,8 @@ async fn a_position_saved_before_continues_after_with_the_same_packs_but_for_hol
 #[tokio::test(flavor = "multi_thread")]
 async fn packs_whose_documents_all_went_are_padding() {
     let (job, before) = small_run().await;
-    let held_out: Vec<SampleId> = before.packs[&Split::HeldOut].iter().flat_map(|pack| &pack.documents).map(|placed| placed.sample_id).collect();
+    let held_out: Vec<SampleId> =
+        before.packs[&Split::HeldOut].iter().flat_map(|pack| &pack.documents).map(|placed| placed.sample_id).collect();
     let samples = held_out.into_iter().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
     let withdrawal = run(&job, &Request { near: Near::Off, ..request(&samples) }).await;
     assert_eq!(withdrawal.empty_packs, before.packs[&Split::HeldOut].len() as u64);

@@ -16,9 +16,7 @@ pub(crate) fn is_document_withdrawn(blocked: &Blocklist, sample: SampleId, retri
 impl Inspector {
     /// The version that withdrew a sample; `None` if the present one has it. `image` may be unknown, as of refused samples.
     pub(super) async fn withdrawn_in(&self, sample: SampleId, image: Option<ImageId>) -> Result<Option<u32>> {
-        let blocks = |blocked: &Blocklist| {
-            blocked.samples.contains(&sample) || image.is_some_and(|image| blocked.images.contains(&image))
-        };
+        let blocks = |blocked: &Blocklist| blocked.samples.contains(&sample) || image.is_some_and(|image| blocked.images.contains(&image));
         if !blocks(&self.blocked) {
             return Ok(None);
         }

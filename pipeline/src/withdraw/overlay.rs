@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
-use cm3flow_schemas::pack::{Pack, PackStatistics, ShardEntry};
+use cm3flow_schemas::pack::{Pack, PackStatistics, PlacedDocument, ShardEntry};
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
@@ -13,7 +13,7 @@ use cm3flow_stages::read::BlockReader;
 use cm3flow_stages::shard::write_blocks;
 
 use super::WithdrawnDocuments;
-use super::documents::WindowDocuments;
+use super::documents::{WindowDocuments, WithdrawnDocument};
 use crate::error::{PipelineError, Result};
 use crate::execute::shard_path;
 use crate::store::Store;
@@ -54,64 +54,64 @@ struct Recount {
     documents: u64,
 }
 
-impl Overlay {
-    /// Takes from each window of `base` what its change names. Shards are written unless it is a dry run.
-    pub(super) async fn make(
-        store: &Store,
-        base: &VersionManifest,
-        windows: impl Iterator<Item = (WindowRecord, WindowChange)>,
-        dry_run: bool,
-    ) -> Result<Self> {
-        let mut overlay = Self::default();
+/// Lays the next version over `base`.
+pub(super) struct Layer<'a> {
+    store: &'a Store,
+    base: &'a VersionManifest,
+    /// Nothing is written.
+    dry_run: bool,
+    overlay: Overlay,
+}
+
+impl<'a> Layer<'a> {
+    pub(super) fn new(store: &'a Store, base: &'a VersionManifest, dry_run: bool) -> Self {
+        Self { store, base, dry_run, overlay: Overlay::default() }
+    }
+
+    /// Takes from each window of the base what its change names.
+    pub(super) async fn lay(mut self, windows: impl Iterator<Item = (WindowRecord, WindowChange)>) -> Result<Overlay> {
         for (mut record, change) in windows {
             for split in Split::ALL {
                 if change.documents.values().any(|document| document.split == split) {
-                    let recount = overlay.rewrite(store, base, &mut record, (split, &change.documents), dry_run).await?;
-                    recounted(base, &mut record, split, recount)?;
+                    let recount = self.rewrite(&mut record, split, &change.documents).await?;
+                    recounted(self.base, &mut record, split, recount)?;
                 }
             }
             for document in change.documents.values() {
-                let count = if document.is_own { &mut overlay.documents.own } else { &mut overlay.documents.retrieved };
-                *count += 1;
+                let documents = &mut self.overlay.documents;
+                *(if document.is_own { &mut documents.own } else { &mut documents.retrieved }) += 1;
             }
-            withdraw_samples(base, &mut record, &change)?;
-            overlay.windows.push(record);
+            withdraw_samples(self.base, &mut record, &change)?;
+            self.overlay.windows.push(record);
         }
-        Ok(overlay)
+        Ok(self.overlay)
     }
 
     /// Rewrites the shards of `split` that hold some of `documents`.
-    async fn rewrite(
-        &mut self,
-        store: &Store,
-        base: &VersionManifest,
-        record: &mut WindowRecord,
-        (split, documents): (Split, &WindowDocuments),
-        dry_run: bool,
-    ) -> Result<Recount> {
-        let schema = columns::pack(base.seq_len as usize, base.vocabulary.width());
-        let mut reader = BlockReader::new(store.objects(), schema.clone());
+    async fn rewrite(&mut self, record: &mut WindowRecord, split: Split, documents: &WindowDocuments) -> Result<Recount> {
+        let schema = columns::pack(self.base.seq_len as usize, self.base.vocabulary.width());
+        let mut reader = BlockReader::new(self.store.objects(), schema.clone());
         let mut recount = Recount::default();
         for shard in record.shards.iter_mut().filter(|shard| shard.split == split) {
             let found = recount.documents;
             let mut blocks = Vec::with_capacity(shard.blocks.len());
             for index in 0..shard.blocks.len() {
-                blocks.push(self.with_holes(&mut reader, base, (shard, index), documents, &mut recount).await?);
+                blocks.push(self.with_holes(&mut reader, (shard, index), documents, &mut recount).await?);
             }
             if recount.documents == found {
                 continue;
             }
             let written = write_blocks(split, &schema, &blocks)?;
-            if !dry_run {
-                store.create_content(&shard_path(written.entry.digest), written.bytes).await?;
+            if !self.dry_run {
+                self.store.create_content(&shard_path(written.entry.digest), written.bytes).await?;
             }
-            self.shards += 1;
+            self.overlay.shards += 1;
             *shard = written.entry;
         }
         let wanted = documents.values().filter(|document| document.split == split).count() as u64;
         if recount.documents != wanted {
             let problem = format!("{wanted} documents of the units are to go from its packs, which hold {}", recount.documents);
-            return Err(contradiction(base, record, problem));
+            return Err(contradiction(self.base, record, problem));
         }
         Ok(recount)
     }
@@ -120,7 +120,6 @@ impl Overlay {
     async fn with_holes(
         &mut self,
         reader: &mut BlockReader,
-        base: &VersionManifest,
         (shard, index): (&ShardEntry, usize),
         documents: &WindowDocuments,
         recount: &mut Recount,
@@ -131,25 +130,31 @@ impl Overlay {
             return Ok(block);
         }
         let mut packs: Vec<Pack> = rows::read(&block, &[columns::TOKENS, columns::SEGMENTS, columns::DOCUMENTS])?;
-        let seq_len = base.seq_len as usize;
         for pack in &mut packs {
             let before = pack.clone();
-            let gone = withdraw(pack, &base.vocabulary, |placed| documents.contains_key(&placed.document_id));
-            if gone.is_empty() {
-                continue;
-            }
-            self.packs += 1;
-            self.empty_packs += u64::from(pack.documents.is_empty());
-            recount.documents += gone.len() as u64;
-            recount.before.add(&statistics(&[before], seq_len));
-            recount.after.add(&statistics(std::slice::from_ref(pack), seq_len));
-            for (task, document) in gone.iter().map(|placed| (&placed.task, &documents[&placed.document_id])) {
-                let counts = recount.before.tasks.entry(task.clone()).or_default();
-                counts.retrieved += document.retrieved;
-                counts.retrieval_lowered += u64::from(document.is_lowered);
+            let gone = withdraw(pack, &self.base.vocabulary, |placed| documents.contains_key(&placed.document_id));
+            if !gone.is_empty() {
+                self.overlay.packs += 1;
+                self.overlay.empty_packs += u64::from(pack.documents.is_empty());
+                recount.add(&before, pack, gone.iter().map(|placed| (placed, &documents[&placed.document_id])));
             }
         }
         Ok(rows::write(&block.schema(), &packs)?)
+    }
+}
+
+impl Recount {
+    /// Counts a pack before and after documents were taken out.
+    fn add<'d>(&mut self, before: &Pack, after: &Pack, gone: impl Iterator<Item = (&'d PlacedDocument, &'d WithdrawnDocument)>) {
+        let counts = |pack: &Pack| statistics(std::slice::from_ref(pack), pack.tokens.len());
+        self.before.add(&counts(before));
+        self.after.add(&counts(after));
+        for (placed, document) in gone {
+            self.documents += 1;
+            let task = self.before.tasks.entry(placed.task.clone()).or_default();
+            task.retrieved += document.retrieved;
+            task.retrieval_lowered += u64::from(document.is_lowered);
+        }
     }
 }
 

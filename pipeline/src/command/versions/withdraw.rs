@@ -48,7 +48,11 @@ pub(super) async fn withdraw(args: &WithdrawArgs) -> Result<()> {
     let NamedArgs { sample, image, key } = &args.named;
     let request = Request { samples: sample.clone(), images: image.clone(), keys: key.clone(), near: args.near, dry_run: args.dry_run };
     let withdrawal = withdraw::withdraw(&config, &store, &request).await?;
-    if args.json { print(&json!(withdrawal).to_string()) } else { print(&shown(&withdrawal)) }
+    if args.json {
+        print(&json!(withdrawal).to_string())
+    } else {
+        print(&shown(&withdrawal))
+    }
     Ok(())
 }
 
