@@ -116,7 +116,7 @@ impl Catalog {
     pub async fn windows_of(&self, manifest: &VersionManifest) -> Result<Vec<WindowRecord>> {
         let mut records = Vec::with_capacity(manifest.windows.len());
         for (window, digest) in manifest.windows.iter().enumerate() {
-            let path = self.window_path(manifest.version, manifest.plan, window as u32);
+            let path = self.window_path(manifest.version, (manifest.plan, manifest.blocklist), window as u32);
             let bytes = self.store.get_checked(&path, *digest).await?;
             let parsed = serde_json::from_slice(&bytes);
             records.push(parsed.map_err(|source| PipelineError::Record { location: path, expected: "window record", source })?);
@@ -130,7 +130,7 @@ impl Catalog {
     /// # Errors
     /// [`PipelineError::Ledger`] if the numbers do not add up, or what the store says.
     pub async fn commit_window(&self, plan: &Plan, record: WindowRecord) -> Result<WindowRecord> {
-        self.put_window(self.window_path(plan.version, plan.digest, record.window), record).await
+        self.put_window(self.window_path(plan.version, (plan.digest, plan.blocklist), record.window), record).await
     }
 
     async fn put_window(&self, path: String, record: WindowRecord) -> Result<WindowRecord> {
@@ -231,9 +231,11 @@ impl Catalog {
         format!("versions/{}/{version}.json", self.dataset)
     }
 
-    /// Records lie under the plan too: a run that was given up and whose configuration was changed leaves nothing in the way.
-    pub(crate) fn window_path(&self, version: u32, plan: Digest, window: u32) -> String {
-        format!("windows/{}/{version}/{}/{window}.json", self.dataset, plan.short())
+    /// Records lie under the plan too: a run that was given up and whose configuration was changed leaves nothing in the way. Nor does a
+    /// withdrawal of other samples, since blocked ids are part of the name.
+    pub(crate) fn window_path(&self, version: u32, (plan, blocklist): (Digest, Option<Digest>), window: u32) -> String {
+        let blocked = blocklist.map_or_else(String::new, |blocklist| format!("-{}", blocklist.short()));
+        format!("windows/{}/{version}/{}/{window}{blocked}.json", self.dataset, plan.short())
     }
 }
 

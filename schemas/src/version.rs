@@ -34,8 +34,7 @@ pub struct VersionManifest {
     /// Version whose windows this one begins with; none for the first and for one made anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<u32>,
-    /// Digest of the plan: of the keys of all windows; of a version that a withdrawal made, of the base's plan and the blocked ids. Names the
-    /// folder of the window records.
+    /// Digest of the plan: of the keys of all windows. Names the folder of the window records.
     pub plan: Digest,
     /// Digests of the window records, in order.
     pub windows: Vec<Digest>,

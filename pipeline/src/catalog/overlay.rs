@@ -1,7 +1,6 @@
 //! Versions that another one is laid over: the same windows, some of them with holes.
 
 use cm3flow_schemas::Digest;
-use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
 
@@ -24,18 +23,15 @@ impl Catalog {
         windows: Vec<WindowRecord>,
     ) -> Result<VersionManifest> {
         let version = base.version + 1;
-        // The records lie in a folder of their own for each blocklist: a withdrawal of other samples that was given up is not in the way.
-        let plan = digest_of("plan of an overlay", &(base.plan, blocklist));
         let mut committed = Vec::with_capacity(windows.len());
         for record in windows {
-            let path = self.window_path(version, plan, record.window);
+            let path = self.window_path(version, (base.plan, blocklist), record.window);
             committed.push(self.put_window(path, record).await?);
         }
         let Totals { samples, documents, statistics, licenses } = Totals::of(&committed, version)?;
         let manifest = VersionManifest {
             version,
             base: Some(base.version),
-            plan,
             windows: committed.iter().map(|window| Digest::of(&record_bytes(window))).collect(),
             shard_table: self.put_table(table::write(&shard_table(&committed)?, "the shard table")?).await?,
             blocklist,
