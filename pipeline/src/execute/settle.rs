@@ -93,7 +93,7 @@ fn licenses(kept: &RecordBatch) -> Result<BTreeMap<String, u64>> {
         return Ok(counts);
     }
     for row in rows::read::<Row>(kept, &[columns::ANNOTATIONS])? {
-        *counts.entry(row.annotations.license_name().to_owned()).or_default() += 1;
+        *counts.entry(row.annotations.license.unwrap_or_else(|| "unknown".into())).or_default() += 1;
     }
     Ok(counts)
 }
