@@ -442,7 +442,7 @@ async fn rows_that_the_withdrawn_one_stood_for_are_withdrawn_too() {
 }
 
 /// A run on a version from which `view` was withdrawn, over the corpus, the corpus again under another name, and the photos of its first file under
-/// other captions; returns the job, the version of the withdrawal and that of the run.
+/// other captions; returns the first job, on the same store, the version of the withdrawal and that of the run.
 async fn later_run() -> (Job, SampleView, Version, Version) {
     let (job, before) = small_run().await;
     let view = retrieved_sample(&job, &before).await;
@@ -461,8 +461,8 @@ async fn later_run() -> (Job, SampleView, Version, Version) {
     let later = job.changed(SMALL, &more).expect("a good configuration");
     let outcome = later.run().await.expect("the run ends");
     assert_eq!((outcome.manifest.version, outcome.manifest.base), (3, Some(2)));
-    let after = Version::read(&later, 3).await;
-    (later, view, between, after)
+    let after = Version::read(&job, 3).await;
+    (job, view, between, after)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -477,13 +477,13 @@ async fn a_later_run_keeps_the_holes() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "settle does not look at blocked ids yet"]
 async fn rows_of_a_withdrawn_photo_that_come_later_are_neither_kept_nor_retrieved() {
-    let (later, view, between, after) = later_run().await;
+    let (job, view, between, after) = later_run().await;
     let withdrawn: u64 = after.windows[between.windows.len()..].iter().map(|window| window.samples.withdrawn).sum();
     let copies = 1 + u64::from(view.places[0].file == "photos-00000.tar");
     assert_eq!(withdrawn, copies, "rows of the withdrawn photo that came later count as withdrawn: {}", after.manifest.samples);
     // What is retrieved stands in documents with its picture.
     let codes = view.images.iter().find(|image| image.role == "main").and_then(|image| image.codes.clone()).expect("a main image");
-    let artefacts = later.artefacts().await.expect("pinned");
+    let artefacts = job.artefacts().await.expect("pinned");
     for (_, tokens, segments) in after.packs.values().flatten().flat_map(documents_of) {
         let parts = parts(&tokens, &segments, &after.manifest.vocabulary, &artefacts.text).expect("readable");
         assert!(parts.iter().all(|part| part.content != Content::Image(codes.clone())), "its picture is back");
