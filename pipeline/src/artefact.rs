@@ -19,7 +19,7 @@ use cm3flow_model::vq::{TorchScriptTokenizer, VqTokenizer};
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec, PairEmbedder};
-use cm3flow_schemas::version::CodeChange;
+use cm3flow_schemas::version::{CodeChange, VersionManifest};
 use cm3flow_schemas::vocabulary::Vocabulary;
 use cm3flow_stages::embed::{EmbedderOwner, IdfTable, NgramColourEmbedder};
 use cm3flow_stages::ingest::PlannedUnit;
@@ -82,6 +82,8 @@ pub struct Artefacts {
     pub code_changes: BTreeMap<String, CodeChange>,
     /// Digests of all of them by name, as the manifest lists them.
     pub digests: BTreeMap<String, Digest>,
+    /// Digests of the files of those that were fitted, by the names that they are pinned under.
+    pub fitted: BTreeMap<String, Digest>,
 }
 
 impl Artefacts {
@@ -177,6 +179,41 @@ pub(crate) async fn pinned(config: &Config, store: &Store) -> Result<Option<Arte
     is_complete.then(|| load(config, &contents)).transpose()
 }
 
+/// Loads the artefacts that the version of `manifest` was made with, whatever is pinned now.
+///
+/// # Errors
+/// [`PipelineError::Mismatch`] if the configuration asks for others, [`PipelineError::Damaged`], or as [`obtain`].
+pub(crate) async fn of_version(config: &Config, store: &Store, manifest: &VersionManifest) -> Result<Artefacts> {
+    let mut contents = given(config)?;
+    for (name, _) in settings(config, &contents) {
+        let missing = || PipelineError::Mismatch {
+            problem: format!("the configuration fits the {name}, version {} was made with a given one", manifest.version),
+        };
+        let digest = *manifest.fitted.get(name).ok_or_else(missing)?;
+        contents.insert(name, store.get_checked(&path(name, digest), digest).await?);
+    }
+    let mut artefacts = load(config, &contents)?;
+    check_of_version(&artefacts, manifest)?;
+    artefacts.code_changes.clone_from(&manifest.code_changes);
+    Ok(artefacts)
+}
+
+/// Checks that `artefacts` are those that the version of `manifest` was made with.
+///
+/// # Errors
+/// [`PipelineError::Mismatch`].
+pub(crate) fn check_of_version(artefacts: &Artefacts, manifest: &VersionManifest) -> Result<()> {
+    let mismatch = |problem: String| PipelineError::Mismatch { problem };
+    let version = manifest.version;
+    if let Some((name, _)) = artefacts.digests.iter().find(|(name, digest)| manifest.artefacts.get(*name) != Some(digest)) {
+        return Err(mismatch(format!("version {version} was made with another {name} than the configuration and its pins have now")));
+    }
+    let differs = |difference| {
+        mismatch(format!("version {version} has another vocabulary than the configuration asks for; with that as here: {difference}"))
+    };
+    artefacts.vocabulary.check_same(&manifest.vocabulary).map_err(differs)
+}
+
 /// Bytes of all artefacts that the configuration names or `pins` hold.
 async fn given_or_pinned(config: &Config, store: &Store, pins: &Pins) -> Result<Contents> {
     let mut contents = given(config)?;
@@ -239,7 +276,8 @@ fn given(config: &Config) -> Result<Contents> {
     Ok(contents)
 }
 
-fn path(name: &str, digest: Digest) -> String {
+/// Where the file of a fitted artefact lies.
+pub(crate) fn path(name: &str, digest: Digest) -> String {
     let file = match name {
         CODEBOOK => "codebook.safetensors",
         TOKENIZER => "tokenizer.json",
@@ -275,6 +313,7 @@ fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
     let table = IdfTable::from_bytes(&contents[IDF])?;
     let embedder = NgramColourEmbedder::new(table, image.codebook(), image_spec.codebook_dim as usize, image_spec.side_px as usize);
     let (embedder_name, embedder_digest) = (embedder.name().to_owned(), embedder.digest());
+    let fitted = settings(config, contents).into_iter().map(|(name, _)| (name.to_owned(), Digest::of(&contents[name]))).collect();
     let digests = [("image_tokenizer", image_spec.digest), ("text_tokenizer", text.digest()), ("pair_embedder", embedder_digest)];
     Ok(Artefacts {
         image: Owner::spawn("image tokenizer", image)?,
@@ -287,6 +326,7 @@ fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
         vocabulary,
         code_changes: BTreeMap::new(),
         digests: digests.map(|(name, digest)| (name.to_owned(), digest)).into(),
+        fitted,
     })
 }
 

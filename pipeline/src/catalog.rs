@@ -1,15 +1,23 @@
-//! The catalog of a dataset: committed windows and published versions.
+//! The catalog of a dataset: committed windows, published versions, and tags that name versions.
+
+mod overlay;
+mod reference;
+mod tags;
+mod totals;
 
 use std::collections::BTreeMap;
 
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
-use cm3flow_schemas::pack::{PackStatistics, ShardEntry};
+use cm3flow_schemas::pack::ShardEntry;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
 use cm3flow_schemas::{Digest, columns, rows};
 use serde::Serialize;
 use serde_json::Value;
+
+pub use reference::{ParseVersionError, TagName, VersionRef};
+pub use tags::Tag;
 
 use crate::artefact::Artefacts;
 use crate::config::Config;
@@ -17,9 +25,12 @@ use crate::error::{PipelineError, Result};
 use crate::plan::{Plan, output_config};
 use crate::store::{Created, Store, record_bytes};
 use crate::table;
+use totals::Totals;
 
 /// Version of the record formats.
 const FORMAT_VERSION: u32 = 1;
+/// Digits of a digest.
+const DIGEST_DIGITS: usize = 64;
 
 /// Windows and versions of one dataset.
 #[derive(Debug, Clone)]
@@ -73,16 +84,30 @@ impl Catalog {
         }
     }
 
-    /// Manifest of `version`, or of the highest one.
+    /// Number of the version that `version` names; of the highest one without.
+    ///
+    /// # Errors
+    /// [`PipelineError::NoVersion`] for a tag that names none, [`PipelineError::NothingPublished`], or what the store says.
+    pub async fn number_of(&self, version: Option<&VersionRef>) -> Result<u32> {
+        match version {
+            Some(VersionRef::Number(number)) => Ok(*number),
+            Some(VersionRef::Tag(tag)) => {
+                let missing = || PipelineError::NoVersion { dataset: self.dataset.clone(), version: tag.to_string() };
+                self.tagged(tag).await?.ok_or_else(missing)
+            }
+            Some(VersionRef::Latest) | None => {
+                let missing = || PipelineError::NothingPublished { dataset: self.dataset.clone() };
+                self.versions().await?.last().copied().ok_or_else(missing)
+            }
+        }
+    }
+
+    /// Manifest of the version that `version` names; of the highest one without.
     ///
     /// # Errors
     /// [`PipelineError::NoVersion`], [`PipelineError::NothingPublished`], or what the store says.
-    pub async fn version_or_latest(&self, version: Option<u32>) -> Result<VersionManifest> {
-        let missing = || PipelineError::NothingPublished { dataset: self.dataset.clone() };
-        match version {
-            Some(version) => self.version(version).await,
-            None => self.latest_version().await?.ok_or_else(missing),
-        }
+    pub async fn version_or_latest(&self, version: Option<&VersionRef>) -> Result<VersionManifest> {
+        self.version(self.number_of(version).await?).await
     }
 
     /// Window records of a version, in order, each checked against its digest.
@@ -119,19 +144,7 @@ impl Catalog {
     /// [`PipelineError::Ledger`] if the numbers do not add up, [`PipelineError::Overtaken`] if another run published this version,
     /// or what the store says.
     pub async fn publish(&self, config: &Config, artefacts: &Artefacts, plan: &Plan, windows: &[WindowRecord]) -> Result<VersionManifest> {
-        let mut samples = SampleLedger::default();
-        let mut documents = DocumentLedger::default();
-        let mut statistics: BTreeMap<String, PackStatistics> = BTreeMap::new();
-        let mut licenses: BTreeMap<String, u64> = BTreeMap::new();
-        for window in windows {
-            samples.add(&window.samples);
-            documents.add(&window.documents);
-            window.statistics.iter().for_each(|(split, counts)| statistics.entry(split.clone()).or_default().add(counts));
-            window.licenses.iter().for_each(|(license, count)| *licenses.entry(license.clone()).or_default() += count);
-        }
-        let scope = format!("version {}", plan.version);
-        samples.check(&scope)?;
-        documents.check(&scope)?;
+        let Totals { samples, documents, statistics, licenses } = Totals::of(windows, plan.version)?;
         let manifest = VersionManifest {
             format_version: FORMAT_VERSION,
             dataset: self.dataset.clone(),
@@ -150,31 +163,77 @@ impl Catalog {
             numerics: artefacts.image_spec.numerics.clone(),
             code_changes: artefacts.code_changes.clone(),
             artefacts: artefacts.digests.clone(),
+            fitted: artefacts.fitted.clone(),
             samples,
             documents,
             statistics,
             licenses,
         };
-        match self.store.create_record(&self.version_path(plan.version), &manifest).await? {
-            Created::New | Created::Same => Ok(manifest),
-            Created::Different => Err(PipelineError::Overtaken { dataset: self.dataset.clone(), version: plan.version }),
+        self.put_version(manifest).await
+    }
+
+    async fn put_version(&self, manifest: VersionManifest) -> Result<VersionManifest> {
+        match self.store.create_record(&self.version_path(manifest.version), &manifest).await? {
+            Created::New | Created::Same => {
+                self.record_digest(&manifest).await?;
+                Ok(manifest)
+            }
+            Created::Different => Err(PipelineError::Overtaken { dataset: self.dataset.clone(), version: manifest.version }),
+        }
+    }
+
+    /// Writes the digest of a published manifest beside it, unless it is there: what tells a whole manifest from a damaged one. Only
+    /// after the manifest, since of two that are made at once the first one counts.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn record_digest(&self, manifest: &VersionManifest) -> Result<()> {
+        let line = digest_line(manifest.version, Digest::of(&record_bytes(manifest)));
+        self.store.create(&self.digest_path(manifest.version), line).await.map(drop)
+    }
+
+    /// The recorded digest of a manifest; `None` if there is no such record.
+    ///
+    /// # Errors
+    /// [`PipelineError::Damaged`] if the record holds none, or what the store says.
+    pub async fn recorded_digest(&self, version: u32) -> Result<Option<Digest>> {
+        let path = self.digest_path(version);
+        let Some(bytes) = self.store.get(&path).await? else { return Ok(None) };
+        let digest = std::str::from_utf8(&bytes).ok().and_then(|line| line.get(..DIGEST_DIGITS)?.parse::<Digest>().ok());
+        match digest.filter(|digest| digest_line(version, *digest).as_bytes() == &bytes[..]) {
+            Some(digest) => Ok(Some(digest)),
+            None => Err(PipelineError::Damaged { location: path, problem: "it is no digest of a manifest".into() }),
         }
     }
 
     async fn put_table(&self, bytes: Vec<u8>) -> Result<Digest> {
         let digest = Digest::of(&bytes);
-        self.store.create_content(&format!("versions/{}/tables/{digest}.parquet", self.dataset), bytes).await?;
+        self.store.create_content(&self.table_path(digest), bytes).await?;
         Ok(digest)
     }
 
-    fn version_path(&self, version: u32) -> String {
+    /// Where the table of a manifest lies.
+    pub(crate) fn table_path(&self, digest: Digest) -> String {
+        format!("versions/{}/tables/{digest}.parquet", self.dataset)
+    }
+
+    fn digest_path(&self, version: u32) -> String {
+        format!("versions/{}/{version}.digest", self.dataset)
+    }
+
+    pub(crate) fn version_path(&self, version: u32) -> String {
         format!("versions/{}/{version}.json", self.dataset)
     }
 
     /// Records are named by their digests: a run that was given up, and after which something changed, leaves nothing in the way.
-    fn window_path(&self, version: u32, window: u32, digest: Digest) -> String {
+    pub(crate) fn window_path(&self, version: u32, window: u32, digest: Digest) -> String {
         format!("windows/{}/{version}/{window}/{digest}.json", self.dataset)
     }
+}
+
+/// The line that `b3sum` would print for a manifest, and that `b3sum --check` reads.
+fn digest_line(version: u32, digest: Digest) -> String {
+    format!("{digest}  {version}.json\n")
 }
 
 /// An empty record of `window`, to be filled in.

@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 
 pub use hands::WorkerCommand;
 pub(crate) use hands::{Answer, AnswerState, Hands, Processes};
+pub(crate) use pack::shard_path;
 pub(crate) use prepare::derived_batches;
 pub(crate) use task::{UnitTask, WindowTask};
 pub(crate) use tasks::Tasks;

@@ -10,6 +10,7 @@ mod find;
 mod listing;
 mod pack;
 mod sample;
+mod withdrawn;
 
 use std::ops::Range;
 
@@ -20,12 +21,15 @@ use serde::Serialize;
 
 pub use codebook::CodebookView;
 pub use document::DocumentView;
+pub(crate) use find::Prefix;
 pub use listing::{ListedDocument, ListedPacks, ListedSample, Listing};
 pub use pack::{PackPlace, PackView, PackedDocument};
 pub use sample::{DocumentSummary, SamplePlace, SampleState, SampleView};
+pub(crate) use withdrawn::is_document_withdrawn;
 
 use crate::artefact::Artefacts;
-use crate::catalog::Catalog;
+use crate::blocklist::Blocklist;
+use crate::catalog::{Catalog, VersionRef};
 use crate::config::Config;
 use crate::decode::{Content, Part, Run};
 use crate::error::Result;
@@ -39,6 +43,8 @@ pub struct Inspector {
     store: Store,
     manifest: VersionManifest,
     windows: Vec<WindowRecord>,
+    /// What the version may not show.
+    blocked: Blocklist,
 }
 
 impl Inspector {
@@ -46,11 +52,12 @@ impl Inspector {
     ///
     /// # Errors
     /// [`crate::PipelineError::NothingPublished`], [`crate::PipelineError::NoVersion`], or what the store says.
-    pub async fn open(config: &Config, store: &Store, version: Option<u32>) -> Result<Self> {
+    pub async fn open(config: &Config, store: &Store, version: Option<&VersionRef>) -> Result<Self> {
         let catalog = Catalog::new(store.clone(), &config.dataset.name);
         let manifest = catalog.version_or_latest(version).await?;
         let windows = catalog.windows_of(&manifest).await?;
-        Ok(Self { config: config.clone(), store: store.clone(), manifest, windows })
+        let blocked = Blocklist::read(store, &manifest.dataset, manifest.blocklist).await?;
+        Ok(Self { config: config.clone(), store: store.clone(), manifest, windows, blocked })
     }
 
     fn tables(&self) -> WindowTables<'_> {

@@ -3,6 +3,7 @@
 //! `README.md` beside this crate is the architecture page. This is the only crate that names stages and models together.
 
 pub mod artefact;
+pub mod blocklist;
 pub mod catalog;
 pub mod config;
 pub mod decode;
@@ -23,6 +24,7 @@ pub mod scan;
 pub mod store;
 mod table;
 pub mod train;
+pub mod withdraw;
 
 pub mod command;
 

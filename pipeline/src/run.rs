@@ -14,13 +14,13 @@ use cm3flow_stages::tokenize::Fidelity;
 use tokio::runtime::Handle;
 
 use crate::artefact::{self, Artefacts, FittedCodebook, FittedText};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, VersionRef};
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
 use crate::execute::{Executor, Hands, Processes, Worker, WorkerCommand};
 use crate::follow::Followed;
 use crate::lease::{Lease, LeaseMode};
-use crate::plan::{Drift, KeptPlan, Plan, RunPlan, Scan, scan_sources};
+use crate::plan::{Drift, KeptPlan, Plan, RunPlan, Scan, WindowPlan, scan_sources};
 use crate::progress::Progress;
 use crate::report::{self, Subject};
 use crate::store::Store;
@@ -187,7 +187,7 @@ pub async fn fit_codebook(config: &Config, store: &Store, refit: bool, progress:
 pub async fn train_version(
     config: &Config,
     store: &Store,
-    version: Option<u32>,
+    version: Option<&VersionRef>,
     options: &RunOptions,
     progress: &Progress,
 ) -> Result<TrainOutcome> {
@@ -219,7 +219,7 @@ pub async fn train_version(
 /// # Errors
 /// [`PipelineError::NoVersion`], [`PipelineError::Mismatch`] if the configuration's tokenizers or vocabulary are others than the
 /// version's, or as [`run`].
-pub async fn report_version(config: &Config, store: &Store, version: Option<u32>) -> Result<String> {
+pub async fn report_version(config: &Config, store: &Store, version: Option<&VersionRef>) -> Result<String> {
     let (manifest, windows, artefacts) = published_version(config, store, version).await?;
     let training = match &config.train {
         Some(train) => {
@@ -246,7 +246,7 @@ pub async fn report_version(config: &Config, store: &Store, version: Option<u32>
 async fn published_version(
     config: &Config,
     store: &Store,
-    version: Option<u32>,
+    version: Option<&VersionRef>,
 ) -> Result<(VersionManifest, Vec<WindowRecord>, Artefacts)> {
     let catalog = Catalog::new(store.clone(), &config.dataset.name);
     let manifest = catalog.version_or_latest(version).await?;
@@ -260,25 +260,25 @@ async fn published_version(
 /// # Errors
 /// [`PipelineError::Mismatch`] if the configuration and its pins have others, or as [`run`].
 pub(crate) async fn artefacts_of(config: &Config, store: &Store, manifest: &VersionManifest) -> Result<Artefacts> {
-    let mismatch = |problem: String| PipelineError::Mismatch { problem };
-    let unfitted = || mismatch("the tokenizers of this configuration are neither given nor fitted; `cm3flow fit` fits them".into());
-    let artefacts = artefact::pinned(config, store).await?.ok_or_else(unfitted)?;
-    if let Some((name, _)) = artefacts.digests.iter().find(|(name, digest)| manifest.artefacts.get(*name) != Some(digest)) {
-        return Err(mismatch(format!(
-            "version {} was made with another {name} than the configuration and its pins have now",
-            manifest.version
-        )));
-    }
-    let differs = |difference| {
-        let version = manifest.version;
-        mismatch(format!("version {version} has another vocabulary than the configuration asks for; with that as here: {difference}"))
+    let unfitted = || PipelineError::Mismatch {
+        problem: "the tokenizers of this configuration are neither given nor fitted; `cm3flow fit` fits them".into(),
     };
-    artefacts.vocabulary.check_same(&manifest.vocabulary).map_err(differs)?;
+    let artefacts = artefact::pinned(config, store).await?.ok_or_else(unfitted)?;
+    artefact::check_of_version(&artefacts, manifest)?;
     Ok(artefacts)
 }
 
 fn pack_keys(windows: &[WindowRecord]) -> Vec<Digest> {
-    windows.iter().filter_map(|window| window.keys.get("pack")).flatten().copied().collect()
+    windows.iter().flat_map(packs_of).collect()
+}
+
+/// What names the packs of a window. Keys name what units made; from a window with holes something was withdrawn since, and a training
+/// on what is left is another one.
+fn packs_of(window: &WindowRecord) -> Vec<Digest> {
+    if window.documents.withdrawn > 0 {
+        return window.shards.iter().map(|shard| shard.digest).collect();
+    }
+    window.keys.get("pack").cloned().unwrap_or_default()
 }
 
 impl Run<'_> {
@@ -302,6 +302,8 @@ impl Run<'_> {
     /// The version is there; what may be missing is the training.
     async fn published(&self, plan: &Plan) -> Result<RunOutcome> {
         let manifest = self.catalog.version(plan.resulting_version()).await?;
+        // The run that published it may have died before it wrote this.
+        self.catalog.record_digest(&manifest).await?;
         let windows = self.catalog.windows_of(&manifest).await?;
         let mut outcome = RunOutcome::of(manifest, windows, plan.drift.clone());
         outcome.was_published = true;
@@ -320,7 +322,8 @@ impl Run<'_> {
     /// Makes and publishes the version while the trainer follows.
     async fn execute(&self, plan: &Plan) -> Result<RunOutcome> {
         let followed = Followed::default();
-        let packs: Vec<Digest> = plan.windows.iter().flat_map(|window| window.keys.pack.iter().copied()).collect();
+        let packs_of = |window: &WindowPlan| window.committed.as_ref().map_or_else(|| window.keys.pack.clone(), packs_of);
+        let packs: Vec<Digest> = plan.windows.iter().flat_map(packs_of).collect();
         let mut training = self.train_config().map(|train| train::start(self.training(train, &packs, &followed))).transpose()?;
         let made = self.make(plan, &followed).await;
         if made.as_ref().map_or(true, |(_, quarantined)| *quarantined > 0)

@@ -44,6 +44,8 @@ pub const EMBEDDING: &str = "embedding";
 pub const SPLIT: &str = "split";
 /// Index of the unit in its window, from 0.
 pub const UNIT: &str = "unit";
+/// Whether the sample is blocked: it was withdrawn from an earlier version.
+pub const WITHDRAWN: &str = "withdrawn";
 /// Id of the sample that stays instead of this one; null for a sample that is kept.
 pub const DUPLICATE_OF: &str = "duplicate_of";
 /// Neighbours in the bank, best first.

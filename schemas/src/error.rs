@@ -182,7 +182,7 @@ pub enum LedgerError {
         ledger: String,
     },
     /// A document was lost or counted twice.
-    #[error("documents of {scope} do not balance: built {built}, packed {packed}, refused {refused}")]
+    #[error("documents of {scope} do not balance: built {built}, packed {packed}, refused {refused}, withdrawn {withdrawn}")]
     Documents {
         /// Unit, window or version.
         scope: String,
@@ -192,5 +192,7 @@ pub enum LedgerError {
         packed: u64,
         /// Documents refused.
         refused: u64,
+        /// Documents withdrawn.
+        withdrawn: u64,
     },
 }

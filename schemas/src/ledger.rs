@@ -67,7 +67,7 @@ impl fmt::Display for SampleLedger {
     }
 }
 
-/// Where the documents went: `built = packed + refused`.
+/// Where the documents went: `built = packed + refused + withdrawn`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DocumentLedger {
@@ -77,6 +77,14 @@ pub struct DocumentLedger {
     pub packed: u64,
     /// Documents refused, by `stage.reason`.
     pub refused: BTreeMap<String, u64>,
+    /// Documents taken out of their packs again, with a sample that they were made of or had retrieved.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub withdrawn: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl DocumentLedger {
@@ -86,10 +94,11 @@ impl DocumentLedger {
     /// [`LedgerError::Documents`].
     pub fn check(&self, scope: &str) -> Result<(), LedgerError> {
         let refused = self.refused.values().sum();
-        if self.packed + refused == self.built {
+        if self.packed + refused + self.withdrawn == self.built {
             return Ok(());
         }
-        Err(LedgerError::Documents { scope: scope.to_owned(), built: self.built, packed: self.packed, refused })
+        let Self { built, packed, withdrawn, .. } = *self;
+        Err(LedgerError::Documents { scope: scope.to_owned(), built, packed, refused, withdrawn })
     }
 
     /// Adds the counts of `other`.
@@ -99,13 +108,15 @@ impl DocumentLedger {
         for (reason, count) in &other.refused {
             *self.refused.entry(reason.clone()).or_default() += count;
         }
+        self.withdrawn += other.withdrawn;
     }
 }
 
 impl fmt::Display for DocumentLedger {
-    /// One line with the numbers under their names: `built 386 = packed 380 + refused 6`.
+    /// One line with the numbers under their names: `built 386 = packed 380 + refused 6`, and `+ withdrawn 2` if there are any.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "built {} = packed {} + refused {}", self.built, self.packed, self.refused.values().sum::<u64>())
+        write!(f, "built {} = packed {} + refused {}", self.built, self.packed, self.refused.values().sum::<u64>())?;
+        if self.withdrawn > 0 { write!(f, " + withdrawn {}", self.withdrawn) } else { Ok(()) }
     }
 }
 
@@ -120,5 +131,18 @@ mod tests {
         ledger.refused.insert("filter.too_small".into(), 1);
         assert_eq!(ledger.check("window 0"), Ok(()));
         assert_eq!(ledger.to_string(), "in 3 = kept 1 + refused 1 + duplicate 1 + withdrawn 0 + quarantined 0");
+    }
+
+    #[test]
+    fn withdrawn_documents_are_counted_and_ledgers_without_them_read_as_before() {
+        let text = r#"{"built":3,"packed":2,"refused":{"instruct.too_long":1}}"#;
+        let mut ledger: DocumentLedger = serde_json::from_str(text).expect("a ledger");
+        assert_eq!(serde_json::to_string(&ledger).expect("JSON"), text);
+        assert_eq!(ledger.to_string(), "built 3 = packed 2 + refused 1");
+        ledger.packed = 1;
+        assert!(ledger.check("window 0").is_err());
+        ledger.withdrawn = 1;
+        assert_eq!(ledger.check("window 0"), Ok(()));
+        assert_eq!(ledger.to_string(), "built 3 = packed 1 + refused 1 + withdrawn 1");
     }
 }

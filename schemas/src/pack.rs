@@ -144,4 +144,56 @@ impl PackStatistics {
             sum.retrieval_lowered += counts.retrieval_lowered;
         }
     }
+    /// What is left when the counts of `other` are taken away; tasks without documents are left out. `None` if `other` counts something that
+    /// `self` does not.
+    #[must_use]
+    pub fn checked_sub(&self, other: &Self) -> Option<Self> {
+        let mut tasks = self.tasks.clone();
+        for (task, counts) in &other.tasks {
+            let left = tasks.get(task)?.checked_sub(counts)?;
+            if left.documents == 0 {
+                tasks.remove(task);
+            } else {
+                tasks.insert(task.clone(), left);
+            }
+        }
+        Some(Self {
+            packs: self.packs.checked_sub(other.packs)?,
+            capacity: self.capacity.checked_sub(other.capacity)?,
+            used: self.used.checked_sub(other.used)?,
+            tasks,
+        })
+    }
+}
+
+impl TaskStatistics {
+    fn checked_sub(&self, other: &Self) -> Option<Self> {
+        Some(Self {
+            documents: self.documents.checked_sub(other.documents)?,
+            text_tokens: self.text_tokens.checked_sub(other.text_tokens)?,
+            image_tokens: self.image_tokens.checked_sub(other.image_tokens)?,
+            control_tokens: self.control_tokens.checked_sub(other.control_tokens)?,
+            spans: self.spans.checked_sub(other.spans)?,
+            retrieved: self.retrieved.checked_sub(other.retrieved)?,
+            retrieval_lowered: self.retrieval_lowered.checked_sub(other.retrieval_lowered)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_added_can_be_taken_away_again_and_no_more() {
+        let counts = |task: &str, documents| {
+            let counts = TaskStatistics { documents, text_tokens: 7, ..TaskStatistics::default() };
+            PackStatistics { packs: 1, capacity: 64, used: 40, tasks: BTreeMap::from([(task.to_owned(), counts)]) }
+        };
+        let mut sum = counts("pair", 3);
+        sum.add(&counts("caption", 1));
+        assert_eq!(sum.checked_sub(&counts("caption", 1)), Some(counts("pair", 3)), "no empty task stays behind");
+        assert_eq!(sum.checked_sub(&counts("caption", 2)), None);
+        assert_eq!(sum.checked_sub(&counts("edit", 0)), None);
+    }
 }

@@ -30,6 +30,14 @@ pub struct Annotations {
     pub source: Option<String>,
 }
 
+impl Annotations {
+    /// What the sample is counted under: its licence, or `unknown`.
+    #[must_use]
+    pub fn license_name(&self) -> &str {
+        self.license.as_deref().unwrap_or("unknown")
+    }
+}
+
 /// A question about the picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Question {

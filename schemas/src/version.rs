@@ -64,6 +64,10 @@ pub struct VersionManifest {
     pub code_changes: BTreeMap<String, CodeChange>,
     /// Weights and fitted artefacts by name.
     pub artefacts: BTreeMap<String, Digest>,
+    /// Digests of the files of fitted artefacts, which lie in `artefacts/`, by the names that they are pinned under. Files that the
+    /// configuration names lie elsewhere. Empty in manifests that were written before it was recorded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fitted: BTreeMap<String, Digest>,
     /// Samples, over all windows.
     pub samples: SampleLedger,
     /// Documents, over all windows.

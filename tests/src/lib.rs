@@ -7,6 +7,7 @@ pub mod given;
 pub mod hostile;
 pub mod job;
 mod length;
+pub mod pictures;
 pub mod s3;
 pub mod servers;
 pub mod small;

@@ -163,7 +163,7 @@ async fn duplicates_and_refused_samples_say_what_became_of_them() {
     let job = Job::try_new(&settings, &twice).expect("a good configuration");
     let outcome = job.run().await.expect("the run ends");
     assert!(outcome.manifest.samples.duplicate > 0, "{}", outcome.manifest.samples);
-    let inspector = Inspector::open(&job.config, &job.store, Some(1)).await.expect("published");
+    let inspector = Inspector::open(&job.config, &job.store, Some(&1.into())).await.expect("published");
 
     let listing = inspector.listing(3).await.expect("readable");
     assert_eq!((listing.version, listing.samples.len()), (1, 3));

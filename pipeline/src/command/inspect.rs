@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{ConfigArgs, output};
+use crate::catalog::VersionRef;
 use crate::error::{PipelineError, Result};
 use crate::inspect::{Inspector, Picture};
 
@@ -21,9 +22,9 @@ const SHORT: usize = 12;
 pub(super) struct InspectArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Version to look into; the latest by default
-    #[arg(long, global = true, value_name = "N")]
-    version: Option<u32>,
+    /// Version to look into, by number or tag; the latest by default
+    #[arg(long, global = true, value_name = "VERSION")]
+    version: Option<VersionRef>,
     /// Folder for decoded pictures; by default one in the current folder, named by the id
     #[arg(long, global = true, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -63,7 +64,7 @@ enum What {
 
 pub(super) async fn inspect(args: &InspectArgs) -> Result<()> {
     let (config, store) = args.config.open_existing()?;
-    let inspector = Inspector::open(&config, &store, args.version).await?;
+    let inspector = Inspector::open(&config, &store, args.version.as_ref()).await?;
     match args.what.as_ref().unwrap_or(&What::List) {
         What::List => show(args, &inspector.listing(LISTED).await?, ("list", None), |view, _| text::listing(view)),
         What::Codebook => show(args, &inspector.codebook().await?, ("codebook", None), |view, _| text::codebook(view)),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 
 use super::{ConfigArgs, Done, output};
+use crate::catalog::VersionRef;
 use crate::error::{PipelineError, Result};
 use crate::lease::LeaseMode;
 use crate::progress::Progress;
@@ -43,18 +44,18 @@ pub(super) struct RunArgs {
 pub(super) struct TrainArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Version to train on; the latest by default
-    #[arg(long, value_name = "N")]
-    version: Option<u32>,
+    /// Version to train on, by number or tag; the latest by default
+    #[arg(long, value_name = "VERSION")]
+    version: Option<VersionRef>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ReportArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Version to report on; the latest by default
-    #[arg(long, value_name = "N")]
-    version: Option<u32>,
+    /// Version to report on, by number or tag; the latest by default
+    #[arg(long, value_name = "VERSION")]
+    version: Option<VersionRef>,
     /// File to write
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     out: PathBuf,
@@ -105,7 +106,7 @@ pub(super) async fn train(args: TrainArgs, progress: &Progress) -> Result<()> {
     let options = RunOptions::default();
     let (stop, progress) = (Arc::clone(&options.stop), progress.clone());
     let outcome =
-        interruptible(&stop, async move { runs::train_version(&config, &store, args.version, &options, &progress).await }).await?;
+        interruptible(&stop, async move { runs::train_version(&config, &store, args.version.as_ref(), &options, &progress).await }).await?;
     output::print(&format!("checkpoint {}, step {}", outcome.checkpoint, outcome.step));
     if let Some((first, last)) = outcome.first_and_last_loss() {
         output::print(&format!("loss       first {first:.3}, last {last:.3} nats per token"));
@@ -115,7 +116,7 @@ pub(super) async fn train(args: TrainArgs, progress: &Progress) -> Result<()> {
 
 pub(super) async fn report(args: &ReportArgs) -> Result<()> {
     let (config, store) = args.config.open_existing()?;
-    let page = runs::report_version(&config, &store, args.version).await?;
+    let page = runs::report_version(&config, &store, args.version.as_ref()).await?;
     std::fs::write(&args.out, page).map_err(|source| PipelineError::Write { path: args.out.clone(), source })?;
     output::print(&format!("report     {}", args.out.display()));
     Ok(())

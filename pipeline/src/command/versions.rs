@@ -1,4 +1,7 @@
-//! `versions list`, `versions show`, `refused list`.
+//! `versions` and `refused list`.
+
+mod tag;
+mod withdraw;
 
 use std::fmt::Write;
 
@@ -7,7 +10,7 @@ use cm3flow_schemas::version::VersionManifest;
 use serde_json::json;
 
 use super::{ConfigArgs, output};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, VersionRef};
 use crate::error::{PipelineError, Result};
 use crate::refused::{self, RefusedSample};
 
@@ -17,6 +20,10 @@ pub(super) enum VersionsCommand {
     List(ListArgs),
     /// Shows one version
     Show(ShowArgs),
+    /// Names a version by a tag, lists tags, or removes one
+    Tag(tag::TagArgs),
+    /// Publishes the next version, without some samples and what is nearly the same
+    Withdraw(withdraw::WithdrawArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -38,8 +45,8 @@ pub(super) struct ListArgs {
 pub(super) struct ShowArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Number of the version; the latest by default
-    version: Option<u32>,
+    /// The version, by number or tag; the latest by default
+    version: Option<VersionRef>,
     /// Prints JSON
     #[arg(long)]
     json: bool,
@@ -49,17 +56,21 @@ pub(super) async fn versions(command: &VersionsCommand) -> Result<()> {
     match command {
         VersionsCommand::List(args) => list(args).await,
         VersionsCommand::Show(args) => show(args).await,
+        VersionsCommand::Tag(args) => tag::tag(args).await,
+        VersionsCommand::Withdraw(args) => withdraw::withdraw(args).await,
     }
 }
 
 async fn list(args: &ListArgs) -> Result<()> {
     let (config, store) = args.config.open_existing()?;
     let catalog = Catalog::new(store, &config.dataset.name);
-    let mut out = format!("{:>7} {:>5} {:>8} {:>8} {:>8} {:>14}", "version", "base", "windows", "samples", "packs", "tokens");
+    let tags = catalog.tags().await?;
+    let mut out = format!("{:>7} {:>5} {:>8} {:>8} {:>8} {:>14}  tags", "version", "base", "windows", "samples", "packs", "tokens");
     for version in catalog.versions().await? {
         let manifest = catalog.version(version).await?;
         let packs: u64 = manifest.statistics.values().map(|split| split.packs).sum();
         let tokens: u64 = manifest.statistics.values().map(|split| split.used).sum();
+        let tags: Vec<&str> = tags.iter().filter(|tag| tag.version == version).map(|tag| tag.tag.as_str()).collect();
         if args.json {
             let line = json!({
                 "version": version,
@@ -68,12 +79,14 @@ async fn list(args: &ListArgs) -> Result<()> {
                 "kept": manifest.samples.kept,
                 "packs": packs,
                 "tokens": tokens,
+                "tags": tags,
             });
             output::print(&line.to_string());
         } else {
             let base = manifest.base.map_or_else(|| "-".to_owned(), |base| base.to_string());
             let _ =
                 write!(out, "\n{version:>7} {base:>5} {:>8} {:>8} {packs:>8} {tokens:>14}", manifest.windows.len(), manifest.samples.kept);
+            let _ = if tags.is_empty() { Ok(()) } else { write!(out, "  {}", tags.join(", ")) };
         }
     }
     if !args.json {
@@ -86,7 +99,7 @@ pub(super) async fn refused(command: &RefusedCommand) -> Result<()> {
     let RefusedCommand::List(args) = command;
     let (config, store) = args.config.open_existing()?;
     let catalog = Catalog::new(store.clone(), &config.dataset.name);
-    let manifest = catalog.version_or_latest(args.version).await?;
+    let manifest = catalog.version_or_latest(args.version.as_ref()).await?;
     for sample in refused::list(&store, &catalog.windows_of(&manifest).await?, usize::MAX).await? {
         if args.json {
             output::print(&json!(sample).to_string());
@@ -100,7 +113,7 @@ pub(super) async fn refused(command: &RefusedCommand) -> Result<()> {
 
 async fn show(args: &ShowArgs) -> Result<()> {
     let (config, store) = args.config.open_existing()?;
-    let manifest = Catalog::new(store, &config.dataset.name).version_or_latest(args.version).await?;
+    let manifest = Catalog::new(store, &config.dataset.name).version_or_latest(args.version.as_ref()).await?;
     if args.json {
         let manifest = serde_json::to_string_pretty(&manifest);
         output::print(&manifest.map_err(|source| PipelineError::Record {
@@ -127,6 +140,9 @@ fn shown(manifest: &VersionManifest) -> String {
     let _ = writeln!(out, "documents  {}", manifest.documents);
     for (reason, count) in &manifest.documents.refused {
         let _ = writeln!(out, "           {count} refused: {reason}");
+    }
+    if let Some(blocklist) = manifest.blocklist {
+        let _ = writeln!(out, "blocked    ids of the table {}", blocklist.short());
     }
     let _ = writeln!(out, "fill rate  {}", output::fill_rates(manifest));
     let _ =

@@ -83,6 +83,7 @@ impl Worker {
             built: (documents.num_rows() + refused.len()) as u64,
             packed: documents.num_rows() as u64,
             refused: count_reasons(refused.iter().map(|row| (row.refusal.stage.as_str(), row.refusal.reason.as_str()))),
+            ..DocumentLedger::default()
         });
         self.units.put(&mut record, Table::Documents, &documents).await?;
         let refused: Vec<RefusedRow<'_>> = refused.iter().map(refused_row).collect();

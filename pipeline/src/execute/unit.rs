@@ -115,7 +115,7 @@ impl UnitStore {
 }
 
 /// Where a unit stands among committed windows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct UnitPlace {
     /// Index of its window.
     pub window: usize,
@@ -143,16 +143,31 @@ impl<'a> WindowTables<'a> {
         names: &[&str],
         mut visit: impl FnMut(UnitPlace, T) -> ControlFlow<()>,
     ) -> Result<()> {
-        for window in windows {
-            let units = self.windows[window].keys.get(table.0.name()).map_or(0, Vec::len);
-            for unit in 0..units {
-                let place = UnitPlace { window, unit };
-                if self.visit_unit(table, place, names, |row| visit(place, row)).await?.is_break() {
-                    return Ok(());
-                }
+        for place in self.places(table.0, windows) {
+            if self.visit_unit(table, place, names, |row| visit(place, row)).await?.is_break() {
+                return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// Places of all units of `segment` in `windows`, in order.
+    pub(crate) fn places(&self, segment: SegmentName, windows: Range<usize>) -> Vec<UnitPlace> {
+        let units = |window: usize| self.windows[window].keys.get(segment.name()).map_or(0, Vec::len);
+        windows.flat_map(|window| (0..units(window)).map(move |unit| UnitPlace { window, unit })).collect()
+    }
+
+    /// Streams some columns of a table of one unit; `None` if the window has no such unit.
+    pub(crate) async fn batches(
+        &self,
+        (segment, table): (SegmentName, Table),
+        place: UnitPlace,
+        names: &[&str],
+    ) -> Result<Option<BoxStream<'static, Result<RecordBatch>>>> {
+        match self.record(segment, place).await? {
+            Some(record) => self.units.columns(&record, table, names).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// As [`Self::visit`], for one unit.
@@ -163,8 +178,7 @@ impl<'a> WindowTables<'a> {
         names: &[&str],
         mut visit: impl FnMut(T) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
-        let Some(record) = self.record(segment, place).await? else { return Ok(ControlFlow::Continue(())) };
-        let mut batches = self.units.columns(&record, table, names).await?;
+        let Some(mut batches) = self.batches((segment, table), place, names).await? else { return Ok(ControlFlow::Continue(())) };
         while let Some(batch) = batches.try_next().await? {
             if rows::read::<T>(&batch, names)?.into_iter().try_for_each(&mut visit).is_break() {
                 return Ok(ControlFlow::Break(()));

@@ -10,6 +10,7 @@ use cm3flow_schemas::{DocumentId, SampleId, columns};
 use serde::{Deserialize, Serialize};
 
 use super::find::Prefix;
+use super::withdrawn::is_document_withdrawn;
 use super::{Inspector, PackPlace, Picture, SegmentView, images_of, line, pictures};
 use crate::decode::{parts, spelled};
 use crate::error::{PipelineError, Result};
@@ -114,6 +115,7 @@ impl Inspector {
     async fn packed(&self, document_id: DocumentId, place: UnitPlace) -> Result<DocumentView> {
         let rows = self.tables().wanted(DOCUMENTS, place, &DOCUMENT_COLUMNS, |row: &Document| row.document_id == document_id).await?;
         let document = rows.into_iter().next().ok_or(PipelineError::Lost { what: "the search" })?;
+        self.check_document(document_id, document.sample_id, &document.retrieved)?;
         let artefacts = self.artefacts().await?;
         let vocabulary = &self.manifest.vocabulary;
         let masked = spelled(&document.tokens, &document.segments, vocabulary, &artefacts.text)?;
@@ -149,6 +151,7 @@ impl Inspector {
         let is_it = |row: &RefusedDocument| row.document_id == document_id;
         let rows = self.tables().wanted(REFUSED_DOCUMENTS, place, &RefusedDocument::COLUMNS, is_it).await?;
         let row = rows.into_iter().next().ok_or(PipelineError::Lost { what: "the search" })?;
+        self.check_document(document_id, row.sample_id, &[])?;
         let (source, key) = self.origin(row.sample_id, place).await?;
         Ok(DocumentView {
             version: self.manifest.version,
@@ -172,6 +175,15 @@ impl Inspector {
             images: Vec::new(),
             token_ids: None,
         })
+    }
+
+    /// Refuses to show a document that was withdrawn.
+    fn check_document(&self, document: DocumentId, sample: SampleId, retrieved: &[Neighbour]) -> Result<()> {
+        if !is_document_withdrawn(&self.blocked, sample, retrieved) {
+            return Ok(());
+        }
+        let hint = " any more: it was withdrawn".to_owned();
+        Err(PipelineError::UnknownId { kind: "document", id: document.to_string(), version: self.manifest.version, hint })
     }
 
     /// Source and key of a sample of a unit.

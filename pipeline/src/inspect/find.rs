@@ -12,7 +12,7 @@ const CANDIDATES: usize = 10;
 
 /// The beginning of an id, or all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Prefix {
+pub(crate) struct Prefix {
     kind: &'static str,
     text: String,
     digits: Vec<u8>,
@@ -23,7 +23,7 @@ impl Prefix {
     ///
     /// # Errors
     /// [`PipelineError::NoId`].
-    pub(super) fn try_new(kind: &'static str, text: &str) -> Result<Self> {
+    pub(crate) fn try_new(kind: &'static str, text: &str) -> Result<Self> {
         let refused = || PipelineError::NoId {
             text: text.to_owned(),
             kind,
@@ -35,13 +35,13 @@ impl Prefix {
     }
 
     /// Whether the id of `bytes` begins so.
-    pub(super) fn begins(&self, bytes: &[u8; DIGITS / 2]) -> bool {
+    pub(crate) fn begins(&self, bytes: &[u8; DIGITS / 2]) -> bool {
         let digit = |place: usize| if place.is_multiple_of(2) { bytes[place / 2] >> 4 } else { bytes[place / 2] & 15 };
         self.digits.iter().enumerate().all(|(place, wanted)| digit(place) == *wanted)
     }
 
     /// Whether `found` holds so many ids that no further ones need to be looked for.
-    pub(super) fn is_hopeless<T>(&self, found: &BTreeSet<T>) -> bool {
+    pub(crate) fn is_hopeless<T>(&self, found: &BTreeSet<T>) -> bool {
         found.len() > CANDIDATES
     }
 
@@ -49,7 +49,7 @@ impl Prefix {
     ///
     /// # Errors
     /// [`PipelineError::UnknownId`] with `hint` if there is none, [`PipelineError::AmbiguousId`] if there are several.
-    pub(super) fn one<T: Copy + Display>(&self, found: &BTreeSet<T>, version: u32, hint: &str) -> Result<T> {
+    pub(crate) fn one<T: Copy + Display>(&self, found: &BTreeSet<T>, version: u32, hint: &str) -> Result<T> {
         let mut ids = found.iter();
         match (ids.next(), ids.next()) {
             (Some(id), None) => Ok(*id),

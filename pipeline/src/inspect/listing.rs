@@ -2,14 +2,16 @@
 
 use std::ops::ControlFlow;
 
+use cm3flow_schemas::document::Neighbour;
 use cm3flow_schemas::sample::{Annotations, Split};
 use cm3flow_schemas::unit::SegmentName;
-use cm3flow_schemas::{DocumentId, SampleId, columns};
+use cm3flow_schemas::{DocumentId, ImageId, SampleId, columns};
 use serde::{Deserialize, Serialize};
 
 use super::Inspector;
 use super::document::DOCUMENTS;
 use super::pack::pack_name;
+use super::withdrawn::is_document_withdrawn;
 use crate::error::Result;
 use crate::execute::Table;
 use crate::refused::{self, RefusedSample};
@@ -44,7 +46,7 @@ pub struct ListedSample {
 }
 
 /// A document.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct ListedDocument {
     /// Its id.
     pub document_id: DocumentId,
@@ -91,34 +93,46 @@ impl Inspector {
         #[derive(Deserialize)]
         struct Row {
             sample_id: SampleId,
+            image_id: ImageId,
             key: String,
             annotations: Annotations,
         }
         let mut samples = Vec::new();
-        let visit = |_, Row { sample_id, key, annotations }| {
+        let visit = |_, Row { sample_id, image_id, key, annotations }| {
             if samples.len() == count {
                 return ControlFlow::Break(());
+            }
+            if self.blocked.contains(sample_id, image_id) {
+                return ControlFlow::Continue(());
             }
             let caption = annotations.captions.into_iter().next().unwrap_or_default();
             samples.push(ListedSample { sample_id, key, caption });
             ControlFlow::Continue(())
         };
-        let names = [columns::SAMPLE_ID, columns::KEY, columns::ANNOTATIONS];
+        let names = [columns::SAMPLE_ID, columns::IMAGE_ID, columns::KEY, columns::ANNOTATIONS];
         self.tables().visit((SegmentName::Prepare, Table::Prepared), self.all(), &names, visit).await?;
         Ok(samples)
     }
 
     async fn first_documents(&self) -> Result<Vec<ListedDocument>> {
+        #[derive(Deserialize)]
+        struct Row {
+            document_id: DocumentId,
+            sample_id: SampleId,
+            task: String,
+            retrieved: Vec<Neighbour>,
+        }
         let mut documents: Vec<ListedDocument> = Vec::new();
         let mut seen = 0;
-        let visit = |_, document: ListedDocument| {
-            if !documents.iter().any(|listed| listed.task == document.task) {
-                documents.push(document);
+        let visit = |_, Row { document_id, sample_id, task, retrieved }: Row| {
+            let is_there = !is_document_withdrawn(&self.blocked, sample_id, &retrieved);
+            if is_there && !documents.iter().any(|listed| listed.task == task) {
+                documents.push(ListedDocument { document_id, sample_id, task });
             }
             seen += 1;
             if seen < DOCUMENTS_SEEN { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
-        let names = [columns::DOCUMENT_ID, columns::SAMPLE_ID, columns::TASK];
+        let names = [columns::DOCUMENT_ID, columns::SAMPLE_ID, columns::TASK, columns::RETRIEVED];
         self.tables().visit(DOCUMENTS, self.all(), &names, visit).await?;
         Ok(documents)
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::document::{DOCUMENTS, REFUSED_DOCUMENTS, RefusedDocument};
 use super::find::Prefix;
+use super::withdrawn::is_document_withdrawn;
 use super::{Inspector, PackPlace, Picture, pictures};
 use crate::error::Result;
 use crate::execute::{Table, UnitPlace};
@@ -79,6 +80,11 @@ pub enum SampleState {
     },
     /// It is not wanted.
     Refused(Refusal),
+    /// It was taken out again; nothing of it is shown.
+    Withdrawn {
+        /// The first version without it.
+        withdrawn_in: u32,
+    },
 }
 
 /// A document of a sample.
@@ -104,6 +110,7 @@ pub struct DocumentSummary {
 #[derive(Debug, Clone, Deserialize)]
 struct SettledRow {
     sample_id: SampleId,
+    image_id: ImageId,
     unit: u32,
     split: Split,
     duplicate_of: Option<SampleId>,
@@ -182,6 +189,14 @@ impl Inspector {
             let refusal = Refusal { stage: row.stage, reason: row.reason, detail: row.detail };
             view.places.push(self.place(place, (row.source, row.key, row.row), SampleState::Refused(refusal)));
         }
+        if let Some(withdrawn_in) = self.withdrawn_in(sample_id, settled.first().map(|(_, row)| row.image_id)).await? {
+            view.split = None;
+            drop(self.prepared(sample_id, &settled, &mut view.places).await?);
+            for place in view.places.iter_mut().filter(|place| !matches!(place.state, SampleState::Refused(_))) {
+                place.state = SampleState::Withdrawn { withdrawn_in };
+            }
+            return Ok(view);
+        }
         let mut codes = Vec::new();
         for (place, is_kept, row) in self.prepared(sample_id, &settled, &mut view.places).await? {
             if is_kept || view.annotations.is_none() {
@@ -205,7 +220,7 @@ impl Inspector {
     async fn matches(&self, prefix: &Prefix) -> Result<Matches> {
         let mut matches = Matches::default();
         let go_on = |ids: &BTreeSet<SampleId>| if prefix.is_hopeless(ids) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        let names = [columns::SAMPLE_ID, columns::UNIT, columns::SPLIT, columns::DUPLICATE_OF];
+        let names = [columns::SAMPLE_ID, columns::IMAGE_ID, columns::UNIT, columns::SPLIT, columns::DUPLICATE_OF];
         let visit = |place, row: SettledRow| {
             if prefix.begins(&row.sample_id.0) {
                 matches.ids.insert(row.sample_id);
@@ -272,7 +287,7 @@ impl Inspector {
         let names = [columns::DOCUMENT_ID, columns::SAMPLE_ID, columns::TASK, columns::SEGMENTS, columns::RETRIEVED, columns::SPANS];
         let mut documents = Vec::new();
         let visit = |row: Row| {
-            if row.sample_id == sample {
+            if row.sample_id == sample && !is_document_withdrawn(&self.blocked, sample, &row.retrieved) {
                 let Row { document_id, task, retrieved, spans, .. } = row;
                 let tokens = row.segments.iter().map(|segment| segment.len).sum();
                 documents.push(DocumentSummary { document_id, task, tokens, spans, retrieved, place: None, refusal: None });
@@ -300,16 +315,19 @@ impl Inspector {
         #[derive(Deserialize)]
         struct Row {
             document_id: DocumentId,
+            sample_id: SampleId,
             retrieved: Vec<Neighbour>,
         }
         let mut documents = Vec::new();
         let visit = |_, row: Row| {
-            if row.retrieved.iter().any(|neighbour| neighbour.sample_id == sample) {
+            let is_there = !is_document_withdrawn(&self.blocked, row.sample_id, &row.retrieved);
+            if is_there && row.retrieved.iter().any(|neighbour| neighbour.sample_id == sample) {
                 documents.push(row.document_id);
             }
             ControlFlow::Continue(())
         };
-        self.tables().visit(DOCUMENTS, window..self.windows.len(), &[columns::DOCUMENT_ID, columns::RETRIEVED], visit).await?;
+        let names = [columns::DOCUMENT_ID, columns::SAMPLE_ID, columns::RETRIEVED];
+        self.tables().visit(DOCUMENTS, window..self.windows.len(), &names, visit).await?;
         Ok(documents)
     }
 }

@@ -7,7 +7,7 @@ use cm3flow_schemas::pack::{PackStatistics, ShardEntry, TaskStatistics};
 use cm3flow_schemas::sample::{Annotations, EDGE_IMAGE, MAIN_IMAGE, RoleCodes, RoleImage, Split};
 use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::window::SourceUnit;
-use cm3flow_schemas::{SampleId, columns, rows};
+use cm3flow_schemas::{ImageId, SampleId, columns, rows};
 use cm3flow_stages::eval::{perplexity, psnr};
 use cm3flow_stages::index::BankRow;
 use cm3flow_stages::ingest::PlannedUnit;
@@ -18,10 +18,12 @@ use super::Subject;
 use super::draw::{self, Curve};
 use super::page::*;
 use super::pictures;
+use crate::blocklist::Blocklist;
 use crate::decode::spelled;
 use crate::error::Result;
 use crate::evaluate::{Evaluation, evaluations_folder};
 use crate::execute::{DOCUMENT_COLUMNS, Table, WindowTables, derived_batches};
+use crate::inspect::is_document_withdrawn;
 use crate::picture;
 use crate::refused;
 use crate::train::TrainOutcome;
@@ -40,6 +42,7 @@ const CREDITS: usize = 1000;
 #[derive(Debug, Clone, Deserialize)]
 struct Prepared {
     sample_id: SampleId,
+    image_id: ImageId,
     key: String,
     annotations: Annotations,
     image_codes: Vec<RoleCodes>,
@@ -58,10 +61,13 @@ impl Prepared {
 pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
     let manifest = subject.manifest;
     let units = WindowTables::new(subject.store, subject.windows);
-    let names = [columns::SAMPLE_ID, columns::KEY, columns::ANNOTATIONS, columns::IMAGE_CODES];
-    let prepared: Vec<Prepared> = units.rows(SegmentName::Prepare, Table::Prepared, &names, CREDITS).await?;
+    let blocked = Blocklist::read(subject.store, &manifest.dataset, manifest.blocklist).await?;
+    let names = [columns::SAMPLE_ID, columns::IMAGE_ID, columns::KEY, columns::ANNOTATIONS, columns::IMAGE_CODES];
+    let mut prepared: Vec<Prepared> = units.rows(SegmentName::Prepare, Table::Prepared, &names, CREDITS).await?;
+    prepared.retain(|sample| !blocked.contains(sample.sample_id, sample.image_id));
     let refused = refused::list(subject.store, subject.windows, REFUSED).await?;
-    let documents: Vec<Document> = units.rows(SegmentName::Compose, Table::Documents, &DOCUMENT_COLUMNS, 400).await?;
+    let mut documents: Vec<Document> = units.rows(SegmentName::Compose, Table::Documents, &DOCUMENT_COLUMNS, 400).await?;
+    documents.retain(|document| !is_document_withdrawn(&blocked, document.sample_id, &document.retrieved));
     Ok(Page {
         dataset: manifest.dataset.clone(),
         version: manifest.version,

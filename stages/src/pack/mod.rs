@@ -5,6 +5,7 @@
 //! in the ledger already and enters no pack.
 
 mod fit;
+mod withdraw;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -20,6 +21,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 pub use fit::best_fit_decreasing;
+pub use withdraw::withdraw;
 
 use crate::channel::{BatchSender, BatchStream};
 use crate::error::{Result, StageError};
@@ -168,7 +170,8 @@ pub fn statistics(packs: &[PackRow], seq_len: usize) -> PackStatistics {
     let mut statistics =
         PackStatistics { packs: packs.len() as u64, capacity: (packs.len() * seq_len) as u64, ..PackStatistics::default() };
     for pack in packs {
-        statistics.used += pack.segments.last().map_or(0, |segment| segment.range().end) as u64;
+        // Not the end of the last segment: there may be holes before it.
+        statistics.used += pack.segments.iter().map(|segment| u64::from(segment.len)).sum::<u64>();
         for document in &pack.documents {
             let task = statistics.tasks.entry(document.task.clone()).or_default();
             task.documents += 1;

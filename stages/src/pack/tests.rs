@@ -150,6 +150,93 @@ fn a_document_without_boundaries_is_an_error_and_no_panic() {
     }
 }
 
+/// A document as it stands in a pack, its own segments counted from its first token.
+fn placed_in(pack: &PackRow, placed: &PlacedDocument) -> (Vec<u32>, Vec<Segment>) {
+    let range = placed.start as usize..(placed.start + placed.len) as usize;
+    let inside = pack.segments.iter().filter(|segment| range.contains(&segment.range().start));
+    let moved = inside.map(|segment| Segment { start: segment.start - placed.start, ..*segment }).collect();
+    (pack.tokens[range].to_vec(), moved)
+}
+
+/// Checks that `after` is `before` without the documents of `gone`, with a hole in the place of each.
+#[track_caller]
+fn check_holes(before: &PackRow, after: &PackRow, gone: &[PlacedDocument]) {
+    let vocabulary = vocabulary();
+    assert_eq!(after.tokens.len(), before.tokens.len());
+    assert_eq!(after.documents.len() + gone.len(), before.documents.len());
+    let mut is_held = vec![false; after.tokens.len()];
+    for placed in &after.documents {
+        assert!(before.documents.contains(placed), "a document that stays, stays where it was");
+        let (tokens, segments) = placed_in(after, placed);
+        assert_eq!((&tokens, &segments), (&placed_in(before, placed).0, &placed_in(before, placed).1), "and as it was");
+        document::check(&tokens, &segments, &vocabulary).unwrap();
+        is_held[placed.start as usize..(placed.start + placed.len) as usize].fill(true);
+    }
+    for (position, is_held) in is_held.into_iter().enumerate() {
+        let covered = after.segments.iter().filter(|segment| segment.range().contains(&position)).count();
+        assert_eq!(covered, usize::from(is_held), "segments cover what documents hold, once, and nothing else");
+        assert!(is_held || after.tokens[position] == vocabulary.pad, "what no document holds is padding");
+    }
+    assert!(after.segments.is_sorted_by_key(|segment| segment.start));
+}
+
+proptest! {
+    #![proptest_config(cases())]
+    #[test]
+    fn documents_are_taken_out_and_the_rest_stays_token_by_token(choice in any::<u64>()) {
+        for (number, before) in packs_of(&run_whole(stage(), &kept(&masked()))).into_iter().enumerate() {
+            let is_gone = |placed: &PlacedDocument| choice.rotate_left(number as u32) >> (placed.document_id.0[0] % 64) & 1 == 1;
+            let mut after = before.clone();
+            let gone = withdraw(&mut after, &vocabulary(), is_gone);
+            prop_assert!(gone.iter().all(is_gone) && !after.documents.iter().any(is_gone));
+            check_holes(&before, &after, &gone);
+            // Taken out one by one, they leave the same pack.
+            let mut slowly = before.clone();
+            for document in gone.iter().rev() {
+                withdraw(&mut slowly, &vocabulary(), |placed| placed == document);
+            }
+            prop_assert_eq!(slowly, after);
+        }
+    }
+}
+
+#[test]
+fn a_boundary_stays_as_long_as_one_of_its_documents_does() {
+    let documents: Vec<In> = [5, 6, 7].into_iter().zip(0..).map(|(len, number)| document_of(number, len)).collect();
+    let before = stage().assemble(documents.iter());
+    let starts: Vec<u32> = before.documents.iter().map(|document| document.start).collect();
+    assert_eq!(starts, [0, 4, 9]);
+    let (boundary, pad) = (vocabulary().boundary, vocabulary().pad);
+    let without = |gone: &[usize]| {
+        let mut pack = before.clone();
+        let ids: Vec<DocumentId> = gone.iter().map(|&index| before.documents[index].document_id).collect();
+        let taken = withdraw(&mut pack, &vocabulary(), |placed| ids.contains(&placed.document_id));
+        check_holes(&before, &pack, &taken);
+        pack
+    };
+    let middle = without(&[1]);
+    assert_eq!((middle.tokens[4], middle.tokens[9]), (boundary, boundary));
+    assert!(middle.tokens[5..9].iter().all(|id| *id == pad));
+    let first = without(&[0]);
+    assert!(first.tokens[..4].iter().all(|id| *id == pad) && first.tokens[4] == boundary);
+    let last = without(&[2]);
+    assert!(last.tokens[9] == boundary && last.tokens[10..].iter().all(|id| *id == pad));
+    let two = without(&[1, 2]);
+    assert!(two.tokens[4] == boundary && two.tokens[5..].iter().all(|id| *id == pad));
+    assert!(without(&[0, 1, 2]).tokens.iter().all(|id| *id == pad), "an empty pack is padding");
+    assert_eq!(without(&[]), before);
+}
+
+#[test]
+fn statistics_of_packs_with_holes_count_what_is_left() {
+    let documents: Vec<In> = [5, 6, 7].into_iter().zip(0..).map(|(len, number)| document_of(number, len)).collect();
+    let mut pack = stage().assemble(documents.iter());
+    let gone = withdraw(&mut pack, &vocabulary(), |placed| placed.start == 4);
+    assert_eq!(gone.len(), 1);
+    let found = statistics(&[pack], SEQ_LEN as usize);
+    assert_eq!((found.used, found.capacity, found.tasks["pair"].documents), (5 + 7, u64::from(SEQ_LEN), 2));
+}
+
 #[test]
 fn equal_inputs_give_equal_packs_and_other_seeds_others() {
     let documents: Vec<In> = (0..100).map(|number| document_of(number, 10 + number as usize % 60)).collect();

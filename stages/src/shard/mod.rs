@@ -84,33 +84,50 @@ pub fn write(config: &ShardConfig, split: Split, schema: &SchemaRef, batches: &[
 }
 
 fn write_shard(split: Split, packs: &RecordBatch, packs_per_block: usize) -> Result<Shard, ArrowError> {
-    let schema = packs.schema();
-    let mut writer = FileWriter::try_new(Vec::new(), &schema)?;
-    for start in (0..packs.num_rows()).step_by(packs_per_block) {
-        let rows = packs_per_block.min(packs.num_rows() - start);
+    let starts = (0..packs.num_rows()).step_by(packs_per_block);
+    let blocks: Vec<RecordBatch> = starts.map(|start| packs.slice(start, packs_per_block.min(packs.num_rows() - start))).collect();
+    file_of(split, &packs.schema(), &blocks)
+}
+
+/// Writes a shard of `blocks` as they are: for packs that take the place of others in a shard, which keeps its number of packs in each
+/// block. Blocks that were read from a shard give the bytes of that shard.
+///
+/// # Errors
+/// [`StageError::Arrow`] if a block is not of `schema`.
+pub fn write_blocks(split: Split, schema: &SchemaRef, blocks: &[RecordBatch]) -> Result<Shard> {
+    file_of(split, schema, blocks).map_err(|source| StageError::Arrow { what: "a shard".into(), source })
+}
+
+fn file_of(split: Split, schema: &SchemaRef, blocks: &[RecordBatch]) -> Result<Shard, ArrowError> {
+    let mut writer = FileWriter::try_new(Vec::new(), schema)?;
+    for block in blocks {
         // A slice would write the whole buffers' validity and offsets as they lie; a copy writes the block alone.
-        let block = concat_batches(&schema, [&packs.slice(start, rows)])?;
-        writer.write(&block)?;
+        writer.write(&concat_batches(schema, [block])?)?;
     }
     let bytes = writer.into_inner()?;
-    let blocks = blocks_of(&bytes, packs.num_rows(), packs_per_block)?;
-    let entry = ShardEntry { digest: Digest::of(&bytes), split, bytes: bytes.len() as u64, packs: packs.num_rows() as u64, blocks };
+    let packs: Vec<u64> = blocks.iter().map(|block| block.num_rows() as u64).collect();
+    let entry = ShardEntry {
+        digest: Digest::of(&bytes),
+        split,
+        bytes: bytes.len() as u64,
+        packs: packs.iter().sum(),
+        blocks: blocks_of(&bytes, &packs)?,
+    };
     Ok(Shard { entry, bytes })
 }
 
 /// Reads the places of the record batches from the file's footer.
-fn blocks_of(bytes: &[u8], packs: usize, packs_per_block: usize) -> Result<Vec<BlockEntry>, ArrowError> {
+fn blocks_of(bytes: &[u8], packs: &[u64]) -> Result<Vec<BlockEntry>, ArrowError> {
     let trailer: [u8; TRAILER_BYTES] =
         bytes[bytes.len() - TRAILER_BYTES..].try_into().map_err(|_| ArrowError::IpcError("the file has no trailer".into()))?;
     let footer_len = read_footer_length(trailer)?;
     let footer = &bytes[bytes.len() - TRAILER_BYTES - footer_len..bytes.len() - TRAILER_BYTES];
     let footer = arrow::ipc::root_as_footer(footer).map_err(|error| ArrowError::IpcError(error.to_string()))?;
-    let found = footer.recordBatches().into_iter().flatten().enumerate();
-    let entry = |(index, block): (usize, &arrow::ipc::Block)| {
+    let found = footer.recordBatches().into_iter().flatten().zip(packs);
+    let entry = |(block, &packs): (&arrow::ipc::Block, &u64)| {
         let (offset, metadata_bytes, body_bytes) = (block.offset() as u64, block.metaDataLength() as u64, block.bodyLength() as u64);
         let content = &bytes[offset as usize..(offset + metadata_bytes + body_bytes) as usize];
-        let rows = packs_per_block.min(packs - index * packs_per_block);
-        BlockEntry { offset, metadata_bytes, body_bytes, packs: rows as u64, digest: Digest::of(content) }
+        BlockEntry { offset, metadata_bytes, body_bytes, packs, digest: Digest::of(content) }
     };
     Ok(found.map(entry).collect())
 }

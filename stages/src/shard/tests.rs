@@ -89,6 +89,28 @@ fn a_block_holds_its_own_packs_and_no_more() {
     assert_eq!(many[1].bytes, alone[0].bytes);
 }
 
+#[test]
+fn blocks_that_were_read_from_a_shard_give_its_bytes_again() {
+    for shard in write_all(&small(), &[packs(8)]) {
+        let blocks: Vec<RecordBatch> =
+            FileReader::try_new(std::io::Cursor::new(shard.bytes.clone()), None).unwrap().map(Result::unwrap).collect();
+        let again = write_blocks(Split::Train, &packed().schema(), &blocks).unwrap();
+        assert_eq!((again.entry, again.bytes), (shard.entry, shard.bytes));
+    }
+}
+
+#[test]
+fn a_replaced_block_leaves_the_structure_and_the_other_blocks_alone() {
+    let shard = write_all(&small(), &[packs(6)]).remove(0);
+    let blocks = [packs(6).slice(0, 3), packs(9).slice(6, 3)];
+    let replaced = write_blocks(Split::Train, &packed().schema(), &blocks).unwrap().entry;
+    assert_ne!(replaced.digest, shard.entry.digest);
+    assert_eq!(replaced.packs, shard.entry.packs);
+    assert_eq!(replaced.blocks[0].digest, shard.entry.blocks[0].digest);
+    assert_ne!(replaced.blocks[1].digest, shard.entry.blocks[1].digest);
+    assert_eq!(replaced.blocks[1].packs, shard.entry.blocks[1].packs);
+}
+
 proptest! {
     #![proptest_config(cases())]
     #[test]

@@ -109,6 +109,7 @@ pub(super) fn sample(view: &SampleView, folder: Option<&Path>) -> String {
             }
             SampleState::Duplicate { duplicate_of } => format!("left out: duplicate of {duplicate_of}"),
             SampleState::Refused(refusal) => refused(refusal),
+            SampleState::Withdrawn { withdrawn_in } => format!("withdrawn in version {withdrawn_in}"),
         };
         field(&mut out, "", state);
     }

@@ -1,0 +1,44 @@
+//! Versions that another one is laid over: the same windows, some of them with holes.
+
+use cm3flow_schemas::Digest;
+use cm3flow_schemas::version::VersionManifest;
+use cm3flow_schemas::window::WindowRecord;
+
+use super::totals::Totals;
+use super::{Catalog, shard_table};
+use crate::error::Result;
+use crate::store::record_bytes;
+use crate::table;
+
+impl Catalog {
+    /// Publishes the version after `base`, of its windows as they are in `windows`, with the blocked ids of the table `blocklist`.
+    ///
+    /// # Errors
+    /// [`crate::PipelineError::Ledger`] if the numbers do not add up, [`crate::PipelineError::Overtaken`] if there is such a version
+    /// already, or what the store says.
+    pub async fn publish_overlay(
+        &self,
+        base: &VersionManifest,
+        blocklist: Option<Digest>,
+        windows: Vec<WindowRecord>,
+    ) -> Result<VersionManifest> {
+        let version = base.version + 1;
+        for record in &windows {
+            self.commit_window(version, record).await?;
+        }
+        let Totals { samples, documents, statistics, licenses } = Totals::of(&windows, version)?;
+        let manifest = VersionManifest {
+            version,
+            base: Some(base.version),
+            windows: windows.iter().map(|window| Digest::of(&record_bytes(window))).collect(),
+            shard_table: self.put_table(table::write(&shard_table(&windows)?, "the shard table")?).await?,
+            blocklist,
+            samples,
+            documents,
+            statistics,
+            licenses,
+            ..base.clone()
+        };
+        self.put_version(manifest).await
+    }
+}

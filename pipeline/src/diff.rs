@@ -1,0 +1,249 @@
+//! What differs between two versions of a dataset: counts from their manifests, and which samples came and went.
+
+mod fields;
+mod ids;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cm3flow_schemas::SampleId;
+use cm3flow_schemas::pack::TaskStatistics;
+use cm3flow_schemas::version::VersionManifest;
+use cm3flow_schemas::window::{SourceUnit, WindowRecord};
+use serde::Serialize;
+
+pub use fields::FieldChange;
+
+use crate::catalog::{Catalog, VersionRef};
+use crate::error::Result;
+use crate::store::Store;
+
+/// A number in both versions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// In the first version.
+    pub before: u64,
+    /// In the second version.
+    pub after: u64,
+}
+
+impl Change {
+    /// How much more the second version has; negative for less.
+    #[must_use]
+    pub fn difference(self) -> i128 {
+        i128::from(self.after) - i128::from(self.before)
+    }
+}
+
+/// Numbers by name, for all names that either version has.
+pub type Changes = BTreeMap<String, Change>;
+
+/// Counts of one task in one split.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TaskChanges {
+    /// The split.
+    pub split: String,
+    /// The task.
+    pub task: String,
+    /// Documents.
+    pub documents: Change,
+    /// Text tokens.
+    pub text_tokens: Change,
+    /// Image tokens.
+    pub image_tokens: Change,
+    /// Control tokens.
+    pub control_tokens: Change,
+    /// Masked spans.
+    pub spans: Change,
+    /// Retrieved documents.
+    pub retrieved: Change,
+}
+
+/// Kept samples that only one of the versions has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SampleChanges {
+    /// How many only the second version has.
+    pub added: u64,
+    /// How many only the first version has.
+    pub removed: u64,
+    /// The smallest ids of those added, sorted.
+    pub added_examples: Vec<SampleId>,
+    /// The smallest ids of those removed, sorted.
+    pub removed_examples: Vec<SampleId>,
+}
+
+/// Units of a source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SourceChanges {
+    /// Units.
+    pub units: Change,
+    /// Samples that the source held in them.
+    pub rows: Change,
+    /// Units that only the second version has.
+    pub added_units: u64,
+    /// Units that only the first version has.
+    pub removed_units: u64,
+}
+
+/// Windows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct WindowChanges {
+    /// At the beginning of both.
+    pub shared: u64,
+    /// That only the second version has.
+    pub added: u64,
+    /// That only the first version has.
+    pub removed: u64,
+}
+
+/// All that differs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VersionDiff {
+    /// Name of the dataset.
+    pub dataset: String,
+    /// Number of the first version.
+    pub before: u32,
+    /// Number of the second version.
+    pub after: u32,
+    /// Samples, by where they went.
+    pub samples: Changes,
+    /// Refused samples, by reason.
+    pub refused_samples: Changes,
+    /// Which samples came and went.
+    pub kept_samples: SampleChanges,
+    /// Documents, by where they went.
+    pub documents: Changes,
+    /// Refused documents, by reason.
+    pub refused_documents: Changes,
+    /// Documents and tokens of each task and split.
+    pub tasks: Vec<TaskChanges>,
+    /// Packs, and the places in them, of each split.
+    pub packs: Changes,
+    /// Sources by name.
+    pub sources: BTreeMap<String, SourceChanges>,
+    /// Windows.
+    pub windows: WindowChanges,
+    /// Licences of the kept samples.
+    pub licenses: Changes,
+    /// Configuration, seed, artefacts, preparation and numerics class, by field.
+    pub settings: Vec<FieldChange>,
+    /// Vocabulary, by field.
+    pub vocabulary: Vec<FieldChange>,
+}
+
+/// Compares two versions of the dataset `dataset`; names at most `examples` samples that came, and as many that went.
+///
+/// # Errors
+/// [`crate::PipelineError::NoVersion`], [`crate::PipelineError::Damaged`], or what the store says.
+pub async fn diff(store: &Store, dataset: &str, versions: (&VersionRef, &VersionRef), examples: usize) -> Result<VersionDiff> {
+    let catalog = Catalog::new(store.clone(), dataset);
+    let before = catalog.version_or_latest(Some(versions.0)).await?;
+    let after = catalog.version_or_latest(Some(versions.1)).await?;
+    let windows = (catalog.windows_of(&before).await?, catalog.windows_of(&after).await?);
+    let shared = shared_windows(&windows.0, &windows.1);
+    let kept_samples = ids::compare(store, (&before, &windows.0), (&after, &windows.1), shared, examples).await?;
+    let ledgers = (&before.samples, &after.samples);
+    let papers = (&before.documents, &after.documents);
+    let sample = |name: &str, before, after| (name.to_owned(), Change { before, after });
+    Ok(VersionDiff {
+        dataset: dataset.to_owned(),
+        before: before.version,
+        after: after.version,
+        samples: Changes::from([
+            sample("in", ledgers.0.input, ledgers.1.input),
+            sample("kept", ledgers.0.kept, ledgers.1.kept),
+            sample("refused", ledgers.0.refused_total(), ledgers.1.refused_total()),
+            sample("duplicate", ledgers.0.duplicate, ledgers.1.duplicate),
+            sample("withdrawn", ledgers.0.withdrawn, ledgers.1.withdrawn),
+            sample("quarantined", ledgers.0.quarantined, ledgers.1.quarantined),
+        ]),
+        refused_samples: changes(&ledgers.0.refused, &ledgers.1.refused),
+        kept_samples,
+        documents: Changes::from([
+            sample("built", papers.0.built, papers.1.built),
+            sample("packed", papers.0.packed, papers.1.packed),
+            sample("refused", papers.0.refused.values().sum(), papers.1.refused.values().sum()),
+        ]),
+        refused_documents: changes(&papers.0.refused, &papers.1.refused),
+        tasks: tasks(&before, &after),
+        packs: packs(&before, &after),
+        sources: sources(&windows.0, &windows.1),
+        windows: WindowChanges {
+            shared: shared as u64,
+            added: (windows.1.len() - shared) as u64,
+            removed: (windows.0.len() - shared) as u64,
+        },
+        licenses: changes(&before.licenses, &after.licenses),
+        settings: fields::settings(&before, &after),
+        vocabulary: fields::vocabulary(&before, &after),
+    })
+}
+
+/// Number of windows at the beginning of which both versions settled the same units in the same way.
+fn shared_windows(before: &[WindowRecord], after: &[WindowRecord]) -> usize {
+    let settled = |window: &WindowRecord| window.keys.get("settle").cloned();
+    before.iter().zip(after).take_while(|(before, after)| settled(before).is_some() && settled(before) == settled(after)).count()
+}
+
+fn changes(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Changes {
+    let count = |of: &BTreeMap<String, u64>, name: &String| of.get(name).copied().unwrap_or(0);
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    names.into_iter().map(|name| (name.clone(), Change { before: count(before, name), after: count(after, name) })).collect()
+}
+
+fn packs(before: &VersionManifest, after: &VersionManifest) -> Changes {
+    let counts = |manifest: &VersionManifest| -> BTreeMap<String, u64> {
+        let of = |(split, counts): (&String, &cm3flow_schemas::pack::PackStatistics)| {
+            [(format!("{split} packs"), counts.packs), (format!("{split} tokens"), counts.used)]
+        };
+        manifest.statistics.iter().flat_map(of).collect()
+    };
+    changes(&counts(before), &counts(after))
+}
+
+fn tasks(before: &VersionManifest, after: &VersionManifest) -> Vec<TaskChanges> {
+    let names = |manifest: &VersionManifest| -> Vec<(String, String)> {
+        let tasks = manifest.statistics.iter().flat_map(|(split, counts)| counts.tasks.keys().map(move |task| (split, task)));
+        tasks.map(|(split, task)| (split.clone(), task.clone())).collect()
+    };
+    let counts = |manifest: &VersionManifest, split: &str, task: &str| -> TaskStatistics {
+        manifest.statistics.get(split).and_then(|counts| counts.tasks.get(task)).cloned().unwrap_or_default()
+    };
+    let all: BTreeSet<(String, String)> = names(before).into_iter().chain(names(after)).collect();
+    let change = |(split, task): (String, String)| {
+        let (old, new) = (counts(before, &split, &task), counts(after, &split, &task));
+        let change = |of: fn(&TaskStatistics) -> u64| Change { before: of(&old), after: of(&new) };
+        TaskChanges {
+            documents: change(|counts| counts.documents),
+            text_tokens: change(|counts| counts.text_tokens),
+            image_tokens: change(|counts| counts.image_tokens),
+            control_tokens: change(|counts| counts.control_tokens),
+            spans: change(|counts| counts.spans),
+            retrieved: change(|counts| counts.retrieved),
+            split,
+            task,
+        }
+    };
+    all.into_iter().map(change).collect()
+}
+
+fn sources(before: &[WindowRecord], after: &[WindowRecord]) -> BTreeMap<String, SourceChanges> {
+    let units = |windows: &[WindowRecord]| -> BTreeMap<SourceUnit, u64> {
+        let mut counts = BTreeMap::new();
+        for unit in windows.iter().flat_map(|window| &window.units) {
+            // Two files of one content are two units, whatever they are called.
+            *counts.entry(SourceUnit { file: String::new(), ..unit.clone() }).or_default() += 1;
+        }
+        counts
+    };
+    let (before, after) = (units(before), units(after));
+    let mut sources: BTreeMap<String, SourceChanges> = BTreeMap::new();
+    for unit in before.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
+        let (old, new) = (before.get(unit).copied().unwrap_or(0), after.get(unit).copied().unwrap_or(0));
+        let source = sources.entry(unit.source.clone()).or_default();
+        source.units = Change { before: source.units.before + old, after: source.units.after + new };
+        source.rows = Change { before: source.rows.before + old * unit.rows, after: source.rows.after + new * unit.rows };
+        source.added_units += new.saturating_sub(old);
+        source.removed_units += old.saturating_sub(new);
+    }
+    sources
+}
