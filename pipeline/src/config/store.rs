@@ -198,7 +198,9 @@ pub(super) fn masked(text: &str) -> String {
     for line in text.split_inclusive('\n') {
         let trimmed = line.trim_start();
         if trimmed.starts_with('[') {
-            is_store = trimmed.trim_start_matches(['[', ' ', '\t']).starts_with("store");
+            // A header with a value in it is a slip, and leaves no section.
+            let names_store = trimmed.trim_start_matches(['[', ' ', '\t', '"', '\'']).starts_with("store");
+            is_store = names_store || (is_store && line.contains('='));
         }
         let is_secret = is_store || trimmed.starts_with("store") || (line.contains("://") && line.contains('@'));
         let shown =
@@ -215,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_may_be_secret_is_masked_in_its_place() {
-        let text = "store = { x = \"hush\" }\n[pack]\nseq_len = 1\n[store.options]\nkey = \"hüsh\"\n  more hush\n[[source]]\nurl = \"http://u:hush@h/x\"\n";
+        let text = "store = { x = \"hush\" }\n[pack]\nseq_len = 1\n[store.options]\nkey = \"hüsh\"\n  more hush\n[slip = \"hush\"\n[[source]]\nurl = \"http://u:hush@h/x\"\n";
         let masked = masked(text);
         assert!(!masked.contains("sh\""), "{masked}");
         assert!(masked.contains("seq_len = 1\n[store.options]\nkey = *******\n"), "{masked}");
