@@ -3,7 +3,7 @@
 mod reference;
 mod tags;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
 use cm3flow_schemas::pack::{PackStatistics, ShardEntry};
@@ -51,6 +51,16 @@ impl Catalog {
         let mut versions: Vec<u32> = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect();
         versions.sort_unstable();
         Ok(versions)
+    }
+
+    /// Numbers of all versions of which the manifest or its digest is there, ascending.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) async fn recorded_versions(&self) -> Result<Vec<u32>> {
+        let names = self.store.names(&format!("versions/{}", self.dataset)).await?;
+        let number = |name: &String| name.strip_suffix(".json").or(name.strip_suffix(".digest"))?.parse().ok();
+        Ok(names.iter().filter_map(number).collect::<BTreeSet<u32>>().into_iter().collect())
     }
 
     /// Manifest of `version`.
@@ -144,6 +154,30 @@ impl Catalog {
     /// [`PipelineError::Ledger`] if the numbers do not add up, [`PipelineError::Overtaken`] if another run published this version,
     /// or what the store says.
     pub async fn publish(&self, config: &Config, artefacts: &Artefacts, plan: &Plan, windows: &[WindowRecord]) -> Result<VersionManifest> {
+        let (manifest, tables) = self.manifest_of(config, artefacts, plan, windows)?;
+        for (digest, bytes) in tables {
+            self.store.create_content(&self.table_path(digest), bytes).await?;
+        }
+        match self.store.create_record(&self.version_path(plan.version), &manifest).await? {
+            Created::New | Created::Same => {
+                self.record_digest(&manifest).await?;
+                Ok(manifest)
+            }
+            Created::Different => Err(PipelineError::Overtaken { dataset: self.dataset.clone(), version: plan.version }),
+        }
+    }
+
+    /// The manifest of the version that `windows` make, and its tables with their digests.
+    ///
+    /// # Errors
+    /// [`PipelineError::Ledger`] if the numbers do not add up.
+    pub(crate) fn manifest_of(
+        &self,
+        config: &Config,
+        artefacts: &Artefacts,
+        plan: &Plan,
+        windows: &[WindowRecord],
+    ) -> Result<(VersionManifest, [(Digest, Vec<u8>); 2])> {
         let mut samples = SampleLedger::default();
         let mut documents = DocumentLedger::default();
         let mut statistics: BTreeMap<String, PackStatistics> = BTreeMap::new();
@@ -157,6 +191,8 @@ impl Catalog {
         let scope = format!("version {}", plan.version);
         samples.check(&scope)?;
         documents.check(&scope)?;
+        let tables = [table::write(&shard_table(windows)?, "the shard table")?, table::write(&lineage(windows)?, "the lineage")?];
+        let [shard_table, lineage] = tables.map(|bytes| (Digest::of(&bytes), bytes));
         let manifest = VersionManifest {
             format_version: FORMAT_VERSION,
             dataset: self.dataset.clone(),
@@ -164,8 +200,8 @@ impl Catalog {
             base: plan.base,
             plan: plan.digest,
             windows: windows.iter().map(|window| Digest::of(&record_bytes(window))).collect(),
-            shard_table: self.put_table(table::write(&shard_table(windows)?, "the shard table")?).await?,
-            lineage: self.put_table(table::write(&lineage(windows)?, "the lineage")?).await?,
+            shard_table: shard_table.0,
+            lineage: lineage.0,
             blocklist: plan.blocklist,
             seq_len: config.pack.seq_len,
             vocabulary: artefacts.vocabulary.clone(),
@@ -181,13 +217,7 @@ impl Catalog {
             statistics,
             licenses,
         };
-        match self.store.create_record(&self.version_path(plan.version), &manifest).await? {
-            Created::New | Created::Same => {
-                self.record_digest(&manifest).await?;
-                Ok(manifest)
-            }
-            Created::Different => Err(PipelineError::Overtaken { dataset: self.dataset.clone(), version: plan.version }),
-        }
+        Ok((manifest, [shard_table, lineage]))
     }
 
     /// Writes the digest of a published manifest beside it, unless it is there: what tells a whole manifest from a damaged one. Only
@@ -214,21 +244,17 @@ impl Catalog {
         }
     }
 
-    async fn put_table(&self, bytes: Vec<u8>) -> Result<Digest> {
-        let digest = Digest::of(&bytes);
-        self.store.create_content(&self.table_path(digest), bytes).await?;
-        Ok(digest)
-    }
-
     /// Where the table of a manifest lies.
     pub(crate) fn table_path(&self, digest: Digest) -> String {
         format!("versions/{}/tables/{digest}.parquet", self.dataset)
     }
 
-    fn digest_path(&self, version: u32) -> String {
+    /// Where the digest of a manifest is recorded.
+    pub(crate) fn digest_path(&self, version: u32) -> String {
         format!("versions/{}/{version}.digest", self.dataset)
     }
 
+    /// Where a manifest lies.
     pub(crate) fn version_path(&self, version: u32) -> String {
         format!("versions/{}/{version}.json", self.dataset)
     }
@@ -262,7 +288,7 @@ pub(crate) fn window_record(window: u32) -> WindowRecord {
     }
 }
 
-fn shard_table(windows: &[WindowRecord]) -> Result<arrow::array::RecordBatch> {
+pub(crate) fn shard_table(windows: &[WindowRecord]) -> Result<arrow::array::RecordBatch> {
     #[derive(Serialize)]
     struct Row<'a> {
         window: u32,
@@ -275,7 +301,7 @@ fn shard_table(windows: &[WindowRecord]) -> Result<arrow::array::RecordBatch> {
     Ok(rows::write(&columns::shard_table(), &all)?)
 }
 
-fn lineage(windows: &[WindowRecord]) -> Result<arrow::array::RecordBatch> {
+pub(crate) fn lineage(windows: &[WindowRecord]) -> Result<arrow::array::RecordBatch> {
     #[derive(Serialize)]
     struct Row<'a> {
         window: u32,

@@ -3,7 +3,9 @@
 //! Units that are there already are not made again. Results do not depend on the number of workers: every unit is a function of its
 //! key, and windows are committed in order.
 
+mod again;
 mod compose;
+mod counted;
 mod history;
 mod pack;
 mod prepare;
@@ -15,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cm3flow_schemas::Digest;
-use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::unit::UnitRecord;
 use cm3flow_schemas::window::WindowRecord;
@@ -24,11 +25,14 @@ use cm3flow_stages::instruct::InstructContext;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+pub(crate) use again::{Again, Sources};
+pub(crate) use counted::{WindowUnits, counted};
+pub(crate) use pack::shard_path;
 pub(crate) use prepare::derived_batches;
-pub(crate) use unit::{DOCUMENT_COLUMNS, Table, UnitPlace, UnitStore, WindowTables};
+pub(crate) use unit::{DOCUMENT_COLUMNS, Table, UnitPlace, UnitStore, WindowTables, file_path};
 
 use crate::artefact::Artefacts;
-use crate::catalog::{Catalog, window_record};
+use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
 use crate::execute::history::History;
@@ -133,34 +137,7 @@ impl Executor {
             packed.push(self.pack(split, *key, &composed).await?);
         }
 
-        let mut record = window_record(index);
-        record.units = window.units.clone();
-        record.keys = window.keys.by_segment();
-        record.blocklist = window.blocklist;
-        record.samples = self.samples_of(prepared, &settled);
-        record.licenses = settled.licenses.clone();
-        for unit in &composed {
-            record.documents.add(unit.documents.as_ref().unwrap_or(&DocumentLedger::default()));
-        }
-        record.documents.packed = 0;
-        for (split, unit) in Split::ALL.into_iter().zip(packed) {
-            let statistics = unit.statistics.unwrap_or_default();
-            record.documents.packed += statistics.tasks.values().map(|task| task.documents).sum::<u64>();
-            record.statistics.insert(split.name().to_owned(), statistics);
-            record.shards.extend(unit.shards);
-        }
-        Ok(record)
-    }
-
-    /// `prepare` says what came in and was refused, `settle` what of the rest is a duplicate.
-    fn samples_of(&self, prepared: &[UnitRecord], settled: &UnitRecord) -> SampleLedger {
-        let mut samples = SampleLedger::default();
-        for unit in prepared {
-            samples.add(unit.samples.as_ref().unwrap_or(&SampleLedger::default()));
-        }
-        samples.kept = settled.samples.as_ref().map_or(0, |settled| settled.kept);
-        samples.duplicate = settled.samples.as_ref().map_or(0, |settled| settled.duplicate);
-        samples
+        Ok(counted(index, window, &WindowUnits { prepared, settled: &settled, composed: &composed, packed: &packed }))
     }
 
     async fn compose_window(

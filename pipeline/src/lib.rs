@@ -7,21 +7,26 @@ pub mod blocklist;
 pub mod catalog;
 pub mod config;
 pub mod decode;
+pub mod diff;
 pub mod error;
 mod estimate;
 pub mod evaluate;
 mod execute;
 pub mod follow;
+pub mod gc;
 pub mod inspect;
 mod picture;
 pub mod plan;
 pub mod progress;
+pub mod rebuild;
 pub mod refused;
 mod report;
 pub mod run;
+mod scratch;
 pub mod store;
 mod table;
 pub mod train;
+pub mod verify;
 
 pub mod command;
 

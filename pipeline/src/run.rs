@@ -230,7 +230,9 @@ async fn published_version(
 /// # Errors
 /// [`PipelineError::Mismatch`] if the configuration and its pins have others, or as [`run`].
 pub(crate) async fn artefacts_of(config: &Config, store: &Store, manifest: &VersionManifest) -> Result<Artefacts> {
-    let unfitted = || PipelineError::Mismatch { problem: "the tokenizers of this configuration are neither given nor fitted; `cm3flow fit` fits them".into() };
+    let unfitted = || PipelineError::Mismatch {
+        problem: "the tokenizers of this configuration are neither given nor fitted; `cm3flow fit` fits them".into(),
+    };
     let artefacts = artefact::pinned(config, store).await?.ok_or_else(unfitted)?;
     artefact::check_of_version(&artefacts, manifest)?;
     Ok(artefacts)

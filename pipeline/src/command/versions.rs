@@ -1,6 +1,10 @@
 //! `versions` and `refused list`.
 
+mod diff;
+mod gc;
+mod rebuild;
 mod tag;
+mod verify;
 
 use std::fmt::Write;
 
@@ -11,6 +15,7 @@ use serde_json::json;
 use super::{ConfigArgs, output};
 use crate::catalog::{Catalog, VersionRef};
 use crate::error::{PipelineError, Result};
+use crate::progress::Progress;
 use crate::refused::{self, RefusedSample};
 
 #[derive(Debug, Subcommand)]
@@ -21,6 +26,14 @@ pub(super) enum VersionsCommand {
     Show(ShowArgs),
     /// Names a version by a tag, lists tags, or removes one
     Tag(tag::TagArgs),
+    /// Says what differs between two versions
+    Diff(diff::DiffArgs),
+    /// Re-reads every object of a version and checks it; exit code 1 if something is damaged
+    Verify(verify::VerifyArgs),
+    /// Makes a version again from its own record and compares; exit code 1 if something differs
+    Rebuild(rebuild::RebuildArgs),
+    /// Deletes what no version and no run refers to; only shows it without --apply
+    Gc(gc::GcArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -49,11 +62,15 @@ pub(super) struct ShowArgs {
     json: bool,
 }
 
-pub(super) async fn versions(command: &VersionsCommand) -> Result<()> {
+pub(super) async fn versions(command: &VersionsCommand, progress: &Progress) -> Result<()> {
     match command {
         VersionsCommand::List(args) => list(args).await,
         VersionsCommand::Show(args) => show(args).await,
         VersionsCommand::Tag(args) => tag::tag(args).await,
+        VersionsCommand::Diff(args) => diff::diff(args).await,
+        VersionsCommand::Verify(args) => verify::verify(args, progress).await,
+        VersionsCommand::Rebuild(args) => rebuild::rebuild(args, progress).await,
+        VersionsCommand::Gc(args) => gc::gc(args).await,
     }
 }
 

@@ -1,0 +1,54 @@
+//! The record of a window, counted from the records of its units.
+
+use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
+use cm3flow_schemas::sample::Split;
+use cm3flow_schemas::unit::UnitRecord;
+use cm3flow_schemas::window::WindowRecord;
+
+use crate::catalog::window_record;
+use crate::plan::WindowPlan;
+
+/// Units that were made of a window.
+#[derive(Debug)]
+pub(crate) struct WindowUnits<'a> {
+    /// One for each source unit.
+    pub prepared: &'a [UnitRecord],
+    /// The window's.
+    pub settled: &'a UnitRecord,
+    /// One for each source unit.
+    pub composed: &'a [UnitRecord],
+    /// One for each split, in the order of [`Split::ALL`].
+    pub packed: &'a [UnitRecord],
+}
+
+/// The record of the `index`-th window: a function of its plan and of its units.
+pub(crate) fn counted(index: u32, window: &WindowPlan, made: &WindowUnits<'_>) -> WindowRecord {
+    let mut record = window_record(index);
+    record.units.clone_from(&window.units);
+    record.keys = window.keys.by_segment();
+    record.blocklist = window.blocklist;
+    record.samples = samples_of(made.prepared, made.settled);
+    record.licenses.clone_from(&made.settled.licenses);
+    for unit in made.composed {
+        record.documents.add(unit.documents.as_ref().unwrap_or(&DocumentLedger::default()));
+    }
+    record.documents.packed = 0;
+    for (split, unit) in Split::ALL.into_iter().zip(made.packed) {
+        let statistics = unit.statistics.clone().unwrap_or_default();
+        record.documents.packed += statistics.tasks.values().map(|task| task.documents).sum::<u64>();
+        record.statistics.insert(split.name().to_owned(), statistics);
+        record.shards.extend(unit.shards.iter().cloned());
+    }
+    record
+}
+
+/// `prepare` says what came in and was refused, `settle` what of the rest is a duplicate.
+fn samples_of(prepared: &[UnitRecord], settled: &UnitRecord) -> SampleLedger {
+    let mut samples = SampleLedger::default();
+    for unit in prepared {
+        samples.add(unit.samples.as_ref().unwrap_or(&SampleLedger::default()));
+    }
+    samples.kept = settled.samples.as_ref().map_or(0, |settled| settled.kept);
+    samples.duplicate = settled.samples.as_ref().map_or(0, |settled| settled.duplicate);
+    samples
+}
