@@ -79,7 +79,8 @@ pub async fn rebuild(
     let windows = catalog.windows_of(&manifest).await?;
     let config = Arc::new(config_of_version(present, &manifest));
     let artefacts = artefact::of_version(&config, store, &manifest).await?;
-    let mut outcome = begin(present, &config, &manifest, (&windows, &artefacts));
+    let recorded = catalog.recorded_digest(manifest.version).await?.unwrap_or_else(|| Digest::of(&record_bytes(&manifest)));
+    let mut outcome = begin((present, &config), (&manifest, recorded), (&windows, &artefacts));
 
     let sources = Arc::new(Sources::new(Arc::clone(&config)));
     let kept = if is_from_scratch { unreadable(&windows, &sources).await } else { HashSet::new() };
@@ -103,14 +104,17 @@ pub async fn rebuild(
     let rebuilt = VersionManifest { numerics: manifest.numerics.clone(), ..rebuilt };
     let mut outcome = comparison.outcome;
     let path = catalog.version_path(manifest.version);
-    outcome.manifest = catalog.recorded_digest(manifest.version).await?.unwrap_or_else(|| Digest::of(&record_bytes(&manifest)));
-    if Digest::of(&record_bytes(&rebuilt)) != outcome.manifest {
+    if Digest::of(&record_bytes(&rebuilt)) != recorded {
         outcome.first_difference = outcome.first_difference.or(Some(path));
     }
     Ok(outcome)
 }
 
-fn begin(present: &Config, config: &Config, manifest: &VersionManifest, (windows, artefacts): (&[WindowRecord], &Artefacts)) -> Rebuild {
+fn begin(
+    (present, config): (&Config, &Config),
+    (manifest, recorded): (&VersionManifest, Digest),
+    (windows, artefacts): (&[WindowRecord], &Artefacts),
+) -> Rebuild {
     let mut settings = differing_fields(&manifest.config, &output_config(present));
     if manifest.seed != present.dataset.seed {
         let [before, after] = [manifest.seed, present.dataset.seed].map(|seed| Some(seed.to_string()));
@@ -125,7 +129,7 @@ fn begin(present: &Config, config: &Config, manifest: &VersionManifest, (windows
         settings,
         other_units_from: Plan::differs_from(config, artefacts, windows).map(SegmentName::name),
         is_same_numerics: artefacts.image_spec.numerics == manifest.numerics,
-        manifest: manifest.plan,
+        manifest: recorded,
         first_difference: None,
     }
 }

@@ -12,7 +12,7 @@ use crate::execute::{WindowUnits, counted, file_path, shard_path, unit_path};
 use crate::plan::WindowPlan;
 
 /// Units of a window by segment, each if its record could be read.
-type Found = Vec<(SegmentName, Vec<Option<UnitRecord>>)>;
+pub(super) type Found = Vec<(SegmentName, Vec<Option<UnitRecord>>)>;
 
 impl Verifier {
     /// The record of a window, if it is whole.
@@ -43,6 +43,16 @@ impl Verifier {
             ..Expected::new(shard_path(entry.digest), entry.digest, Place::Shard { window: index, shard })
         };
         let shards = record.shards.iter().enumerate().map(shard).collect();
+        let units = self.window_units(index, record, found).await?;
+        self.files(shards, found).await?;
+        if record.quarantined.is_empty() {
+            compare(index, record, &units, found);
+        }
+        Ok(())
+    }
+
+    /// Units of a window with their files.
+    pub(super) async fn window_units(&mut self, index: usize, record: &WindowRecord, found: &mut Verification) -> Result<Found> {
         let mut units = Found::new();
         for segment in SegmentName::ALL {
             let mut of_segment = Vec::new();
@@ -57,11 +67,7 @@ impl Verifier {
         }
         let files = units.iter().flat_map(|(_, units)| units).flatten().flat_map(|unit| files_of(index, unit)).collect();
         self.files(files, found).await?;
-        self.files(shards, found).await?;
-        if record.quarantined.is_empty() {
-            compare(index, record, &units, found);
-        }
-        Ok(())
+        Ok(units)
     }
 
     /// The record of a unit, if it is whole.

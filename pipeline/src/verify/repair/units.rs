@@ -11,10 +11,10 @@ use cm3flow_schemas::window::{SourceUnit, WindowRecord};
 use cm3flow_schemas::{columns, rows};
 use serde::Deserialize;
 
-use super::super::{Damage, Place};
+use super::super::{Damage, Place, Verification, Verifier};
 use super::Work;
 use crate::artefact::{self, Artefacts};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, window_record};
 use crate::error::{PipelineError, Result};
 use crate::execute::{Again, Executor, Sources, file_path, shard_path, unit_path};
 use crate::plan::{Plan, WindowPlan};
@@ -54,7 +54,7 @@ impl Work<'_> {
     ) -> Result<()> {
         // Records of which a copy was found are whole by now.
         let is_open = |damage: &&Damage| !matches!(damage.place, Place::Window(window) if windows[window].is_some());
-        let damaged: Vec<Damage> = damaged.iter().filter(|damage| window_of(&damage.place).is_some()).filter(is_open).cloned().collect();
+        let mut damaged: Vec<Damage> = damaged.iter().filter(|damage| window_of(&damage.place).is_some()).filter(is_open).cloned().collect();
         let wanted: BTreeSet<usize> = damaged.iter().filter_map(|damage| window_of(&damage.place)).collect();
         if wanted.is_empty() {
             return Ok(());
@@ -69,6 +69,8 @@ impl Work<'_> {
         };
         let plans = self.plans(manifest, windows, &artefacts).await?;
         let planned = plans.len();
+        let behind_records = self.behind_lost_records(&plans, &damaged).await?;
+        damaged.extend(behind_records);
         let scratch = self.scratch(&plans, &damaged)?;
         let mut again = self.again(manifest, plans, artefacts, &scratch);
         for index in 0..planned {
@@ -85,8 +87,26 @@ impl Work<'_> {
         }
         let lost =
             format!("the record of window {planned} is lost, and neither the lineage nor this configuration tells what it was made of");
-        damaged.iter().for_each(|damage| self.leave(&damage.path, lost.as_str()));
+        let behind = damaged.iter().filter(|damage| window_of(&damage.place) >= Some(planned));
+        behind.for_each(|damage| self.leave(&damage.path, lost.as_str()));
         Ok(())
+    }
+
+    /// What is damaged of windows whose records are lost, which were not looked into before. All of their shards are made again.
+    async fn behind_lost_records(&self, plans: &[WindowPlan], damaged: &[Damage]) -> Result<Vec<Damage>> {
+        let mut verifier = Verifier::new(self.store, &self.config.dataset.name);
+        let mut found = Verification { version: self.version, objects: 0, bytes: 0, damaged: Vec::new() };
+        for damage in damaged {
+            let Place::Window(window) = damage.place else { continue };
+            let Some(plan) = plans.get(window) else { continue };
+            let record = WindowRecord { keys: plan.keys.by_segment(), ..window_record(window as u32) };
+            let units = verifier.window_units(window, &record, &mut found).await?;
+            let shards = units.iter().flat_map(|(_, units)| units).flatten().flat_map(|unit| &unit.shards);
+            for (shard, entry) in shards.enumerate() {
+                found.damage(shard_path(entry.digest), Place::Shard { window, shard }, "the record of its window is lost");
+            }
+        }
+        Ok(found.damaged)
     }
 
     fn again(&self, manifest: &VersionManifest, plans: Vec<WindowPlan>, artefacts: Artefacts, scratch: &Scratch) -> Again {
@@ -199,6 +219,7 @@ impl Work<'_> {
                         self.leave(path, "made again, it has other bytes than those that are recorded");
                     }
                 }
+                Place::Shard { .. } if self.is_whole_shard(path).await? => {}
                 Place::Shard { .. } => match scratch.written.get(path).await? {
                     Some(bytes) => self.replace(path, bytes).await?,
                     None if is_rewritten => {
@@ -219,6 +240,11 @@ impl Work<'_> {
             }
         }
         Ok(())
+    }
+
+    async fn is_whole_shard(&self, path: &str) -> Result<bool> {
+        let name = path.rsplit('/').next().and_then(|name| name.strip_suffix(".arrow")?.parse::<Digest>().ok());
+        Ok(self.store.get(path).await?.is_some_and(|bytes| Some(Digest::of(&bytes)) == name))
     }
 
     /// Puts a unit that was made again into the store, if nothing that is recorded of it says otherwise; returns whether it did.
