@@ -54,7 +54,8 @@ impl Work<'_> {
     ) -> Result<()> {
         // Records of which a copy was found are whole by now.
         let is_open = |damage: &&Damage| !matches!(damage.place, Place::Window(window) if windows[window].is_some());
-        let mut damaged: Vec<Damage> = damaged.iter().filter(|damage| window_of(&damage.place).is_some()).filter(is_open).cloned().collect();
+        let mut damaged: Vec<Damage> =
+            damaged.iter().filter(|damage| window_of(&damage.place).is_some()).filter(is_open).cloned().collect();
         let wanted: BTreeSet<usize> = damaged.iter().filter_map(|damage| window_of(&damage.place)).collect();
         if wanted.is_empty() {
             return Ok(());
