@@ -163,7 +163,7 @@ async fn young_versions(store: &Store, dataset: &str, cutoff: DateTime<Utc>) -> 
     let mut entries = store.entries(&format!("versions/{dataset}"));
     let mut young = BTreeSet::new();
     while let Some(entry) = entries.try_next().await? {
-        let number = entry.location.filename().and_then(|name| name.strip_suffix(".json")?.parse().ok());
+        let number = entry.location.filename().and_then(|name| name.strip_suffix(".json")?.parse::<u32>().ok());
         young.extend(number.filter(|_| entry.last_modified >= cutoff));
     }
     Ok(young)
