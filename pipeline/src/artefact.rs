@@ -122,9 +122,21 @@ pub(crate) async fn obtain(config: &Config, store: &Store, units: &[PlannedUnit]
     load(config, &contents)
 }
 
+/// Fits the artefact `name` anew on `units`, as [`obtain`] would, and pins it; returns the digest of its file.
+///
+/// # Errors
+/// As [`obtain`]; [`PipelineError::Mismatch`] if the configuration does not fit it.
+pub(crate) async fn fit_again(config: &Config, store: &Store, units: &[PlannedUnit], name: &str, progress: &Progress) -> Result<Digest> {
+    let not_fitted = || PipelineError::Mismatch { problem: format!("this configuration does not fit the {name}") };
+    let given = given(config)?;
+    let (only, _) = settings(config, &given).into_iter().find(|(fitted, _)| *fitted == name).ok_or_else(not_fitted)?;
+    let contents = contents_for(config, store, units, Request { only: Some(only), refit: true }, progress).await?;
+    Ok(Digest::of(&contents[only]))
+}
+
 /// Bytes of the artefacts that `request` asks for, and of others that are there already.
 async fn contents_for(config: &Config, store: &Store, units: &[PlannedUnit], request: Request, progress: &Progress) -> Result<Contents> {
-    let (mut number, mut pins) = latest_pins(config, store).await?;
+    let (mut number, mut pins) = latest_pins(&config.dataset.name, store).await?;
     if request.refit {
         pins.retain(|name, _| !request.includes(name));
     }
@@ -144,10 +156,10 @@ async fn contents_for(config: &Config, store: &Store, units: &[PlannedUnit], req
         pins.insert(name.to_owned(), Pin { settings, digest });
         contents.insert(name, bytes);
     }
-    while store.create_record(&format!("{}/{}.json", pin_folder(config), number + 1), &pins).await? == Created::Different {
+    while store.create_record(&format!("{}/{}.json", pin_folder(&config.dataset.name), number + 1), &pins).await? == Created::Different {
         progress.say("another run fitted and pinned at the same time; its artefacts are used");
         let theirs;
-        (number, theirs) = latest_pins(config, store).await?;
+        (number, theirs) = latest_pins(&config.dataset.name, store).await?;
         // It may have fitted others than this one, so what it lacks is pinned beside it.
         pins.extend(theirs);
         contents = given_or_pinned(config, store, &pins).await?;
@@ -165,7 +177,7 @@ pub(crate) async fn code_changes(
     artefacts: &Artefacts,
     units: &[PlannedUnit],
 ) -> Result<BTreeMap<String, CodeChange>> {
-    let contents = given_or_pinned(config, store, &latest_pins(config, store).await?.1).await?;
+    let contents = given_or_pinned(config, store, &latest_pins(&config.dataset.name, store).await?.1).await?;
     changes::of(config, store, (contents, &artefacts.image_spec), units).await
 }
 
@@ -174,7 +186,7 @@ pub(crate) async fn code_changes(
 /// # Errors
 /// As [`obtain`].
 pub(crate) async fn pinned(config: &Config, store: &Store) -> Result<Option<Artefacts>> {
-    let contents = given_or_pinned(config, store, &latest_pins(config, store).await?.1).await?;
+    let contents = given_or_pinned(config, store, &latest_pins(&config.dataset.name, store).await?.1).await?;
     let is_complete = settings(config, &contents).iter().all(|(name, _)| contents.contains_key(name));
     is_complete.then(|| load(config, &contents)).transpose()
 }
@@ -286,19 +298,27 @@ pub(crate) fn path(name: &str, digest: Digest) -> String {
     format!("artefacts/{digest}/{file}")
 }
 
-fn pin_folder(config: &Config) -> String {
-    format!("artefacts/pins/{}", config.dataset.name)
+fn pin_folder(dataset: &str) -> String {
+    format!("artefacts/pins/{dataset}")
 }
 
 /// The highest pins with their number; none have number 0.
-async fn latest_pins(config: &Config, store: &Store) -> Result<(u32, Pins)> {
-    let folder = pin_folder(config);
+async fn latest_pins(dataset: &str, store: &Store) -> Result<(u32, Pins)> {
+    let folder = pin_folder(dataset);
     let names = store.names(&folder).await?;
     let Some(number) = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u32>().ok()).max() else {
         return Ok((0, Pins::new()));
     };
     let pins = store.record(&format!("{folder}/{number}.json"), "list of pinned artefacts").await?;
     Ok((number, pins.unwrap_or_default()))
+}
+
+/// Digests of the artefacts that are pinned for `dataset` now.
+///
+/// # Errors
+/// What the store says.
+pub(crate) async fn latest_pinned(store: &Store, dataset: &str) -> Result<Vec<Digest>> {
+    Ok(latest_pins(dataset, store).await?.1.into_values().map(|pin| pin.digest).collect())
 }
 
 /// Builds the models from the bytes of all artefacts.

@@ -5,9 +5,8 @@ mod reference;
 mod tags;
 mod totals;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
 use cm3flow_schemas::pack::ShardEntry;
 use cm3flow_schemas::version::VersionManifest;
@@ -22,7 +21,7 @@ pub use tags::Tag;
 use crate::artefact::Artefacts;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
-use crate::plan::{Plan, output_config};
+use crate::plan::{Plan, digest_of_windows, output_config};
 use crate::store::{Created, Store, record_bytes};
 use crate::table;
 use totals::Totals;
@@ -55,6 +54,16 @@ impl Catalog {
         let mut versions: Vec<u32> = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect();
         versions.sort_unstable();
         Ok(versions)
+    }
+
+    /// Numbers of all versions of which the manifest or its digest is there, ascending.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) async fn recorded_versions(&self) -> Result<Vec<u32>> {
+        let names = self.store.names(&format!("versions/{}", self.dataset)).await?;
+        let number = |name: &String| name.strip_suffix(".json").or(name.strip_suffix(".digest"))?.parse().ok();
+        Ok(names.iter().filter_map(number).collect::<BTreeSet<u32>>().into_iter().collect())
     }
 
     /// Manifest of `version`.
@@ -144,16 +153,46 @@ impl Catalog {
     /// [`PipelineError::Ledger`] if the numbers do not add up, [`PipelineError::Overtaken`] if another run published this version,
     /// or what the store says.
     pub async fn publish(&self, config: &Config, artefacts: &Artefacts, plan: &Plan, windows: &[WindowRecord]) -> Result<VersionManifest> {
+        let (manifest, tables) = self.manifest_of(config, artefacts, plan, windows)?;
+        for (digest, bytes) in tables {
+            self.store.create_content(&self.table_path(digest), bytes).await?;
+        }
+        self.put_version(manifest).await
+    }
+
+    async fn put_version(&self, manifest: VersionManifest) -> Result<VersionManifest> {
+        match self.store.create_record(&self.version_path(manifest.version), &manifest).await? {
+            Created::New | Created::Same => {
+                self.record_digest(&manifest).await?;
+                Ok(manifest)
+            }
+            Created::Different => Err(PipelineError::Overtaken { dataset: self.dataset.clone(), version: manifest.version }),
+        }
+    }
+
+    /// The manifest of the version that `windows` make, and its tables with their digests.
+    ///
+    /// # Errors
+    /// [`PipelineError::Ledger`] if the numbers do not add up.
+    pub(crate) fn manifest_of(
+        &self,
+        config: &Config,
+        artefacts: &Artefacts,
+        plan: &Plan,
+        windows: &[WindowRecord],
+    ) -> Result<(VersionManifest, [(Digest, Vec<u8>); 2])> {
         let Totals { samples, documents, statistics, licenses } = Totals::of(windows, plan.version)?;
+        let tables = [table::write(&shard_table(windows)?, "the shard table")?, table::write(&lineage(windows)?, "the lineage")?];
+        let [shard_table, lineage] = tables.map(|bytes| (Digest::of(&bytes), bytes));
         let manifest = VersionManifest {
             format_version: FORMAT_VERSION,
             dataset: self.dataset.clone(),
             version: plan.version,
             base: plan.base,
-            plan: digest_of("plan", &windows.iter().map(|window| &window.keys).collect::<Vec<_>>()),
+            plan: digest_of_windows(windows),
             windows: windows.iter().map(|window| Digest::of(&record_bytes(window))).collect(),
-            shard_table: self.put_table(table::write(&shard_table(windows)?, "the shard table")?).await?,
-            lineage: self.put_table(table::write(&lineage(windows)?, "the lineage")?).await?,
+            shard_table: shard_table.0,
+            lineage: lineage.0,
             blocklist: plan.blocklist,
             seq_len: config.pack.seq_len,
             vocabulary: artefacts.vocabulary.clone(),
@@ -169,17 +208,7 @@ impl Catalog {
             statistics,
             licenses,
         };
-        self.put_version(manifest).await
-    }
-
-    async fn put_version(&self, manifest: VersionManifest) -> Result<VersionManifest> {
-        match self.store.create_record(&self.version_path(manifest.version), &manifest).await? {
-            Created::New | Created::Same => {
-                self.record_digest(&manifest).await?;
-                Ok(manifest)
-            }
-            Created::Different => Err(PipelineError::Overtaken { dataset: self.dataset.clone(), version: manifest.version }),
-        }
+        Ok((manifest, [shard_table, lineage]))
     }
 
     /// Writes the digest of a published manifest beside it, unless it is there: what tells a whole manifest from a damaged one. Only
@@ -206,21 +235,17 @@ impl Catalog {
         }
     }
 
-    async fn put_table(&self, bytes: Vec<u8>) -> Result<Digest> {
-        let digest = Digest::of(&bytes);
-        self.store.create_content(&self.table_path(digest), bytes).await?;
-        Ok(digest)
-    }
-
     /// Where the table of a manifest lies.
     pub(crate) fn table_path(&self, digest: Digest) -> String {
         format!("versions/{}/tables/{digest}.parquet", self.dataset)
     }
 
-    fn digest_path(&self, version: u32) -> String {
+    /// Where the digest of a manifest is recorded.
+    pub(crate) fn digest_path(&self, version: u32) -> String {
         format!("versions/{}/{version}.digest", self.dataset)
     }
 
+    /// Where a manifest lies.
     pub(crate) fn version_path(&self, version: u32) -> String {
         format!("versions/{}/{version}.json", self.dataset)
     }
@@ -254,7 +279,7 @@ pub(crate) fn window_record(window: u32) -> WindowRecord {
     }
 }
 
-fn shard_table(windows: &[WindowRecord]) -> Result<arrow::array::RecordBatch> {
+pub(crate) fn shard_table(windows: &[WindowRecord]) -> Result<arrow::array::RecordBatch> {
     #[derive(Serialize)]
     struct Row<'a> {
         window: u32,
@@ -267,7 +292,7 @@ fn shard_table(windows: &[WindowRecord]) -> Result<arrow::array::RecordBatch> {
     Ok(rows::write(&columns::shard_table(), &all)?)
 }
 
-fn lineage(windows: &[WindowRecord]) -> Result<arrow::array::RecordBatch> {
+pub(crate) fn lineage(windows: &[WindowRecord]) -> Result<arrow::array::RecordBatch> {
     #[derive(Serialize)]
     struct Row<'a> {
         window: u32,

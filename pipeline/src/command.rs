@@ -142,7 +142,7 @@ pub async fn execute(cli: Cli) -> Result<Done> {
         Command::Work(args) => work::work(&args).await,
         Command::Train(args) => run::train(args, &progress).await,
         Command::Report(args) => run::report(&args).await,
-        Command::Versions(command) => versions::versions(&command).await,
+        Command::Versions(command) => versions::versions(&command, &progress).await,
         Command::Refused(command) => versions::refused(&command).await,
         Command::Inspect(args) => inspect::inspect(&args).await,
         Command::Doctor(args) => doctor::doctor(args).await,

@@ -12,6 +12,7 @@ use cm3flow_schemas::window::{SourceUnit, WindowRecord};
 use serde::Serialize;
 
 pub use fields::FieldChange;
+pub(crate) use fields::compare as differing_fields;
 
 use crate::catalog::{Catalog, VersionRef};
 use crate::error::Result;
@@ -142,7 +143,7 @@ pub async fn diff(store: &Store, dataset: &str, versions: (&VersionRef, &Version
     let shared = shared_windows(&windows.0, &windows.1);
     let kept_samples = ids::compare(store, (&before, &windows.0), (&after, &windows.1), shared, examples).await?;
     let ledgers = (&before.samples, &after.samples);
-    let papers = (&before.documents, &after.documents);
+    let documents = (&before.documents, &after.documents);
     let sample = |name: &str, before, after| (name.to_owned(), Change { before, after });
     Ok(VersionDiff {
         dataset: dataset.to_owned(),
@@ -159,11 +160,11 @@ pub async fn diff(store: &Store, dataset: &str, versions: (&VersionRef, &Version
         refused_samples: changes(&ledgers.0.refused, &ledgers.1.refused),
         kept_samples,
         documents: Changes::from([
-            sample("built", papers.0.built, papers.1.built),
-            sample("packed", papers.0.packed, papers.1.packed),
-            sample("refused", papers.0.refused.values().sum(), papers.1.refused.values().sum()),
+            sample("built", documents.0.built, documents.1.built),
+            sample("packed", documents.0.packed, documents.1.packed),
+            sample("refused", documents.0.refused.values().sum(), documents.1.refused.values().sum()),
         ]),
-        refused_documents: changes(&papers.0.refused, &papers.1.refused),
+        refused_documents: changes(&documents.0.refused, &documents.1.refused),
         tasks: tasks(&before, &after),
         packs: packs(&before, &after),
         sources: sources(&windows.0, &windows.1),

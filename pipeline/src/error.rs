@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use cm3flow_model::ModelError;
+use cm3flow_schemas::unit::NumericsClass;
 use cm3flow_schemas::{DynError, LedgerError, SchemaError, VocabularyError};
 use cm3flow_stages::StageError;
 use thiserror::Error;
@@ -71,13 +72,57 @@ pub enum PipelineError {
     },
     /// Bytes in the store are not what their name says.
     #[error(
-        "{location} is damaged: {problem}; restore it; if it belongs to a unit or a checkpoint, you may delete the folder that it lies in and run again"
+        "{location} is damaged: {problem}; `cm3flow versions verify --repair` makes what belongs to a version again, if it can; of a checkpoint, delete the folder that it lies in and run again"
     )]
     Damaged {
         /// Path in the store.
         location: String,
         /// What is wrong.
         problem: String,
+    },
+    /// A run has begun, and what it will need is not known yet.
+    #[error(
+        "run {run} has begun and has not planned yet; collect garbage again in a while, or, if that run has died, after the grace period"
+    )]
+    Planning {
+        /// The run.
+        run: String,
+    },
+    /// Objects of versions are damaged.
+    #[error("{count} objects are damaged")]
+    DamagedObjects {
+        /// How many.
+        count: usize,
+    },
+    /// A version that was made again is not equal.
+    #[error("made again, version {version} differs; the first object that does: {object}")]
+    OtherBytes {
+        /// The version.
+        version: u32,
+        /// Path in the store, or what it is.
+        object: String,
+    },
+    /// A source no longer holds what a unit was made of.
+    #[error("{file} of source {name} cannot be read again: {problem}")]
+    Gone {
+        /// Name of the source.
+        name: String,
+        /// Name of the file, as it was when the unit was made.
+        file: String,
+        /// What is missing.
+        problem: String,
+    },
+    /// This machine does not compute the same bits.
+    #[error(
+        "equal bytes cannot be made here: the version was made in another numerics class ({}) than this machine's ({}); use a machine like the one that made it",
+        class(theirs),
+        class(ours)
+    )]
+    Numerics {
+        /// Class of the version.
+        theirs: Box<NumericsClass>,
+        /// Class of this machine under this configuration.
+        ours: Box<NumericsClass>,
     },
     /// A record in the store cannot be read.
     #[error("{location} is no {expected} of this format")]
@@ -293,6 +338,12 @@ pub enum PipelineError {
         /// The task.
         what: &'static str,
     },
+}
+
+/// A numerics class in one line.
+fn class(class: &NumericsClass) -> String {
+    let NumericsClass { device, dtype, batch_size, libtorch, threads, cpu_capability } = class;
+    format!("{device}, {dtype}, batches of {batch_size}, libtorch {libtorch}, {threads} threads, {cpu_capability}")
 }
 
 impl PipelineError {

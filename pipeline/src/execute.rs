@@ -3,7 +3,9 @@
 //! This side decides what is made, in which order, and what to do about units that cannot be made; [`Hands`] make them. Windows are
 //! committed in order. Results do not depend on the number of workers: every unit is a function of its key.
 
+mod again;
 mod compose;
+mod counted;
 mod hands;
 mod history;
 mod pack;
@@ -12,7 +14,6 @@ mod settle;
 mod task;
 mod tasks;
 mod unit;
-mod window;
 mod worker;
 
 use std::collections::VecDeque;
@@ -25,13 +26,15 @@ use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+pub(crate) use again::{Again, Sources};
+pub(crate) use counted::{WindowUnits, counted};
 pub use hands::WorkerCommand;
 pub(crate) use hands::{Answer, AnswerState, Hands, Processes};
 pub(crate) use pack::shard_path;
 pub(crate) use prepare::derived_batches;
 pub(crate) use task::{UnitTask, WindowTask};
 pub(crate) use tasks::Tasks;
-pub(crate) use unit::{DOCUMENT_COLUMNS, Table, UnitPlace, UnitStore, WindowTables};
+pub(crate) use unit::{DOCUMENT_COLUMNS, Table, UnitPlace, UnitStore, WindowTables, file_path};
 pub(crate) use worker::Worker;
 
 use crate::catalog::Catalog;
@@ -144,7 +147,7 @@ impl Executor {
             }
         }
         loop {
-            let units: Vec<_> = sound.iter().map(|(unit, _)| unit.clone()).collect();
+            let (units, prepared): (Vec<SourceUnit>, Vec<UnitRecord>) = sound.iter().cloned().unzip();
             let maker = KeyMaker { config: &self.config, artefacts: self.hands.worker().artefacts() };
             let keys = maker.window(earlier.last().copied(), &units, plan.blocklist);
             if !quarantined.is_empty() {
@@ -156,8 +159,10 @@ impl Executor {
             if composed.iter().all(Result::is_ok) {
                 let composed: Vec<UnitRecord> = composed.into_iter().flatten().collect();
                 let packed = self.pack(&window).await?;
-                let made = window::Made { prepared: sound.iter().map(|(_, record)| record).collect(), settled, composed, packed };
-                return Ok(made.record(index, units, &window, quarantined));
+                let made = WindowUnits { prepared: &prepared, settled: &settled, composed: &composed, packed: &packed };
+                let (keys, blocklist) = (window.keys.clone(), plan.blocklist);
+                let plan = WindowPlan { units, sources: Vec::new(), keys, blocklist, quarantined, committed: None };
+                return Ok(counted(index, &plan, &made));
             }
             // What has no documents must not be retrieved by others either, so the window is settled anew without it.
             let mut kept = Vec::with_capacity(sound.len());

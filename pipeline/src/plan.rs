@@ -8,9 +8,11 @@ use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::unit::{KeyParts, SegmentName};
-use cm3flow_schemas::window::{SourceUnit, WindowRecord};
+use cm3flow_schemas::version::VersionManifest;
+use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
 use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::{dedup, derive, embed, filter, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, tokenize};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::artefact::Artefacts;
@@ -55,6 +57,65 @@ impl WindowKeys {
         ];
         all.into_iter().map(|(segment, keys)| (segment.name().to_owned(), keys.clone())).collect()
     }
+}
+
+impl WindowPlan {
+    /// A window as it was made, from its record; all of it is to be made again. `None` if the record does not name all keys.
+    #[must_use]
+    pub fn of_record(record: &WindowRecord) -> Option<Self> {
+        let keys = |segment: SegmentName| record.keys.get(segment.name()).cloned();
+        let keys = WindowKeys {
+            prepare: keys(SegmentName::Prepare)?,
+            settle: *keys(SegmentName::Settle)?.first()?,
+            compose: keys(SegmentName::Compose)?,
+            pack: keys(SegmentName::Pack)?,
+        };
+        let (units, quarantined) = (record.units.clone(), record.quarantined.clone());
+        Some(Self { units, sources: Vec::new(), keys, blocklist: record.blocklist, quarantined, committed: None })
+    }
+
+    /// A window of `units` after the one that was settled as `settled_before`, as this configuration makes it.
+    #[must_use]
+    pub fn of_units(
+        config: &Config,
+        artefacts: &Artefacts,
+        settled_before: Option<Digest>,
+        units: Vec<SourceUnit>,
+        blocklist: Option<Digest>,
+    ) -> Self {
+        let keys = KeyMaker { config, artefacts }.window(settled_before, &units, blocklist);
+        Self { units, sources: Vec::new(), keys, blocklist, quarantined: Vec::new(), committed: None }
+    }
+}
+
+/// Digest of the keys of all windows.
+#[must_use]
+pub(crate) fn digest_of_windows(windows: &[WindowRecord]) -> Digest {
+    digest_of("plan", &windows.iter().map(|window| &window.keys).collect::<Vec<_>>())
+}
+
+/// `config` with what the version of `manifest` was made with. Sections that this release cannot read stay as they are.
+#[must_use]
+pub(crate) fn config_of_version(config: &Config, manifest: &VersionManifest) -> Config {
+    fn section<T: DeserializeOwned>(manifest: &VersionManifest, name: &str, into: &mut T) {
+        if let Ok(recorded) = serde_json::from_value(manifest.config[name].clone()) {
+            *into = recorded;
+        }
+    }
+    let mut config = config.clone();
+    config.dataset.seed = manifest.seed;
+    section(manifest, "window", &mut config.window);
+    section(manifest, "filter", &mut config.filter);
+    section(manifest, "derive", &mut config.derive);
+    section(manifest, "embed", &mut config.embed);
+    section(manifest, "split", &mut config.split);
+    section(manifest, "dedup", &mut config.dedup);
+    section(manifest, "retrieve", &mut config.retrieve);
+    section(manifest, "instruct", &mut config.instruct);
+    section(manifest, "mask", &mut config.mask);
+    section(manifest, "pack", &mut config.pack);
+    section(manifest, "shard", &mut config.shard);
+    config
 }
 
 /// Configuration that changes what is written, as the manifest holds it.
@@ -159,6 +220,8 @@ pub struct WindowPlan {
     pub keys: WindowKeys,
     /// Digest of the blocked ids that hold for it.
     pub blocklist: Option<Digest>,
+    /// Units beside them that could not be worked on.
+    pub quarantined: Vec<QuarantinedUnit>,
     /// The committed window, for one of the base version.
     pub committed: Option<WindowRecord>,
 }
@@ -204,10 +267,30 @@ impl Plan {
             let units: Vec<SourceUnit> = sources.iter().map(|planned| planned.unit.clone()).collect();
             let keys = maker.window(settled_before, &units, blocklist);
             settled_before = Some(keys.settle);
-            windows.push(WindowPlan { units, sources: sources.to_vec(), keys, blocklist, committed: None });
+            windows.push(WindowPlan { units, sources: sources.to_vec(), keys, blocklist, quarantined: Vec::new(), committed: None });
         }
         let version = latest.as_ref().map_or(1, |manifest| manifest.version + 1);
         Ok(Self { version, base, is_published: base.is_some() && windows.len() == base_windows, blocklist, windows, drift, made_anew_from })
+    }
+
+    /// The plan of a version that is published, to make all of `windows` again.
+    #[must_use]
+    pub fn of_version(manifest: &VersionManifest, windows: Vec<WindowPlan>) -> Self {
+        Self {
+            version: manifest.version,
+            base: manifest.base,
+            is_published: false,
+            blocklist: manifest.blocklist,
+            windows,
+            drift: Drift::default(),
+            made_anew_from: None,
+        }
+    }
+
+    /// The first segment of which this configuration makes other units than those of `records`, if there is one.
+    #[must_use]
+    pub fn differs_from(config: &Config, artefacts: &Artefacts, records: &[WindowRecord]) -> Option<SegmentName> {
+        rebase(&KeyMaker { config, artefacts }, records.to_vec()).1
     }
 
     /// Number of the version that holds the plan's result.
@@ -235,6 +318,7 @@ fn rebase(maker: &KeyMaker<'_>, records: Vec<WindowRecord>) -> (Vec<WindowPlan>,
             sources: Vec::new(),
             keys,
             blocklist: record.blocklist,
+            quarantined: record.quarantined.clone(),
             committed: Some(record),
         });
     }

@@ -63,6 +63,16 @@ pub(crate) fn read(bytes: Bytes, location: &str) -> Result<Vec<RecordBatch>> {
     reader.collect::<Result<_, _>>().map_err(|source| PipelineError::Arrow { what: "a Parquet file", source })
 }
 
+/// Number of rows of a table, as its footer says. `location` names it in errors.
+///
+/// # Errors
+/// [`PipelineError::Parquet`].
+pub(crate) fn row_count(bytes: Bytes, location: &str) -> Result<u64> {
+    let failed = |source| PipelineError::Parquet { location: location.to_owned(), source };
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(failed)?;
+    Ok(u64::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or_default())
+}
+
 /// Streams the columns `names` of the table of `file_bytes` at `path`. Only their bytes are fetched, so no digest is checked.
 ///
 /// # Errors

@@ -103,3 +103,37 @@ fn a_run_says_what_it_did_and_a_second_one_that_nothing_is_left() {
     let output = cm3flow(folder.path(), &["versions", "show", "job.toml", "7"]);
     assert_eq!((output.status.code(), stderr(&output).contains("has no version 7")), (Some(2), true), "{}", stderr(&output));
 }
+
+#[test]
+fn versions_are_tagged_compared_and_verified() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    config(folder.path(), &with_corpus(PATCHES));
+    let versions = |arguments: &[&str]| {
+        let output = cm3flow(folder.path(), &[&["versions"], arguments].concat());
+        (output.status.code(), stdout(&output), stderr(&output))
+    };
+    assert_eq!(cm3flow(folder.path(), &["run", "job.toml"]).status.code(), Some(0));
+    assert_eq!(versions(&["tag", "job.toml", "good", "1"]), (Some(0), "good names version 1\n".into(), String::new()));
+    assert!(versions(&["tag", "job.toml"]).1.starts_with("good "));
+    assert!(versions(&["show", "job.toml", "good"]).1.starts_with("version    1 of d"));
+    let (code, shown, _) = versions(&["diff", "job.toml", "good", "latest"]);
+    assert!(code == Some(0) && shown.contains("kept samples: 0 came, 0 went") && shown.contains("settings: the same"), "{shown}");
+    let (code, shown, error) = versions(&["verify", "job.toml", "good"]);
+    assert!(code == Some(0) && shown.contains("all as recorded"), "{shown}{error}");
+    let (code, shown, error) = versions(&["gc", "job.toml", "--grace", "0s"]);
+    assert!(code == Some(0) && shown.contains("nothing to delete"), "{shown}{error}");
+
+    let shards = std::fs::read_dir(folder.path().join("store/shards")).expect("packs are written").next().expect("a shard");
+    let shard = shards.expect("a file").path();
+    std::fs::write(&shard, "cut").expect("a temporary folder");
+    let (code, shown, _) = versions(&["verify", "job.toml"]);
+    let name = shard.file_name().expect("a name").to_string_lossy().into_owned();
+    assert!(code == Some(1) && shown.contains(&name), "{shown}");
+    let (code, shown, error) = versions(&["verify", "job.toml", "--repair", "--json"]);
+    assert!(code == Some(0) && shown.contains("\"left\":[]"), "{shown}{error}");
+    let (code, shown, error) = versions(&["rebuild", "job.toml", "good", "--from-scratch"]);
+    assert!(code == Some(0) && shown.contains("all of it is equal"), "{shown}{error}");
+    assert_eq!(versions(&["tag", "job.toml", "good", "--remove"]).0, Some(0));
+    let (code, _, error) = versions(&["show", "job.toml", "good"]);
+    assert!(code == Some(2) && error.contains("has no version good"), "{error}");
+}

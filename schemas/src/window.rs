@@ -9,7 +9,7 @@ use crate::ledger::{DocumentLedger, SampleLedger};
 use crate::pack::{PackStatistics, ShardEntry};
 
 /// A source unit: consecutive samples of one file.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceUnit {
     /// Name of the source in the configuration.

@@ -27,11 +27,14 @@ impl Catalog {
             self.commit_window(version, record).await?;
         }
         let Totals { samples, documents, statistics, licenses } = Totals::of(&windows, version)?;
+        let shard_table = table::write(&shard_table(&windows)?, "the shard table")?;
+        let digest = Digest::of(&shard_table);
+        self.store.create_content(&self.table_path(digest), shard_table).await?;
         let manifest = VersionManifest {
             version,
             base: Some(base.version),
             windows: windows.iter().map(|window| Digest::of(&record_bytes(window))).collect(),
-            shard_table: self.put_table(table::write(&shard_table(&windows)?, "the shard table")?).await?,
+            shard_table: digest,
             blocklist,
             samples,
             documents,

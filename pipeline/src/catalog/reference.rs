@@ -58,7 +58,8 @@ impl From<u32> for VersionRef {
 /// Text that names no version.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
-    "{text:?} names no version: give a number from 1, `latest`, or a tag (a letter, then letters, digits, `.`, `_` and `-`, {MAX_TAG_LEN} at most)"
+    "{text:?} names no version: give a number from 1, `latest`, or a tag (a letter, then letters, digits, `.`, `_` and `-`, {max} at most)",
+    max = MAX_TAG_LEN
 )]
 pub struct ParseVersionError {
     /// The text.

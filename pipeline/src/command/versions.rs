@@ -1,6 +1,10 @@
 //! `versions` and `refused list`.
 
+mod diff;
+mod gc;
+mod rebuild;
 mod tag;
+mod verify;
 mod withdraw;
 
 use std::fmt::Write;
@@ -12,6 +16,7 @@ use serde_json::json;
 use super::{ConfigArgs, output};
 use crate::catalog::{Catalog, VersionRef};
 use crate::error::{PipelineError, Result};
+use crate::progress::Progress;
 use crate::refused::{self, RefusedSample};
 
 #[derive(Debug, Subcommand)]
@@ -24,6 +29,14 @@ pub(super) enum VersionsCommand {
     Tag(tag::TagArgs),
     /// Publishes the next version, without some samples and what is nearly the same
     Withdraw(withdraw::WithdrawArgs),
+    /// Says what differs between two versions
+    Diff(diff::DiffArgs),
+    /// Re-reads every object of a version and checks it; exit code 1 if something is damaged
+    Verify(verify::VerifyArgs),
+    /// Makes a version again from its own record and compares; exit code 1 if something differs
+    Rebuild(rebuild::RebuildArgs),
+    /// Deletes what no version and no run refers to; only shows it without --apply
+    Gc(gc::GcArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -52,12 +65,16 @@ pub(super) struct ShowArgs {
     json: bool,
 }
 
-pub(super) async fn versions(command: &VersionsCommand) -> Result<()> {
+pub(super) async fn versions(command: &VersionsCommand, progress: &Progress) -> Result<()> {
     match command {
         VersionsCommand::List(args) => list(args).await,
         VersionsCommand::Show(args) => show(args).await,
         VersionsCommand::Tag(args) => tag::tag(args).await,
         VersionsCommand::Withdraw(args) => withdraw::withdraw(args).await,
+        VersionsCommand::Diff(args) => diff::diff(args).await,
+        VersionsCommand::Verify(args) => verify::verify(args, progress).await,
+        VersionsCommand::Rebuild(args) => rebuild::rebuild(args, progress).await,
+        VersionsCommand::Gc(args) => gc::gc(args).await,
     }
 }
 

@@ -48,7 +48,11 @@ pub(crate) fn compare(before: &Value, after: &Value) -> Vec<FieldChange> {
     let mut changes = Vec::new();
     for (field, before) in &all {
         if new.get(field) != Some(before) {
-            changes.push(FieldChange { field: field.clone(), before: Some(shown(before)), after: new.get(field).map(|value| shown(value)) });
+            changes.push(FieldChange {
+                field: field.clone(),
+                before: Some(shown(before)),
+                after: new.get(field).map(|value| shown(value)),
+            });
         }
     }
     for (field, after) in new.iter().filter(|(field, _)| !all.contains_key(*field)) {

@@ -23,6 +23,13 @@ pub(crate) struct WindowTask {
 /// A unit to be made.
 #[derive(Debug, Clone)]
 pub(crate) enum UnitTask {
+    /// A unit that is there: nothing else is known of it.
+    Found {
+        /// Its segment.
+        segment: SegmentName,
+        /// Its key.
+        key: Digest,
+    },
     /// A source unit, with where it is read from.
     Prepare {
         /// Its key.
@@ -52,7 +59,7 @@ impl UnitTask {
     /// The unit's key.
     pub(crate) fn key(&self) -> Digest {
         match self {
-            Self::Prepare { key, .. } => *key,
+            Self::Found { key, .. } | Self::Prepare { key, .. } => *key,
             Self::Settle(window) => window.keys.settle,
             Self::Compose { window, place } => window.keys.compose[*place],
             Self::Pack { window, split } => window.keys.pack_of(*split),
@@ -62,6 +69,7 @@ impl UnitTask {
     /// Its segment.
     pub(crate) const fn segment(&self) -> SegmentName {
         match self {
+            Self::Found { segment, .. } => *segment,
             Self::Prepare { .. } => SegmentName::Prepare,
             Self::Settle(_) => SegmentName::Settle,
             Self::Compose { .. } => SegmentName::Compose,

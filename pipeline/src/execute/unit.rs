@@ -204,6 +204,19 @@ impl<'a> WindowTables<'a> {
         Ok(found)
     }
 
+    /// Number of rows of a table over all units of `windows`, as their records say.
+    pub(crate) async fn row_count(&self, segment: SegmentName, table: Table, windows: Range<usize>) -> Result<u64> {
+        let mut rows = 0;
+        for window in windows {
+            for unit in 0..self.windows[window].keys.get(segment.name()).map_or(0, Vec::len) {
+                if let Some(record) = self.record(segment, UnitPlace { window, unit }).await? {
+                    rows += file_of(&record, table)?.rows;
+                }
+            }
+        }
+        Ok(rows)
+    }
+
     /// The record of a unit; `None` if the window has no such unit.
     async fn record(&self, segment: SegmentName, UnitPlace { window, unit }: UnitPlace) -> Result<Option<UnitRecord>> {
         let Some(&key) = self.windows[window].keys.get(segment.name()).and_then(|keys| keys.get(unit)) else { return Ok(None) };
@@ -242,7 +255,8 @@ fn file_of(record: &UnitRecord, name: Table) -> Result<&UnitFile> {
     })
 }
 
-fn file_path(record: &UnitRecord, file: &UnitFile) -> String {
+/// Where a file of a unit lies.
+pub(crate) fn file_path(record: &UnitRecord, file: &UnitFile) -> String {
     format!("{}/{}.parquet", unit_path(record.segment, record.key), file.digest)
 }
 

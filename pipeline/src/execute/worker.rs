@@ -64,6 +64,7 @@ impl Worker {
             return Ok(record);
         }
         match task {
+            UnitTask::Found { segment, key } => self.input(*segment, *key).await,
             UnitTask::Prepare { key, source } => self.prepare(source, *key).await,
             UnitTask::Settle(window) => self.settle(window).await,
             UnitTask::Compose { window, place } => self.compose(window, *place).await,
@@ -74,6 +75,11 @@ impl Worker {
     /// The record of the unit of `task` if it is there.
     pub(crate) async fn find(&self, task: &UnitTask) -> Result<Option<UnitRecord>> {
         self.units.find(task.segment(), task.key()).await
+    }
+
+    /// Whether a unit is there.
+    pub(super) async fn is_there(&self, segment: SegmentName, key: Digest) -> Result<bool> {
+        Ok(self.units.find(segment, key).await?.is_some())
     }
 
     /// The record of a unit that another one is made of.

@@ -1,0 +1,161 @@
+//! Goes through the store, folder by folder, and deletes what is not marked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use cm3flow_schemas::unit::SegmentName;
+use futures::TryStreamExt;
+use object_store::ObjectMeta;
+
+use super::GcOutcome;
+use super::mark::{Marked, RunState, plan_of, runs};
+use crate::error::Result;
+use crate::store::Store;
+
+/// Scans are only remembered to save time, so they may go; those that were made lately are likely to be used again.
+const SCANS_KEPT: chrono::Duration = chrono::Duration::days(30);
+/// Objects that are deleted between two looks at whether a run has begun.
+const DELETED_AT_ONCE: usize = 1000;
+
+/// Folders in the order in which they are swept. Within each, what makes other objects visible goes first.
+const FOLDERS: [&str; 8] = ["versions", "windows", "units", "shards", "artefacts", "checkpoints", "scans", "runs"];
+
+/// Deletes what is garbage, or counts it only, as `outcome` says.
+pub(super) async fn sweep(store: &Store, marked: &Marked, cutoff: DateTime<Utc>, outcome: &mut GcOutcome) -> Result<()> {
+    for folder in FOLDERS {
+        let garbage = match folder {
+            "checkpoints" => checkpoints(store, marked, cutoff).await?,
+            "runs" => old_runs(store, marked, cutoff).await?,
+            _ => plain(store, folder, marked, cutoff).await?,
+        };
+        let kind = outcome.garbage.entry(folder).or_default();
+        for garbage in garbage.chunks(DELETED_AT_ONCE) {
+            if outcome.applied {
+                if let Some(run) = begun(store, marked, cutoff).await? {
+                    outcome.interrupted_by = Some(run);
+                    return Ok(());
+                }
+                for object in garbage {
+                    store.delete(object.location.as_ref()).await?;
+                }
+            }
+            kind.objects += garbage.len() as u64;
+            kind.bytes += garbage.iter().map(|object| object.size).sum::<u64>();
+        }
+    }
+    outcome.garbage.retain(|_, garbage| garbage.objects > 0);
+    Ok(())
+}
+
+/// A run that was not there when everything was marked.
+async fn begun(store: &Store, marked: &Marked, cutoff: DateTime<Utc>) -> Result<Option<String>> {
+    let now = runs(store, cutoff).await?.into_iter();
+    let mut new = now.filter(|(run, state)| !matches!(state, RunState::Ended) && !marked.running.contains(run));
+    Ok(new.next().map(|(run, _)| run))
+}
+
+/// Garbage of a folder where each object is judged by its path and age; sorted by what goes first.
+async fn plain(store: &Store, folder: &'static str, marked: &Marked, cutoff: DateTime<Utc>) -> Result<Vec<ObjectMeta>> {
+    let cutoff = if folder == "scans" { cutoff - SCANS_KEPT } else { cutoff };
+    let mut entries = store.entries(folder);
+    let mut garbage = Vec::new();
+    while let Some(entry) = entries.try_next().await? {
+        let parts: Vec<&str> = entry.location.as_ref().split('/').collect();
+        if entry.last_modified < cutoff && !stays(marked, &parts) {
+            garbage.push(entry);
+        }
+    }
+    garbage.sort_by_cached_key(|entry| rank(entry.location.as_ref()));
+    Ok(garbage)
+}
+
+/// Whether an object stays, whatever its age. Paths that are none of ours do.
+fn stays(marked: &Marked, path: &[&str]) -> bool {
+    let version = |dataset: &str, number: &str| number.parse().map_or((String::new(), 0), |number| (dataset.to_owned(), number));
+    match path {
+        ["versions", dataset, "tables", table] => table
+            .strip_suffix(".parquet")
+            .and_then(|digest| digest.parse().ok())
+            .is_none_or(|digest| marked.tables.contains(&((*dataset).to_owned(), digest))),
+        ["versions", dataset, file] => {
+            let number = file.strip_suffix(".json").or(file.strip_suffix(".digest"));
+            number.is_none_or(|number| !marked.dropped.contains(&version(dataset, number)))
+        }
+        ["windows", dataset, number, _, file] => {
+            let digest = file.strip_suffix(".json").unwrap_or(file);
+            number.parse::<u32>().is_err()
+                || marked.windows.contains(&format!("{dataset}/{number}"))
+                || marked.windows.contains(&format!("{dataset}/{number}/{digest}"))
+        }
+        ["units", segment, _, key, _] => {
+            let segment = SegmentName::ALL.into_iter().find(|found| found.name() == *segment);
+            segment.zip(key.parse().ok()).is_none_or(|unit| marked.units.contains(&unit))
+        }
+        ["shards", file] => {
+            file.strip_suffix(".arrow").and_then(|digest| digest.parse().ok()).is_none_or(|digest| marked.shards.contains(&digest))
+        }
+        ["artefacts", digest, _] => digest.parse().ok().is_none_or(|digest| marked.artefacts.contains(&digest)),
+        ["scans", _] => false,
+        _ => true,
+    }
+}
+
+/// What goes first: a digest before its manifest, which is whole without it; a manifest before its tables; records before their files.
+fn rank(path: &str) -> (u8, String) {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let first = match name {
+        name if name.ends_with(".digest") => 0,
+        "unit.json" | "complete.json" => 1,
+        name if path.starts_with("versions/") && name.ends_with(".json") => 1,
+        _ => 2,
+    };
+    (first, path.to_owned())
+}
+
+/// Checkpoints go if their dataset has no version left, or if they were never completed; those of trainings stay otherwise, since it
+/// takes long to make them again. Of fits, which are pinned once they are done, old ones go.
+async fn checkpoints(store: &Store, marked: &Marked, cutoff: DateTime<Utc>) -> Result<Vec<ObjectMeta>> {
+    let mut folders: BTreeMap<String, Vec<ObjectMeta>> = BTreeMap::new();
+    let mut complete = BTreeSet::new();
+    let mut entries = store.entries("checkpoints");
+    while let Some(entry) = entries.try_next().await? {
+        let parts: Vec<&str> = entry.location.as_ref().split('/').collect();
+        // checkpoints/<dataset>/<key>/<step>/<file>
+        if let [_, dataset, key, step, file] = parts.as_slice()
+            && step.parse::<u64>().is_ok()
+        {
+            let folder = format!("{dataset}/{key}/{step}");
+            if *file == "complete.json" {
+                complete.insert(folder.clone());
+            }
+            folders.entry(folder).or_default().push(entry);
+        }
+    }
+    let is_used = |folder: &str| {
+        let dataset = folder.split('/').next().unwrap_or_default();
+        complete.contains(folder) && marked.datasets.contains(dataset)
+    };
+    folders.retain(|folder, objects| !is_used(folder) && objects.iter().all(|object| object.last_modified < cutoff));
+    let mut garbage: Vec<ObjectMeta> = folders.into_values().flatten().collect();
+    garbage.sort_by_cached_key(|entry| rank(entry.location.as_ref()));
+    Ok(garbage)
+}
+
+/// What ended runs left. Reports of versions that stay are kept, with the plan that says which version it was; so are reports of runs
+/// that only trained.
+async fn old_runs(store: &Store, marked: &Marked, cutoff: DateTime<Utc>) -> Result<Vec<ObjectMeta>> {
+    let mut garbage = Vec::new();
+    for (run, state) in runs(store, cutoff).await? {
+        if !matches!(state, RunState::Ended) {
+            continue;
+        }
+        let plan = plan_of(store, &run).await?;
+        let is_kept = plan.is_none_or(|plan| marked.versions.contains(&(plan.dataset, plan.version)));
+        let objects: Vec<ObjectMeta> = store.entries(&format!("runs/{run}")).try_collect().await?;
+        let is_plan = |path: &str| path.strip_prefix(&format!("runs/{run}/plan/")).is_some();
+        let is_told = |object: &ObjectMeta| object.location.filename() == Some("report.html") || is_plan(object.location.as_ref());
+        let stays = |object: &ObjectMeta| is_kept && is_told(object);
+        garbage.extend(objects.into_iter().filter(|object| !stays(object)));
+    }
+    Ok(garbage)
+}
