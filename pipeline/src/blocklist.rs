@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use arrow::array::{BooleanArray, RecordBatch};
 use cm3flow_schemas::{Digest, ImageId, SampleId, columns, rows};
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,28 @@ impl Blocklist {
     #[must_use]
     pub fn contains(&self, sample: SampleId, image: ImageId) -> bool {
         self.samples.contains(&sample) || self.images.contains(&image)
+    }
+
+    /// Which rows of `batch`, which has the columns `sample_id` and `image_id`, are not blocked.
+    ///
+    /// # Errors
+    /// [`PipelineError::Schema`] if a column is missing.
+    pub(crate) fn allowed(&self, batch: &RecordBatch) -> Result<BooleanArray> {
+        #[derive(Deserialize)]
+        struct Ids {
+            sample_id: SampleId,
+            image_id: ImageId,
+        }
+        let ids: Vec<Ids> = rows::read(batch, &[columns::SAMPLE_ID, columns::IMAGE_ID])?;
+        Ok(ids.iter().map(|row| Some(!self.contains(row.sample_id, row.image_id))).collect())
+    }
+
+    /// Rows of `batch` that are not blocked, in order.
+    ///
+    /// # Errors
+    /// As [`Self::allowed`].
+    pub(crate) fn without_blocked(&self, batch: RecordBatch) -> Result<RecordBatch> {
+        if self.is_empty() { Ok(batch) } else { table::filtered(&batch, &self.allowed(&batch)?) }
     }
 
     /// Adds all of `other`.

@@ -475,7 +475,6 @@ async fn a_later_run_keeps_the_holes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "settle does not look at blocked ids yet"]
 async fn rows_of_a_withdrawn_photo_that_come_later_are_neither_kept_nor_retrieved() {
     let (job, view, between, after) = later_run().await;
     let withdrawn: u64 = after.windows[between.windows.len()..].iter().map(|window| window.samples.withdrawn).sum();

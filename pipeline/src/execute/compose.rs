@@ -62,7 +62,7 @@ impl Worker {
         let settled = self.input(SegmentName::Settle, window.keys.settle).await?;
         let unit = self.input(SegmentName::Prepare, window.keys.prepare[place]).await?;
         let bank = self.bank(window, &settled).await?;
-        let samples = self.kept_samples(place as u32, &unit, &settled).await?;
+        let samples = self.kept_samples(window, (place as u32, &unit), &settled).await?;
         let (config, artefacts) = (&self.config, &self.artefacts);
         let chain = Chain::new(Head::Batches(samples.schema(), batches_of(&samples)))
             .map(Retrieve::new(config.retrieve.clone(), Arc::clone(&bank), artefacts.embedder.clone(), config.dataset.seed))
@@ -91,8 +91,8 @@ impl Worker {
         self.units.commit(record).await
     }
 
-    /// Prepared samples of a unit that are no duplicates, with their split.
-    async fn kept_samples(&self, index: u32, unit: &UnitRecord, settled: &UnitRecord) -> Result<RecordBatch> {
+    /// Prepared samples of a unit that are neither blocked nor duplicates, with their split.
+    async fn kept_samples(&self, window: &WindowTask, (index, unit): (u32, &UnitRecord), settled: &UnitRecord) -> Result<RecordBatch> {
         #[derive(Serialize)]
         struct WithSplit {
             split: Split,
@@ -102,6 +102,7 @@ impl Worker {
             sample_id: SampleId,
         }
         let prepared = table::concatenated(&columns::prepared_sample(), &self.units.read(unit, Table::Prepared).await?)?;
+        let prepared = self.blocklist(window).await?.without_blocked(prepared)?;
         let mut decided: Vec<Settled> = Vec::new();
         for batch in self.units.read(settled, Table::Settled).await? {
             let names = [columns::SAMPLE_ID, columns::UNIT, columns::SPLIT, columns::DUPLICATE_OF];

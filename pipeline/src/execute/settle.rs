@@ -22,18 +22,21 @@ use crate::table;
 
 impl Worker {
     pub(super) async fn settle(&self, window: &WindowTask) -> Result<UnitRecord> {
-        let mut batches = Vec::new();
+        let blocklist = self.blocklist(window).await?;
+        let (mut batches, mut input) = (Vec::new(), 0);
         for (index, key) in window.keys.prepare.iter().enumerate() {
             let unit = self.input(SegmentName::Prepare, *key).await?;
             for batch in self.units.read(&unit, Table::Prepared).await? {
-                batches.push(with_unit(&batch, index as u32)?);
+                input += batch.num_rows() as u64;
+                // Nothing is decided about what is blocked: it stands for nobody, and is in no table from here on.
+                batches.push(with_unit(&blocklist.without_blocked(batch)?, index as u32)?);
             }
         }
         let config = &self.config;
         let schema = batches.first().map_or_else(columns::prepared_sample, RecordBatch::schema);
         let chain = Chain::new(Head::Batches(schema, batches))
             .map(Split::new(config.split.clone(), config.dataset.seed))
-            .then(Dedup::new(config.dedup.clone(), self.history(window).kept().await?));
+            .then(Dedup::new(config.dedup.clone(), self.history(window).kept(&blocklist).await?));
         let (settled, elected) = self.collect(chain).await?;
         let (bank_schema, bank) = self.collect(Chain::new(Head::Batches(settled.clone(), elected.clone())).map(Index)).await?;
         let elected = table::concatenated(&settled, &elected)?;
@@ -41,8 +44,9 @@ impl Worker {
         let mut record = UnitRecord::new(SegmentName::Settle, window.keys.settle);
         let is_kept = kept_rows(&elected)?;
         let kept = is_kept.true_count() as u64;
-        let input = elected.num_rows() as u64;
-        record.samples = Some(SampleLedger { input, kept, duplicate: input - kept, ..SampleLedger::default() });
+        let decided = elected.num_rows() as u64;
+        let (duplicate, withdrawn) = (decided - kept, input - decided);
+        record.samples = Some(SampleLedger { input, kept, duplicate, withdrawn, ..SampleLedger::default() });
         record.licenses = licenses(&table::filtered(&elected, &is_kept)?)?;
         let settled = if elected.num_rows() == 0 {
             RecordBatch::new_empty(columns::settled_sample())

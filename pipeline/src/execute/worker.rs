@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use super::task::{UnitTask, WindowTask};
 use super::{UnitStore, unit_path};
 use crate::artefact::Artefacts;
+use crate::blocklist::Blocklist;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
 use crate::progress::Progress;
@@ -88,6 +89,11 @@ impl Worker {
         self.units.find(segment, key).await?.ok_or_else(missing)
     }
 
+    /// What is blocked for `window`.
+    pub(super) async fn blocklist(&self, window: &WindowTask) -> Result<Blocklist> {
+        Blocklist::read(self.units.store(), &self.config.dataset.name, window.blocklist).await
+    }
+
     /// The bank of `window`. Only one window is composed at a time, so one is kept.
     pub(super) async fn bank(&self, window: &WindowTask, settled: &UnitRecord) -> Result<Arc<Bank>> {
         let mut kept = self.bank.lock().await;
@@ -98,7 +104,7 @@ impl Worker {
         }
         // The one before is let go first: two of them need not fit.
         *kept = None;
-        let bank = Arc::new(self.history(window).bank(settled, &self.config).await?);
+        let bank = Arc::new(self.history(window).bank(settled, &self.blocklist(window).await?, &self.config).await?);
         *kept = Some((window.keys.settle, Arc::clone(&bank)));
         Ok(bank)
     }
