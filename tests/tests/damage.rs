@@ -113,8 +113,7 @@ async fn damage_in_every_segment_at_once_is_healed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_name_what_is_damaged() {
-    let trained =
-        "[model]\nlayers = 1\nwidth = 32\nheads = 2\n[train]\nsteps = 2\nbatch_packs = 1\n[eval]\npacks = 1\nimages = 0\ncaptions = 0\n";
+    let trained = "[model]\nlayers = 1\nwidth = 32\nheads = 2\n[train]\nsteps = 2\nbatch_packs = 1\nwarm_up_steps = 1\n[eval]\npacks = 1\nimages = 0\ncaptions = 0\n";
     let mut job = Job::try_new(&format!("{SMALL}{trained}"), &corpus_source(10)).expect("a good configuration");
     job.options.limit = Some(25);
     job.options.without_training = true;

@@ -45,7 +45,8 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    const fn name(self) -> &'static str {
+    /// Name in the unit's record.
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Prepared => "prepared",
             Self::Refused => "refused",

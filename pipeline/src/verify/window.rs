@@ -8,7 +8,7 @@ use cm3flow_schemas::window::WindowRecord;
 use super::object::{self, Expected};
 use super::{Place, Verification, Verifier};
 use crate::error::Result;
-use crate::execute::{WindowUnits, counted, file_path, shard_path, unit_path};
+use crate::execute::{Table, WindowUnits, counted, file_path, shard_path, unit_path};
 use crate::plan::WindowPlan;
 use crate::rebuild::is_rewritten;
 
@@ -82,8 +82,13 @@ impl Verifier {
         found.objects += 1;
         found.bytes += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
         let record = object::record::<UnitRecord>(bytes.as_ref(), "unit record").and_then(|record| {
-            let is_its = (record.segment, record.key) == (segment, key);
-            if is_its { Ok(record) } else { Err(format!("it is the record of {} unit {}", record.segment.name(), record.key.short())) }
+            if (record.segment, record.key) != (segment, key) {
+                return Err(format!("it is the record of {} unit {}", record.segment.name(), record.key.short()));
+            }
+            match unbalanced(&record) {
+                None => Ok(record),
+                Some(problem) => Err(problem),
+            }
         });
         match record {
             Ok(record) => Ok(Some(record)),
@@ -93,6 +98,18 @@ impl Verifier {
             }
         }
     }
+}
+
+/// What does not add up in the record of a unit by itself: its ledgers, and the rows of what `prepare` kept.
+fn unbalanced(unit: &UnitRecord) -> Option<String> {
+    let samples = unit.samples.as_ref().and_then(|samples| samples.check("the unit").err());
+    let documents = unit.documents.as_ref().and_then(|documents| documents.check("the unit").err());
+    if let Some(error) = samples.or(documents) {
+        return Some(error.to_string());
+    }
+    let kept = unit.samples.as_ref().filter(|_| unit.segment == SegmentName::Prepare)?.kept;
+    let rows = unit.files.get(Table::Prepared.name())?.rows;
+    (kept != rows).then(|| format!("it says that {kept} samples were kept, and lists {rows}"))
 }
 
 fn files_of(window: usize, unit: &UnitRecord) -> Vec<Expected> {
