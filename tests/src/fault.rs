@@ -78,6 +78,7 @@ struct Plan {
     single: BTreeMap<u64, Fault>,
     from: Option<(u64, Fault)>,
     random: Option<Random>,
+    on: Option<(String, Fault)>,
     requests: AtomicU64,
     written: Mutex<BTreeSet<Path>>,
     log: Mutex<Vec<String>>,
@@ -113,6 +114,12 @@ impl Faults {
     #[must_use]
     pub fn from(n: u64, fault: Fault) -> Self {
         Self(Arc::new(Plan { from: Some((n, fault)), ..Plan::default() }))
+    }
+
+    /// Requests whose path holds `part` go wrong.
+    #[must_use]
+    pub fn on(part: &str, fault: Fault) -> Self {
+        Self(Arc::new(Plan { on: Some((part.to_owned(), fault)), ..Plan::default() }))
     }
 
     /// Of 1000 requests, `per_mille` go wrong: which, and in which of the ways `kinds`, `seed` says.
@@ -152,7 +159,8 @@ impl Faults {
             (draw % 1000 < *per_mille).then(|| kinds[(draw / 1000) as usize % kinds.len()])
         };
         let later = self.0.from.filter(|(first, _)| n >= *first).map(|(_, fault)| fault);
-        self.0.single.get(&n).copied().or(later).or_else(|| self.0.random.as_ref().and_then(random))
+        let on = self.0.on.as_ref().filter(|(part, _)| path.contains(part.as_str())).map(|(_, fault)| *fault);
+        self.0.single.get(&n).copied().or(later).or(on).or_else(|| self.0.random.as_ref().and_then(random))
     }
 }
 

@@ -75,7 +75,7 @@ async fn every_damaged_object_is_named_and_healed_to_the_same_bytes() {
         ("units/pack/", "unit.json", deleted),
         ("shards/", ".arrow", cut_off),
         ("shards/", ".arrow", flip),
-        ("windows/", "1.json", cut_off),
+        ("windows/test/1/1/", ".json", cut_off),
         ("versions/", "/1.json", cut_off),
         ("versions/", ".digest", cut_off),
         ("versions/", ".parquet", flip),
@@ -102,7 +102,9 @@ async fn damage_in_every_segment_at_once_is_healed() {
     let (job, _) = published().await;
     let before = job.objects().await;
     let places = [("units/prepare/", ".parquet"), ("units/settle/", "unit.json"), ("units/compose/", ".parquet"), ("units/pack/", ".json")];
-    for (folder, ending) in places.into_iter().chain([("shards/", ".arrow"), ("windows/", "0.json"), ("windows/", "1.json")]) {
+    for (folder, ending) in
+        places.into_iter().chain([("shards/", ".arrow"), ("windows/test/1/0/", ".json"), ("windows/test/1/1/", ".json")])
+    {
         let path = object(&job, folder, ending).await;
         put(&job, &path, None).await;
     }
@@ -131,7 +133,7 @@ async fn readers_name_what_is_damaged() {
     }
     put(&job, &path, Some(whole)).await;
 
-    for (folder, ending) in [("windows/", "0.json"), ("versions/", "/1.json")] {
+    for (folder, ending) in [("windows/test/1/0/", ".json"), ("versions/", "/1.json")] {
         let path = object(&job, folder, ending).await;
         let whole = bytes_of(&job, &path).await;
         put(&job, &path, Some(cut(whole.clone()))).await;

@@ -254,6 +254,7 @@ fn partly_given() -> RecordBatch {
         raw("high", to_file(&[CODES; 16])),
         raw("broken", codes(0, 16)[..80].to_vec()),
         raw("last", png(&picture(3, 32, 32))).with_image("edit0", codes(5, 16)),
+        Raw::new("speechless", png(&picture(4, 32, 32)), &[]),
     ];
     let filtered = run_whole(Map(Filter::new(filter_config())), &raw_batch(&samples));
     let config = DeriveConfig { edges: false, ..DeriveConfig::default() };
@@ -269,7 +270,10 @@ fn given_codes_stand_beside_those_of_pictures() {
     let out = check_stage(|| grouped(2).0, &partly_given());
     assert!(out.column_by_name(columns::GIVEN_CODES).is_none(), "files of codes end here");
     let rows: Vec<Coded> = rows::read(&out, &[columns::PIXELS, columns::IMAGE_CODES, columns::REFUSAL]).unwrap();
-    assert_eq!(reasons(&rows), [None, None, None, Some("wrong_number_of_codes"), Some("code_out_of_range"), Some("bad_codes"), None]);
+    assert_eq!(
+        reasons(&rows),
+        [None, None, None, Some("wrong_number_of_codes"), Some("code_out_of_range"), Some("bad_codes"), None, Some("no_caption")]
+    );
     let given = |first: u32| (0..16).map(|place| (first + place) % CODES).collect::<Vec<_>>();
     let mut tokenizer = patch_tokenizer();
     for (row, expected) in [(0, vec![("main", given(3))]), (2, vec![("main", given(4))]), (6, vec![("edit0", given(5))])] {
@@ -304,6 +308,9 @@ fn a_picture_is_refused_where_codes_are_given() {
     let out = check_stage(stage, &partly_given());
     let rows: Vec<Coded> = rows::read(&out, &[columns::PIXELS, columns::IMAGE_CODES, columns::REFUSAL]).unwrap();
     let none = Some("no_encoder");
-    assert_eq!(reasons(&rows), [None, none, none, Some("wrong_number_of_codes"), Some("code_out_of_range"), Some("bad_codes"), none]);
+    assert_eq!(
+        reasons(&rows),
+        [None, none, none, Some("wrong_number_of_codes"), Some("code_out_of_range"), Some("bad_codes"), none, Some("no_caption")]
+    );
     assert!(rows[1].refusal.as_ref().unwrap().detail.contains("image main is a picture"), "{:?}", rows[1].refusal);
 }

@@ -4,7 +4,9 @@
 //! - `CM3FLOW_FAULT`: what goes wrong, one of `fail`, `fail_after`, `cut`, `stall`, `throttle`, `deny`, `conflict`, `stale`,
 //!   `overwrite`, `abort`, `abort_after`;
 //! - `CM3FLOW_FAULT_AT`: number of the request, from 1, that goes wrong; or `CM3FLOW_FAULT_FROM`: it and all after it do;
+//! - or `CM3FLOW_FAULT_ON`: part of the path of the requests that go wrong;
 //! - or `CM3FLOW_FAULT_PER_MILLE` and `CM3FLOW_FAULT_SEED`: so many of 1000 requests do;
+//! - `CM3FLOW_FAULT_COMMAND`: the only command, such as `work`, of which requests go wrong;
 //! - `CM3FLOW_FAULT_COUNT`: file that the number of requests is written to at the end.
 
 use std::env;
@@ -45,13 +47,19 @@ fn run() -> anyhow::Result<Done> {
 
 fn faults() -> anyhow::Result<Faults> {
     let Some(fault) = variable::<Fault>("CM3FLOW_FAULT")? else { return Ok(Faults::none()) };
+    if variable::<String>("CM3FLOW_FAULT_COMMAND")?.is_some_and(|command| env::args().nth(1) != Some(command)) {
+        return Ok(Faults::none());
+    }
+    if let Some(part) = variable::<String>("CM3FLOW_FAULT_ON")? {
+        return Ok(Faults::on(&part, fault));
+    }
     if let Some(n) = variable("CM3FLOW_FAULT_AT")? {
         return Ok(Faults::at(n, fault));
     }
     if let Some(n) = variable("CM3FLOW_FAULT_FROM")? {
         return Ok(Faults::from(n, fault));
     }
-    let per_mille = variable("CM3FLOW_FAULT_PER_MILLE")?.context("CM3FLOW_FAULT needs CM3FLOW_FAULT_AT, _FROM or _PER_MILLE")?;
+    let per_mille = variable("CM3FLOW_FAULT_PER_MILLE")?.context("CM3FLOW_FAULT needs CM3FLOW_FAULT_AT, _FROM, _ON or _PER_MILLE")?;
     Ok(Faults::random(variable("CM3FLOW_FAULT_SEED")?.unwrap_or(0), per_mille, &[fault]))
 }
 
