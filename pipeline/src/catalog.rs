@@ -28,6 +28,9 @@ use totals::Totals;
 
 /// Version of the record formats.
 const FORMAT_VERSION: u32 = 1;
+/// Bytes of a table with their digest.
+type Table = (Digest, Vec<u8>);
+
 /// Digits of a digest.
 const DIGEST_DIGITS: usize = 64;
 
@@ -180,7 +183,7 @@ impl Catalog {
         artefacts: &Artefacts,
         plan: &Plan,
         windows: &[WindowRecord],
-    ) -> Result<(VersionManifest, [(Digest, Vec<u8>); 2])> {
+    ) -> Result<(VersionManifest, [Table; 2])> {
         let Totals { samples, documents, statistics, licenses } = Totals::of(windows, plan.version)?;
         let tables = [table::write(&shard_table(windows)?, "the shard table")?, table::write(&lineage(windows)?, "the lineage")?];
         let [shard_table, lineage] = tables.map(|bytes| (Digest::of(&bytes), bytes));

@@ -289,7 +289,7 @@ mod tests {
         for (index, sample) in whole.iter().enumerate() {
             assert_eq!(walked(&bytes[sample.start as usize..], sample.start), whole[index..], "from {}", sample.key);
             let end = whole.get(index + 1).map_or(bytes.len(), |next| next.start as usize);
-            assert_eq!(walked(&bytes[sample.start as usize..end], sample.start), [sample.clone()], "{} alone", sample.key);
+            assert_eq!(walked(&bytes[sample.start as usize..end], sample.start), std::slice::from_ref(sample), "{} alone", sample.key);
         }
     }
 

@@ -215,7 +215,8 @@ impl Work<'_> {
                     windows[index] = Some(made.clone());
                 }
                 Place::Unit { segment, key, .. } => {
-                    if !self.take_unit(*segment, *key, scratch).await? {
+                    let is_taken = self.take_unit(*segment, *key, scratch).await?;
+                    if !is_taken {
                         self.leave(path, "made again, it has other bytes than those that are recorded");
                     }
                 }
