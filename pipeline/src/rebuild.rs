@@ -81,7 +81,7 @@ pub async fn rebuild(
     let recorded = catalog.recorded_digest(manifest.version).await?.unwrap_or_else(|| Digest::of(&record_bytes(&manifest)));
     let mut outcome = begin((present, &config), (&manifest, recorded), (&windows, &artefacts));
 
-    let sources = Sources::new(Arc::clone(&config), store.clone());
+    let sources = Sources::new(Arc::clone(&config), store.clone(), windows.iter().flat_map(|window| window.units.clone()).collect());
     let kept = if is_from_scratch { unreadable(&windows, &sources).await } else { HashSet::new() };
     outcome.kept_units = kept.len() as u64;
     let scratch = Scratch::over(store, hidden(&manifest, is_from_scratch, kept))?;

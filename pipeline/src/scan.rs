@@ -145,6 +145,11 @@ pub async fn scan_sources(config: &Config, store: &Store, limit: Option<u64>) ->
         None => Vec::new(),
     };
     let before: Vec<SourceUnit> = windows.into_iter().flat_map(|window| window.units).collect();
+    scan_as(config, store, &before, limit).await
+}
+
+/// As [`scan_sources`], cut as the units `before` are.
+pub(crate) async fn scan_as(config: &Config, store: &Store, before: &[SourceUnit], limit: Option<u64>) -> Result<Scan> {
     let memory = StoredScans(store.clone());
     let mut found = Scan { units: Vec::new(), bytes: 0, is_complete: limit.is_none() };
     for source in &config.source {
@@ -154,7 +159,7 @@ pub async fn scan_sources(config: &Config, store: &Store, limit: Option<u64>) ->
         }
         let location = source_location(source, &config.folder, &config.store)?;
         let address = address(source, &location);
-        let options = ScanOptions { limit: left, before: &before, address: &address, memory: &memory };
+        let options = ScanOptions { limit: left, before, address: &address, memory: &memory };
         let scanned = scan(source, &location, options).await?;
         found.units.extend(scanned.units);
         found.bytes += scanned.bytes;

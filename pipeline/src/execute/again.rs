@@ -16,13 +16,16 @@ use super::{UnitTask, WindowTask, WindowUnits, Worker, counted};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
-use crate::plan::{Plan, WindowPlan, scan_sources};
+use crate::plan::{Plan, WindowPlan};
+use crate::scan::scan_as;
 use crate::store::Store;
 
 /// What the sources hold now. They are scanned only when a unit is asked for.
 pub(crate) struct Sources {
     config: Arc<Config>,
     store: Store,
+    /// Units of the version: rows are cut as it cut them.
+    before: Vec<SourceUnit>,
     /// By what they are, whatever their files are called; or why they cannot be scanned.
     units: OnceCell<Result<HashMap<SourceUnit, PlannedUnit>, String>>,
 }
@@ -32,9 +35,9 @@ fn nameless(unit: &SourceUnit) -> SourceUnit {
 }
 
 impl Sources {
-    /// Sources of `config`; `store` remembers what scans found.
-    pub(crate) fn new(config: Arc<Config>, store: Store) -> Self {
-        Self { config, store, units: OnceCell::new() }
+    /// Sources of `config`, cut as the units `before`; `store` remembers what scans found.
+    pub(crate) fn new(config: Arc<Config>, store: Store, before: Vec<SourceUnit>) -> Self {
+        Self { config, store, before, units: OnceCell::new() }
     }
 
     /// Where `unit` can be read.
@@ -43,8 +46,9 @@ impl Sources {
     /// [`PipelineError::Gone`] if it cannot.
     pub(crate) async fn unit(&self, unit: &SourceUnit) -> Result<PlannedUnit> {
         let scan = || async {
-            let scan =
-                scan_sources(&self.config, &self.store, None).await.map_err(|error| format!("the sources cannot be scanned: {error}"))?;
+            let scan = scan_as(&self.config, &self.store, &self.before, None)
+                .await
+                .map_err(|error| format!("the sources cannot be scanned: {error}"))?;
             Ok(scan.units.into_iter().map(|planned| (nameless(&planned.unit), planned)).collect())
         };
         let gone = |problem: &str| PipelineError::Gone { name: unit.source.clone(), file: unit.file.clone(), problem: problem.to_owned() };

@@ -114,8 +114,15 @@ impl Work<'_> {
         let config = Arc::new(self.config.clone());
         let worker = Worker::new(Arc::clone(&config), scratch.store.clone(), Arc::new(artefacts), self.progress.clone());
         let catalog = Catalog::new(scratch.store.clone(), &manifest.dataset);
+        let before = plans.iter().flat_map(|plan| plan.units.clone()).collect();
         let plan = Plan::of_version(manifest, plans);
-        Again::new(Arc::clone(&config), worker, (catalog, plan), manifest.numerics.clone(), Sources::new(config, self.store.clone()))
+        Again::new(
+            Arc::clone(&config),
+            worker,
+            (catalog, plan),
+            manifest.numerics.clone(),
+            Sources::new(config, self.store.clone(), before),
+        )
     }
 
     /// A store without what is damaged, and without the records of the version's windows: they are compared with the manifest.
