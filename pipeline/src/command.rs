@@ -129,6 +129,24 @@ pub enum Done {
     WithQuarantined,
 }
 
+/// Says on standard error why a command failed, if it did. Returns the exit code: 0 done, 1 failed, 2 the user's mistake, 3 done but for units
+/// that are quarantined.
+#[must_use]
+pub fn exit_code(ended: &Result<Done>) -> u8 {
+    match ended {
+        Ok(Done::All) => 0,
+        Ok(Done::WithQuarantined) => 3,
+        Err(error) => {
+            eprintln!("{}", printable(&format!("error: {}", error.with_causes())));
+            match error {
+                PipelineError::Quarantined { .. } => 3,
+                _ if error.is_users_mistake() => 2,
+                _ => 1,
+            }
+        }
+    }
+}
+
 /// Runs the command that was asked for.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use std::str::FromStr;
 
 use anyhow::Context;
 use clap::Parser;
-use cm3flow::command::{Cli, Done, execute_with};
+use cm3flow::command::{Cli, Done, execute_with, exit_code};
 use cm3flow::store::Layer;
 use cm3flow_tests::fault::{Fault, Faults};
 use tracing_subscriber::EnvFilter;
@@ -24,8 +24,7 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("CM3FLOW_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match run() {
-        Ok(Done::All) => ExitCode::SUCCESS,
-        Ok(Done::WithQuarantined) => ExitCode::from(3),
+        Ok(ended) => ExitCode::from(exit_code(&ended)),
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -33,7 +32,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> anyhow::Result<Done> {
+fn run() -> anyhow::Result<cm3flow::Result<Done>> {
     let faults = faults()?;
     let (cli, counted) = (Cli::parse(), faults.clone());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -42,7 +41,7 @@ fn run() -> anyhow::Result<Done> {
     if let Some(file) = env::var_os("CM3FLOW_FAULT_COUNT") {
         std::fs::write(&file, faults.requests().to_string()).with_context(|| file.display().to_string())?;
     }
-    Ok(done?)
+    Ok(done)
 }
 
 fn faults() -> anyhow::Result<Faults> {
