@@ -6,7 +6,7 @@ use cm3flow_schemas::window::SourceUnit;
 use serde::Serialize;
 
 /// Cuts of one file.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Cuts {
     unit_samples: u64,
     /// Units of the version before: first rows with numbers of rows.

@@ -156,8 +156,8 @@ impl Scanning<'_> {
 
     async fn list(&self, file: &ObjectMeta, limit: u64) -> Result<Vec<PlannedUnit>> {
         let cuts = self.cuts(&file.location);
-        let key = self.key("scanned list", &(&self.config.name, file.location.to_string(), FileFacts::of(file), &cuts, limit));
-        if let Some(units) = self.recall(key).await {
+        let key = |cuts: &Cuts| self.key("scanned list", &(&self.config.name, file.location.to_string(), FileFacts::of(file), cuts, limit));
+        if let Some(units) = self.recall(key(&cuts)).await {
             return Ok(units);
         }
         let (body, facts) = self.location.stream(&file.location, None).await?;
@@ -173,7 +173,12 @@ impl Scanning<'_> {
         }
         // Images may change while their list stays as it is.
         if !has_images && facts.is_settled() {
-            self.remember(key, &units).await;
+            self.remember(key(&cuts), &units).await;
+            // What comes of this is what the next scan cuts by.
+            let next = Cuts::new(self.config.unit_samples, units.iter().map(|planned| &planned.unit));
+            if next != cuts {
+                self.remember(key(&next), &units).await;
+            }
         }
         Ok(units)
     }
