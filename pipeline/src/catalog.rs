@@ -24,7 +24,7 @@ use crate::error::{PipelineError, Result};
 use crate::plan::{Plan, digest_of_windows, output_config};
 use crate::store::{Created, Store, record_bytes};
 use crate::table;
-use totals::Totals;
+pub(crate) use totals::Totals;
 
 /// Version of the record formats.
 const FORMAT_VERSION: u32 = 1;

@@ -9,11 +9,11 @@ use cm3flow_schemas::window::WindowRecord;
 use crate::error::Result;
 
 /// Counts over all windows of a version.
-pub(super) struct Totals {
-    pub(super) samples: SampleLedger,
-    pub(super) documents: DocumentLedger,
-    pub(super) statistics: BTreeMap<String, PackStatistics>,
-    pub(super) licenses: BTreeMap<String, u64>,
+pub(crate) struct Totals {
+    pub(crate) samples: SampleLedger,
+    pub(crate) documents: DocumentLedger,
+    pub(crate) statistics: BTreeMap<String, PackStatistics>,
+    pub(crate) licenses: BTreeMap<String, u64>,
 }
 
 impl Totals {
@@ -21,7 +21,7 @@ impl Totals {
     ///
     /// # Errors
     /// [`crate::PipelineError::Ledger`].
-    pub(super) fn of(windows: &[WindowRecord], version: u32) -> Result<Self> {
+    pub(crate) fn of(windows: &[WindowRecord], version: u32) -> Result<Self> {
         let mut samples = SampleLedger::default();
         let mut documents = DocumentLedger::default();
         let mut statistics: BTreeMap<String, PackStatistics> = BTreeMap::new();

@@ -1,17 +1,13 @@
 //! The manifest, its recorded digest, and its tables.
 
-use std::collections::BTreeMap;
-
 use arrow::array::RecordBatch;
 use cm3flow_schemas::Digest;
-use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
-use cm3flow_schemas::pack::PackStatistics;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
 
 use super::object::{self, Expected};
 use super::{Place, Verification, Verifier};
-use crate::catalog::{lineage, shard_table};
+use crate::catalog::{Totals, lineage, shard_table};
 use crate::error::Result;
 use crate::plan::digest_of_windows;
 use crate::table;
@@ -91,17 +87,15 @@ impl Verifier {
 
 /// What the manifest sums up wrongly.
 fn sums(manifest: &VersionManifest, windows: &[WindowRecord]) -> Option<String> {
-    let (mut samples, mut documents) = (SampleLedger::default(), DocumentLedger::default());
-    let mut statistics: BTreeMap<String, PackStatistics> = BTreeMap::new();
-    for window in windows {
-        samples.add(&window.samples);
-        documents.add(&window.documents);
-        window.statistics.iter().for_each(|(split, counts)| statistics.entry(split.clone()).or_default().add(counts));
-    }
+    let Totals { samples, documents, statistics, licenses } = match Totals::of(windows, manifest.version) {
+        Ok(totals) => totals,
+        Err(error) => return Some(error.to_string()),
+    };
     let wrong = [
         ("samples", samples != manifest.samples),
         ("documents", documents != manifest.documents),
         ("statistics", statistics != manifest.statistics),
+        ("licences", licenses != manifest.licenses),
         ("plan", digest_of_windows(windows) != manifest.plan),
     ];
     wrong.into_iter().find(|(_, is_wrong)| *is_wrong).map(|(field, _)| format!("its {field} are not what its windows make"))

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use cm3flow_schemas::sample::{self, Annotations, Edit, LabelledBox, MAIN_IMAGE, Question, Refusal, RoleImage};
+use cm3flow_schemas::window::SourceUnit;
 use cm3flow_schemas::{ImageId, SampleId, columns, rows};
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
@@ -442,17 +443,17 @@ fn a_unit_is_named_by_the_codes_in_its_rows() {
     assert_ne!(digest("[1, 2]"), digest("[2, 1]"));
 }
 
-/// A memory that counts what it is asked and told.
+/// A memory that notes what it could give.
 #[derive(Default)]
 struct Counted {
     entries: std::sync::Mutex<std::collections::BTreeMap<cm3flow_schemas::Digest, Vec<u8>>>,
-    recalled: std::sync::atomic::AtomicUsize,
+    recalled: std::sync::Mutex<std::collections::BTreeSet<cm3flow_schemas::Digest>>,
 }
 
 impl ScanMemory for Counted {
     fn recall(&self, key: cm3flow_schemas::Digest) -> futures::future::BoxFuture<'_, Option<Vec<u8>>> {
         let entry = self.entries.lock().unwrap().get(&key).cloned();
-        self.recalled.fetch_add(usize::from(entry.is_some()), std::sync::atomic::Ordering::Relaxed);
+        self.recalled.lock().unwrap().extend(entry.is_some().then_some(key));
         Box::pin(std::future::ready(entry))
     }
 
@@ -487,7 +488,12 @@ impl OldFiles {
 }
 
 fn remembered(config: &SourceConfig, location: &Location, memory: &Counted) -> ScannedSource {
-    block_on(scan(config, location, ScanOptions { limit: None, before: &[], address: "test", memory })).unwrap()
+    remembered_behind(&[], config, location, memory)
+}
+
+/// A scan behind a version of the units `before`.
+fn remembered_behind(before: &[SourceUnit], config: &SourceConfig, location: &Location, memory: &Counted) -> ScannedSource {
+    block_on(scan(config, location, ScanOptions { limit: None, before, address: "test", memory })).unwrap()
 }
 
 /// One source of each format over the same pictures.
@@ -519,9 +525,13 @@ fn what_is_remembered_is_what_a_scan_finds() {
         let (config, location, memory) = (config(format, 2), files.location(path), Counted::default());
         let first = remembered(&config, &location, &memory);
         let entries = memory.entries.lock().unwrap().clone();
-        assert!(!entries.is_empty() && memory.recalled.load(std::sync::atomic::Ordering::Relaxed) == 0, "{path}");
+        assert!(!entries.is_empty() && memory.recalled.lock().unwrap().is_empty(), "{path}");
         assert_eq!(remembered(&config, &location, &memory), first, "{path}");
-        assert_eq!(memory.recalled.load(std::sync::atomic::Ordering::Relaxed), entries.len(), "{path}: every entry saved a reading");
+        // A list is remembered as the version cuts it, too, that is made of this scan.
+        let made: Vec<SourceUnit> = first.units.iter().map(|planned| planned.unit.clone()).collect();
+        assert_eq!(remembered_behind(&made, &config, &location, &memory), first, "{path}");
+        assert!(memory.recalled.lock().unwrap().iter().eq(entries.keys()), "{path}: every entry saved a reading");
+        assert_eq!(memory.entries.lock().unwrap().len(), entries.len(), "{path}: nothing was read again");
         assert_eq!(scan_of(&config, &location, None).unwrap(), first, "{path}");
         // Damage of any kind is not trusted.
         let damaged = |entry: &[u8]| String::from_utf8(entry.to_vec()).unwrap().replacen('1', "2", 1).into_bytes();
