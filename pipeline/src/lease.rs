@@ -138,18 +138,27 @@ impl Lease {
 
     /// Gives it back. A run that cannot reach the store any more leaves that to the silence of its heartbeats.
     pub(crate) async fn release(mut self) {
-        self.record.released = true;
-        let (number, folder) = (self.number + 1, &self.folder);
-        let released = self.store.create_record(&format!("{folder}/{number}.json"), &self.record).await;
-        let deleted = match released {
-            Ok(Created::New | Created::Same) => self.store.delete(&format!("{folder}/{}.json", self.number)).await,
-            // Another run took it over.
-            Ok(Created::Different) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = deleted {
+        self.heartbeats.abort();
+        // One that is under way is left before its end is told.
+        let _ = (&mut self.heartbeats).await;
+        if let Err(error) = self.end().await {
             tracing::warn!(%error, "could not give back the lease");
         }
+    }
+
+    async fn end(&self) -> Result<()> {
+        let (number, folder) = (self.number + 1, &self.folder);
+        let released = LeaseRecord { released: true, ..self.record.clone() };
+        // Unless another run took it over.
+        if self.store.create_record(&format!("{folder}/{number}.json"), &released).await? != Created::Different {
+            self.store.delete(&format!("{folder}/{}.json", self.number)).await?;
+        }
+        // A run that left nothing else, since there was nothing to do, leaves no trace.
+        let heartbeats = format!("{}/heartbeat", self.record.run);
+        for name in self.store.names(&heartbeats).await? {
+            self.store.delete(&format!("{heartbeats}/{name}")).await?;
+        }
+        Ok(())
     }
 }
 
@@ -248,6 +257,7 @@ mod tests {
         first.release().await;
         take(&store, "runs/b", LeaseMode::Refuse).await.expect("it was given back");
         assert_eq!(store.names("leases/d").await.expect("memory").len(), 1, "only the highest stays");
+        assert!(store.names("runs/a/heartbeat").await.expect("memory").is_empty(), "what has ended has no heartbeats");
     }
 
     #[tokio::test]

@@ -113,6 +113,8 @@ fn versions_are_tagged_compared_and_verified() {
         (output.status.code(), stdout(&output), stderr(&output))
     };
     assert_eq!(cm3flow(folder.path(), &["run", "job.toml"]).status.code(), Some(0));
+    // One that has nothing to do is in nobody's way.
+    assert_eq!(cm3flow(folder.path(), &["run", "job.toml"]).status.code(), Some(0));
     assert_eq!(versions(&["tag", "job.toml", "good", "1"]), (Some(0), "good names version 1\n".into(), String::new()));
     assert!(versions(&["tag", "job.toml"]).1.starts_with("good "));
     assert!(versions(&["show", "job.toml", "good"]).1.starts_with("version    1 of d"));
@@ -121,7 +123,7 @@ fn versions_are_tagged_compared_and_verified() {
     let (code, shown, error) = versions(&["verify", "job.toml", "good"]);
     assert!(code == Some(0) && shown.contains("all as recorded"), "{shown}{error}");
     let (code, shown, error) = versions(&["gc", "job.toml", "--grace", "0s"]);
-    assert!(code == Some(0) && shown.contains("would delete 1 objects"), "the heartbeat of the run that has ended: {shown}{error}");
+    assert!(code == Some(0) && shown.contains("nothing to delete"), "{shown}{error}");
 
     let shards = std::fs::read_dir(folder.path().join("store/shards")).expect("packs are written").next().expect("a shard");
     let shard = shards.expect("a file").path();
