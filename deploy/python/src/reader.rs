@@ -1,6 +1,7 @@
 //! The reader as a Python class. It belongs to the process that made it: in a forked child it is of no use, and harmless.
 
 use std::mem::ManuallyDrop;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow_schema::SchemaRef;
@@ -25,7 +26,8 @@ const SIGNALS: Duration = Duration::from_millis(100);
 /// Reads the batches of one rank and worker.
 #[pyclass]
 pub(crate) struct Reader {
-    inner: ManuallyDrop<Inner>,
+    /// Never contended: Python hands it out to one method at a time.
+    inner: ManuallyDrop<Mutex<Inner>>,
     process: u32,
 }
 
@@ -45,7 +47,7 @@ impl Reader {
     fn new(py: Python<'_>, options: &str) -> PyResult<Self> {
         let options = Options::parse(options)?;
         let inner = py.detach(|| Inner::open(options))?;
-        Ok(Self { inner: ManuallyDrop::new(inner), process: std::process::id() })
+        Ok(Self { inner: ManuallyDrop::new(Mutex::new(inner)), process: std::process::id() })
     }
 
     /// The next batch, or `None` at the end. `widen` asks for i64 tokens in one array instead of views of the rows.
@@ -85,7 +87,7 @@ impl Reader {
         if self.process != std::process::id() {
             return Err(PyRuntimeError::new_err("this reader belongs to another process; open one here"));
         }
-        Ok(&mut self.inner)
+        Ok(self.inner.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
