@@ -195,10 +195,11 @@ impl Source {
             if window == self.windows.len() {
                 if !self.complete && self.feed.has(window) {
                     self.learn().await?;
-                } else if self.complete {
-                    (epoch, window) = (epoch + 1, 0);
-                } else {
-                    return Ok(places);
+                }
+                match (window == self.windows.len(), self.complete) {
+                    (true, true) => (epoch, window) = (epoch + 1, 0),
+                    (true, false) => return Ok(places),
+                    (false, _) => {}
                 }
             }
         }

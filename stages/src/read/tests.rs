@@ -38,6 +38,10 @@ impl WindowFeed for Committed {
     fn window(&mut self, index: usize) -> BoxFuture<'_, Result<Option<WindowShards>>> {
         std::future::ready(Ok(self.0.get(index).cloned())).boxed()
     }
+
+    fn has(&self, index: usize) -> bool {
+        index <= self.0.len()
+    }
 }
 
 /// Windows that are committed one by one: each takes a few polls.
