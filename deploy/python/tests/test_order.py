@@ -12,7 +12,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 
 def take(batches, count):
-    return [batch for batch, _ in zip(batches, range(count))]
+    return [batch for _, batch in zip(range(count), batches)]
 
 
 def tokens(batches):

@@ -16,7 +16,7 @@ ROUNDS = 50 if os.environ.get("CM3FLOW_LONG") == "1" else 5
 
 
 def first_ids(dataset, count=3):
-    return np.concatenate([np.asarray(batch.tokens) for batch, _ in zip(dataset, range(count))]).tolist()
+    return np.concatenate([np.asarray(batch.tokens) for _, batch in zip(range(count), dataset)]).tolist()
 
 
 def child(dataset, iterator, queue):
