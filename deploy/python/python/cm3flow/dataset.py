@@ -89,7 +89,8 @@ class PackedDataset(_Base):  # type: ignore[misc,valid-type]
             raise ValueError("give weights or a schedule of them, not both")
         if (rank is None) != (world_size is None):
             raise ValueError("give both rank and world_size, or neither")
-        sources = dict(uri) if isinstance(uri, Mapping) else {_ALONE: os.fspath(uri)}
+        # In order of name: what a position reads must not depend on the order in which sources were named.
+        sources = dict(sorted(uri.items())) if isinstance(uri, Mapping) else {_ALONE: os.fspath(uri)}
         phases = schedule if schedule is not None else [(0, weights if weights is not None else dict.fromkeys(sources, 1.0))]
         ranks = _ranks() if rank is None or world_size is None else (rank, world_size)
         self._widen = dtype == "int64"
