@@ -4,10 +4,11 @@
 //! committed in order. Results do not depend on the number of workers: every unit is a function of its key.
 
 mod again;
+mod bank;
 mod compose;
 mod counted;
 mod hands;
-mod history;
+mod kept;
 mod pack;
 mod prepare;
 mod settle;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_stages::ChannelLimits;
-use cm3flow_stages::index::Bank;
 use cm3flow_stages::instruct::InstructContext;
 use tokio::sync::Mutex;
 
+use super::bank::WindowBank;
 use super::task::{UnitTask, WindowTask};
 use super::{UnitStore, unit_path};
 use crate::artefact::Artefacts;
@@ -29,8 +29,8 @@ pub(crate) struct Worker {
     pub(super) instruct: Arc<InstructContext>,
     pub(super) progress: Progress,
     pub(super) limits: ChannelLimits,
-    /// The bank of the window that is composed, by its settle key: its units share it.
-    bank: Mutex<Option<(Digest, Arc<Bank>)>>,
+    /// The bank of the window that is composed.
+    pub(super) bank: Mutex<Option<WindowBank>>,
 }
 
 impl Worker {
@@ -92,20 +92,5 @@ impl Worker {
     /// What is blocked for `window`.
     pub(super) async fn blocklist(&self, window: &WindowTask) -> Result<Blocklist> {
         Blocklist::read(self.units.store(), &self.config.dataset.name, window.blocklist).await
-    }
-
-    /// The bank of `window`. Only one window is composed at a time, so one is kept.
-    pub(super) async fn bank(&self, window: &WindowTask, settled: &UnitRecord) -> Result<Arc<Bank>> {
-        let mut kept = self.bank.lock().await;
-        if let Some((settle, bank)) = &*kept
-            && *settle == window.keys.settle
-        {
-            return Ok(Arc::clone(bank));
-        }
-        // The one before is let go first: two of them need not fit.
-        *kept = None;
-        let bank = Arc::new(self.history(window).bank(settled, &self.blocklist(window).await?, &self.config).await?);
-        *kept = Some((window.keys.settle, Arc::clone(&bank)));
-        Ok(bank)
     }
 }
