@@ -19,6 +19,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
 pub(crate) use look_up::row_groups_with;
@@ -114,13 +115,25 @@ pub(crate) async fn columns_of(
     names: &[&str],
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
     let location = path.to_owned();
-    let failed = move |source| PipelineError::Parquet { location: location.clone(), source };
+    let failed = move |source| ranges_failed(&location, source);
     let reader = Ranges { objects, path: Path::from(path), file_bytes };
     let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(failed.clone())?;
     let roots = names.iter().map(|name| position(builder.schema(), name)).collect::<Result<Vec<_>, _>>()?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
     let stream = builder.with_projection(mask).with_batch_size(ROW_GROUP_ROWS).build().map_err(failed.clone())?;
     Ok(stream.map_err(failed).boxed())
+}
+
+/// What went wrong with ranges of the file at `location`: the store, or the file itself.
+fn ranges_failed(location: &str, source: ParquetError) -> PipelineError {
+    let location = location.to_owned();
+    match source {
+        ParquetError::External(source) => match source.downcast() {
+            Ok(source) => PipelineError::Store { action: "read ranges of", location, source: *source },
+            Err(source) => PipelineError::Parquet { location, source: ParquetError::External(source) },
+        },
+        source => PipelineError::Parquet { location, source },
+    }
 }
 
 /// Rows without and rows with a refusal.

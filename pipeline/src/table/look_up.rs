@@ -10,14 +10,14 @@ use object_store::path::Path;
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::file::metadata::RowGroupMetaData;
 
-use super::Ranges;
-use crate::error::{PipelineError, Result};
+use super::{Ranges, ranges_failed};
+use crate::error::Result;
 
 /// Streams those row groups of the table of `file_bytes` at `path`, of which the first column holds ids in ascending order, that may hold one
 /// of `wanted`, which ascend too. Only their bytes are fetched, so no digest is checked.
 ///
 /// # Errors
-/// [`PipelineError::Parquet`].
+/// [`crate::error::PipelineError::Parquet`], or what the store says.
 pub(crate) async fn row_groups_with(
     objects: Arc<dyn ObjectStore>,
     path: &str,
@@ -25,7 +25,7 @@ pub(crate) async fn row_groups_with(
     wanted: &[[u8; 16]],
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
     let location = path.to_owned();
-    let failed = move |source| PipelineError::Parquet { location: location.clone(), source };
+    let failed = move |source| ranges_failed(&location, source);
     let reader = Ranges { objects, path: Path::from(path), file_bytes };
     let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(failed.clone())?;
     let groups = builder.metadata().row_groups().iter().enumerate();
