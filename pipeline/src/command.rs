@@ -3,8 +3,10 @@
 mod doctor;
 mod fit;
 mod inspect;
+mod log;
 mod output;
 mod plan;
+mod refused;
 mod run;
 mod versions;
 
@@ -23,6 +25,9 @@ use crate::store::Store;
 #[derive(Debug, Parser)]
 #[command(name = "cm3flow", version)]
 pub struct Cli {
+    /// Form of the log on standard error; CM3FLOW_LOG names what is logged, as info or cm3flow=debug
+    #[arg(long, global = true, env = "CM3FLOW_LOG_FORMAT", default_value = "text")]
+    log_format: log::LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -45,7 +50,7 @@ enum Command {
     Versions(versions::VersionsCommand),
     /// Refused samples
     #[command(subcommand)]
-    Refused(versions::RefusedCommand),
+    Refused(refused::RefusedCommand),
     /// Shows what stands behind an id of a published version, or how much of the codebook is used
     Inspect(inspect::InspectArgs),
     /// Shows what tensors would be computed on, and why CUDA is not used
@@ -107,6 +112,7 @@ impl ConfigArgs {
 /// # Errors
 /// What stopped it.
 pub async fn execute(cli: Cli) -> Result<()> {
+    log::begin(cli.log_format);
     let progress = Progress::to_standard_error();
     match cli.command {
         Command::Run(args) => run::run(args, &progress).await,
@@ -115,7 +121,7 @@ pub async fn execute(cli: Cli) -> Result<()> {
         Command::Train(args) => run::train(args, &progress).await,
         Command::Report(args) => run::report(&args).await,
         Command::Versions(command) => versions::versions(&command).await,
-        Command::Refused(command) => versions::refused(&command).await,
+        Command::Refused(command) => refused::refused(command, &progress).await,
         Command::Inspect(args) => inspect::inspect(&args).await,
         Command::Doctor(args) => {
             doctor::doctor(&args);

@@ -1,5 +1,6 @@
 //! Errors of the runtime and the command. [`PipelineError::is_users_mistake`] tells exit code 2 from 1.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use cm3flow_model::ModelError;
@@ -214,6 +215,29 @@ pub enum PipelineError {
         /// Reasons with counts.
         reasons: String,
     },
+    /// More was refused than allowed.
+    #[error(
+        "{refused} of {input} samples were refused, more than runtime.max_refused_fraction = {max_fraction} allows: {reasons}; nothing was published. `cm3flow refused list CONFIG --unpublished` shows which; mend the sources or settings, or allow more, and run again"
+    )]
+    RefusedTooMuch {
+        /// Samples looked at.
+        input: u64,
+        /// Samples refused.
+        refused: u64,
+        /// Fraction that is allowed.
+        max_fraction: f64,
+        /// The most frequent reasons with their counts.
+        reasons: String,
+    },
+    /// Metrics cannot be offered.
+    #[error("cannot offer metrics at {address}; choose another address by runtime.metrics or --metrics")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
     /// A signal ended the command.
     #[error("stopped by a signal; what is committed stays, run again to go on")]
     Interrupted,
@@ -250,6 +274,28 @@ pub enum PipelineError {
 }
 
 impl PipelineError {
+    /// Exit code of a command that it stops: 2 for the user's mistakes, 1 for everything else.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        if self.is_users_mistake() { 2 } else { 1 }
+    }
+
+    /// One line with all causes, each once.
+    #[must_use]
+    pub fn with_causes(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !line.contains(text.trim()) {
+                line.push_str(": ");
+                line.push_str(text.trim());
+            }
+            cause = error.source();
+        }
+        line
+    }
+
     /// Whether the user can mend it by changing the configuration, the command line or the input.
     #[must_use]
     pub const fn is_users_mistake(&self) -> bool {
@@ -268,6 +314,7 @@ impl PipelineError {
                 | Self::Pinned { .. }
                 | Self::NothingToFit { .. }
                 | Self::Given { .. }
+                | Self::Metrics { .. }
                 | Self::NothingKept { .. }
                 | Self::Mismatch { .. }
                 | Self::Stage(StageError::Source { .. })

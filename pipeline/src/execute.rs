@@ -3,11 +3,13 @@
 //! Units that are there already are not made again. Results do not depend on the number of workers: every unit is a function of its
 //! key, and windows are committed in order.
 
+mod budget;
 mod compose;
 mod history;
 mod pack;
 mod prepare;
 mod settle;
+mod tell;
 mod unit;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,12 +19,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
 use cm3flow_schemas::sample::Split;
-use cm3flow_schemas::unit::UnitRecord;
+use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::window::WindowRecord;
 use cm3flow_stages::ChannelLimits;
 use cm3flow_stages::instruct::InstructContext;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 pub(crate) use prepare::derived_batches;
 pub(crate) use unit::{DOCUMENT_COLUMNS, Table, UnitPlace, UnitStore, WindowTables};
@@ -31,6 +34,8 @@ use crate::artefact::Artefacts;
 use crate::catalog::{Catalog, window_record};
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
+use crate::events::Event;
+use crate::execute::budget::RefusalBudget;
 use crate::execute::history::History;
 use crate::follow::Followed;
 use crate::plan::{Plan, WindowPlan};
@@ -48,6 +53,7 @@ pub(crate) struct Executor {
     instruct: Arc<InstructContext>,
     progress: Progress,
     limits: ChannelLimits,
+    budget: RefusalBudget,
     /// Places for units that are prepared, and for units that are composed: a window must not wait for what is prepared ahead.
     preparing: Arc<Semaphore>,
     composing: Arc<Semaphore>,
@@ -65,6 +71,7 @@ impl Executor {
             tokenizer: artefacts.text.clone(),
             seed: config.dataset.seed,
         };
+        let budget = RefusalBudget::new(&config.runtime);
         let places = || Arc::new(Semaphore::new(config.runtime.workers as usize));
         let (preparing, composing) = (places(), places());
         Self {
@@ -74,6 +81,7 @@ impl Executor {
             instruct: Arc::new(instruct),
             progress,
             limits: ChannelLimits::default(),
+            budget,
             preparing,
             composing,
             stop,
@@ -94,13 +102,15 @@ impl Executor {
             let prepared = in_order(begun.pop_front().unwrap_or_default(), "preparing a unit").await?;
             let record = match &window.committed {
                 Some(record) => WindowRecord { window: index as u32, ..record.clone() },
-                None => self.finish_window(index as u32, window, &prepared, &mut history).await?,
+                None => {
+                    let finishing = self.finish_window(index as u32, window, &prepared, &mut history);
+                    finishing.instrument(tracing::error_span!("window", window = index)).await?
+                }
             };
             history.push(window.keys.settle);
             let record = catalog.commit_window(plan, record).await?;
             followed.commit(record.shards.clone());
-            let (of, ledger) = (plan.windows.len(), &record.samples);
-            self.progress.say(&format!("window {} of {of} committed: {ledger}", index + 1));
+            self.progress.tell(Event::window_committed(&record, plan.windows.len(), window.committed.is_some()));
             records.push(record);
         }
         Ok(records)
@@ -111,10 +121,16 @@ impl Executor {
         let mut tasks = JoinSet::new();
         for (index, source) in window.sources.iter().enumerate() {
             let (executor, source, key) = (Arc::clone(self), source.clone(), window.keys.prepare[index]);
-            tasks.spawn(async move {
-                let _place = executor.place(&executor.preparing).await?;
-                Ok((index, executor.prepare(source, key).await?))
-            });
+            tasks.spawn(
+                async move {
+                    let _place = executor.place(&executor.preparing).await?;
+                    let unit = source.unit.clone();
+                    let record = executor.prepare(source, key).await?;
+                    executor.budget.count(&unit, &record, &executor.progress)?;
+                    Ok((index, record))
+                }
+                .in_current_span(),
+            );
         }
         tasks
     }
@@ -172,7 +188,7 @@ impl Executor {
     ) -> Result<Vec<UnitRecord>> {
         let mut there = BTreeMap::new();
         for (index, key) in window.keys.compose.iter().enumerate() {
-            if let Some(record) = self.units.find(cm3flow_schemas::unit::SegmentName::Compose, *key).await? {
+            if let Some(record) = self.units.find(SegmentName::Compose, *key).await? {
                 there.insert(index, record);
             }
         }
@@ -183,13 +199,18 @@ impl Executor {
             for (index, unit) in prepared.iter().enumerate().filter(|(index, _)| !there.contains_key(index)) {
                 let (executor, bank, settled) = (Arc::clone(self), Arc::clone(&bank), Arc::clone(&settled));
                 let (unit, key) = (unit.clone(), window.keys.compose[index]);
-                tasks.spawn(async move {
-                    let _place = executor.place(&executor.composing).await?;
-                    Ok((index, executor.compose(key, (index as u32, &unit), &settled, bank).await?))
-                });
+                tasks.spawn(
+                    async move {
+                        let _place = executor.place(&executor.composing).await?;
+                        let composing = executor.compose(key, (index as u32, &unit), &settled, bank);
+                        Ok((index, executor.make((SegmentName::Compose, key), composing).await?))
+                    }
+                    .in_current_span(),
+                );
             }
         }
         for (index, record) in there {
+            let record = self.found(record);
             tasks.spawn(async move { Ok((index, record)) });
         }
         in_order(tasks, "composing a unit").await
@@ -213,7 +234,7 @@ async fn in_order(mut tasks: JoinSet<Result<(usize, UnitRecord)>>, what: &'stati
 }
 
 /// Folder of a unit in the store.
-pub(crate) fn unit_path(segment: cm3flow_schemas::unit::SegmentName, key: Digest) -> String {
+pub(crate) fn unit_path(segment: SegmentName, key: Digest) -> String {
     let key = key.to_string();
     format!("units/{}/{}/{key}", segment.name(), &key[..2])
 }

@@ -3,17 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use cm3flow::PipelineError;
 use cm3flow::command::{Cli, execute, printable};
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("CM3FLOW_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the runtime"), 1),
+        Err(error) => {
+            eprintln!("error: cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
     };
     let done = runtime.block_on(execute(cli));
     // Blocked reads of a source must not keep a command alive that has failed.
@@ -21,26 +20,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let code = code_of(&error);
-            fail(&anyhow::Error::new(error), code)
+            eprintln!("error: {}", printable(&error.with_causes()));
+            ExitCode::from(error.exit_code())
         }
     }
-}
-
-const fn code_of(error: &PipelineError) -> u8 {
-    if error.is_users_mistake() { 2 } else { 1 }
-}
-
-/// Prints the error with its causes, each once.
-fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    let mut line = String::new();
-    for cause in error.chain() {
-        let cause = cause.to_string();
-        if !line.contains(cause.trim()) {
-            line.push_str(if line.is_empty() { "error: " } else { ": " });
-            line.push_str(cause.trim());
-        }
-    }
-    eprintln!("{}", printable(&line));
-    ExitCode::from(code)
 }

@@ -1,6 +1,7 @@
 //! The plan: which windows a run makes of which units, and the key of every unit, before any of them is worked on.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
@@ -15,6 +16,8 @@ use crate::artefact::Artefacts;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::Result;
+use crate::events::Event;
+use crate::refused::{Replay, ReplayFilter, Settled};
 use crate::store::source_location;
 
 /// Units that the sources hold now.
@@ -31,6 +34,13 @@ impl Scan {
     #[must_use]
     pub fn samples(&self) -> u64 {
         self.units.iter().map(|planned| planned.unit.rows).sum()
+    }
+
+    /// That `sources` were looked through in `took`.
+    #[must_use]
+    pub(crate) fn done(&self, sources: usize, took: Duration) -> Event {
+        let (units, samples, bytes) = (self.units.len() as u64, self.samples(), self.bytes);
+        Event::ScanDone { sources: sources as u64, units, samples, bytes, seconds: took.as_secs_f64() }
     }
 }
 
@@ -203,11 +213,32 @@ pub struct Plan {
     pub removed_samples: u64,
     /// Why there is no base although there is a version: the first segment whose key is another one now.
     pub made_anew_from: Option<SegmentName>,
+    /// Refused rows that are tried once more.
+    pub replayed_samples: u64,
 }
 
 /// What a unit is, whatever its file is called.
 fn content_of(unit: &SourceUnit) -> (&str, Digest, u64, u64, &[u64]) {
     (&unit.source, unit.digest, unit.first_row, unit.rows, &unit.only)
+}
+
+/// Samples of units that the sources no longer hold as they were read.
+fn removed_samples<'a>(in_base: impl Iterator<Item = &'a SourceUnit>, present: &[PlannedUnit], settled: &Settled<'_>) -> u64 {
+    let contents: HashSet<_> = present.iter().map(|planned| content_of(&planned.unit)).collect();
+    // Of these only refused rows changed, so their other rows are those of the unit that was read before.
+    let mended: HashSet<_> = present.iter().filter(|planned| settled.holds(&planned.unit)).map(|planned| place_of(&planned.unit)).collect();
+    // Rows that are tried once more belong to a unit that is counted as a whole.
+    let removed = in_base.filter(|unit| unit.only.is_empty() && !contents.contains(&content_of(unit)) && !mended.contains(&place_of(unit)));
+    removed.map(|unit| unit.rows).sum()
+}
+
+/// Where a unit is, whatever it holds.
+fn place_of(unit: &SourceUnit) -> (&str, &str, u64, u64) {
+    (&unit.source, &unit.file, unit.first_row, unit.rows)
+}
+
+fn committed(windows: &[WindowPlan]) -> Vec<WindowRecord> {
+    windows.iter().filter_map(|window| window.committed.clone()).collect()
 }
 
 impl Plan {
@@ -216,6 +247,20 @@ impl Plan {
     /// # Errors
     /// What the store says.
     pub async fn make(config: &Config, artefacts: &Artefacts, catalog: &Catalog, scan: &Scan) -> Result<Self> {
+        Self::make_replaying(config, artefacts, catalog, scan, None).await
+    }
+
+    /// As [`Self::make`], with refused rows of the latest version that are tried once more.
+    ///
+    /// # Errors
+    /// What the store or a source says.
+    pub async fn make_replaying(
+        config: &Config,
+        artefacts: &Artefacts,
+        catalog: &Catalog,
+        scan: &Scan,
+        replay: Option<&ReplayFilter>,
+    ) -> Result<Self> {
         let maker = KeyMaker { config, artefacts };
         let latest = catalog.latest_version().await?;
         let (mut windows, made_anew_from) = match &latest {
@@ -226,10 +271,17 @@ impl Plan {
         let base_windows = windows.len();
         let in_base = windows.iter().flat_map(|window: &WindowPlan| &window.units);
         let known: HashSet<_> = in_base.clone().map(content_of).collect();
-        let present: HashSet<_> = scan.units.iter().map(|planned| content_of(&planned.unit)).collect();
-        let removed_samples = in_base.filter(|unit| !present.contains(&content_of(unit))).map(|unit| unit.rows).sum();
-
-        let fresh: Vec<PlannedUnit> = scan.units.iter().filter(|planned| !known.contains(&content_of(&planned.unit))).cloned().collect();
+        let settled = Settled::new(in_base.clone());
+        let is_read = |unit: &SourceUnit| known.contains(&content_of(unit)) || settled.holds(unit);
+        let removed_samples = removed_samples(in_base, &scan.units, &settled);
+        let replayed = match replay {
+            Some(asked) => Replay::plan(catalog, asked, &committed(&windows), &scan.units, is_read).await?,
+            None => Replay::default(),
+        };
+        let replayed_samples = replayed.rows();
+        let fresh = scan.units.iter().enumerate();
+        let fresh = fresh.filter(|(index, planned)| !is_read(&planned.unit) && !replayed.instead_of.contains(index));
+        let fresh: Vec<PlannedUnit> = fresh.map(|(_, planned)| planned).chain(&replayed.units).cloned().collect();
         let blocklist = latest.as_ref().and_then(|manifest| manifest.blocklist);
         let mut settled_before = windows.last().map(|window: &WindowPlan| window.keys.settle);
         for sources in fresh.chunks(config.window.units as usize) {
@@ -250,6 +302,7 @@ impl Plan {
             windows,
             removed_samples,
             made_anew_from,
+            replayed_samples,
         })
     }
 

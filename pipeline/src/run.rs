@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use cm3flow_model::train::TrainConfig;
 use cm3flow_schemas::Digest;
@@ -17,10 +18,12 @@ use crate::artefact::{self, Artefacts, FittedCodebook, FittedText};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
+use crate::events::{Event, RunEnd, RunScope};
 use crate::execute::Executor;
 use crate::follow::Followed;
 use crate::plan::{Plan, Scan, scan_sources};
 use crate::progress::Progress;
+use crate::refused::ReplayFilter;
 use crate::report::{self, Subject};
 use crate::store::Store;
 use crate::train::{self, Checkpoints, TrainOutcome, Training};
@@ -32,6 +35,8 @@ pub struct RunOptions {
     pub limit: Option<u64>,
     /// Fits anew what is pinned.
     pub refit: bool,
+    /// Tries these refused samples of the latest version once more, beside what is new.
+    pub replay: Option<ReplayFilter>,
     /// Leaves out training even if the configuration has it.
     pub without_training: bool,
     /// Set from outside to end training with a checkpoint.
@@ -61,6 +66,16 @@ impl RunOutcome {
     pub const fn nothing_to_do(&self) -> bool {
         self.was_published && (self.training.is_none() || self.was_trained)
     }
+
+    fn end(&self) -> RunEnd {
+        RunEnd {
+            version: Some(self.manifest.version),
+            nothing_to_do: self.nothing_to_do(),
+            report: self.report.clone(),
+            checkpoint: self.training.as_ref().map(|training| training.checkpoint.clone()),
+            ..RunEnd::default()
+        }
+    }
 }
 
 /// What the parts of a run share.
@@ -72,6 +87,8 @@ struct Run<'a> {
     catalog: Catalog,
     artefacts: Arc<Artefacts>,
     scan: Scan,
+    /// Its folder in the store.
+    folder: String,
 }
 
 /// Runs `config` against `store`.
@@ -79,19 +96,30 @@ struct Run<'a> {
 /// # Errors
 /// The first thing that goes wrong; what is committed stays, and the same call goes on from there.
 pub async fn run(config: &Config, store: &Store, options: &RunOptions, progress: &Progress) -> Result<RunOutcome> {
+    let scope = RunScope::begin(store, progress, &config.dataset.name);
+    scope.record(run_in(scope.folder(), config, store, options, progress), RunOutcome::end).await
+}
+
+/// A run whose folder in the store is `folder`.
+async fn run_in(folder: String, config: &Config, store: &Store, options: &RunOptions, progress: &Progress) -> Result<RunOutcome> {
+    let begun = Instant::now();
     let scan = scan_sources(config, options.limit).await?;
-    progress.say(&format!("{} samples in {} units of {} sources", scan.samples(), scan.units.len(), config.source.len()));
+    progress.tell(scan.done(config.source.len(), begun.elapsed()));
     let mut artefacts = artefacts_for(config, store, &scan, options, progress).await?;
     if artefacts.text.fidelity() == Fidelity::Normalized {
         progress.say("the text tokenizer normalizes: texts come back as its normalizer makes them, not as they were");
     }
     let catalog = Catalog::new(store.clone(), &config.dataset.name);
-    let plan = Plan::make(config, &artefacts, &catalog, &scan).await?;
+    let plan = Plan::make_replaying(config, &artefacts, &catalog, &scan, options.replay.as_ref()).await?;
+    if options.replay.is_some() {
+        progress.say(&replayed(&plan));
+    }
+    progress.tell(Event::plan_made(&plan));
     if !plan.is_published {
         artefacts.code_changes = artefact::code_changes(config, store, &artefacts, &scan.units).await?;
     }
     let artefacts = Arc::new(artefacts);
-    let run = Run { config: Arc::new(config.clone()), store, options, progress, catalog, artefacts, scan };
+    let run = Run { config: Arc::new(config.clone()), store, options, progress, catalog, artefacts, scan, folder };
     if let Some(segment) = plan.made_anew_from {
         let (before, now, segment) = (plan.version - 1, plan.version, segment.name());
         progress.say(&format!(
@@ -181,7 +209,10 @@ pub async fn train_version(
         progress: progress.clone(),
         stop: Arc::clone(&options.stop),
     };
-    finished(train::start(training)?).await
+    let scope = RunScope::begin(store, progress, &config.dataset.name);
+    let version = Some(manifest.version);
+    let end = |outcome: &TrainOutcome| RunEnd { version, checkpoint: Some(outcome.checkpoint.clone()), ..RunEnd::default() };
+    scope.record(async move { finished(train::start(training)?).await }, end).await
 }
 
 /// Draws the report of a published version anew; returns the page.
@@ -281,17 +312,16 @@ impl Run<'_> {
             outcome.training = if outcome.was_trained { done } else { Some(finished(train::start(training)?).await?) };
         }
         if !outcome.nothing_to_do() {
-            outcome.report = Some(self.report(&run_folder(), &outcome).await?);
+            outcome.report = Some(self.report(&outcome).await?);
         }
         Ok(outcome)
     }
 
     /// Makes and publishes the version while the trainer follows.
     async fn execute(&self, plan: &Plan) -> Result<RunOutcome> {
-        let run_folder = run_folder();
         let windows: Vec<_> = plan.windows.iter().map(|window| json!({"units": window.units, "keys": window.keys.by_segment()})).collect();
         let record = json!({"dataset": self.config.dataset.name, "version": plan.version, "base": plan.base, "windows": windows});
-        self.store.create_record(&format!("{run_folder}/plan.json"), &record).await?;
+        self.store.create_record(&format!("{}/plan.json", self.folder), &record).await?;
 
         let followed = Followed::default();
         let packs: Vec<Digest> = plan.windows.iter().flat_map(|window| window.keys.pack.iter().copied()).collect();
@@ -320,7 +350,7 @@ impl Run<'_> {
             None => None,
         };
         let mut outcome = RunOutcome { manifest, windows, was_published: false, was_trained: false, training, report: None };
-        outcome.report = Some(self.report(&run_folder, &outcome).await?);
+        outcome.report = Some(self.report(&outcome).await?);
         Ok(outcome)
     }
 
@@ -334,11 +364,11 @@ impl Run<'_> {
         }
         let manifest = self.catalog.publish(&self.config, &self.artefacts, plan, &windows).await?;
         followed.complete();
-        self.progress.say(&format!("version {} of {} is published", manifest.version, manifest.dataset));
+        self.progress.tell(Event::version_published(&manifest));
         Ok((manifest, windows))
     }
 
-    async fn report(&self, run_folder: &str, outcome: &RunOutcome) -> Result<String> {
+    async fn report(&self, outcome: &RunOutcome) -> Result<String> {
         let subject = Subject {
             config: &self.config,
             store: self.store,
@@ -349,17 +379,22 @@ impl Run<'_> {
             training: outcome.training.as_ref(),
             meters: self.progress.meters(),
         };
-        let path = format!("{run_folder}/report.html");
+        let path = format!("{}/report.html", self.folder);
         self.store.create(&path, report::html(&subject).await?).await?;
         Ok(path)
     }
 }
 
-async fn finished(training: tokio::sync::oneshot::Receiver<Result<TrainOutcome>>) -> Result<TrainOutcome> {
-    training.await.map_err(|_| PipelineError::Lost { what: "the training thread" })?
+/// What a replay comes to, for people.
+fn replayed(plan: &Plan) -> String {
+    match plan.replayed_samples {
+        0 => "no refused sample to try once more: none is meant, they are in units that are read as a whole anyway, or were tried again on the same \
+              files before"
+            .to_owned(),
+        samples => format!("{samples} refused samples are tried once more"),
+    }
 }
 
-/// Folder of a run that begins now.
-fn run_folder() -> String {
-    format!("runs/{}", chrono::Utc::now().format("%Y%m%dT%H%M%S%3fZ"))
+async fn finished(training: tokio::sync::oneshot::Receiver<Result<TrainOutcome>>) -> Result<TrainOutcome> {
+    training.await.map_err(|_| PipelineError::Lost { what: "the training thread" })?
 }

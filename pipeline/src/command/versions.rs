@@ -1,4 +1,4 @@
-//! `versions list`, `versions show`, `refused list`.
+//! `versions list`, `versions show`.
 
 use std::fmt::Write;
 
@@ -9,7 +9,6 @@ use serde_json::json;
 use super::{ConfigArgs, output};
 use crate::catalog::Catalog;
 use crate::error::{PipelineError, Result};
-use crate::refused::{self, RefusedSample};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VersionsCommand {
@@ -17,12 +16,6 @@ pub(super) enum VersionsCommand {
     List(ListArgs),
     /// Shows one version
     Show(ShowArgs),
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum RefusedCommand {
-    /// Lists the refused samples of a version with their reasons
-    List(ShowArgs),
 }
 
 #[derive(Debug, Args)]
@@ -78,22 +71,6 @@ async fn list(args: &ListArgs) -> Result<()> {
     }
     if !args.json {
         output::print(&out);
-    }
-    Ok(())
-}
-
-pub(super) async fn refused(command: &RefusedCommand) -> Result<()> {
-    let RefusedCommand::List(args) = command;
-    let (config, store) = args.config.open_existing()?;
-    let catalog = Catalog::new(store.clone(), &config.dataset.name);
-    let manifest = catalog.version_or_latest(args.version).await?;
-    for sample in refused::list(&store, &catalog.windows_of(&manifest).await?, usize::MAX).await? {
-        if args.json {
-            output::print(&json!(sample).to_string());
-        } else {
-            let RefusedSample { sample_id, source, key, stage, reason, detail, .. } = sample;
-            output::print(&format!("{sample_id}  {source}  {key}  {stage}.{reason}  {detail}"));
-        }
     }
     Ok(())
 }

@@ -19,9 +19,10 @@ use crate::table;
 
 impl Executor {
     pub(super) async fn pack(&self, split: Split, key: Digest, composed: &[UnitRecord]) -> Result<UnitRecord> {
-        if let Some(record) = self.units.find(SegmentName::Pack, key).await? {
-            return Ok(record);
-        }
+        self.find_or_make((SegmentName::Pack, key), self.pack_anew(split, key, composed)).await
+    }
+
+    async fn pack_anew(&self, split: Split, key: Digest, composed: &[UnitRecord]) -> Result<UnitRecord> {
         let mut documents = Vec::new();
         for unit in composed {
             for batch in self.units.read(unit, Table::Documents).await? {

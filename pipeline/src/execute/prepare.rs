@@ -64,10 +64,7 @@ pub(crate) async fn derived_batches(config: &Config, unit: &PlannedUnit) -> Resu
 impl Executor {
     pub(super) async fn prepare(&self, source: PlannedUnit, key: Digest) -> Result<UnitRecord> {
         let samples = source.unit.rows;
-        let record = match self.units.find(SegmentName::Prepare, key).await? {
-            Some(record) => record,
-            None => self.prepare_anew(source, key).await?,
-        };
+        let record = self.find_or_make((SegmentName::Prepare, key), self.prepare_anew(source, key)).await?;
         self.progress.finish_samples(samples);
         Ok(record)
     }

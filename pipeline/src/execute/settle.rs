@@ -22,9 +22,10 @@ use crate::table;
 
 impl Executor {
     pub(super) async fn settle(&self, key: Digest, prepared: &[UnitRecord], history: &mut History) -> Result<UnitRecord> {
-        if let Some(record) = self.units.find(SegmentName::Settle, key).await? {
-            return Ok(record);
-        }
+        self.find_or_make((SegmentName::Settle, key), self.settle_anew(key, prepared, history)).await
+    }
+
+    async fn settle_anew(&self, key: Digest, prepared: &[UnitRecord], history: &mut History) -> Result<UnitRecord> {
         let mut batches = Vec::new();
         for (index, unit) in prepared.iter().enumerate() {
             for batch in self.units.read(unit, Table::Prepared).await? {

@@ -115,7 +115,7 @@ impl UnitStore {
 }
 
 /// Where a unit stands among committed windows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct UnitPlace {
     /// Index of its window.
     pub window: usize,

@@ -1,5 +1,6 @@
 //! Reads a source once and cuts it into units.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cm3flow_schemas::window::SourceUnit;
@@ -18,6 +19,30 @@ pub struct PlannedUnit {
     pub unit: SourceUnit,
     pub(super) location: Location,
     pub(super) rows: UnitRows,
+}
+
+impl PlannedUnit {
+    /// The unit of some of these rows alone: rows of the file, ascending, each of them in this unit.
+    #[must_use]
+    pub fn only(&self, rows: &BTreeSet<u64>) -> Self {
+        let SourceUnit { source, file, digest, first_row, .. } = &self.unit;
+        let wanted = || rows.iter().filter_map(|row| usize::try_from(row.checked_sub(*first_row)?).ok());
+        Self {
+            unit: SourceUnit {
+                source: source.clone(),
+                file: file.clone(),
+                digest: *digest,
+                first_row: rows.first().copied().unwrap_or(*first_row),
+                rows: rows.len() as u64,
+                only: rows.iter().copied().collect(),
+            },
+            location: self.location.clone(),
+            rows: match &self.rows {
+                UnitRows::Tar(path, samples) => UnitRows::Tar(path.clone(), wanted().map(|index| samples[index].clone()).collect()),
+                UnitRows::Files(samples) => UnitRows::Files(wanted().map(|index| samples[index].clone()).collect()),
+            },
+        }
+    }
 }
 
 /// Samples of a unit.
