@@ -109,9 +109,9 @@ pub async fn matching(store: &Store, windows: &[WindowRecord], filter: &RefusedF
                 continue;
             }
             let location = || unit_path(SegmentName::Prepare, key);
-            let of_unit = of_unit(&units, (window.window, unit, key), filter).await?;
-            let of_unit = of_unit.ok_or_else(|| PipelineError::Damaged { location: location(), problem: "it is missing".into() })?;
-            found.extend(of_unit.into_iter().map(|sample| {
+            let listed = of_unit(&units, (window.window, unit, key), filter).await?;
+            let listed = listed.ok_or_else(|| PipelineError::Damaged { location: location(), problem: "it is missing".into() })?;
+            found.extend(listed.into_iter().map(|sample| {
                 let last = readings.last(&sample.source, &sample.file, sample.file_row);
                 let read_again_in = last.map(|place| windows[place.window].window).filter(|last| *last > window.window);
                 RefusedSample { read_again_in, ..sample }

@@ -388,9 +388,7 @@ impl Run<'_> {
 /// What a replay comes to, for people.
 fn replayed(plan: &Plan) -> String {
     match plan.replayed_samples {
-        0 => "no refused sample to try once more: none is meant, they are in units that are read as a whole anyway, or were tried again on the same \
-              files before"
-            .to_owned(),
+        0 => "no refused sample is tried once more: none matches, or units that changed are read as a whole, or these files were tried already".into(),
         samples => format!("{samples} refused samples are tried once more"),
     }
 }

@@ -128,7 +128,10 @@ fn with_json_a_program_reads_events_alone_and_logs_name_what_they_belong_to() {
     assert_eq!((&last["event"], &last["exit_code"], &last["version"]), (&"run_ended".into(), &0.into(), &1.into()));
     assert_eq!(named("scan_done")[0]["samples"], 25);
     let units = &named("plan_made")[0]["units"];
-    assert_eq!(named("unit_done").len() as u64, units.as_object().expect("segments").values().map(|unit| unit["to_make"].as_u64().expect("a count")).sum::<u64>());
+    assert_eq!(
+        named("unit_done").len() as u64,
+        units.as_object().expect("segments").values().map(|unit| unit["to_make"].as_u64().expect("a count")).sum::<u64>()
+    );
     assert_eq!(named("window_committed")[0]["samples"]["in"], 25);
     assert_eq!(named("version_published").len(), 1);
 

@@ -38,7 +38,14 @@ fn replaying(job: &Job, reason: Option<&str>) -> Job {
     Job { config: job.config.clone(), store: job.store.clone(), options }
 }
 
-async fn refused_keys(job: &Job, outcome: &RunOutcome, filter: &RefusedFilter) -> Vec<(String, u64, Option<u32>)> {
+/// A refused sample: its key, its row in its file, the window that read it again.
+type Listed = (String, u64, Option<u32>);
+
+fn row(key: &str, file_row: u64, read_again_in: Option<u32>) -> Listed {
+    (key.to_owned(), file_row, read_again_in)
+}
+
+async fn refused_keys(job: &Job, outcome: &RunOutcome, filter: &RefusedFilter) -> Vec<Listed> {
     let listed = refused::matching(&job.store, &outcome.windows, filter, usize::MAX).await.expect("just written");
     listed.into_iter().map(|sample| (sample.key, sample.file_row, sample.read_again_in)).collect()
 }
@@ -51,7 +58,7 @@ async fn a_picture_that_has_arrived_is_kept_by_a_replay_and_nothing_else_is_read
     let before = first.manifest.samples.clone();
     assert_eq!(before.refused.get("ingest.missing_image"), Some(&2), "{before}");
     let all = RefusedFilter::default();
-    assert_eq!(refused_keys(&job, &first, &all).await, [("1.png".into(), 1, None), ("4.png".into(), 4, None)]);
+    assert_eq!(refused_keys(&job, &first, &all).await, [row("1.png", 1, None), row("4.png", 4, None)]);
 
     write_picture(&folder.path().join("1.png"), 1);
     let replay = replaying(&job, Some("missing_image"));
@@ -63,10 +70,10 @@ async fn a_picture_that_has_arrived_is_kept_by_a_replay_and_nothing_else_is_read
     assert!(after.check("version").is_ok(), "{after}");
     let window = second.windows.last().expect("a new window");
     let rows: Vec<&[u64]> = window.units.iter().map(|unit| unit.only.as_slice()).collect();
-    assert_eq!(rows, [&[1][..], &[4]], "one unit for each unit that the rows were in");
+    assert_eq!(rows, [&[1_u64][..], &[4]], "one unit for each unit that the rows were in");
     let listed = refused_keys(&job, &second, &all).await;
     let again = Some(window.window);
-    assert_eq!(listed, [("1.png".into(), 1, again), ("4.png".into(), 4, again), ("4.png".into(), 4, None)]);
+    assert_eq!(listed, [row("1.png", 1, again), row("4.png", 4, again), row("4.png", 4, None)]);
 
     // Neither has anything left to do: what changed was read, and what is refused was tried on these files.
     assert!(job.run().await.expect("a run ends").nothing_to_do(), "an ordinary run reads the list again");

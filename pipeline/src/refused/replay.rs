@@ -76,7 +76,7 @@ impl Replay {
             if rows.is_empty() || !(is_read || planner.nothing_else_changed(planned, &rows).await?) {
                 continue;
             }
-            replay.units.push(planned.only(&rows));
+            replay.units.push(planned.only(&rows.into_iter().collect::<Vec<_>>())?);
             if !is_read {
                 replay.instead_of.insert(index);
             }

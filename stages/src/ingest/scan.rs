@@ -1,6 +1,5 @@
 //! Reads a source once and cuts it into units.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cm3flow_schemas::window::SourceUnit;
@@ -22,26 +21,28 @@ pub struct PlannedUnit {
 }
 
 impl PlannedUnit {
-    /// The unit of some of these rows alone: rows of the file, ascending, each of them in this unit.
-    #[must_use]
-    pub fn only(&self, rows: &BTreeSet<u64>) -> Self {
-        let SourceUnit { source, file, digest, first_row, .. } = &self.unit;
-        let wanted = || rows.iter().filter_map(|row| usize::try_from(row.checked_sub(*first_row)?).ok());
-        Self {
-            unit: SourceUnit {
-                source: source.clone(),
-                file: file.clone(),
-                digest: *digest,
-                first_row: rows.first().copied().unwrap_or(*first_row),
-                rows: rows.len() as u64,
-                only: rows.iter().copied().collect(),
-            },
-            location: self.location.clone(),
-            rows: match &self.rows {
-                UnitRows::Tar(path, samples) => UnitRows::Tar(path.clone(), wanted().map(|index| samples[index].clone()).collect()),
-                UnitRows::Files(samples) => UnitRows::Files(wanted().map(|index| samples[index].clone()).collect()),
-            },
-        }
+    /// The unit of some of these rows alone: rows of the file, ascending.
+    ///
+    /// # Errors
+    /// [`StageError::Source`] if one of them is not in this unit.
+    pub fn only(&self, rows: &[u64]) -> Result<Self> {
+        let first = self.unit.first_row;
+        let place = |row: &u64| usize::try_from(row.checked_sub(first)?).ok().filter(|place| (*place as u64) < self.unit.rows);
+        let Some(places) = rows.iter().map(place).collect::<Option<Vec<usize>>>() else {
+            let problem = format!("{} has no rows {rows:?} in its unit from row {first} on", self.unit.file);
+            return Err(StageError::Source { name: self.unit.source.clone(), problem });
+        };
+        let unit = SourceUnit {
+            first_row: rows.first().copied().unwrap_or(first),
+            rows: rows.len() as u64,
+            only: rows.to_vec(),
+            ..self.unit.clone()
+        };
+        let rows = match &self.rows {
+            UnitRows::Tar(path, samples) => UnitRows::Tar(path.clone(), places.iter().map(|place| samples[*place].clone()).collect()),
+            UnitRows::Files(samples) => UnitRows::Files(places.iter().map(|place| samples[*place].clone()).collect()),
+        };
+        Ok(Self { unit, location: self.location.clone(), rows })
     }
 }
 
