@@ -25,7 +25,7 @@ use cm3flow_schemas::vocabulary::Vocabulary;
 use cm3flow_stages::embed::{EmbedderOwner, IdfTable, NgramColourEmbedder};
 use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::owner::Owner;
-use cm3flow_stages::tokenize::{ImageTokenizerOwner, PatchTokenizer, TextTokenizer};
+use cm3flow_stages::tokenize::{GivenTokenizer, ImageTokenizerOwner, PatchTokenizer, TextTokenizer};
 use serde::{Deserialize, Serialize};
 
 pub use fitted::{FittedCodebook, FittedText};
@@ -205,7 +205,7 @@ fn settings(config: &Config, given: &Contents) -> Vec<(&'static str, Digest)> {
             Some(digest_of(CODEBOOK, &(vq.network(), vq.crop, &config.fit.codebook, population, perceptual)))
         }
         ImageTokenizerConfig::Patches(patches) => Some(digest_of(CODEBOOK, &(patches, population))),
-        ImageTokenizerConfig::TorchScript(_) => None,
+        ImageTokenizerConfig::TorchScript(_) | ImageTokenizerConfig::Given(_) => None,
     };
     let text = &config.tokenize.text;
     let tokenizer = text.file.is_none().then(|| digest_of(TOKENIZER, &(text, population)));
@@ -231,7 +231,7 @@ fn given(config: &Config) -> Result<Contents> {
             contents.insert(CODEBOOK, read(&script.encoder)?);
             contents.insert(DECODER, read(&script.decoder)?);
         }
-        ImageTokenizerConfig::Patches(_) => {}
+        ImageTokenizerConfig::Patches(_) | ImageTokenizerConfig::Given(_) => {}
     }
     if let Some(files) = &config.fit.perceptual {
         for (name, path) in PERCEPTUAL.into_iter().zip([&files.features, &files.linear]) {
@@ -274,7 +274,7 @@ fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
     let image = image_tokenizer(config, contents)?;
     let (image_spec, image_decodes) = (image.spec().clone(), image.can_decode());
     if !image_decodes {
-        tracing::warn!(tokenizer = image_spec.name, "its weights hold no decoder: grey squares stand for decoded pictures");
+        tracing::warn!(tokenizer = image_spec.name, "it has no decoder: grey squares stand for decoded pictures");
     }
     let (text, vocabulary) = config.vocabulary.build(&contents[TOKENIZER], image_spec.codebook_size)?;
     let table = IdfTable::from_bytes(&contents[IDF])?;
@@ -296,16 +296,18 @@ fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
 }
 
 fn image_tokenizer(config: &Config, contents: &Contents) -> Result<Box<dyn ImageTokenizer>> {
-    let codebook = &contents[CODEBOOK];
     match &config.tokenize.image {
         ImageTokenizerConfig::Vq(vq) => {
             let network = vq.network().expect("presets are checked with the configuration");
-            let tokenizer = VqTokenizer::try_new(&network, codebook, vq.batch_size, config.runtime.device)?;
+            let tokenizer = VqTokenizer::try_new(&network, &contents[CODEBOOK], vq.batch_size, config.runtime.device)?;
             Ok(Box::new(tokenizer.with_precision(vq.precision).with_values(config.tokenize.image.preparation().values)?))
         }
-        ImageTokenizerConfig::Patches(patches) => Ok(Box::new(PatchTokenizer::from_bytes(codebook, patches.side_px, patches.patch_px)?)),
+        ImageTokenizerConfig::Patches(patches) => {
+            Ok(Box::new(PatchTokenizer::from_bytes(&contents[CODEBOOK], patches.side_px, patches.patch_px)?))
+        }
+        ImageTokenizerConfig::Given(given) => Ok(Box::new(GivenTokenizer::new(given.side_px, given.grid, given.codebook_size))),
         ImageTokenizerConfig::TorchScript(script) => {
-            let modules = (&codebook[..], &contents[DECODER][..]);
+            let modules = (&contents[CODEBOOK][..], &contents[DECODER][..]);
             Ok(Box::new(TorchScriptTokenizer::try_new(&script.modules(), modules, script.batch_size, config.runtime.device)?))
         }
     }

@@ -23,7 +23,8 @@ use cm3flow_stages::split::SplitConfig;
 use serde::Deserialize;
 
 pub use model::{
-    EvalConfig, FitConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, PerceptualFiles, TextConfig, TokenizeConfig, VqTokenizerConfig,
+    EvalConfig, FitConfig, GivenConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, PerceptualFiles, TextConfig, TokenizeConfig,
+    VqTokenizerConfig,
 };
 pub use runtime::{DatasetConfig, RuntimeConfig, WindowConfig};
 pub use vocabulary::{RangeConfig, SentinelsConfig, TokenRef, VocabularyConfig, VocabularyPreset};

@@ -120,6 +120,9 @@ pub enum Event {
         samples: u64,
         /// Samples of the base that the sources no longer hold.
         removed_samples: u64,
+        /// Samples of the base whose units changed in the sources.
+        #[serde(default)]
+        changed_samples: u64,
         /// Refused samples that are tried once more.
         #[serde(default)]
         replayed_samples: u64,
@@ -303,7 +306,8 @@ impl Event {
             is_published: plan.is_published,
             windows: plan.windows.len() as u64,
             samples,
-            removed_samples: plan.removed_samples,
+            removed_samples: plan.drift.removed_rows(),
+            changed_samples: plan.drift.changed_rows(),
             replayed_samples: plan.replayed_samples,
             units,
         }
@@ -384,6 +388,7 @@ mod tests {
             windows: 2,
             samples: 20,
             removed_samples: 0,
+            changed_samples: 0,
             replayed_samples: 0,
             units,
         };
@@ -391,7 +396,7 @@ mod tests {
         let json = told.to_json();
         assert_eq!(
             json,
-            r#"{"at":"2026-01-02T03:04:05.678Z","event":"plan_made","version":2,"base":1,"is_published":false,"windows":2,"samples":20,"removed_samples":0,"replayed_samples":0,"units":{"prepare":{"there":1,"to_make":2}}}"#
+            r#"{"at":"2026-01-02T03:04:05.678Z","event":"plan_made","version":2,"base":1,"is_published":false,"windows":2,"samples":20,"removed_samples":0,"changed_samples":0,"replayed_samples":0,"units":{"prepare":{"there":1,"to_make":2}}}"#
         );
         assert_eq!(serde_json::from_str::<Told>(&json).expect("its own form"), told);
     }

@@ -20,6 +20,7 @@ pub mod progress;
 pub mod refused;
 mod report;
 pub mod run;
+pub mod scan;
 pub mod store;
 mod table;
 pub mod train;

@@ -1,14 +1,13 @@
 //! The plan: which windows a run makes of which units, and the key of every unit, before any of them is worked on.
 
-use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::unit::{KeyParts, SegmentName};
 use cm3flow_schemas::window::{SourceUnit, WindowRecord};
-use cm3flow_stages::ingest::{PlannedUnit, scan};
+use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::{dedup, derive, embed, filter, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, tokenize};
 use serde_json::{Value, json};
 
@@ -16,51 +15,9 @@ use crate::artefact::Artefacts;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::Result;
-use crate::events::Event;
 use crate::refused::{Replay, ReplayFilter, Settled};
-use crate::store::source_location;
-
-/// Units that the sources hold now.
-#[derive(Debug)]
-pub struct Scan {
-    /// All units, in order of sources, files and rows.
-    pub units: Vec<PlannedUnit>,
-    /// Bytes of their files.
-    pub bytes: u64,
-}
-
-impl Scan {
-    /// Number of samples.
-    #[must_use]
-    pub fn samples(&self) -> u64 {
-        self.units.iter().map(|planned| planned.unit.rows).sum()
-    }
-
-    /// That `sources` were looked through in `took`.
-    #[must_use]
-    pub(crate) fn done(&self, sources: usize, took: Duration) -> Event {
-        let (units, samples, bytes) = (self.units.len() as u64, self.samples(), self.bytes);
-        Event::ScanDone { sources: sources as u64, units, samples, bytes, seconds: took.as_secs_f64() }
-    }
-}
-
-/// Scans all sources, at most `limit` samples.
-///
-/// # Errors
-/// What [`scan`] says, or an address that cannot be opened.
-pub async fn scan_sources(config: &Config, limit: Option<u64>) -> Result<Scan> {
-    let mut found = Scan { units: Vec::new(), bytes: 0 };
-    for source in &config.source {
-        let left = limit.map(|limit| limit.saturating_sub(found.samples()));
-        if left == Some(0) {
-            break;
-        }
-        let scanned = scan(source, &source_location(source, &config.folder)?, left).await?;
-        found.units.extend(scanned.units);
-        found.bytes += scanned.bytes;
-    }
-    Ok(found)
-}
+use crate::scan::done_units;
+pub use crate::scan::{Drift, FileRows, Scan, scan_sources};
 
 /// Keys of the units of a window.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,36 +166,12 @@ pub struct Plan {
     pub blocklist: Option<Digest>,
     /// Windows, those of the base first.
     pub windows: Vec<WindowPlan>,
-    /// Samples of the base whose units the sources no longer hold; they stay.
-    pub removed_samples: u64,
+    /// How the sources differ from what the base was made of.
+    pub drift: Drift,
     /// Why there is no base although there is a version: the first segment whose key is another one now.
     pub made_anew_from: Option<SegmentName>,
     /// Refused rows that are tried once more.
     pub replayed_samples: u64,
-}
-
-/// What a unit is, whatever its file is called.
-fn content_of(unit: &SourceUnit) -> (&str, Digest, u64, u64, &[u64]) {
-    (&unit.source, unit.digest, unit.first_row, unit.rows, &unit.only)
-}
-
-/// Samples of units that the sources no longer hold as they were read.
-fn removed_samples<'a>(in_base: impl Iterator<Item = &'a SourceUnit>, present: &[PlannedUnit], settled: &Settled<'_>) -> u64 {
-    let contents: HashSet<_> = present.iter().map(|planned| content_of(&planned.unit)).collect();
-    // Of these only refused rows changed, so their other rows are those of the unit that was read before.
-    let mended: HashSet<_> = present.iter().filter(|planned| settled.holds(&planned.unit)).map(|planned| place_of(&planned.unit)).collect();
-    // Rows that are tried once more belong to a unit that is counted as a whole.
-    let removed = in_base.filter(|unit| unit.only.is_empty() && !contents.contains(&content_of(unit)) && !mended.contains(&place_of(unit)));
-    removed.map(|unit| unit.rows).sum()
-}
-
-/// Where a unit is, whatever it holds.
-fn place_of(unit: &SourceUnit) -> (&str, &str, u64, u64) {
-    (&unit.source, &unit.file, unit.first_row, unit.rows)
-}
-
-fn committed(windows: &[WindowPlan]) -> Vec<WindowRecord> {
-    windows.iter().filter_map(|window| window.committed.clone()).collect()
 }
 
 impl Plan {
@@ -269,19 +202,21 @@ impl Plan {
         };
         let base = latest.as_ref().filter(|_| !windows.is_empty()).map(|manifest| manifest.version);
         let base_windows = windows.len();
-        let in_base = windows.iter().flat_map(|window: &WindowPlan| &window.units);
-        let known: HashSet<_> = in_base.clone().map(content_of).collect();
-        let settled = Settled::new(in_base.clone());
-        let is_read = |unit: &SourceUnit| known.contains(&content_of(unit)) || settled.holds(unit);
-        let removed_samples = removed_samples(in_base, &scan.units, &settled);
+        let committed = || windows.iter().filter_map(|window: &WindowPlan| window.committed.as_ref());
+        let settled = Settled::new(done_units(committed()));
+        let drift = scan.drift(settled.without_mended(done_units(committed()), &scan.units));
+        let mut fresh = scan.fresh(done_units(committed()));
+        fresh.retain(|planned| !settled.holds(&planned.unit));
         let replayed = match replay {
-            Some(asked) => Replay::plan(catalog, asked, &committed(&windows), &scan.units, is_read).await?,
+            Some(asked) => {
+                let windows: Vec<WindowRecord> = committed().cloned().collect();
+                Replay::plan((config, catalog), asked, &windows, (&scan.units, &fresh)).await?
+            }
             None => Replay::default(),
         };
         let replayed_samples = replayed.rows();
-        let fresh = scan.units.iter().enumerate();
-        let fresh = fresh.filter(|(index, planned)| !is_read(&planned.unit) && !replayed.instead_of.contains(index));
-        let fresh: Vec<PlannedUnit> = fresh.map(|(_, planned)| planned).chain(&replayed.units).cloned().collect();
+        fresh.retain(|planned| !replayed.instead_of.contains(&planned.unit));
+        fresh.extend(replayed.units);
         let blocklist = latest.as_ref().and_then(|manifest| manifest.blocklist);
         let mut settled_before = windows.last().map(|window: &WindowPlan| window.keys.settle);
         for sources in fresh.chunks(config.window.units as usize) {
@@ -300,7 +235,7 @@ impl Plan {
             digest,
             blocklist,
             windows,
-            removed_samples,
+            drift,
             made_anew_from,
             replayed_samples,
         })

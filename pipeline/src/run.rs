@@ -21,7 +21,7 @@ use crate::error::{PipelineError, Result};
 use crate::events::{Event, RunEnd, RunScope};
 use crate::execute::Executor;
 use crate::follow::Followed;
-use crate::plan::{Plan, Scan, scan_sources};
+use crate::plan::{Drift, Plan, Scan, scan_sources};
 use crate::progress::Progress;
 use crate::refused::ReplayFilter;
 use crate::report::{self, Subject};
@@ -56,6 +56,8 @@ pub struct RunOutcome {
     pub was_trained: bool,
     /// The training, if the configuration has one.
     pub training: Option<TrainOutcome>,
+    /// How the sources differ from what the version before was made of.
+    pub drift: Drift,
     /// Path of the report in the store; `None` if there was nothing to do.
     pub report: Option<String>,
 }
@@ -103,7 +105,7 @@ pub async fn run(config: &Config, store: &Store, options: &RunOptions, progress:
 /// A run whose folder in the store is `folder`.
 async fn run_in(folder: String, config: &Config, store: &Store, options: &RunOptions, progress: &Progress) -> Result<RunOutcome> {
     let begun = Instant::now();
-    let scan = scan_sources(config, options.limit).await?;
+    let scan = scan_sources(config, store, options.limit).await?;
     progress.tell(scan.done(config.source.len(), begun.elapsed()));
     let mut artefacts = artefacts_for(config, store, &scan, options, progress).await?;
     if artefacts.text.fidelity() == Fidelity::Normalized {
@@ -126,14 +128,7 @@ async fn run_in(folder: String, config: &Config, store: &Store, options: &RunOpt
             "version {before} had other settings from {segment} on: version {now} is made anew, of what can be reused and the rest"
         ));
     }
-    // A limited run did not look at all of them.
-    if plan.removed_samples > 0 && options.limit.is_none() {
-        let removed = plan.removed_samples;
-        progress.say(&format!(
-            "the sources no longer hold units with {removed} samples of version {}; they stay in the dataset",
-            plan.base.unwrap_or(0)
-        ));
-    }
+    plan.drift.lines(plan.base.unwrap_or(0)).iter().for_each(|line| progress.say(line));
     if plan.is_published { run.published(&plan).await } else { run.execute(&plan).await }
 }
 
@@ -155,7 +150,7 @@ async fn artefacts_for(config: &Config, store: &Store, scan: &Scan, options: &Ru
 /// # Errors
 /// As [`run`].
 pub async fn fit(config: &Config, store: &Store, refit: bool, progress: &Progress) -> Result<Artefacts> {
-    let scan = scan_sources(config, None).await?;
+    let scan = scan_sources(config, store, None).await?;
     artefact::obtain(config, store, &scan.units, refit, progress).await
 }
 
@@ -164,7 +159,7 @@ pub async fn fit(config: &Config, store: &Store, refit: bool, progress: &Progres
 /// # Errors
 /// [`PipelineError::Given`] if the configuration names a file, or as [`run`].
 pub async fn fit_text_tokenizer(config: &Config, store: &Store, refit: bool, progress: &Progress) -> Result<FittedText> {
-    let scan = scan_sources(config, None).await?;
+    let scan = scan_sources(config, store, None).await?;
     artefact::fit_text_tokenizer(config, store, &scan.units, refit, progress).await
 }
 
@@ -173,7 +168,7 @@ pub async fn fit_text_tokenizer(config: &Config, store: &Store, refit: bool, pro
 /// # Errors
 /// As [`run`].
 pub async fn fit_codebook(config: &Config, store: &Store, refit: bool, progress: &Progress) -> Result<FittedCodebook> {
-    let scan = scan_sources(config, None).await?;
+    let scan = scan_sources(config, store, None).await?;
     artefact::fit_codebook(config, store, &scan.units, refit, progress).await
 }
 
@@ -229,7 +224,7 @@ pub async fn report_version(config: &Config, store: &Store, version: Option<u32>
         }
         None => None,
     };
-    let units = scan_sources(config, None).await?.units;
+    let units = scan_sources(config, store, None).await?.units;
     let meters = Meters::default();
     let subject = Subject {
         config,
@@ -304,7 +299,8 @@ impl Run<'_> {
     async fn published(&self, plan: &Plan) -> Result<RunOutcome> {
         let manifest = self.catalog.version(plan.resulting_version()).await?;
         let windows = self.catalog.windows_of(&manifest).await?;
-        let mut outcome = RunOutcome { manifest, windows, was_published: true, was_trained: false, training: None, report: None };
+        let drift = plan.drift.clone();
+        let mut outcome = RunOutcome { manifest, windows, was_published: true, was_trained: false, training: None, drift, report: None };
         if let Some(train) = self.train_config() {
             let training = self.training(train, &pack_keys(&outcome.windows), &Followed::published(&outcome.windows));
             let done = Checkpoints::new(self.store.clone(), &self.config.dataset.name, training.key, Handle::current()).outcome().await?;
@@ -349,7 +345,8 @@ impl Run<'_> {
             Some(training) => Some(finished(training).await?),
             None => None,
         };
-        let mut outcome = RunOutcome { manifest, windows, was_published: false, was_trained: false, training, report: None };
+        let drift = plan.drift.clone();
+        let mut outcome = RunOutcome { manifest, windows, was_published: false, was_trained: false, training, drift, report: None };
         outcome.report = Some(self.report(&outcome).await?);
         Ok(outcome)
     }

@@ -26,6 +26,8 @@ pub const ANNOTATIONS: &str = "annotations";
 pub const REFUSAL: &str = "refusal";
 /// Fitted RGB images: `side * side * 3` bytes each, row-major, interleaved.
 pub const PIXELS: &str = "pixels";
+/// Images whose codes are given, each with its role: the files that hold the codes.
+pub const GIVEN_CODES: &str = "given_codes";
 /// Width of the main image before fitting, in pixels.
 pub const WIDTH: &str = "width";
 /// Height of the main image before fitting, in pixels.
@@ -108,6 +110,12 @@ pub fn annotations() -> FieldRef {
 #[must_use]
 pub fn pixels() -> FieldRef {
     field(PIXELS, list(structure(vec![field("role", DataType::Utf8), field("bytes", DataType::Binary)])))
+}
+
+/// The `given_codes` column: files of codes with the roles of their images.
+#[must_use]
+pub fn given_codes() -> FieldRef {
+    field(GIVEN_CODES, list(structure(vec![field("role", DataType::Utf8), field("bytes", DataType::Binary)])))
 }
 
 /// The `width` and `height` columns.

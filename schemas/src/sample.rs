@@ -63,7 +63,7 @@ pub struct Edit {
     pub image: String,
 }
 
-/// Bytes of a picture with its role: an encoded file before `derive`, RGB pixels after it.
+/// Bytes of a picture with its role: an encoded file, or a file of its codes, before `derive`, RGB pixels after it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoleImage {
     /// [`MAIN_IMAGE`], [`EDGE_IMAGE`], or a name from the source.

@@ -48,12 +48,17 @@ pub trait ImageTokenizer: Send {
     /// What it is and takes.
     fn spec(&self) -> &ImageTokenizerSpec;
 
+    /// Whether [`Self::encode`] works: where codes are given, there may be nothing that makes more of them.
+    fn can_encode(&self) -> bool {
+        true
+    }
+
     /// Encodes images. In: `n` images of [`ImageTokenizerSpec::bytes_per_image`] bytes. Out: `n` times
     /// [`ImageTokenizerSpec::codes_per_image`] codes, row-major, each below `codebook_size`. Keeps order. Codes do not depend on
     /// the other images of the call: every computation has the fixed batch size, a short tail is padded.
     ///
     /// # Errors
-    /// The implementor's error if the bytes are no whole number of images or the device fails.
+    /// The implementor's error if there is no encoder, or the bytes are no whole number of images, or the device fails.
     fn encode(&mut self, pixels: &[u8]) -> Result<Vec<u32>, DynError>;
 
     /// Whether [`Self::decode`] works: some weights are published without their decoder.

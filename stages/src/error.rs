@@ -38,6 +38,16 @@ pub enum StageError {
         /// What is wrong and what to do.
         problem: String,
     },
+    /// A source's file is not what it was when the run was planned.
+    #[error("source {source_name}: {file} has changed since the run was planned: {problem}; run again to plan it anew")]
+    Changed {
+        /// Name of the source in the configuration.
+        source_name: String,
+        /// The file.
+        file: String,
+        /// What differs.
+        problem: String,
+    },
     /// A file could not be read as what it should be.
     #[error("cannot read {location}")]
     Read {

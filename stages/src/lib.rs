@@ -11,6 +11,8 @@ pub mod read;
 
 #[cfg(feature = "prepare")]
 pub mod channel;
+#[cfg(feature = "prepare")]
+mod codes;
 #[cfg(all(test, feature = "prepare"))]
 mod conformance;
 #[cfg(feature = "prepare")]

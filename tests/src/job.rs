@@ -166,7 +166,7 @@ impl Job {
         run::fit(&self.config, &self.store, false, &Progress::silent()).await
     }
 
-    /// Digests of all objects by path, those of `runs/` left out: they are named by time.
+    /// Digests of all objects by path, those of `runs/` and `scans/` left out: they depend on times.
     ///
     /// # Panics
     /// If the store in memory fails.
@@ -176,7 +176,7 @@ impl Job {
         let mut digests = BTreeMap::new();
         for object in listed {
             let path = object.location.to_string();
-            if !path.starts_with("runs/") {
+            if !["runs/", "scans/"].iter().any(|folder| path.starts_with(folder)) {
                 let bytes = objects.get(&object.location).await.expect("memory").bytes().await.expect("memory");
                 digests.insert(path, Digest::of(&bytes));
             }

@@ -2,6 +2,7 @@
 //!
 //! The tests themselves stand in `tests/tests/`, the sample corpus in `tests/corpus/`.
 
+pub mod given;
 pub mod hostile;
 pub mod job;
 pub mod tools;

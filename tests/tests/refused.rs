@@ -138,7 +138,9 @@ async fn a_run_that_refuses_too_much_publishes_nothing_and_goes_on_once_more_is_
 
     // What stopped it can be listed, and is told in the events of the run.
     let artefacts = job.artefacts().await.expect("pinned");
-    let plan = Plan::make(&job.config, &artefacts, &catalog, &scan_sources(&job.config, None).await.expect("there")).await.expect("memory");
+    let plan = Plan::make(&job.config, &artefacts, &catalog, &scan_sources(&job.config, &job.store, None).await.expect("there"))
+        .await
+        .expect("memory");
     let listed = refused::unpublished(&job.store, &plan, &RefusedFilter::default(), usize::MAX).await.expect("memory");
     assert!(!listed.is_empty() && listed.iter().all(|sample| sample.stage == "filter"));
     let events = events(&job).await;

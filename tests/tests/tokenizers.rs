@@ -51,7 +51,7 @@ async fn torchscript_modules_run_the_whole_job() {
     assert_eq!(outcome.manifest.vocabulary.image.len, 300);
     let artefacts = job.artefacts().await.expect("given and pinned");
     assert!(artefacts.image_decodes);
-    assert_eq!(artefacts.embedder_name, "hashed character n-grams and colour layout");
+    assert_eq!(artefacts.embedder_name, "hashed character n-grams, and colour layout or hashed codes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

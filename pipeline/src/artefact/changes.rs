@@ -59,7 +59,7 @@ fn alternatives(config: &Config) -> Vec<(String, ImageTokenizerConfig)> {
     let (batch_size, precision) = match image {
         ImageTokenizerConfig::Vq(vq) => (vq.batch_size, Some(vq.precision)),
         ImageTokenizerConfig::TorchScript(script) => (script.batch_size, None),
-        ImageTokenizerConfig::Patches(_) => return Vec::new(),
+        ImageTokenizerConfig::Patches(_) | ImageTokenizerConfig::Given(_) => return Vec::new(),
     };
     let mut sizes = vec![1, batch_size / 2];
     sizes.retain(|size| (1..batch_size).contains(size));
@@ -70,7 +70,7 @@ fn alternatives(config: &Config) -> Vec<(String, ImageTokenizerConfig)> {
         match &mut image {
             ImageTokenizerConfig::Vq(vq) => vq.batch_size = size,
             ImageTokenizerConfig::TorchScript(script) => script.batch_size = size,
-            ImageTokenizerConfig::Patches(_) => {}
+            ImageTokenizerConfig::Patches(_) | ImageTokenizerConfig::Given(_) => {}
         }
         alternatives.push((format!("batch_size={size}"), image));
     }

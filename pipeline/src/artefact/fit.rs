@@ -88,5 +88,6 @@ fn fit_codebook(
             Ok(PatchTokenizer::fit(pixels, side, patch, codes, config.dataset.seed)?.to_bytes().into())
         }
         ImageTokenizerConfig::TorchScript(_) => unreachable!("both modules are given"),
+        ImageTokenizerConfig::Given(_) => unreachable!("it has no codebook"),
     }
 }

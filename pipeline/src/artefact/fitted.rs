@@ -8,7 +8,7 @@ use cm3flow_stages::tokenize::{PatchTokenizer, TextTokenizer};
 use super::quality::{self, Quality};
 use super::samples::{Samples, Wanted};
 use super::{CODEBOOK, Contents, Request, TOKENIZER, contents_for, image_tokenizer};
-use crate::config::Config;
+use crate::config::{Config, ImageTokenizerConfig};
 use crate::error::{PipelineError, Result};
 use crate::picture;
 use crate::progress::Progress;
@@ -57,7 +57,7 @@ pub struct FittedCodebook {
 /// Fits the image tokenizer of `config`, unless it is given or pinned, and measures it on held-out photos beside the baseline.
 ///
 /// # Errors
-/// As [`obtain`].
+/// [`PipelineError::Mismatch`] if codes are given, or as [`obtain`].
 pub(crate) async fn fit_codebook(
     config: &Config,
     store: &Store,
@@ -65,6 +65,10 @@ pub(crate) async fn fit_codebook(
     refit: bool,
     progress: &Progress,
 ) -> Result<FittedCodebook> {
+    if matches!(config.tokenize.image, ImageTokenizerConfig::Given(_)) {
+        let problem = "tokenize.image.kind = \"given\" encodes nothing, so there is no codebook to fit; name another kind to fit one";
+        return Err(PipelineError::Mismatch { problem: problem.into() });
+    }
     let contents = contents_for(config, store, units, Request { only: Some(CODEBOOK), refit }, progress).await?;
     let wanted = Wanted { train: config.fit.max_samples, held_out: HELD_OUT_PHOTOS };
     let samples = Samples::collect(config, units, wanted).await?;

@@ -26,7 +26,7 @@ pub(super) struct PlanArgs {
 
 pub(super) async fn plan(args: &PlanArgs) -> Result<()> {
     let (config, store) = args.config.open_for_a_look()?;
-    let scan = scan_sources(&config, args.limit).await?;
+    let scan = scan_sources(&config, &store, args.limit).await?;
     let Some(artefacts) = artefact::pinned(&config, &store).await? else {
         let windows = scan.units.len().div_ceil(config.window.units as usize);
         if args.json {
@@ -56,7 +56,8 @@ pub(super) async fn plan(args: &PlanArgs) -> Result<()> {
             "version": plan.resulting_version(),
             "base": plan.base,
             "is_published": plan.is_published,
-            "removed_samples": plan.removed_samples,
+            "removed": plan.drift.removed,
+            "changed": plan.drift.changed,
             "segments": segments,
         });
         output::print(&plan.to_string());
@@ -85,6 +86,9 @@ fn table(scan: &Scan, plan: &Plan, segments: &[SegmentEstimate]) -> String {
         let _ = writeln!(out, "version    {} is published, nothing to do", plan.resulting_version());
     } else {
         let _ = writeln!(out, "version    {} of {} windows{base}", plan.version, plan.windows.len());
+    }
+    for line in plan.drift.lines(plan.base.unwrap_or(0)) {
+        let _ = writeln!(out, "           {line}");
     }
     let _ = writeln!(out, "\n{:<10} {:>8} {:>8} {:>12} {:>16}", "segment", "there", "to make", "bytes there", "estimated bytes");
     for segment in segments {

@@ -99,7 +99,7 @@ async fn listed(args: &ListArgs) -> Result<Vec<RefusedSample>> {
     }
     let unfitted = || PipelineError::Mismatch { problem: "nothing is fitted yet, so no run has prepared anything".into() };
     let artefacts = artefact::pinned(&config, &store).await?.ok_or_else(unfitted)?;
-    let plan = Plan::make(&config, &artefacts, &catalog, &scan_sources(&config, None).await?).await?;
+    let plan = Plan::make(&config, &artefacts, &catalog, &scan_sources(&config, &store, None).await?).await?;
     refused::unpublished(&store, &plan, &filter, limit).await
 }
 

@@ -28,6 +28,8 @@ pub enum ImageTokenizerConfig {
     Patches(PatchesConfig),
     /// A pair of TorchScript modules, such as `encoder.jit` and `decoder.jit` of Cosmos.
     TorchScript(TorchScriptTokenizerConfig),
+    /// Nothing: all samples come with their codes.
+    Given(GivenConfig),
 }
 
 impl Default for ImageTokenizerConfig {
@@ -150,6 +152,33 @@ impl Default for PatchesConfig {
     }
 }
 
+/// `kind = "given"`: what the codes are that samples come with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GivenConfig {
+    /// Side of the square that was encoded, in pixels, 1..=4096: what boxes are counted in.
+    pub side_px: u32,
+    /// Codes in a row and in a column, 1..=`side_px`.
+    pub grid: u32,
+    /// Number of codes, 2..=1048576.
+    pub codebook_size: u32,
+}
+
+impl GivenConfig {
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut check = |field: &str, value: u32, least: u32, most: u32| {
+            if !(least..=most).contains(&value) {
+                problems.push(format!("tokenize.image.{field} must be in {least}..={most}, got {value}"));
+            }
+        };
+        check("side_px", self.side_px, 1, 4096);
+        check("grid", self.grid, 1, self.side_px.clamp(1, 4096));
+        check("codebook_size", self.codebook_size, 2, 1 << 20);
+        problems
+    }
+}
+
 impl ImageTokenizerConfig {
     /// How pictures become squares for it.
     #[must_use]
@@ -163,6 +192,7 @@ impl ImageTokenizerConfig {
                 }
             }
             Self::Patches(patches) => Preparation::levels(patches.side_px, patches.crop),
+            Self::Given(given) => Preparation::levels(given.side_px, Crop::Center),
             Self::TorchScript(script) => Preparation::chameleon(script.side_px, script.crop),
         };
         preparation.with_decoder(derive::decoder())
@@ -175,6 +205,7 @@ impl ImageTokenizerConfig {
             Self::Vq(vq) => vq.network().map_or(0, |network| network.grid()),
             Self::Patches(patches) => patches.side_px / patches.patch_px.max(1),
             Self::TorchScript(script) => script.grid,
+            Self::Given(given) => given.grid,
         };
         (grid * grid) as usize
     }
@@ -206,6 +237,7 @@ impl ImageTokenizerConfig {
                 }
                 problems.extend(batch_size_problem(script.batch_size));
             }
+            Self::Given(given) => problems.extend(given.problems()),
             Self::Patches(patches) => {
                 if patches.patch_px == 0 || patches.side_px == 0 || patches.side_px % patches.patch_px != 0 {
                     let (side, patch) = (patches.side_px, patches.patch_px);

@@ -55,6 +55,12 @@ fn presets_and_modules_of_image_tokenizers_are_known() {
         let image = parse(&format!("{SMALLEST}[tokenize.image]\n{tokenizer}\n")).expect("complete").tokenize.image;
         assert_eq!((image.preparation().side_px, image.codes_per_image()), (side, codes));
     }
+    let given = |fields: &str| parse(&format!("{SMALLEST}[tokenize.image]\nkind = \"given\"\n{fields}\n"));
+    let image = given("side_px = 256\ngrid = 16\ncodebook_size = 1024").expect("complete").tokenize.image;
+    assert_eq!((image.preparation().side_px, image.codes_per_image()), (256, 256));
+    let error = given("side_px = 16\ngrid = 17\ncodebook_size = 1").expect_err("two bad fields").to_string();
+    assert!(error.contains("tokenize.image.grid must be in 1..=16, got 17"), "{error}");
+    assert!(error.contains("tokenize.image.codebook_size must be in 2..=1048576, got 1"), "{error}");
     let bad = "grid = 0\ncodebook_size = 1\nbatch_size = 0\n";
     let error = parse(&format!("{SMALLEST}[tokenize.image]\n{modules}{bad}")).expect_err("three bad fields").to_string();
     assert!(error.contains("grid must be in 1..=256, got 0") && error.contains("codebook_size must"), "{error}");

@@ -18,6 +18,7 @@ use super::unit::count_reasons;
 use super::{Executor, Table};
 use crate::config::Config;
 use crate::error::Result;
+use crate::scan::location_of;
 use crate::table;
 
 #[derive(Deserialize)]
@@ -42,12 +43,10 @@ struct RefusedRow<'a> {
 }
 
 /// From the source to fitted pixels.
-fn derived(config: &Config, source: PlannedUnit) -> Chain {
-    Chain::new(Head::Source(Box::new(Ingest::new(source)))).map(Filter::new(config.filter.clone())).map(Derive::new(
-        config.derive.clone(),
-        config.tokenize.image.preparation(),
-        config.dataset.seed,
-    ))
+fn derived(config: &Config, source: PlannedUnit) -> Result<Chain> {
+    let location = location_of(config, &source.unit)?;
+    let derive = Derive::new(config.derive.clone(), config.tokenize.image.preparation(), config.dataset.seed);
+    Ok(Chain::new(Head::Source(Box::new(Ingest::try_new(source, location)?))).map(Filter::new(config.filter.clone())).map(derive))
 }
 
 /// Samples of a unit with fitted pixels, for what looks at photos once more: fitting and the report.
@@ -57,7 +56,7 @@ pub(crate) async fn derived_batches(config: &Config, unit: &PlannedUnit) -> Resu
         batches.push(batch);
         Ok(())
     };
-    derived(config, unit.clone()).run(ChannelLimits::default(), &Meters::default(), collect).await?;
+    derived(config, unit.clone())?.run(ChannelLimits::default(), &Meters::default(), collect).await?;
     Ok(batches)
 }
 
@@ -71,7 +70,7 @@ impl Executor {
 
     async fn prepare_anew(&self, source: PlannedUnit, key: Digest) -> Result<UnitRecord> {
         let artefacts = &self.artefacts;
-        let chain = derived(&self.config, source)
+        let chain = derived(&self.config, source)?
             .then(Tokenize::new(artefacts.image.clone(), artefacts.image_spec.clone()))
             .map(Embed::new(artefacts.embedder.clone()));
         let mut batches: Vec<RecordBatch> = Vec::new();

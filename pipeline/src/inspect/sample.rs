@@ -254,7 +254,9 @@ impl Inspector {
     fn place(&self, UnitPlace { window, unit }: UnitPlace, (source, key, row): (String, String, u64), state: SampleState) -> SamplePlace {
         let read = self.windows[window].units.get(unit);
         let file = read.map_or_else(String::new, |read| read.file.clone());
-        SamplePlace { source, file, row: read.map_or(0, |read| read.first_row) + row, key, window, unit, state }
+        // Of a unit of some rows the file's own numbers are listed.
+        let row = read.map_or(row, |read| read.only.get(row as usize).copied().unwrap_or(read.first_row + row));
+        SamplePlace { source, file, row, key, window, unit, state }
     }
 
     async fn documents_of(&self, sample: SampleId, place: UnitPlace) -> Result<Vec<DocumentSummary>> {

@@ -1,9 +1,10 @@
 //! Which unit of a version read a row of a file last, and which files were looked at for refused rows alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::window::{SourceUnit, WindowRecord};
+use cm3flow_stages::ingest::PlannedUnit;
 
 use crate::execute::UnitPlace;
 
@@ -33,7 +34,8 @@ impl<'a> Readings<'a> {
     pub(super) fn new(windows: &'a [WindowRecord]) -> Self {
         let mut by_file: HashMap<_, Vec<UnitPlace>> = HashMap::new();
         for (window, record) in windows.iter().enumerate() {
-            for (unit, found) in record.units.iter().enumerate() {
+            let is_quarantined = |unit: usize| record.quarantined.iter().any(|quarantined| quarantined.unit as usize == unit);
+            for (unit, found) in record.units.iter().enumerate().filter(|(unit, _)| !is_quarantined(*unit)) {
                 by_file.entry((found.source.as_str(), found.file.as_str())).or_default().push(UnitPlace { window, unit });
             }
         }
@@ -72,6 +74,17 @@ impl<'a> Settled<'a> {
         let rows = unit.first_row..unit.first_row + unit.rows;
         let tried = self.0.get(&(unit.source.as_str(), unit.digest));
         tried.is_some_and(|tried| tried.iter().any(|(first, last)| rows.contains(first) && rows.contains(last)))
+    }
+
+    /// Those of `units` whose rows, but for refused ones, are not still those of a `present` unit that has been read so.
+    pub(crate) fn without_mended<'b>(
+        &self,
+        units: impl Iterator<Item = &'b SourceUnit>,
+        present: &[PlannedUnit],
+    ) -> impl Iterator<Item = &'b SourceUnit> {
+        let place = |unit: &SourceUnit| (unit.source.clone(), unit.file.clone(), unit.first_row, unit.rows);
+        let mended: HashSet<_> = present.iter().filter(|planned| self.holds(&planned.unit)).map(|planned| place(&planned.unit)).collect();
+        units.filter(move |unit| !mended.contains(&place(unit)))
     }
 }
 

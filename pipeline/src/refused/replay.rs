@@ -11,15 +11,17 @@ use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::window::{SourceUnit, WindowRecord};
 use cm3flow_schemas::{SampleId, columns, rows};
 use cm3flow_stages::ChannelLimits;
-use cm3flow_stages::ingest::{Ingest, PlannedUnit};
+use cm3flow_stages::ingest::{Ingest, Location, PlannedUnit};
 use cm3flow_stages::stage::{Chain, Head, Meters};
 use serde::Deserialize;
 
 use super::readings::{Readings, file_row, has_row};
 use super::{RefusedFilter, RefusedSample, matching};
 use crate::catalog::Catalog;
+use crate::config::Config;
 use crate::error::Result;
 use crate::execute::{Table, UnitPlace, WindowTables};
+use crate::scan::location_of;
 use crate::store::Store;
 
 /// Which refused samples are tried once more.
@@ -36,8 +38,8 @@ pub struct ReplayFilter {
 pub(crate) struct Replay {
     /// Units of refused rows.
     pub units: Vec<PlannedUnit>,
-    /// Places among the present units of those that need no reading as a whole, since nothing but these rows changed.
-    pub instead_of: HashSet<usize>,
+    /// Present units that need no reading as a whole, since nothing but these rows changed.
+    pub instead_of: HashSet<SourceUnit>,
 }
 
 /// The id of a row, whatever came of it.
@@ -49,36 +51,37 @@ struct ReadRow {
 
 /// What a replay is planned from.
 struct Planner<'a> {
+    config: &'a Config,
     store: &'a Store,
     windows: &'a [WindowRecord],
     readings: Readings<'a>,
 }
 
 impl Replay {
-    /// Plans which rows of the `present` units are tried once more on top of `windows`; `is_read` says of a present unit whether the windows
-    /// hold it as it is.
+    /// Plans which rows of the `present` units are tried once more on top of `windows`; the `fresh` ones among them are those that the windows
+    /// do not hold as they are.
     ///
     /// # Errors
     /// What the store or a source says.
     pub(crate) async fn plan(
-        catalog: &Catalog,
+        (config, catalog): (&Config, &Catalog),
         asked: &ReplayFilter,
         windows: &[WindowRecord],
-        present: &[PlannedUnit],
-        is_read: impl Fn(&SourceUnit) -> bool,
+        (present, fresh): (&[PlannedUnit], &[PlannedUnit]),
     ) -> Result<Self> {
-        let planner = Planner { store: catalog.store(), windows, readings: Readings::new(windows) };
+        let fresh: HashSet<&SourceUnit> = fresh.iter().map(|planned| &planned.unit).collect();
+        let planner = Planner { config, store: catalog.store(), windows, readings: Readings::new(windows) };
         let mut replay = Self::default();
         for (index, rows) in by_present_unit(planner.candidates(catalog, asked).await?, present) {
             let planned = &present[index];
             let rows: BTreeSet<u64> = rows.into_iter().filter(|row| planner.may_differ(&planned.unit, *row)).collect();
-            let is_read = is_read(&planned.unit);
+            let is_read = !fresh.contains(&planned.unit);
             if rows.is_empty() || !(is_read || planner.nothing_else_changed(planned, &rows).await?) {
                 continue;
             }
             replay.units.push(planned.only(&rows.into_iter().collect::<Vec<_>>())?);
             if !is_read {
-                replay.instead_of.insert(index);
+                replay.instead_of.insert(planned.unit.clone());
             }
         }
         Ok(replay)
@@ -120,7 +123,7 @@ impl Planner<'_> {
         for place in places {
             self.ids_of(place, &mut before).await?;
         }
-        let now = present_ids(planned).await?;
+        let now = present_ids(planned, location_of(self.config, unit)?).await?;
         Ok(rest.iter().all(|row| before.contains_key(row) && before.get(row) == now.get(row)))
     }
 
@@ -159,13 +162,13 @@ fn by_present_unit(samples: Vec<RefusedSample>, present: &[PlannedUnit]) -> BTre
 }
 
 /// Ids of the rows that the unit has now, as `ingest` names them.
-async fn present_ids(planned: &PlannedUnit) -> Result<HashMap<u64, SampleId>> {
+async fn present_ids(planned: &PlannedUnit, location: Location) -> Result<HashMap<u64, SampleId>> {
     let mut batches = Vec::new();
     let collect = |batch| {
         batches.push(rows::read::<ReadRow>(&batch, &[columns::SAMPLE_ID, columns::ROW]));
         Ok(())
     };
-    let ingest = Chain::new(Head::Source(Box::new(Ingest::new(planned.clone()))));
+    let ingest = Chain::new(Head::Source(Box::new(Ingest::try_new(planned.clone(), location)?)));
     ingest.run(ChannelLimits::default(), &Meters::default(), collect).await?;
     let mut ids = HashMap::new();
     for batch in batches {

@@ -1,7 +1,8 @@
 //! `derive`: all that follows from the pixels: the fitted square, condition images, coordinates within the square.
 //!
 //! Third stage of `prepare`, and the only place where a picture is decoded. Row-local: keeps order and number of rows. Pixels are
-//! fitted here at once, so that no full-size picture ever waits in a channel.
+//! fitted here at once, so that no full-size picture ever waits in a channel. Images whose codes are given pass by: their boxes are taken to
+//! be those of the square, and no edges are found.
 
 mod config;
 pub mod decode;
@@ -25,11 +26,12 @@ use serde::{Deserialize, Serialize};
 pub use config::DeriveConfig;
 pub use fit::Fit;
 
+use crate::codes;
 use crate::error::{Result, StageError};
 use crate::stage::Transform;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 2;
+pub const REVISION: u32 = 3;
 /// The stage's name.
 pub const NAME: &str = "derive";
 
@@ -53,21 +55,26 @@ impl Derive {
     /// Fits pictures as the image tokenizer's `preparation` says; `seed` decides random crops.
     #[must_use]
     pub fn new(config: DeriveConfig, preparation: Preparation, seed: u64) -> Self {
-        let mut added = vec![columns::pixels(), columns::annotations(), columns::refusal()];
+        let mut added = vec![columns::pixels(), columns::given_codes(), columns::annotations(), columns::refusal()];
         added.extend(columns::size());
         Self { config, preparation, seed, change: ColumnChange::new(&[columns::IMAGES], added) }
     }
 
     fn derive(&self, row: In) -> Out {
-        let mut out = Out { pixels: Vec::new(), annotations: row.annotations, width: row.width, height: row.height, refusal: row.refusal };
+        let In { image_id, images, annotations, width, height, refusal } = row;
+        let mut out = Out { pixels: Vec::new(), given_codes: Vec::new(), annotations, width, height, refusal };
         if out.refusal.is_some() {
             return out;
         }
-        for image in &row.images {
+        for image in images {
+            if codes::is_given(&image.bytes) {
+                self.pass(&mut out, &image_id, image);
+                continue;
+            }
             match decode::decode(&image.bytes, self.preparation.transparency) {
-                Ok(picture) => self.add(&mut out, &image.role, &row.image_id, &picture),
+                Ok(picture) => self.add(&mut out, &image.role, &image_id, &picture),
                 Err((reason, detail)) => {
-                    out.pixels.clear();
+                    (out.pixels, out.given_codes) = (Vec::new(), Vec::new());
                     out.refusal = Some(Refusal::new(NAME, reason, format!("image {}: {detail}", image.role)));
                     break;
                 }
@@ -76,13 +83,23 @@ impl Derive {
         out
     }
 
+    /// Lets an image pass whose codes are given; of what it was made, only the square is known.
+    fn pass(&self, out: &mut Out, id: &ImageId, image: RoleImage) {
+        if image.role == MAIN_IMAGE {
+            let side = self.preparation.side_px;
+            (out.width, out.height) = (side, side);
+            map_boxes(&mut out.annotations, &Fit::of(side, side, &self.preparation, self.seed, id));
+        }
+        out.given_codes.push(image);
+    }
+
     fn add(&self, out: &mut Out, role: &str, id: &ImageId, picture: &RgbImage) {
         // All images of a sample are cut alike, so that an edit lines up with what it edits.
         let fit = Fit::of(picture.width(), picture.height(), &self.preparation, self.seed, id);
         let square = fit.apply(picture);
         if role == MAIN_IMAGE {
             (out.width, out.height) = picture.dimensions();
-            out.annotations.boxes = std::mem::take(&mut out.annotations.boxes).iter().filter_map(|found| fit.map_box(found)).collect();
+            map_boxes(&mut out.annotations, &fit);
             if self.config.edges {
                 let edges = edges::canny(&square, self.config.canny_low, self.config.canny_high);
                 out.pixels.push(RoleImage { role: EDGE_IMAGE.to_owned(), bytes: edges.into_raw() });
@@ -90,6 +107,10 @@ impl Derive {
         }
         out.pixels.push(RoleImage { role: role.to_owned(), bytes: square.into_raw() });
     }
+}
+
+fn map_boxes(annotations: &mut Annotations, fit: &Fit) {
+    annotations.boxes = std::mem::take(&mut annotations.boxes).iter().filter_map(|found| fit.map_box(found)).collect();
 }
 
 #[derive(Deserialize)]
@@ -105,6 +126,7 @@ struct In {
 #[derive(Serialize)]
 struct Out {
     pixels: Vec<RoleImage>,
+    given_codes: Vec<RoleImage>,
     annotations: Annotations,
     width: u32,
     height: u32,

@@ -9,6 +9,7 @@ use image::{DynamicImage, Frame, GrayAlphaImage, GrayImage, ImageBuffer, ImageFo
 use proptest::prelude::*;
 
 use super::*;
+use crate::codes::to_file;
 use crate::conformance::{cases, check_stage, cuts_do_not_matter, output_table, rows_and_cuts, run_whole};
 use crate::fixtures::{Raw, SEED, SIDE, encoded, filter_config, filtered, jpeg, picture, png, preparation, raw_batch};
 use crate::stage::Map;
@@ -403,4 +404,29 @@ fn what_decodes_is_known_with_its_version() {
     for (name, version) in decoder {
         assert!(lock.contains(&format!("name = \"{name}\"\nversion = \"{version}\"\n")), "{name} {version}");
     }
+}
+
+#[test]
+fn given_codes_pass_undecoded_and_their_boxes_are_those_of_the_square() {
+    let boxes = vec![
+        LabelledBox { label: "door".into(), x0: 2, y0: 3, x1: 8, y1: 200 },
+        LabelledBox { label: "outside".into(), x0: 50, y0: 50, x1: 60, y1: 60 },
+    ];
+    let codes = to_file(&[1; 16]);
+    let sample = Raw::new("given", codes.clone(), &["a door"])
+        .with_image("edit0", png(&picture(1, 32, 32)))
+        .annotated(|annotations| annotations.boxes = boxes);
+    let batch = run_whole(Map(Filter::new(filter_config())), &raw_batch(&[sample]));
+    let out = run_whole(stage(), &batch);
+    #[derive(Deserialize)]
+    struct Given {
+        given_codes: Vec<RoleImage>,
+    }
+    let given: Given = rows::read(&out, &[columns::GIVEN_CODES]).unwrap().remove(0);
+    assert_eq!(given.given_codes, [RoleImage { role: MAIN_IMAGE.into(), bytes: codes }]);
+    let wanted = [columns::PIXELS, columns::ANNOTATIONS, columns::WIDTH, columns::HEIGHT, columns::REFUSAL];
+    let derived: Derived = rows::read(&out, &wanted).unwrap().remove(0);
+    assert_eq!((derived.width, derived.height, derived.refusal), (SIDE, SIDE, None));
+    assert_eq!(derived.annotations.boxes, [LabelledBox { label: "door".into(), x0: 2, y0: 3, x1: 8, y1: 16 }]);
+    assert_eq!(derived.pixels.iter().map(|image| image.role.as_str()).collect::<Vec<_>>(), ["edit0"], "codes have no edges");
 }

@@ -2,6 +2,10 @@
 //!
 //! It is what its name says and no more: texts are alike when they share letters, images when they share codes and colours. Text and
 //! image occupy coordinates of their own, so that the inner product of two pairs is the mean of both likenesses.
+//!
+//! An image whose codes are given has no pixels. By a tokenizer that shows its codebook it is compared by the codes' vectors alone; without a
+//! codebook, signed counts of its hashed codes stand where the colours would. They mean nothing beside colours: of such a tokenizer,
+//! images with and without pixels are not to be mixed where retrieval matters.
 
 use cm3flow_schemas::traits::{ImageView, PairEmbedder};
 use cm3flow_schemas::{Digest, DynError, canonical};
@@ -124,7 +128,7 @@ pub struct NgramColourEmbedder {
 
 impl NgramColourEmbedder {
     /// An embedder over a fitted table and the codebook of the image tokenizer: `codebook_dim` floats a code, for images of `side_px`. Of
-    /// a tokenizer that shows no codebook, images have their colour layout alone.
+    /// a tokenizer that shows no codebook, images have their colour layout alone, and hashed codes if they have no pixels.
     #[must_use]
     pub fn new(table: IdfTable, codebook: &[f32], codebook_dim: usize, side_px: usize) -> Self {
         let codebook_dim = if codebook.is_empty() { 0 } else { codebook_dim };
@@ -169,6 +173,9 @@ impl NgramColourEmbedder {
             let (row, column) = ((pixel / self.side_px / cell).min(LAYOUT_CELLS - 1), (pixel % self.side_px / cell).min(LAYOUT_CELLS - 1));
             layout[(row * LAYOUT_CELLS + column) * 3 + channel] += f32::from(value) - 127.5;
         }
+        if image.pixels.is_empty() && self.codebook_dim == 0 {
+            count_hashed(image.codes, layout);
+        }
         normalize(layout);
         normalize(out);
     }
@@ -177,7 +184,7 @@ impl NgramColourEmbedder {
 impl PairEmbedder for NgramColourEmbedder {
     fn name(&self) -> &str {
         if self.codebook_dim == 0 {
-            return "hashed character n-grams and colour layout";
+            return "hashed character n-grams, and colour layout or hashed codes";
         }
         "hashed character n-grams, mean codebook vector and colour layout"
     }
@@ -212,6 +219,18 @@ impl PairEmbedder for NgramColourEmbedder {
             self.embed_image(image, &mut row[text_dim..]);
         }
         Ok(out)
+    }
+}
+
+/// Adds one for each code to the place that it is hashed to, or takes one away: so codes that share a place do not make all images alike.
+///
+/// # Source
+/// Weinberger et al. 2009, <https://arxiv.org/abs/0902.2206>, section 2.
+fn count_hashed(codes: &[u32], counts: &mut [f32]) {
+    for code in codes {
+        let hash = blake3::hash(&code.to_le_bytes());
+        let [a, b, c, d, sign, ..] = *hash.as_bytes();
+        counts[u32::from_le_bytes([a, b, c, d]) as usize % counts.len()] += if sign & 1 == 0 { 1.0 } else { -1.0 };
     }
 }
 

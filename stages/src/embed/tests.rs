@@ -91,7 +91,10 @@ fn images_of_a_tokenizer_without_codebook_have_their_colours_alone() {
     let table = IdfTable::fit(&EmbedConfig::default(), []);
     let text_buckets = EmbedConfig::default().text_buckets as usize;
     let mut colours = NgramColourEmbedder::new(table, &[], 0, SIDE as usize);
-    assert_eq!((colours.name(), colours.dimension()), ("hashed character n-grams and colour layout", text_buckets + 4 * 4 * 3));
+    assert_eq!(
+        (colours.name(), colours.dimension()),
+        ("hashed character n-grams, and colour layout or hashed codes", text_buckets + 4 * 4 * 3)
+    );
     let pictures = [picture(1, SIDE, SIDE).into_raw(), picture(1, SIDE, SIDE).into_raw(), picture(5, SIDE, SIDE).into_raw()];
     let views = [ImageView { codes: &[3], pixels: &pictures[0] }, ImageView { codes: &[7], pixels: &pictures[1] }];
     let views = [views[0], views[1], ImageView { codes: &[3], pixels: &pictures[2] }];
@@ -137,4 +140,19 @@ fn every_bad_field_is_named_by_its_path() {
     let problems = EmbedConfig { text_buckets: 3, min_ngram: 5, max_ngram: 4 }.problems();
     assert_eq!(problems.len(), 2, "{problems:?}");
     assert!(problems.iter().all(|problem| problem.starts_with("embed.")), "{problems:?}");
+}
+
+#[test]
+fn images_without_pixels_are_alike_when_they_share_codes() {
+    let table = || IdfTable::fit(&EmbedConfig::default(), []);
+    let tokenizer = patch_tokenizer();
+    let with_codebook = NgramColourEmbedder::new(table(), tokenizer.codebook(), tokenizer.spec().codebook_dim as usize, SIDE as usize);
+    for mut embedder in [NgramColourEmbedder::new(table(), &[], 0, SIDE as usize), with_codebook] {
+        let codes: [&[u32]; 3] = [&[0, 1, 2, 3, 3, 3], &[0, 1, 2, 3, 3, 4], &[5, 6, 7, 5, 6, 7]];
+        let views: Vec<ImageView<'_>> = codes.iter().map(|codes| ImageView { codes, pixels: &[] }).collect();
+        let embedded = embedder.embed_images(&views).unwrap();
+        let rows: Vec<&[f32]> = embedded.chunks_exact(embedder.dimension()).collect();
+        assert!(rows.iter().all(|row| is_unit(row)));
+        assert!(dot(rows[0], rows[1]) > dot(rows[0], rows[2]), "{} and {}", dot(rows[0], rows[1]), dot(rows[0], rows[2]));
+    }
 }

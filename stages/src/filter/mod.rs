@@ -1,7 +1,8 @@
 //! `filter`: refuses samples by what can be known before decoding: bytes, header, captions.
 //!
 //! Second stage of `prepare`. Row-local: keeps order and number of rows. Captions that are too short or too long are dropped from
-//! their sample; the sample is refused when none is left.
+//! their sample; the sample is refused when none is left. Of images whose codes are given only the bytes are looked at, and their size is
+//! left 0 for `derive`.
 
 mod config;
 
@@ -17,11 +18,12 @@ use serde::{Deserialize, Serialize};
 
 pub use config::FilterConfig;
 
+use crate::codes;
 use crate::error::{Result, StageError};
 use crate::stage::Transform;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = 2;
 /// The stage's name.
 pub const NAME: &str = "filter";
 
@@ -83,7 +85,9 @@ impl Filter {
         }
         let refused = self.check_images(&row.images).and_then(|(width, height)| {
             (out.width, out.height) = (width, height);
-            self.check_side(width, height)?;
+            if !has_given_main(&row.images) {
+                self.check_side(width, height)?;
+            }
             self.check_captions(&mut out.annotations)
         });
         out.refusal = refused.err().map(|(reason, detail)| Refusal::new(NAME, reason, detail));
@@ -104,6 +108,9 @@ impl Filter {
                     "too_many_bytes",
                     format!("image {what} has {bytes} bytes, at most {} are allowed", self.config.max_image_bytes),
                 ));
+            }
+            if codes::is_given(&image.bytes) {
+                continue;
             }
             let header = image::ImageReader::new(Cursor::new(&image.bytes))
                 .with_guessed_format()
@@ -175,6 +182,11 @@ impl Filter {
             )),
         }
     }
+}
+
+/// Whether the main image comes as codes.
+fn has_given_main(images: &[RoleImage]) -> bool {
+    images.iter().any(|image| image.role == MAIN_IMAGE && codes::is_given(&image.bytes))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use cm3flow_schemas::sample::{Annotations, Refusal};
 use proptest::prelude::*;
 
 use super::*;
+use crate::codes::to_file;
 use crate::conformance::{cases, check_stage, cuts_do_not_matter, output_table, rows_and_cuts, run_whole};
 use crate::fixtures::{Raw, encoded, filter_config, jpeg, picture, png, raw, raw_batch, raw_samples};
 use crate::stage::Map;
@@ -182,4 +183,15 @@ fn every_bad_field_is_named_by_its_path() {
     assert_eq!(problems.len(), 5, "{problems:?}");
     assert!(problems.iter().all(|problem| problem.starts_with("filter.")), "{problems:?}");
     assert!(FilterConfig::default().problems().is_empty());
+}
+
+#[test]
+fn given_codes_pass_without_a_header_and_have_no_size_yet() {
+    let judged = judge_by(filter_config(), pictured(to_file(&[0; 16])));
+    assert_eq!((judged.width, judged.height, judged.refusal), (0, 0, None));
+    let mixed = pictured(to_file(&[0; 16])).with_image("edit0", b"garbage".to_vec());
+    assert_eq!(reason(mixed).as_deref(), Some("unknown_format"), "pictures beside them are looked at as ever");
+    let config = FilterConfig { max_image_bytes: 100, ..filter_config() };
+    assert_eq!(judge_by(config, pictured(to_file(&[0; 16]))).refusal.unwrap().reason, "too_many_bytes");
+    assert_eq!(reason(Raw::new("speechless", to_file(&[0; 16]), &[])).as_deref(), Some("no_caption"));
 }

@@ -88,6 +88,11 @@ pub(super) fn is_image_extension(extension: &str) -> bool {
     matches!(extension, "jpg" | "jpeg" | "png" | "gif" | "webp" | "bmp" | "tif" | "tiff")
 }
 
+/// Whether a file extension is that of given codes.
+pub(super) fn is_codes_extension(extension: &str) -> bool {
+    extension == "npy"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

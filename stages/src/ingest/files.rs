@@ -1,15 +1,18 @@
-//! Row lists and folders: samples whose images are files of their own.
+//! Samples whose images are files of their own: rows of lists, and images of folders with what stands beside them.
 
-use std::collections::BTreeMap;
-
+use bytes::Bytes;
 use cm3flow_schemas::Digest;
+use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::digest::PartHasher;
 use cm3flow_schemas::sample::Annotations;
 use object_store::path::Path;
 use serde::Deserialize;
 
 use super::annotations::{captions_from_text, from_json, is_image_extension, without_lone_surrogates};
+use super::lines::{Line, MAX_LINE_BYTES};
 use super::location::Location;
+use super::planned::FolderFile;
+use crate::codes;
 use crate::error::Result;
 
 /// A sample whose images are files.
@@ -18,10 +21,64 @@ pub(super) struct FileSample {
     pub key: String,
     /// Path of the main image; `None` if the row names none.
     pub image: Option<Path>,
+    /// Codes of a main image that the row holds instead, as a file's bytes, or why they are none.
+    pub codes: Option<Result<Vec<u8>, String>>,
     /// Further images by role.
     pub further: Vec<(String, Path)>,
     /// Annotations, or why they cannot be read.
     pub annotations: Result<Annotations, String>,
+}
+
+impl FileSample {
+    /// Paths of all images, the main one first.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.image.iter().chain(self.further.iter().map(|(_, path)| path))
+    }
+
+    /// Bytes of all images, in the order of [`Self::paths`]; `None` for one that is missing.
+    pub(super) async fn read(&self, location: &Location) -> Result<Vec<Option<Bytes>>> {
+        let mut images = Vec::new();
+        for path in self.paths() {
+            images.push(location.read_if_there(path).await?);
+        }
+        Ok(images)
+    }
+}
+
+/// Digest of what a run of samples is made of: keys, annotations and the bytes of all images.
+pub(super) struct UnitHasher(PartHasher);
+
+impl UnitHasher {
+    pub(super) fn new() -> Self {
+        Self(PartHasher::new("file samples"))
+    }
+
+    /// Adds a sample, whose images have these digests: [`digests`].
+    pub(super) fn add(&mut self, sample: &FileSample, images: &[Digest]) {
+        self.add_row(sample);
+        for digest in images {
+            self.0.part(&digest.0);
+        }
+    }
+
+    /// Adds what the row itself says of a sample.
+    pub(super) fn add_row(&mut self, sample: &FileSample) {
+        self.0.part(sample.key.as_bytes());
+        let annotations = sample.annotations.as_ref().map_err(String::as_str);
+        self.0.part(&digest_of("annotations", &annotations).0);
+        if let Some(codes) = &sample.codes {
+            self.0.part(codes.as_ref().map_or_else(String::as_bytes, Vec::as_slice));
+        }
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        self.0.digest()
+    }
+}
+
+/// Digests of images. A missing one is refused row by row; here it counts as having no bytes.
+pub(super) fn digests(images: &[Option<Bytes>]) -> Vec<Digest> {
+    images.iter().map(|image| Digest::of(image.as_deref().unwrap_or_default())).collect()
 }
 
 #[derive(Deserialize)]
@@ -29,11 +86,9 @@ struct RowImage {
     image: Option<String>,
 }
 
-/// Rows of a JSONL file, empty lines left out; images are looked for relative to its folder.
-pub(super) async fn jsonl_samples(location: &Location, file: &Path) -> Result<Vec<FileSample>> {
-    let bytes = location.read(file).await?;
-    let lines = bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
-    Ok(lines.map(|(number, line)| jsonl_sample(&location.folder(), number, line)).collect())
+#[derive(Deserialize)]
+struct RowCodes {
+    codes: Option<Vec<u32>>,
 }
 
 /// A path that a row names: from the folder of its file, unless it begins at the root of the store; `..` leads one folder up.
@@ -50,64 +105,65 @@ fn resolve(folder: &Path, name: &str) -> Path {
     Path::from_iter(parts)
 }
 
-fn jsonl_sample(folder: &Path, number: usize, line: &[u8]) -> FileSample {
-    let resolve = |name: &str| resolve(folder, name);
-    let image = serde_json::from_slice::<RowImage>(&without_lone_surrogates(line)).ok().and_then(|row| row.image);
-    let mut annotations = from_json(line).map_err(|error| format!("line {}: {error}", number + 1));
+/// The sample of a line; images are looked for relative to `folder`.
+pub(super) fn of_line(folder: &Path, line: &Line) -> FileSample {
+    let number = line.number + 1;
+    let Some(text) = &line.text else {
+        let annotations = Err(format!("line {number}: it is longer than {MAX_LINE_BYTES} bytes"));
+        return FileSample { key: format!("line-{number}"), image: None, codes: None, further: Vec::new(), annotations };
+    };
+    let mended = without_lone_surrogates(text);
+    let image = serde_json::from_slice::<RowImage>(&mended).ok().and_then(|row| row.image);
+    let mut annotations = from_json(text).map_err(|error| format!("line {number}: {error}"));
     let mut further = Vec::new();
     if let Ok(annotations) = &mut annotations {
         for (index, edit) in annotations.edits.iter_mut().enumerate() {
-            let path = resolve(&edit.image);
+            let path = resolve(folder, &edit.image);
             edit.image = format!("edit{index}");
             further.push((edit.image.clone(), path));
         }
     }
     FileSample {
-        key: image.clone().unwrap_or_else(|| format!("line-{}", number + 1)),
-        image: image.as_deref().map(resolve),
+        key: image.clone().unwrap_or_else(|| format!("line-{number}")),
+        codes: if image.is_none() && annotations.is_ok() { row_codes(&mended, number) } else { None },
+        image: image.as_deref().map(|name| resolve(folder, name)),
         further,
         annotations,
     }
 }
 
-/// Images of a folder and its subfolders, sorted by path, with the captions or annotations beside them.
-pub(super) async fn folder_samples(location: &Location) -> Result<Vec<FileSample>> {
-    let files = location.files_below().await?;
-    let by_path: BTreeMap<&str, &Path> = files.iter().map(|file| (file.location.as_ref(), &file.location)).collect();
-    let mut samples = Vec::new();
-    for file in &files {
-        let path = file.location.as_ref();
-        let Some((stem, extension)) = path.rsplit_once('.') else { continue };
-        if !is_image_extension(&extension.to_ascii_lowercase()) {
-            continue;
-        }
-        let beside = |extension: &str| by_path.get(format!("{stem}.{extension}").as_str()).copied();
-        let annotations = if let Some(json) = beside("json") {
-            from_json(&location.read(json).await?).map_err(|error| format!("{}: {error}", location.relative(json)))
-        } else if let Some(text) = beside("txt") {
-            let captions = captions_from_text(&location.read(text).await?).map_err(|error| format!("{}: {error}", location.relative(text)));
-            captions.map(|captions| Annotations { captions, ..Annotations::default() })
-        } else {
-            Ok(Annotations::default())
-        };
-        let key = path.strip_prefix(location.path.as_ref()).unwrap_or(path).trim_start_matches('/').to_owned();
-        samples.push(FileSample { key, image: Some(file.location.clone()), further: Vec::new(), annotations });
+/// Codes that a row without picture holds.
+fn row_codes(line: &[u8], number: u64) -> Option<Result<Vec<u8>, String>> {
+    match serde_json::from_slice::<RowCodes>(line) {
+        Ok(row) => row.codes.map(|codes| Ok(codes::to_file(&codes))),
+        Err(error) => Some(Err(format!("line {number}: codes must be whole numbers: {error}"))),
     }
-    Ok(samples)
 }
 
-/// Digest of what a run of samples is made of: keys, annotations and the bytes of all images.
-pub(super) async fn digest(location: &Location, samples: &[FileSample]) -> Result<Digest> {
-    let mut hasher = PartHasher::new("file samples");
-    for sample in samples {
-        hasher.part(sample.key.as_bytes());
-        let annotations = sample.annotations.as_ref().map_err(String::as_str);
-        hasher.part(&cm3flow_schemas::canonical::digest_of("annotations", &annotations).0);
-        for path in sample.image.iter().chain(sample.further.iter().map(|(_, path)| path)) {
-            // A missing image is refused row by row; for the key it counts as having no bytes.
-            let bytes = location.read_if_there(path).await?.unwrap_or_default();
-            hasher.part(&Digest::of(&bytes).0);
-        }
+/// An image of a folder with the annotations beside it.
+pub(super) async fn of_file(location: &Location, file: &FolderFile) -> Result<FileSample> {
+    let image = location.below(&file.name)?;
+    let mut annotations = Ok(Annotations::default());
+    if let Some(beside) = &file.beside {
+        let path = location.below(&format!("{}.{beside}", stem(&file.name)))?;
+        let bytes = location.read(&path).await?;
+        let named = |problem: String| format!("{}: {problem}", location.relative(&path));
+        annotations = if beside == "json" {
+            from_json(&bytes).map_err(|error| named(error.to_string()))
+        } else {
+            let captions = captions_from_text(&bytes).map_err(|error| named(error.to_string()));
+            captions.map(|captions| Annotations { captions, ..Annotations::default() })
+        };
     }
-    Ok(hasher.digest())
+    Ok(FileSample { key: file.name.clone(), image: Some(image), codes: None, further: Vec::new(), annotations })
+}
+
+/// Name of a file without its extension.
+pub(super) fn stem(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
+}
+
+/// Whether a file is an image by its name.
+pub(super) fn is_image(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, extension)| is_image_extension(&extension.to_ascii_lowercase()))
 }

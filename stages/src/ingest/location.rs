@@ -1,11 +1,15 @@
 //! Files of a source: a store and the paths in it that an address means.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use futures::TryStreamExt;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 
+use super::planned::FileFacts;
 use crate::error::{Result, StageError};
 
 /// An address within a store: a folder, and a file name in it that may be a pattern.
@@ -53,6 +57,35 @@ impl Location {
         Ok(files)
     }
 
+    /// Path of the file `name` in the source's folder.
+    pub(super) fn file(&self, name: &str) -> Result<Path> {
+        joined(&self.folder(), name)
+    }
+
+    /// Path of the file `name` below the address itself.
+    pub(super) fn below(&self, name: &str) -> Result<Path> {
+        joined(&self.path, name)
+    }
+
+    /// Facts of a file; `None` if there is none.
+    pub(super) async fn facts(&self, path: &Path) -> Result<Option<FileFacts>> {
+        match self.store.head(path).await {
+            Ok(meta) => Ok(Some(FileFacts::of(&meta))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(StageError::Store { location: path.to_string(), source }),
+        }
+    }
+
+    /// Bytes of a file, or of a range of it, as they come, with the file's facts.
+    pub(super) async fn stream(&self, path: &Path, range: Option<Range<u64>>) -> Result<(BoxStream<'static, Result<Bytes>>, FileFacts)> {
+        let location = path.to_string();
+        let failed = move |source| StageError::Store { location: location.clone(), source };
+        let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
+        let found = self.store.get_opts(path, options).await.map_err(&failed)?;
+        let facts = FileFacts::of(&found.meta);
+        Ok((found.into_stream().map_err(failed).boxed(), facts))
+    }
+
     /// Name of a file for people and outputs: from the source's folder on, so that it does not tell where the source lies.
     #[must_use]
     pub fn relative(&self, path: &Path) -> String {
@@ -64,7 +97,7 @@ impl Location {
     ///
     /// # Errors
     /// [`StageError::Store`].
-    pub async fn read_if_there(&self, path: &Path) -> Result<Option<bytes::Bytes>> {
+    pub async fn read_if_there(&self, path: &Path) -> Result<Option<Bytes>> {
         match self.read(path).await {
             Err(StageError::Store { source: object_store::Error::NotFound { .. }, .. }) => Ok(None),
             read => read.map(Some),
@@ -75,7 +108,7 @@ impl Location {
     ///
     /// # Errors
     /// [`StageError::Store`].
-    pub async fn read(&self, path: &Path) -> Result<bytes::Bytes> {
+    pub async fn read(&self, path: &Path) -> Result<Bytes> {
         let failed = |source| StageError::Store { location: path.to_string(), source };
         self.store.get(path).await.map_err(failed)?.bytes().await.map_err(failed)
     }
@@ -86,4 +119,9 @@ impl Location {
         files.sort_by(|a, b| a.location.cmp(&b.location));
         Ok(files)
     }
+}
+
+fn joined(folder: &Path, name: &str) -> Result<Path> {
+    let refused = |error| StageError::Source { name: name.to_owned(), problem: format!("it is no path: {error}") };
+    Path::parse(format!("{folder}/{name}")).map_err(refused)
 }

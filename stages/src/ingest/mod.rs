@@ -1,23 +1,29 @@
 //! `ingest`: raw samples from WebDataset tars, row lists and folders, keys kept.
 //!
-//! First stage of `prepare`. [`scan`] reads a source once and cuts it into units; [`Ingest`] then sends the samples of one unit.
+//! First stage of `prepare`. [`scan`] reads a source once and cuts it into units, of which it keeps where they stand; [`Ingest`] reads a
+//! unit's rows again and sends them.
+//! Codes may be given instead of a picture; they travel as its bytes.
 //! A sample that cannot be used is sent with a refusal: nothing that the source holds is left out in silence.
 
 mod annotations;
 mod config;
+mod cuts;
 mod files;
+mod lines;
 mod location;
+mod planned;
 mod scan;
 mod unit;
 mod webdataset;
 
 pub use config::{SourceConfig, SourceFormat};
 pub use location::Location;
-pub use scan::{PlannedUnit, ScannedSource, scan};
+pub use planned::{PlannedUnit, UnitPlace};
+pub use scan::{NoMemory, ScanMemory, ScanOptions, ScannedSource, scan};
 pub use unit::Ingest;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 2;
+pub const REVISION: u32 = 3;
 /// The stage's name.
 pub const NAME: &str = "ingest";
 

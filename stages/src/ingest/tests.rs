@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use super::*;
 use crate::channel::{ChannelLimits, StageMeter, channel};
+use crate::codes;
 use crate::conformance::{block_on, cases, schema_table};
 use crate::error::{Result, StageError};
 use crate::fixtures::{jpeg, picture, png};
@@ -58,12 +59,16 @@ fn config(format: SourceFormat, unit_samples: u32) -> SourceConfig {
     SourceConfig { name: "photos".into(), format, url: "unused".into(), unit_samples }
 }
 
+fn scan_of(config: &SourceConfig, location: &Location, limit: Option<u64>) -> Result<ScannedSource> {
+    block_on(scan(config, location, ScanOptions { limit, before: &[], address: "test", memory: &NoMemory }))
+}
+
 /// Sends the samples of a unit; every batch must have the schema of a raw sample.
-fn ingest(unit: PlannedUnit) -> Result<RecordBatch> {
+fn ingest(unit: PlannedUnit, location: &Location) -> Result<RecordBatch> {
+    let source = Ingest::try_new(unit, location.clone())?;
     block_on(async move {
         let meter = Arc::new(StageMeter::new("test"));
         let (out, sent) = channel(ChannelLimits { max_batches: 1, max_bytes: 1 << 10 }, &meter, &meter);
-        let source = Ingest::new(unit);
         assert_eq!(source.output_schema(), columns::raw_sample());
         let running = tokio::spawn(Box::new(source).run(out));
         let mut batches = Vec::new();
@@ -92,8 +97,8 @@ fn rows_of(batch: &RecordBatch) -> Vec<Row> {
 
 /// Rows of all units of a source, unit after unit.
 fn all_rows(config: &SourceConfig, location: &Location) -> Vec<Row> {
-    let scanned = block_on(scan(config, location, None)).unwrap();
-    scanned.units.into_iter().flat_map(|unit| rows_of(&ingest(unit).unwrap())).collect()
+    let scanned = scan_of(config, location, None).unwrap();
+    scanned.units.into_iter().flat_map(|unit| rows_of(&ingest(unit, location).unwrap())).collect()
 }
 
 fn tar_rows(members: &[(&str, &[u8])]) -> Vec<Row> {
@@ -222,15 +227,16 @@ fn units_are_cut_by_samples_and_named_by_their_tar() {
     let (first, second) = (tar(&members), tar(&members[..2]));
     let location =
         location(&[("in/b-1.tar", &second), ("in/a-0.tar", &first), ("in/notes.txt", b"x"), ("in/sub/c-2.tar", &second)], "in/*-?.tar");
-    let scanned = block_on(scan(&config(SourceFormat::WebDataset, 3), &location, None)).unwrap();
+    let scanned = scan_of(&config(SourceFormat::WebDataset, 3), &location, None).unwrap();
     let units: Vec<(&str, u64, u64)> =
         scanned.units.iter().map(|unit| (unit.unit.file.as_str(), unit.unit.first_row, unit.unit.rows)).collect();
     assert_eq!(units, [("a-0.tar", 0, 3), ("a-0.tar", 3, 3), ("a-0.tar", 6, 1), ("b-1.tar", 0, 2)]);
     assert_eq!(scanned.units[0].unit.digest, cm3flow_schemas::Digest::of(&first));
     assert_eq!(scanned.bytes, (first.len() + second.len()) as u64);
-    let keys: Vec<String> = scanned.units.into_iter().flat_map(|unit| rows_of(&ingest(unit).unwrap())).map(|row| row.key).collect();
+    let keys: Vec<String> =
+        scanned.units.into_iter().flat_map(|unit| rows_of(&ingest(unit, &location).unwrap())).map(|row| row.key).collect();
     assert_eq!(keys, ["0", "1", "2", "3", "4", "5", "6", "0", "1"]);
-    let limited = block_on(scan(&config(SourceFormat::WebDataset, 3), &location, Some(8))).unwrap();
+    let limited = scan_of(&config(SourceFormat::WebDataset, 3), &location, Some(8)).unwrap();
     assert_eq!(limited.units.iter().map(|unit| unit.unit.rows).collect::<Vec<_>>(), [3, 3, 1, 1]);
 }
 
@@ -305,7 +311,7 @@ fn a_unit_of_a_list_is_named_by_what_it_holds() {
     let digest = |picture_kind, caption: &str| {
         let list = format!("{{\"image\": \"a.png\", \"caption\": \"{caption}\"}}");
         let location = location(&[("list.jsonl", list.as_bytes()), ("a.png", &png(&picture(picture_kind, 20, 20)))], "list.jsonl");
-        block_on(scan(&config(SourceFormat::Jsonl, 2), &location, None)).unwrap().units[0].unit.digest
+        scan_of(&config(SourceFormat::Jsonl, 2), &location, None).unwrap().units[0].unit.digest
     };
     assert_eq!(digest(1, "a"), digest(1, "a"));
     assert_ne!(digest(1, "a"), digest(2, "a"));
@@ -338,7 +344,7 @@ fn a_source_without_files_or_samples_says_so() {
         (SourceFormat::Jsonl, vec![("list.jsonl", b"\n\n".as_slice())], "list.jsonl"),
         (SourceFormat::Folder, vec![("in/a.txt", b"x".as_slice())], "in"),
     ] {
-        let error = block_on(scan(&config(format, 256), &location(&files, path), None)).unwrap_err();
+        let error = scan_of(&config(format, 256), &location(&files, path), None).unwrap_err();
         assert!(matches!(&error, StageError::Source { name, .. } if name == "photos"), "{error:?}");
     }
 }
@@ -346,9 +352,9 @@ fn a_source_without_files_or_samples_says_so() {
 #[test]
 fn a_tar_that_vanishes_after_the_scan_is_an_error_that_names_it() {
     let location = location(&[("photos.tar", &tar(&[("x.png", b"1")]))], "photos.tar");
-    let unit = block_on(scan(&config(SourceFormat::WebDataset, 256), &location, None)).unwrap().units.remove(0);
+    let unit = scan_of(&config(SourceFormat::WebDataset, 256), &location, None).unwrap().units.remove(0);
     block_on(location.store.delete(&Path::from("photos.tar"))).unwrap();
-    let error = ingest(unit).unwrap_err();
+    let error = ingest(unit, &location).unwrap_err();
     assert!(matches!(&error, StageError::Store { location, .. } if location == "photos.tar"), "{error:?}");
     assert!(!error.is_retryable());
 }
@@ -378,4 +384,273 @@ fn bad_fields_are_named_by_their_path() {
     assert_eq!(problems.len(), 3, "{problems:?}");
     assert!(problems.iter().all(|problem| problem.starts_with("source[0].")), "{problems:?}");
     assert!(config(SourceFormat::Folder, 1).problems("source[0]").is_empty());
+}
+
+#[test]
+fn codes_of_a_tar_are_taken_where_a_picture_is_missing() {
+    let (picture, codes, edited) = (png(&picture(1, 20, 20)), codes::to_file(&[1, 2]), codes::to_file(&[3, 4]));
+    let rows = tar_rows(&[
+        ("given.npy", &codes),
+        ("given.txt", b"codes alone"),
+        ("both.npy", &codes),
+        ("both.png", &picture),
+        ("edited.png", &picture),
+        ("edited.edit0.npy", &edited),
+        ("edited.embedding.npy", &codes),
+        ("edited.json", br#"{"edits": [{"instruction": "turn it", "image": "Edit0.npy"}]}"#),
+        ("features.clip.npy", &codes),
+    ]);
+    let image = |role: &str, bytes: &[u8]| RoleImage { role: role.into(), bytes: bytes.to_vec() };
+    assert_eq!(rows[0].images, [image(MAIN_IMAGE, &codes)]);
+    assert_eq!((rows[0].image_id, reason(&rows[0])), (ImageId::of(&codes), None));
+    assert_eq!(rows[1].images, [image(MAIN_IMAGE, &picture)]);
+    assert_eq!(rows[2].images, [image(MAIN_IMAGE, &picture), image("edit0", &edited)]);
+    assert_eq!(rows[2].annotations.edits[0].image, "edit0");
+    assert_eq!(reason(&rows[3]), Some((NAME, "no_image")));
+}
+
+#[test]
+fn codes_of_a_list_stand_in_the_row_or_in_a_file() {
+    let file = codes::to_file(&[1, 2, 3]);
+    let list = concat!(
+        r#"{"image": "a.npy", "caption": "a file"}"#,
+        "\n",
+        r#"{"codes": [1, 2, 3], "caption": "a row"}"#,
+        "\n",
+        r#"{"codes": [1, -2], "caption": "negative"}"#,
+        "\n",
+        r#"{"image": "a.png", "codes": "an old field", "caption": "a picture"}"#,
+        "\n",
+    );
+    let location = location(&[("list.jsonl", list.as_bytes()), ("a.npy", &file), ("a.png", b"picture")], "list.jsonl");
+    let rows = all_rows(&config(SourceFormat::Jsonl, 256), &location);
+    assert_eq!(rows.iter().map(reason).collect::<Vec<_>>(), [None, None, Some((NAME, "bad_codes")), None]);
+    assert_eq!((&rows[0].images, &rows[0].key), (&rows[1].images, &"a.npy".to_owned()));
+    assert_eq!(rows[0].images[0].bytes, file, "a row's codes are those of the file that holds the same");
+    assert!(rows[2].refusal.as_ref().unwrap().detail.starts_with("line 3: "), "{:?}", rows[2].refusal);
+    assert_eq!(rows[3].images[0].bytes, b"picture");
+}
+
+#[test]
+fn a_unit_is_named_by_the_codes_in_its_rows() {
+    let digest = |codes: &str| {
+        let list = format!("{{\"codes\": {codes}, \"caption\": \"a\"}}");
+        let location = location(&[("list.jsonl", list.as_bytes())], "list.jsonl");
+        scan_of(&config(SourceFormat::Jsonl, 2), &location, None).unwrap().units[0].unit.digest
+    };
+    assert_eq!(digest("[1, 2]"), digest("[1,2]"));
+    assert_ne!(digest("[1, 2]"), digest("[2, 1]"));
+}
+
+/// A memory that counts what it is asked and told.
+#[derive(Default)]
+struct Counted {
+    entries: std::sync::Mutex<std::collections::BTreeMap<cm3flow_schemas::Digest, Vec<u8>>>,
+    recalled: std::sync::atomic::AtomicUsize,
+}
+
+impl ScanMemory for Counted {
+    fn recall(&self, key: cm3flow_schemas::Digest) -> futures::future::BoxFuture<'_, Option<Vec<u8>>> {
+        let entry = self.entries.lock().unwrap().get(&key).cloned();
+        self.recalled.fetch_add(usize::from(entry.is_some()), std::sync::atomic::Ordering::Relaxed);
+        Box::pin(std::future::ready(entry))
+    }
+
+    fn remember(&self, key: cm3flow_schemas::Digest, entry: Vec<u8>) -> futures::future::BoxFuture<'_, ()> {
+        self.entries.lock().unwrap().insert(key, entry);
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Files that were last changed a minute ago.
+struct OldFiles(tempfile::TempDir);
+
+impl OldFiles {
+    fn new(files: &[(&str, &[u8])]) -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        files.iter().for_each(|(name, bytes)| folder.write(name, bytes, 60));
+        folder
+    }
+
+    fn write(&self, name: &str, bytes: &[u8], seconds_ago: u64) {
+        let path = self.0.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        let file = std::fs::File::options().append(true).open(&path).unwrap();
+        file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(seconds_ago)).unwrap();
+    }
+
+    fn location(&self, path: &str) -> Location {
+        let store = Arc::new(object_store::local::LocalFileSystem::new_with_prefix(self.0.path()).unwrap());
+        Location { store, path: Path::from_url_path(path).unwrap() }
+    }
+}
+
+fn remembered(config: &SourceConfig, location: &Location, memory: &Counted) -> ScannedSource {
+    block_on(scan(config, location, ScanOptions { limit: None, before: &[], address: "test", memory })).unwrap()
+}
+
+/// One source of each format over the same pictures.
+fn sources() -> (OldFiles, [(SourceFormat, &'static str); 4]) {
+    let pictures: Vec<Vec<u8>> = (0..5).map(|kind| png(&picture(kind, 8, 8))).collect();
+    let names: Vec<String> = (0..5).map(|number| format!("{number}.png")).collect();
+    let members: Vec<(&str, &[u8])> = names.iter().zip(&pictures).map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let list: String = names.iter().map(|name| format!("{{\"image\": \"in/{name}\", \"caption\": \"one\"}}\n")).collect();
+    let files = OldFiles::new(&[
+        ("photos.tar", &tar(&members)),
+        ("list.jsonl", list.as_bytes()),
+        ("codes.jsonl", "{\"codes\": [1, 2]}\n".repeat(5).as_bytes()),
+        ("in/0.txt", b"a caption"),
+    ]);
+    names.iter().zip(&pictures).for_each(|(name, bytes)| files.write(&format!("in/{name}"), bytes, 60));
+    let formats = [
+        (SourceFormat::WebDataset, "photos.tar"),
+        (SourceFormat::Jsonl, "list.jsonl"),
+        (SourceFormat::Jsonl, "codes.jsonl"),
+        (SourceFormat::Folder, "in"),
+    ];
+    (files, formats)
+}
+
+#[test]
+fn what_is_remembered_is_what_a_scan_finds() {
+    let (files, formats) = sources();
+    for (format, path) in formats {
+        let (config, location, memory) = (config(format, 2), files.location(path), Counted::default());
+        let first = remembered(&config, &location, &memory);
+        let entries = memory.entries.lock().unwrap().clone();
+        assert!(!entries.is_empty() && memory.recalled.load(std::sync::atomic::Ordering::Relaxed) == 0, "{path}");
+        assert_eq!(remembered(&config, &location, &memory), first, "{path}");
+        assert_eq!(memory.recalled.load(std::sync::atomic::Ordering::Relaxed), entries.len(), "{path}: every entry saved a reading");
+        assert_eq!(scan_of(&config, &location, None).unwrap(), first, "{path}");
+        // Damage of any kind is not trusted.
+        let damaged = |entry: &[u8]| String::from_utf8(entry.to_vec()).unwrap().replacen('1', "2", 1).into_bytes();
+        for spoil in [damaged as fn(&[u8]) -> Vec<u8>, |entry| entry[..entry.len() / 2].to_vec(), |_| b"{}".to_vec()] {
+            let spoilt = entries.iter().map(|(key, entry)| (*key, spoil(entry))).collect();
+            let memory = Counted { entries: std::sync::Mutex::new(spoilt), ..Counted::default() };
+            assert_eq!(remembered(&config, &location, &memory), first, "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_was_just_written_is_not_remembered() {
+    let (files, formats) = sources();
+    for name in ["photos.tar", "codes.jsonl", "in/0.png", "in/1.png", "in/2.png", "in/3.png", "in/4.png"] {
+        let bytes = std::fs::read(files.0.path().join(name)).unwrap();
+        files.write(name, &bytes, 0);
+    }
+    for (format, path) in formats {
+        let memory = Counted::default();
+        remembered(&config(format, 2), &files.location(path), &memory);
+        assert!(memory.entries.lock().unwrap().is_empty(), "{path}");
+    }
+}
+
+#[test]
+fn a_changed_image_is_noticed_behind_an_unchanged_list() {
+    let (files, formats) = sources();
+    for (format, path) in [formats[1], formats[3]] {
+        let (config, location, memory) = (config(format, 2), files.location(path), Counted::default());
+        files.write("in/2.png", b"as it was", 50);
+        let first = remembered(&config, &location, &memory);
+        files.write("in/2.png", b"as it is ", 40);
+        let second = remembered(&config, &location, &memory);
+        let same: Vec<bool> = first.units.iter().zip(&second.units).map(|(before, after)| before == after).collect();
+        assert_eq!(same, [true, false, true], "{path}");
+    }
+}
+
+#[test]
+fn appended_rows_leave_the_units_before_as_they_are() {
+    let (files, formats) = sources();
+    for (format, path) in formats {
+        let (config, location) = (config(format, 3), files.location(path));
+        let first: Vec<_> = scan_of(&config, &location, None).unwrap().units.into_iter().map(|planned| planned.unit).collect();
+        assert_eq!(first.iter().map(|unit| (unit.first_row, unit.rows)).collect::<Vec<_>>(), [(0, 3), (3, 2)], "{path}");
+        match format {
+            SourceFormat::WebDataset => continue,
+            SourceFormat::Folder => {
+                for name in ["in/5.png", "in/6.png", "in/7.png", "in/8.png"] {
+                    files.write(name, name.as_bytes(), 60);
+                }
+            }
+            SourceFormat::Jsonl => {
+                let rows = std::fs::read_to_string(files.0.path().join(path)).unwrap();
+                files.write(path, (rows + &"{\"caption\": \"new\"}\n".repeat(4)).as_bytes(), 60);
+            }
+        }
+        let options = ScanOptions { limit: None, before: &first, address: "test", memory: &NoMemory };
+        let second = block_on(scan(&config, &location, options)).unwrap().units;
+        let units: Vec<_> = second.iter().map(|planned| planned.unit.clone()).collect();
+        assert_eq!(units[..2], first, "{path}");
+        assert_eq!(units[2..].iter().map(|unit| (unit.first_row, unit.rows)).collect::<Vec<_>>(), [(5, 3), (8, 1)], "{path}");
+        let keys = second.into_iter().flat_map(|planned| rows_of(&ingest(planned, &location).unwrap())).count();
+        assert_eq!(keys, 9, "{path}");
+    }
+}
+
+#[test]
+fn an_unchanged_tar_keeps_its_units_under_another_size() {
+    let (files, _) = sources();
+    let location = files.location("photos.tar");
+    let first: Vec<_> =
+        scan_of(&config(SourceFormat::WebDataset, 2), &location, None).unwrap().units.into_iter().map(|planned| planned.unit).collect();
+    let options = ScanOptions { limit: None, before: &first, address: "test", memory: &NoMemory };
+    let second = block_on(scan(&config(SourceFormat::WebDataset, 100), &location, options)).unwrap().units;
+    assert_eq!(second.into_iter().map(|planned| planned.unit).collect::<Vec<_>>(), first);
+}
+
+#[test]
+fn some_rows_of_a_unit_are_read_alone() {
+    let (files, formats) = sources();
+    for (format, path) in formats {
+        let location = files.location(path);
+        let second = scan_of(&config(format, 3), &location, None).unwrap().units.remove(1);
+        let whole = rows_of(&ingest(second.clone(), &location).unwrap());
+        let last = rows_of(&ingest(second.only(&[4]).unwrap(), &location).unwrap());
+        assert_eq!(last, [Row { row: 0, ..whole[1].clone() }], "{path}");
+    }
+}
+
+#[test]
+fn a_planned_unit_is_read_from_its_json_elsewhere() {
+    let (files, formats) = sources();
+    for (format, path) in formats {
+        let location = files.location(path);
+        let units = scan_of(&config(format, 2), &location, None).unwrap().units;
+        let expected: Vec<Row> = units.iter().flat_map(|unit| rows_of(&ingest(unit.clone(), &location).unwrap())).collect();
+        let sent = serde_json::to_string(&units).unwrap();
+        let received: Vec<PlannedUnit> = serde_json::from_str(&sent).unwrap();
+        let found: Vec<Row> = received.into_iter().flat_map(|unit| rows_of(&ingest(unit, &location).unwrap())).collect();
+        assert_eq!((found.len(), found), (5, expected), "{path}");
+    }
+}
+
+#[test]
+fn a_source_that_changed_after_the_scan_is_an_error_that_names_its_file() {
+    let (files, formats) = sources();
+    let units: Vec<_> =
+        formats.map(|(format, path)| scan_of(&config(format, 2), &files.location(path), None).unwrap().units.remove(1)).into();
+    let picture = png(&picture(1, 8, 8));
+    let changed = |index: usize| {
+        let path = formats[index].1;
+        let error = ingest(units[index].clone(), &files.location(path)).unwrap_err();
+        assert!(matches!(&error, StageError::Changed { file, .. } if *file == path), "{path}: {error:?}");
+    };
+    // A tar of other bytes; one that is shorter than where the unit begins.
+    files.write("photos.tar", &tar(&[("0.png", &picture), ("1.png", &picture), ("2.png", &picture)]), 30);
+    changed(0);
+    files.write("photos.tar", b"short", 30);
+    changed(0);
+    // A line, another number of lines, fewer bytes.
+    let rows = std::fs::read_to_string(files.0.path().join("codes.jsonl")).unwrap();
+    for other in [rows.replace("[1, 2]", "[1, 3]"), rows.replace("[1, 2]}", "[1]}\n "), rows[..30].to_owned(), String::new()] {
+        files.write("codes.jsonl", other.as_bytes(), 30);
+        changed(2);
+    }
+    // An image, and annotations that came and went.
+    files.write("in/2.png", b"other", 30);
+    changed(1);
+    changed(3);
 }

@@ -1,9 +1,10 @@
 //! `tokenize`: images become codes; the text tokenizer and the baseline image tokenizer live here too.
 //!
-//! Fourth stage of `prepare`. Keeps order and number of rows. Images are encoded in groups of the tokenizer's fixed batch size, in the
+//! Fourth stage of `prepare`. Keeps order and number of rows. Codes that are given are read and checked. Other images are encoded in groups of the tokenizer's fixed batch size, in the
 //! order in which they stand in the unit, whatever the cuts of the input; groups never span units. Text becomes tokens in
 //! `instruct`, once templates have been filled in, since byte pairs merge across the edges of what is put in.
 
+mod given;
 mod patches;
 mod text;
 
@@ -20,10 +21,12 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+pub use given::GivenTokenizer;
 pub use patches::PatchTokenizer;
 pub use text::{Fidelity, TextTokenizer, Unrepresentable, fit as fit_text};
 
 use crate::channel::{BatchSender, BatchStream};
+use crate::codes;
 use crate::error::{Result, StageError};
 use crate::owner::Owner;
 use crate::stage::Stage;
@@ -47,7 +50,7 @@ impl Tokenize {
     /// Encodes with `tokenizer`, whose specification is `spec`.
     #[must_use]
     pub fn new(tokenizer: ImageTokenizerOwner, spec: ImageTokenizerSpec) -> Self {
-        Self { tokenizer, spec, change: ColumnChange::new(&[], vec![columns::image_codes()]) }
+        Self { tokenizer, spec, change: ColumnChange::new(&[columns::GIVEN_CODES], vec![columns::image_codes(), columns::refusal()]) }
     }
 
     /// Encodes as many images at the front of `waiting` as make whole groups, or all of them when `last`.
@@ -80,18 +83,42 @@ fn failed(source: DynError) -> StageError {
 #[derive(Deserialize)]
 struct In {
     pixels: Vec<RoleImage>,
+    given_codes: Vec<RoleImage>,
     refusal: Option<Refusal>,
 }
 
 #[derive(Serialize)]
 struct Out {
     image_codes: Vec<RoleCodes>,
+    refusal: Option<Refusal>,
+}
+
+/// A row whose images are not all encoded yet.
+struct Row {
+    /// Roles of the images that are encoded.
+    roles: Vec<String>,
+    given: Vec<RoleCodes>,
+    refusal: Option<Refusal>,
+}
+
+/// Reads the codes of an image and checks that they are some of `spec`.
+fn read_given(image: &RoleImage, spec: &ImageTokenizerSpec) -> Result<RoleCodes, Refusal> {
+    let refused = |reason, problem: String| Refusal::new(NAME, reason, format!("codes of image {}: {problem}", image.role));
+    let given = codes::from_file(&image.bytes).map_err(|problem| refused("bad_codes", problem))?;
+    let (grid, size) = (spec.grid as usize, spec.codebook_size);
+    if given.codes.len() != spec.codes_per_image() || (given.shape.len() == 2 && given.shape != [grid, grid]) {
+        return Err(refused("wrong_number_of_codes", format!("their shape is {:?}, the tokenizer has {grid} x {grid}", given.shape)));
+    }
+    if let Some(code) = given.codes.iter().find(|code| **code >= size) {
+        return Err(refused("code_out_of_range", format!("{code} is not below {size}")));
+    }
+    Ok(RoleCodes { role: image.role.clone(), codes: given.codes })
 }
 
 /// Batches whose images are not all encoded yet.
 #[derive(Default)]
 struct Waiting {
-    batches: VecDeque<(RecordBatch, Vec<Vec<String>>)>,
+    batches: VecDeque<(RecordBatch, Vec<Row>)>,
     /// Pixels of images to be encoded, in order.
     pixels: Vec<u8>,
     /// Codes of images whose rows have not been sent, in order.
@@ -99,34 +126,54 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Takes a batch whose images have `size` bytes each.
-    fn push(&mut self, batch: RecordBatch, size: usize) -> Result<()> {
+    /// Takes a batch whose images `spec` tells the size of; `can_encode` says whether there is an encoder for them.
+    fn push(&mut self, batch: RecordBatch, spec: &ImageTokenizerSpec, can_encode: bool) -> Result<()> {
         let schema_error = |source| StageError::Schema { stage: NAME, source };
-        let rows: Vec<In> = rows::read(&batch, &[columns::PIXELS, columns::REFUSAL]).map_err(schema_error)?;
-        let mut roles = Vec::with_capacity(rows.len());
-        for row in rows {
-            let images = if row.refusal.is_none() { row.pixels } else { Vec::new() };
-            // One image of another size would shift the codes of all that follow.
-            if let Some(image) = images.iter().find(|image| image.bytes.len() != size) {
-                return Err(failed(format!("image {} has {} bytes, the tokenizer takes {size}", image.role, image.bytes.len()).into()));
-            }
-            images.iter().for_each(|image| self.pixels.extend(&image.bytes));
-            roles.push(images.into_iter().map(|image| image.role).collect());
-        }
-        self.batches.push_back((batch, roles));
+        let wanted = [columns::PIXELS, columns::GIVEN_CODES, columns::REFUSAL];
+        let rows: Vec<In> = rows::read(&batch, &wanted).map_err(schema_error)?;
+        let rows = rows.into_iter().map(|row| self.push_row(row, spec, can_encode)).collect::<Result<_>>()?;
+        self.batches.push_back((batch, rows));
         Ok(())
+    }
+
+    fn push_row(&mut self, row: In, spec: &ImageTokenizerSpec, can_encode: bool) -> Result<Row> {
+        let refused = |refusal| Ok(Row { roles: Vec::new(), given: Vec::new(), refusal: Some(refusal) });
+        if let Some(refusal) = row.refusal {
+            return refused(refusal);
+        }
+        let given: Result<Vec<RoleCodes>, Refusal> = row.given_codes.iter().map(|image| read_given(image, spec)).collect();
+        let given = match given {
+            Ok(given) => given,
+            Err(refusal) => return refused(refusal),
+        };
+        if let Some(image) = row.pixels.first().filter(|_| !can_encode) {
+            let detail =
+                format!("image {} is a picture, and the tokenizer has no encoder; give its codes, or name another tokenizer", image.role);
+            return refused(Refusal::new(NAME, "no_encoder", detail));
+        }
+        // One image of another size would shift the codes of all that follow.
+        let size = spec.bytes_per_image();
+        if let Some(image) = row.pixels.iter().find(|image| image.bytes.len() != size) {
+            return Err(failed(format!("image {} has {} bytes, the tokenizer takes {size}", image.role, image.bytes.len()).into()));
+        }
+        row.pixels.iter().for_each(|image| self.pixels.extend(&image.bytes));
+        Ok(Row { roles: row.pixels.into_iter().map(|image| image.role).collect(), given, refusal: None })
     }
 
     /// The next batch whose images all have codes.
     fn pop(&mut self) -> Option<(RecordBatch, Vec<Out>)> {
-        let images: usize = self.batches.front()?.1.iter().map(Vec::len).sum();
+        let images: usize = self.batches.front()?.1.iter().map(|row| row.roles.len()).sum();
         if images > self.codes.len() {
             return None;
         }
-        let (batch, roles) = self.batches.pop_front()?;
+        let (batch, rows) = self.batches.pop_front()?;
         let mut codes = self.codes.drain(..images);
         let mut take = |role| RoleCodes { role, codes: codes.next().unwrap_or_default() };
-        let rows = roles.into_iter().map(|roles| Out { image_codes: roles.into_iter().map(&mut take).collect() }).collect();
+        let mut finish = |row: Row| {
+            let image_codes = row.roles.into_iter().map(&mut take).chain(row.given).collect();
+            Out { image_codes, refusal: row.refusal }
+        };
+        let rows = rows.into_iter().map(&mut finish).collect();
         Some((batch, rows))
     }
 }
@@ -137,19 +184,20 @@ impl Stage for Tokenize {
     }
 
     fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
-        rows::require(input, &[columns::pixels(), columns::refusal()])?;
+        rows::require(input, &[columns::pixels(), columns::given_codes(), columns::refusal()])?;
         Ok(self.change.output_schema(input))
     }
 
     fn run(self: Box<Self>, input: BatchStream, out: BatchSender) -> BoxFuture<'static, Result<()>> {
         async move {
             let schema_error = |source| StageError::Schema { stage: NAME, source };
+            let can_encode = self.tokenizer.call(|tokenizer| tokenizer.can_encode()).await?;
             let mut waiting = Waiting::default();
             loop {
                 let batch = input.next().await;
                 let last = batch.is_none();
                 if let Some(batch) = batch {
-                    waiting.push(batch, self.spec.bytes_per_image())?;
+                    waiting.push(batch, &self.spec, can_encode)?;
                 }
                 self.encode(&mut waiting, last).await?;
                 while let Some((batch, rows)) = waiting.pop() {

@@ -8,8 +8,15 @@ use cm3flow_schemas::DynError;
 use proptest::prelude::*;
 
 use super::*;
+use crate::codes::to_file;
 use crate::conformance::{cases, check_stage, cut, cuts_do_not_matter, output_table, rows_and_cuts, run};
-use crate::fixtures::{CODES, PATCH, SIDE, derived, patch_tokenizer, picture, text_tokenizer, tokenizer_owner};
+use crate::derive::{Derive, DeriveConfig};
+use crate::filter::Filter;
+use crate::fixtures::{
+    CODES, PATCH, Raw, SEED, SIDE, derived, filter_config, patch_tokenizer, picture, png, preparation, raw_batch, text_tokenizer,
+    tokenizer_owner,
+};
+use crate::stage::Map;
 
 /// Codes as the baseline does, but in groups of a fixed size, which it notes.
 struct Grouped {
@@ -233,4 +240,70 @@ fn a_file_that_is_no_tokenizer_is_refused() {
     for json in ["", "{}", "[]", "null", "{\"model\": 1}"] {
         assert!(matches!(TextTokenizer::from_json(json.as_bytes()), Err(StageError::TextTokenizer { .. })), "{json}");
     }
+}
+
+/// Samples with pictures, with codes, with both, and with codes that are none of the tokenizer's, as `derive` sends them.
+fn partly_given() -> RecordBatch {
+    let codes = |first: u32, count: u32| to_file(&(0..count).map(|place| (first + place) % CODES).collect::<Vec<_>>());
+    let raw = |key: &str, main| Raw::new(key, main, &["a caption"]);
+    let samples = [
+        raw("given", codes(3, 16)),
+        raw("picture", png(&picture(1, 32, 32))),
+        raw("edited", codes(4, 16)).with_image("edit0", png(&picture(2, 32, 32))),
+        raw("few", codes(0, 15)),
+        raw("high", to_file(&[CODES; 16])),
+        raw("broken", codes(0, 16)[..80].to_vec()),
+        raw("last", png(&picture(3, 32, 32))).with_image("edit0", codes(5, 16)),
+    ];
+    let filtered = run_whole(Map(Filter::new(filter_config())), &raw_batch(&samples));
+    let config = DeriveConfig { edges: false, ..DeriveConfig::default() };
+    run_whole(Map(Derive::new(config, preparation(), SEED)), &filtered)
+}
+
+fn reasons(rows: &[Coded]) -> Vec<Option<&str>> {
+    rows.iter().map(|row| row.refusal.as_ref().map(|refusal| refusal.reason.as_str())).collect()
+}
+
+#[test]
+fn given_codes_stand_beside_those_of_pictures() {
+    let out = check_stage(|| grouped(2).0, &partly_given());
+    assert!(out.column_by_name(columns::GIVEN_CODES).is_none(), "files of codes end here");
+    let rows: Vec<Coded> = rows::read(&out, &[columns::PIXELS, columns::IMAGE_CODES, columns::REFUSAL]).unwrap();
+    assert_eq!(reasons(&rows), [None, None, None, Some("wrong_number_of_codes"), Some("code_out_of_range"), Some("bad_codes"), None]);
+    let given = |first: u32| (0..16).map(|place| (first + place) % CODES).collect::<Vec<_>>();
+    let mut tokenizer = patch_tokenizer();
+    for (row, expected) in [(0, vec![("main", given(3))]), (2, vec![("main", given(4))]), (6, vec![("edit0", given(5))])] {
+        for (role, codes) in expected {
+            let found = rows[row].image_codes.iter().find(|image| image.role == role).unwrap();
+            assert_eq!(found.codes, codes, "{role} of row {row}");
+        }
+    }
+    for row in &rows {
+        for image in &row.pixels {
+            let coded = row.image_codes.iter().find(|coded| coded.role == image.role).unwrap();
+            assert_eq!(coded.codes, tokenizer.encode(&image.bytes).unwrap());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+    #[test]
+    fn given_codes_do_not_depend_on_cuts(case in rows_and_cuts(partly_given().num_rows()), group in 1_u32..4) {
+        cuts_do_not_matter(|| grouped(group).0, &partly_given(), &case)?;
+    }
+}
+
+#[test]
+fn a_picture_is_refused_where_codes_are_given() {
+    let stage = || {
+        let tokenizer = GivenTokenizer::new(SIDE, SIDE / PATCH, CODES);
+        let spec = tokenizer.spec().clone();
+        Tokenize::new(Owner::spawn("given", Box::new(tokenizer) as Box<dyn ImageTokenizer>).unwrap(), spec)
+    };
+    let out = check_stage(stage, &partly_given());
+    let rows: Vec<Coded> = rows::read(&out, &[columns::PIXELS, columns::IMAGE_CODES, columns::REFUSAL]).unwrap();
+    let none = Some("no_encoder");
+    assert_eq!(reasons(&rows), [None, none, none, Some("wrong_number_of_codes"), Some("code_out_of_range"), Some("bad_codes"), none]);
+    assert!(rows[1].refusal.as_ref().unwrap().detail.contains("image main is a picture"), "{:?}", rows[1].refusal);
 }

@@ -1,0 +1,171 @@
+//! Units as they are planned: what a unit is and where its rows stand, small enough to be sent to a worker as JSON.
+
+use cm3flow_schemas::window::SourceUnit;
+use object_store::ObjectMeta;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, StageError};
+
+/// A unit with what is needed to read it from its source: no rows, so that a plan stays small.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedUnit {
+    /// What the unit is. The file stands in the source's folder.
+    pub unit: SourceUnit,
+    /// Where its rows stand.
+    pub place: UnitPlace,
+}
+
+/// Consecutive rows of a file, or of a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnitPlace {
+    /// The first row.
+    pub first_row: u64,
+    /// Number of rows: more than the unit's own if that consists of some of them.
+    pub rows: u64,
+    /// How to find them.
+    pub(super) layout: Layout,
+}
+
+/// How the rows of a unit are found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Layout {
+    /// Bytes of a tar that begin with a header.
+    Tar { start: u64, end: u64, facts: FileFacts },
+    /// Bytes of a row list; `first_line` counts from 0, empty lines included.
+    Lines { start: u64, end: u64, first_line: u64 },
+    /// Images of a folder.
+    Files(Vec<FolderFile>),
+}
+
+/// An image of a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FolderFile {
+    /// Its path from the folder on.
+    pub(super) name: String,
+    /// Extension of the annotations beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) beside: Option<String>,
+}
+
+/// What a store says of a file without reading it: a file with other facts is another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileFacts {
+    size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    e_tag: Option<String>,
+    /// Microseconds since 1970.
+    modified: i64,
+}
+
+/// Time that a file must have been left alone for its facts to be trusted: file systems may count in seconds.
+const SETTLED_AFTER_US: i64 = 2_000_000;
+
+impl FileFacts {
+    pub(super) fn of(meta: &ObjectMeta) -> Self {
+        Self { size: meta.size, e_tag: meta.e_tag.clone(), modified: meta.last_modified.timestamp_micros() }
+    }
+
+    pub(super) const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether the file can no longer be changed without its facts changing, too.
+    pub(super) fn is_settled(&self) -> bool {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+        now - self.modified > SETTLED_AFTER_US
+    }
+}
+
+impl PlannedUnit {
+    /// A unit of all rows that `place` holds.
+    pub(super) fn whole(unit: SourceUnit, layout: Layout) -> Self {
+        let place = UnitPlace { first_row: unit.first_row, rows: unit.rows, layout };
+        Self { unit, place }
+    }
+
+    /// The unit of some rows of this one, which is whole; rows are those of the file.
+    ///
+    /// # Errors
+    /// [`StageError::Source`] if there are no rows, or they are not in ascending order, or not of this unit.
+    pub fn only(&self, rows: &[u64]) -> Result<Self> {
+        let unit = SourceUnit { rows: rows.len() as u64, only: rows.to_vec(), ..self.unit.clone() };
+        let some = Self { unit, place: self.place.clone() };
+        if rows.is_empty() {
+            return Err(some.refused("no rows are asked for"));
+        }
+        some.check()?;
+        Ok(some)
+    }
+
+    /// Whether the unit consists of all rows of its place.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.unit.only.is_empty()
+    }
+
+    /// Whether `row` of the file belongs to the unit.
+    pub(super) fn has(&self, row: u64) -> bool {
+        self.is_whole() || self.unit.only.binary_search(&row).is_ok()
+    }
+
+    /// Checks that unit and place fit together.
+    pub(super) fn check(&self) -> Result<()> {
+        let (unit, place) = (&self.unit, &self.place);
+        let place_end = place.first_row.saturating_add(place.rows);
+        let problem = if unit.only.is_empty() {
+            ((unit.first_row, unit.rows) != (place.first_row, place.rows)).then_some("its rows are not those of its place")
+        } else if unit.only.len() as u64 != unit.rows {
+            Some("its number of rows is not that of the rows it lists")
+        } else if !unit.only.is_sorted_by(|before, after| before < after) {
+            Some("its rows are not in ascending order")
+        } else {
+            unit.only.iter().any(|row| !(place.first_row..place_end).contains(row)).then_some("some of its rows are not in its place")
+        };
+        problem.map_or(Ok(()), |problem| Err(self.refused(problem)))
+    }
+
+    fn refused(&self, problem: &str) -> StageError {
+        StageError::Source { name: self.unit.source.clone(), problem: format!("a unit of {} cannot be read: {problem}", self.unit.file) }
+    }
+
+    /// The error for a file that is not what it was when the unit was planned.
+    pub(super) fn changed(&self, problem: impl Into<String>) -> StageError {
+        StageError::Changed { source_name: self.unit.source.clone(), file: self.unit.file.clone(), problem: problem.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cm3flow_schemas::Digest;
+
+    fn planned() -> PlannedUnit {
+        let unit = SourceUnit { source: "s".into(), file: "f".into(), digest: Digest::of(b""), first_row: 10, rows: 5, only: vec![] };
+        PlannedUnit::whole(unit, Layout::Lines { start: 0, end: 1, first_line: 0 })
+    }
+
+    #[test]
+    fn some_rows_must_be_those_of_the_unit_in_order() {
+        let some = planned().only(&[10, 12, 14]).expect("rows of the unit");
+        assert_eq!((some.unit.rows, some.has(12), some.has(11)), (3, true, false));
+        for rows in [&[][..], &[9], &[15], &[12, 11], &[12, 12]] {
+            assert!(matches!(planned().only(rows), Err(StageError::Source { .. })), "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn a_unit_survives_json() {
+        let some = planned().only(&[11]).expect("a row of the unit");
+        let json = serde_json::to_string(&some).expect("plain data");
+        assert_eq!(serde_json::from_str::<PlannedUnit>(&json).expect("its own"), some);
+    }
+
+    #[test]
+    fn a_unit_that_contradicts_itself_is_refused() {
+        let mut planned = planned();
+        planned.unit.rows = 6;
+        assert!(planned.check().is_err());
+    }
+}
