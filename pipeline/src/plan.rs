@@ -9,6 +9,7 @@ use cm3flow_schemas::unit::{KeyParts, SegmentName};
 use cm3flow_schemas::window::{SourceUnit, WindowRecord};
 use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::{dedup, derive, embed, filter, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, tokenize};
+use futures::FutureExt;
 use serde_json::{Value, json};
 
 use crate::artefact::Artefacts;
@@ -210,7 +211,8 @@ impl Plan {
         let replayed = match replay {
             Some(asked) => {
                 let windows: Vec<WindowRecord> = committed().cloned().collect();
-                Replay::plan((config, catalog), asked, &windows, (&scan.units, &fresh)).await?
+                // Boxed, since the compiler cannot see through borrows this deep that the whole run may move between threads.
+                Replay::plan((config, catalog), asked, &windows, (&scan.units, &fresh)).boxed().await?
             }
             None => Replay::default(),
         };
