@@ -55,7 +55,7 @@ impl Worker {
         };
         self.units.put(&mut record, Table::Settled, &settled).await?;
         self.units.put(&mut record, Table::Bank, &table::concatenated(&bank_schema, &bank)?).await?;
-        self.units.commit(record).await
+        self.commit(record).await
     }
 
     /// Runs a chain over batches that are there already; returns what it sends with its schema.
