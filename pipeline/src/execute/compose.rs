@@ -88,7 +88,7 @@ impl Worker {
         self.units.put(&mut record, Table::Documents, &documents).await?;
         let refused: Vec<RefusedRow<'_>> = refused.iter().map(refused_row).collect();
         self.units.put(&mut record, Table::Refused, &rows::write(&columns::refused_document(), &refused)?).await?;
-        self.units.commit(record).await
+        self.commit(record).await
     }
 
     /// Prepared samples of a unit that are neither blocked nor duplicates, with their split.

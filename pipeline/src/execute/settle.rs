@@ -76,7 +76,7 @@ impl Worker {
         let kept: Vec<Ids> = rows::read(&table::filtered(&settled, &is_kept)?, &IDS)?;
         let kept = kept.iter().map(|row| Kept { shared: row.shared(key), sample: row.sample_id.0 }).collect();
         self.earlier(window).put_kept(&mut record, kept).await?;
-        self.units.commit(record).await
+        self.commit(record).await
     }
 
     /// Decides about the samples of a window by their ids alone.

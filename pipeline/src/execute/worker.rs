@@ -10,6 +10,7 @@ use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_stages::ChannelLimits;
 use cm3flow_stages::instruct::InstructContext;
 use tokio::sync::Mutex;
+use tracing::Instrument;
 
 use super::bank::WindowBank;
 use super::task::{UnitTask, WindowTask};
@@ -18,6 +19,7 @@ use crate::artefact::Artefacts;
 use crate::blocklist::Blocklist;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
+use crate::events::Event;
 use crate::progress::Progress;
 use crate::store::Store;
 
@@ -61,16 +63,33 @@ impl Worker {
 
     /// The record of the unit of `task`, which is made if it is not there.
     pub(crate) async fn work(&self, task: &UnitTask) -> Result<UnitRecord> {
-        if let Some(record) = self.find(task).await? {
-            return Ok(record);
+        match self.find(task).await? {
+            Some(record) => Ok(record),
+            None => self.make(task).await,
         }
-        match task {
-            UnitTask::Found { segment, key } => self.input(*segment, *key).await,
-            UnitTask::Prepare { key, source } => self.prepare(source, *key).await,
-            UnitTask::Settle(window) => self.settle(window).await,
-            UnitTask::Compose { window, place } => self.compose(window, *place).await,
-            UnitTask::Pack { window, split } => self.pack(window, *split).await,
+    }
+
+    /// Makes the unit of `task`, which is not there.
+    pub(crate) async fn make(&self, task: &UnitTask) -> Result<UnitRecord> {
+        let making = async {
+            match task {
+                UnitTask::Found { segment, key } => self.input(*segment, *key).await,
+                UnitTask::Prepare { key, source } => self.prepare(source, *key).await,
+                UnitTask::Settle(window) => self.settle(window).await,
+                UnitTask::Compose { window, place } => self.compose(window, *place).await,
+                UnitTask::Pack { window, split } => self.pack(window, *split).await,
+            }
+        };
+        making.instrument(tracing::error_span!("unit", segment = task.segment().name(), key = %task.key())).await
+    }
+
+    /// Makes a unit visible. If another attempt made it first, that one stays, and it is told if it is not the same.
+    pub(super) async fn commit(&self, record: UnitRecord) -> Result<UnitRecord> {
+        let kept = self.units.commit(record.clone()).await?;
+        if kept != record {
+            self.progress.tell(Event::UnitDiscarded { segment: record.segment, key: record.key });
         }
+        Ok(kept)
     }
 
     /// The record of the unit of `task` if it is there.
