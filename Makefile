@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long fmt lint bench parity parity-golden clean-store
+.PHONY: help setup demo test test-long wheel test-python fmt lint bench parity parity-golden clean-store
 
 BUILT := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
@@ -42,11 +42,20 @@ test-long: export CM3FLOW_LONG := 1
 test-long: setup ## run all tests at full length, those too that are ignored for their length: hours
 	$(call run_tests,--profile long --run-ignored all,--include-ignored)
 
+wheel: ## build the PyTorch reader as a wheel, in target/wheels/
+	@bash deploy/python/wheel.sh $(BUILT)/wheels
+
+test-python: setup ## test that wheel under PyTorch; fetches 3 GB of Python packages once
+	cargo build --package cm3flow --package cm3flow-tests --bin cm3flow --bin s3-service
+	@CM3FLOW_BUILT=$(BUILT) bash deploy/python/test.sh
+
 fmt: ## format the sources
 	cargo fmt --all
+	cargo fmt --manifest-path deploy/python/Cargo.toml
 
 lint: setup ## check format, lints and documentation
 	cargo fmt --all --check
+	cargo fmt --manifest-path deploy/python/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="$$RUSTDOCFLAGS -D warnings" cargo doc --workspace --no-deps
 

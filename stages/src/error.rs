@@ -136,6 +136,61 @@ pub enum StageError {
         /// Name of the split.
         split: &'static str,
     },
+    /// A mixture of sources makes no sense.
+    #[error("mixture: {problem}")]
+    Mixture {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Ranks, workers or batch size make no sense.
+    #[error("reader: {problem}")]
+    Slice {
+        /// The field and its range.
+        problem: String,
+    },
+    /// A reader cannot go on from a state.
+    #[error("the state of the reader cannot be used: {problem}")]
+    ReaderState {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An address cannot be read from.
+    #[error("cannot read {address}: {problem}")]
+    Address {
+        /// The address, without secrets.
+        address: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A record of a store is not what it should be.
+    #[error("record {location}: {problem}")]
+    Record {
+        /// Its path.
+        location: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A version is not published.
+    #[error("dataset {dataset} has no version {version}; publish it, name another one, or follow the run that makes it")]
+    NoVersion {
+        /// Name of the dataset.
+        dataset: String,
+        /// Number or tag.
+        version: String,
+    },
+    /// The version that was published holds other windows than those that were read while it was made.
+    #[error(
+        "window {window} of version {version} of {dataset} was published as another one than was read while it was made; \
+         begin again with the published version"
+    )]
+    RunChanged {
+        /// Name of the dataset.
+        dataset: String,
+        /// Its number.
+        version: u32,
+        /// First window that differs.
+        window: usize,
+    },
     /// A run that is followed has stopped before its windows were complete.
     #[error("the run that is followed has stopped after {windows} windows; start it again or read a published version")]
     RunStopped {

@@ -1,6 +1,7 @@
 //! Blocks of shards: fetched by range, checked, decoded, kept in a bounded cache.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -8,13 +9,15 @@ use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Float32Type, SchemaRef, UInt8Type, UInt16Type, UInt32Type};
 use arrow::ipc::reader::FileDecoder;
 use arrow::ipc::{Block, MetadataVersion, root_as_message};
+use bytes::Bytes;
 use cm3flow_schemas::document::{Modality, Role, Segment};
-use cm3flow_schemas::pack::{Pack, PackBatch, PlacedDocument, ShardEntry};
+use cm3flow_schemas::pack::{BlockEntry, Pack, PlacedDocument, ShardEntry};
 use cm3flow_schemas::vocabulary::IdRange;
 use cm3flow_schemas::{Digest, columns};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
+use super::window::BlockPlace;
 use crate::error::{Result, StageError};
 
 /// Blocks that are kept decoded: those of a group and a few before.
@@ -66,7 +69,7 @@ impl BlockReader {
         let block = self.block(shard, index).await?;
         let mut tokens = Vec::new();
         append_tokens(&block, row, &mut tokens);
-        let documents = placed_documents(&block, row).map_err(|problem| damaged(shard, index, problem))?;
+        let documents = placed_documents(&block, row).map_err(|problem| damaged(&BlockPlace::new(shard, index), problem))?;
         Ok(Pack { tokens, segments: segments(&block, row), documents })
     }
 
@@ -77,7 +80,7 @@ impl BlockReader {
     pub async fn documents(&mut self, shard: &ShardEntry, index: usize) -> Result<Vec<Vec<PlacedDocument>>> {
         let block = self.block(shard, index).await?;
         let documents = (0..block.num_rows()).map(|row| placed_documents(&block, row)).collect::<Result<_, _>>();
-        documents.map_err(|problem| damaged(shard, index, problem))
+        documents.map_err(|problem| damaged(&BlockPlace::new(shard, index), problem))
     }
 
     /// Adds to `counts` how often each id of `ids` stands in block `index` of `shard`; `counts` has a place for each of them.
@@ -100,11 +103,38 @@ impl BlockReader {
     }
 
     async fn fetch(&self, shard: &ShardEntry, index: usize) -> Result<RecordBatch> {
-        let damaged = |problem: String| damaged(shard, index, problem);
-        let entry = &shard.blocks[index];
-        let path = Path::from(format!("shards/{}.arrow", shard.digest));
-        let range = entry.offset..entry.offset + entry.metadata_bytes + entry.body_bytes;
-        let bytes = self.store.get_range(&path, range).await.map_err(|source| StageError::Store { location: path.to_string(), source })?;
+        let place = BlockPlace::new(shard, index);
+        let bytes = fetch(&*self.store, &place).await?;
+        decode(bytes, &self.schema, &place, Check::Digest)
+    }
+}
+
+/// Bytes of a block, as they lie in `store`.
+pub(super) async fn fetch(store: &dyn ObjectStore, place: &BlockPlace) -> Result<Bytes> {
+    let path = Path::from(format!("shards/{}.arrow", place.shard));
+    let range = range_of(&place.entry);
+    store.get_range(&path, range).await.map_err(|source| StageError::Store { location: path.to_string(), source })
+}
+
+/// Where a block lies in its file.
+pub(super) fn range_of(entry: &BlockEntry) -> Range<u64> {
+    entry.offset..entry.offset + entry.metadata_bytes + entry.body_bytes
+}
+
+/// Whether bytes may be other than those that were written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Check {
+    /// They are compared with the digest.
+    Digest,
+    /// They were compared before.
+    Done,
+}
+
+/// The packs of the block of `place`, whose `bytes` these should be.
+pub(super) fn decode(bytes: Bytes, schema: &SchemaRef, place: &BlockPlace, check: Check) -> Result<RecordBatch> {
+    let damaged = |problem: String| damaged(place, problem);
+    let entry = &place.entry;
+    if check == Check::Digest {
         let found = Digest::of(&bytes);
         if found != entry.digest {
             return Err(damaged(format!(
@@ -114,18 +144,16 @@ impl BlockReader {
                 entry.digest.short()
             )));
         }
-        check_tokens(&bytes, &self.schema, entry.packs).map_err(damaged)?;
-        let block = Block::new(0, entry.metadata_bytes as i32, entry.body_bytes as i64);
-        let decoder = FileDecoder::new(Arc::clone(&self.schema), MetadataVersion::V5);
-        let batch = decoder.read_record_batch(&block, &Buffer::from(bytes)).map_err(|error| damaged(error.to_string()))?;
-        batch
-            .filter(|batch| batch.num_rows() as u64 == entry.packs)
-            .ok_or_else(|| damaged(format!("it does not hold {} packs", entry.packs)))
     }
+    check_tokens(&bytes, schema, entry.packs).map_err(damaged)?;
+    let block = Block::new(0, entry.metadata_bytes as i32, entry.body_bytes as i64);
+    let decoder = FileDecoder::new(Arc::clone(schema), MetadataVersion::V5);
+    let batch = decoder.read_record_batch(&block, &Buffer::from(bytes)).map_err(|error| damaged(error.to_string()))?;
+    batch.filter(|batch| batch.num_rows() as u64 == entry.packs).ok_or_else(|| damaged(format!("it does not hold {} packs", entry.packs)))
 }
 
-fn damaged(shard: &ShardEntry, block: usize, problem: String) -> StageError {
-    StageError::Block { shard: shard.digest.to_string(), block, problem }
+pub(super) fn damaged(place: &BlockPlace, problem: String) -> StageError {
+    StageError::Block { shard: place.shard.to_string(), block: place.index, problem }
 }
 
 /// Checks that the tokens of a block take the room that `schema` says. A block does not name its types: ids of another width or packs of
@@ -139,14 +167,6 @@ fn check_tokens(bytes: &[u8], schema: &SchemaRef, packs: u64) -> Result<(), Stri
         Some(found) if found == wanted => Ok(()),
         found => Err(format!("its tokens take {} bytes, the manifest's vocabulary and seq_len make {wanted}", found.unwrap_or_default())),
     }
-}
-
-/// Appends pack `row` of a block to `out`.
-pub(super) fn append_pack(block: &RecordBatch, row: usize, out: &mut PackBatch) {
-    append_tokens(block, row, &mut out.tokens);
-    out.segments.push(segments(block, row));
-    let documents = block.column(2).as_list::<i32>().value(row);
-    out.document_starts.push(documents.as_struct().column(3).as_primitive::<UInt32Type>().values().to_vec());
 }
 
 fn append_tokens(block: &RecordBatch, row: usize, out: &mut Vec<u32>) {

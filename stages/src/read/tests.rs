@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::RecordBatch;
 use cm3flow_schemas::pack::{Pack, PackBatch, ShardEntry};
@@ -22,11 +22,17 @@ use tokio::runtime::Runtime;
 
 use super::*;
 use crate::error::{Result, StageError};
-use crate::fixtures::{SEQ_LEN, packed};
+use crate::fixtures::{self, SEQ_LEN};
 use crate::shard::{ShardConfig, write};
 
+/// Packs of the fixture, made once.
+pub(super) fn packed() -> &'static RecordBatch {
+    static PACKED: LazyLock<RecordBatch> = LazyLock::new(fixtures::packed);
+    &PACKED
+}
+
 /// Windows that are there already.
-struct Committed(Vec<WindowShards>);
+pub(super) struct Committed(pub(super) Vec<WindowShards>);
 
 impl WindowFeed for Committed {
     fn window(&mut self, index: usize) -> BoxFuture<'_, Result<Option<WindowShards>>> {
@@ -53,21 +59,21 @@ impl WindowFeed for Growing {
 
 /// Packs whose second token tells them apart.
 fn numbered(first: u32, count: u32) -> RecordBatch {
-    let found: Vec<Pack> = rows::read(&packed(), &[columns::TOKENS, columns::SEGMENTS, columns::DOCUMENTS]).unwrap();
+    let found: Vec<Pack> = rows::read(packed(), &[columns::TOKENS, columns::SEGMENTS, columns::DOCUMENTS]).unwrap();
     let mut packs: Vec<Pack> = (0..count).map(|number| found[number as usize % found.len()].clone()).collect();
     packs.iter_mut().zip(first..).for_each(|(pack, number)| pack.tokens[1] = number);
     rows::write(&packed().schema(), &packs).unwrap()
 }
 
-struct Dataset {
+pub(super) struct Dataset {
     store: Arc<InMemory>,
-    windows: Vec<WindowShards>,
-    runtime: Runtime,
+    pub(super) windows: Vec<WindowShards>,
+    pub(super) runtime: Runtime,
 }
 
 impl Dataset {
     /// Windows of so many train packs each, in blocks of three and files of six, and one held-out pack a window.
-    fn new(sizes: &[u32]) -> Self {
+    pub(super) fn new(sizes: &[u32]) -> Self {
         let runtime = Runtime::new().unwrap();
         let store = Arc::new(InMemory::new());
         let bytes = u64::from(SEQ_LEN) * 2;
@@ -98,6 +104,16 @@ impl Dataset {
 
     fn blocks(&self) -> BlockReader {
         BlockReader::new(Arc::clone(&self.store) as _, packed().schema())
+    }
+
+    /// Writes the shards below `folder`, as a local store has them.
+    pub(super) fn save(&self, folder: &std::path::Path) {
+        std::fs::create_dir_all(folder.join("shards")).unwrap();
+        for shard in self.windows.iter().flatten() {
+            let name = format!("shards/{}.arrow", shard.digest);
+            let bytes = self.runtime.block_on(async { self.store.get(&Path::from(name.as_str())).await.unwrap().bytes().await.unwrap() });
+            std::fs::write(folder.join(name), bytes).unwrap();
+        }
     }
 
     fn shard(&self) -> &ShardEntry {

@@ -1,0 +1,13 @@
+//! The shard reader of cm3flow for Python: what `cm3flow._reader` holds. `python/cm3flow` wraps it into a PyTorch dataset.
+
+mod gather;
+mod options;
+mod reader;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _reader(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<reader::Reader>()?;
+    module.add_function(wrap_pyfunction!(reader::describe, module)?)
+}

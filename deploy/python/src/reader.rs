@@ -1,0 +1,240 @@
+//! The reader as a Python class. It belongs to the process that made it: in a forked child it is of no use, and harmless.
+
+use std::mem::ManuallyDrop;
+use std::time::Duration;
+
+use arrow_schema::SchemaRef;
+use cm3flow_schemas::columns;
+use cm3flow_schemas::vocabulary::Vocabulary;
+use cm3flow_stages::StageError;
+use cm3flow_stages::read::{
+    BatchReader, FollowFeed, Location, MixReader, MixState, Origin, PublishedVersion, RowBatch, Schedule, SourceInput, WindowFeed,
+};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::gather::{Tables, views, widened};
+use crate::options::Options;
+
+/// Threads that fetch blocks of remote sources.
+const FETCHERS: usize = 2;
+/// Time between two looks for signals while a batch is waited for.
+const SIGNALS: Duration = Duration::from_millis(100);
+
+/// Reads the batches of one rank and worker.
+#[pyclass]
+pub(crate) struct Reader {
+    inner: ManuallyDrop<Inner>,
+    process: u32,
+}
+
+struct Inner {
+    // Before the runtime, so that fetches end first.
+    batches: BatchReader,
+    runtime: Runtime,
+}
+
+/// Tokens, segments, weights, documents and state of a batch.
+type Parts<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, String);
+
+#[pymethods]
+impl Reader {
+    /// Opens the versions; `options` is JSON.
+    #[new]
+    fn new(py: Python<'_>, options: &str) -> PyResult<Self> {
+        let options = Options::parse(options)?;
+        let inner = py.detach(|| Inner::open(options))?;
+        Ok(Self { inner: ManuallyDrop::new(inner), process: std::process::id() })
+    }
+
+    /// The next batch, or `None` at the end. `widen` asks for i64 tokens in one array instead of views of the rows.
+    fn next<'py>(&mut self, py: Python<'py>, widen: bool) -> PyResult<Option<Parts<'py>>> {
+        let inner = self.own()?;
+        let Some(RowBatch { rows, state }) = py.detach(|| inner.next())? else { return Ok(None) };
+        let (segments, weights, documents) = Tables::of(&rows).into_arrays(py)?;
+        let tokens = if widen { widened(py, &rows)?.into_any() } else { views(py, rows)?.into_any() };
+        Ok(Some((tokens, segments.into_any(), weights.into_any(), documents.into_any(), to_json(&state))))
+    }
+
+    /// Goes on behind the global batch of a state.
+    fn restore(&mut self, state: &str) -> PyResult<()> {
+        let state = from_json(state)?;
+        self.own()?.batches.restore(&state).map_err(raised)
+    }
+
+    /// Goes on where this worker alone stood.
+    fn restore_worker(&mut self, state: &str) -> PyResult<()> {
+        let state = from_json(state)?;
+        self.own()?.batches.restore_worker(&state).map_err(raised)
+    }
+
+    /// Where this worker alone stands.
+    fn worker_state(&mut self) -> PyResult<String> {
+        Ok(to_json(&self.own()?.batches.worker_state()))
+    }
+
+    /// Batches by how long they waited, as JSON.
+    fn stalls(&mut self) -> PyResult<String> {
+        Ok(serde_json::to_string(self.own()?.batches.stalls()).expect("numbers"))
+    }
+}
+
+impl Reader {
+    fn own(&mut self) -> PyResult<&mut Inner> {
+        if self.process != std::process::id() {
+            return Err(PyRuntimeError::new_err("this reader belongs to another process; open one here"));
+        }
+        Ok(&mut self.inner)
+    }
+}
+
+impl Drop for Reader {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // A forked child has none of the threads that the runtime would wait for.
+        if self.process == std::process::id() {
+            // SAFETY: nothing uses it after this.
+            unsafe { ManuallyDrop::drop(&mut self.inner) };
+        }
+    }
+}
+
+impl Inner {
+    fn open(options: Options) -> PyResult<Self> {
+        let locations = options.sources.iter().map(|(_, address)| Location::open(address, &options.store));
+        let locations = locations.collect::<Result<Vec<_>, _>>().map_err(raised)?;
+        let needs_threads = options.follow.is_some() || locations.iter().any(|location| matches!(location.origin, Origin::Store(_)));
+        let runtime = runtime(needs_threads)?;
+        let names: Vec<String> = options.sources.iter().map(|(name, _)| name.clone()).collect();
+        let schedule = Schedule::try_new(names.clone(), &options.phases, options.seed).map_err(raised)?;
+        let opened = runtime.block_on(async {
+            let mut opened = Vec::new();
+            for location in &locations {
+                opened.push(Opened::open(location, &options).await?);
+            }
+            Ok::<_, StageError>(opened)
+        });
+        let opened = opened.map_err(raised)?;
+        check_alike(&names, &opened)?;
+        let inputs = opened.into_iter().zip(locations).map(|(opened, location)| SourceInput {
+            schema: opened.schema,
+            feed: opened.feed,
+            origin: location.origin,
+            split: options.split,
+            limits: options.limits,
+        });
+        let mix = MixReader::new(inputs.collect(), schedule, runtime.handle());
+        let batches = BatchReader::try_new(mix, options.slice, options.end, runtime.handle().clone()).map_err(raised)?;
+        Ok(Self { batches, runtime })
+    }
+
+    /// The next batch; signals end the wait.
+    fn next(&mut self) -> PyResult<Option<RowBatch>> {
+        let before = self.batches.worker_state();
+        let Self { batches, runtime } = self;
+        let read = runtime.block_on(async {
+            let mut read = std::pin::pin!(batches.read());
+            loop {
+                match tokio::time::timeout(SIGNALS, &mut read).await {
+                    Ok(batch) => return batch.map_err(raised),
+                    Err(_) => Python::attach(|py| py.check_signals())?,
+                }
+            }
+        });
+        if read.is_err() {
+            self.batches.restore_worker(&before).map_err(raised)?;
+        }
+        read
+    }
+}
+
+/// What has to be known of a source before it is read.
+struct Opened {
+    feed: Box<dyn WindowFeed>,
+    schema: SchemaRef,
+    /// Not known of a version that is still being made.
+    vocabulary: Option<Vocabulary>,
+}
+
+impl Opened {
+    async fn open(location: &Location, options: &Options) -> Result<Self, StageError> {
+        if let Some(times) = options.follow {
+            let mut feed = FollowFeed::open(location, times).await?;
+            let schema = feed.schema(options.split).await?;
+            return Ok(Self { feed: Box::new(feed), schema, vocabulary: None });
+        }
+        let version = PublishedVersion::open(location).await?;
+        let manifest = &version.manifest;
+        let schema = columns::pack(manifest.seq_len as usize, manifest.vocabulary.width());
+        Ok(Self { feed: Box::new(version.feed()), schema, vocabulary: Some(manifest.vocabulary.clone()) })
+    }
+}
+
+/// Sources that are mixed have packs of one length over one vocabulary.
+fn check_alike(names: &[String], opened: &[Opened]) -> PyResult<()> {
+    let (Some(name), Some(first)) = (names.first(), opened.first()) else { return Ok(()) };
+    for (other, source) in names.iter().zip(opened) {
+        if source.schema != first.schema {
+            let [a, b] = [first, source].map(|opened| opened.schema.field(0).data_type());
+            return Err(PyValueError::new_err(format!("packs of {name} are {a}, those of {other} {b}; they cannot be mixed")));
+        }
+        if let (Some(a), Some(b)) = (&first.vocabulary, &source.vocabulary)
+            && a != b
+        {
+            return Err(PyValueError::new_err(format!("{name} and {other} have different vocabularies; they cannot be mixed")));
+        }
+    }
+    Ok(())
+}
+
+/// Version, `seq_len`, vocabulary and packs of the split of a published version, as JSON.
+#[pyfunction]
+pub(crate) fn describe(py: Python<'_>, options: &str, source: usize) -> PyResult<String> {
+    let options = Options::parse(options)?;
+    py.detach(|| {
+        let location = Location::open(&options.sources[source].1, &options.store).map_err(raised)?;
+        let manifest = runtime(false)?.block_on(PublishedVersion::open(&location)).map_err(raised)?.manifest;
+        let packs = manifest.statistics.get(options.split.name()).map_or(0, |statistics| statistics.packs);
+        let described = serde_json::json!({
+            "dataset": manifest.dataset, "version": manifest.version, "seq_len": manifest.seq_len, "vocabulary": manifest.vocabulary,
+            "packs": packs,
+        });
+        Ok(described.to_string())
+    })
+}
+
+/// A runtime on this thread alone, or one with threads that fetch.
+fn runtime(needs_threads: bool) -> PyResult<Runtime> {
+    let mut builder = if needs_threads { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    let built = builder.worker_threads(FETCHERS).thread_name("cm3flow-read").enable_all().build();
+    built.map_err(|error| PyOSError::new_err(format!("cannot start the reader: {error}")))
+}
+
+/// The exception for an error, with its causes.
+fn raised(error: StageError) -> PyErr {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    match error {
+        StageError::Store { .. } | StageError::Read { .. } => PyOSError::new_err(text),
+        StageError::Mixture { .. }
+        | StageError::Slice { .. }
+        | StageError::ReaderState { .. }
+        | StageError::Address { .. }
+        | StageError::NoVersion { .. }
+        | StageError::NoPacks { .. } => PyValueError::new_err(text),
+        _ => PyRuntimeError::new_err(text),
+    }
+}
+
+fn to_json(state: &MixState) -> String {
+    serde_json::to_string(state).expect("numbers and names")
+}
+
+fn from_json(text: &str) -> PyResult<MixState> {
+    serde_json::from_str(text).map_err(|error| PyValueError::new_err(format!("this is no state of a reader: {error}")))
+}

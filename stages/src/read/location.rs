@@ -1,0 +1,148 @@
+//! From an address to what is read there: a version, or a run that makes one.
+//!
+//! Addresses follow the layout of the store: `STORE/versions/DATASET/N.json` is a version, `STORE/versions/DATASET` the highest one,
+//! `STORE/tags/DATASET/TAG` the one that a tag names. `STORE` is a path, or a URL of any service that `object_store` knows.
+
+use std::collections::BTreeMap;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+
+use object_store::local::LocalFileSystem;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreScheme};
+use url::Url;
+
+use super::pool::Origin;
+use crate::error::{Result, StageError};
+
+/// Which version of a dataset is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VersionName {
+    /// Its number.
+    Number(u32),
+    /// The highest one.
+    Latest,
+    /// The one that a tag names.
+    Tag(String),
+}
+
+/// A dataset in a store.
+#[derive(Clone)]
+pub struct Location {
+    /// The store, for records.
+    pub store: Arc<dyn ObjectStore>,
+    /// Where its shards are read from.
+    pub origin: Origin,
+    /// Name of the dataset.
+    pub dataset: String,
+    /// The version that is meant.
+    pub version: VersionName,
+}
+
+impl Location {
+    /// Opens `address`; `options` are settings of the service by the names of `object_store` (`region`, `endpoint`, `allow_http`, …) and win
+    /// over the environment. Sends no request.
+    ///
+    /// # Errors
+    /// [`StageError::Address`] if it names no version, or no store is known for it.
+    pub fn open(address: &str, options: &BTreeMap<String, String>) -> Result<Self> {
+        let refused = |problem: String| StageError::Address { address: printable(address), problem };
+        let (root, dataset, version) = parts(address).map_err(refused)?;
+        if let Some(url) = Url::parse(root).ok().filter(|_| root.contains("://")).filter(|url| url.scheme() != "file") {
+            let store = remote(&url, options).map_err(refused)?;
+            return Ok(Self { origin: Origin::Store(Arc::clone(&store)), store, dataset, version });
+        }
+        let folder = PathBuf::from(root.strip_prefix("file://").unwrap_or(root));
+        let folder = folder.canonicalize().map_err(|error| refused(format!("cannot open the folder {}: {error}", folder.display())))?;
+        let store = local(&folder).map_err(|error| refused(error.to_string()))?;
+        Ok(Self { store, origin: Origin::Folder(folder), dataset, version })
+    }
+}
+
+fn local(folder: &FilePath) -> object_store::Result<Arc<dyn ObjectStore>> {
+    Ok(Arc::new(LocalFileSystem::new_with_prefix(folder)?))
+}
+
+/// Root of the store, dataset and version of an address.
+fn parts(address: &str) -> Result<(&str, String, VersionName), String> {
+    const EXPECTED: &str = "expected STORE/versions/DATASET, STORE/versions/DATASET/N.json or STORE/tags/DATASET/TAG";
+    let trimmed = address.trim_end_matches('/');
+    let mut places: Vec<(usize, &str)> = trimmed.match_indices('/').map(|(at, _)| (at, &trimmed[at + 1..])).collect();
+    places.reverse();
+    // The folder that decides stands two or three names from the end.
+    for (at, rest) in places.into_iter().take(3) {
+        let names: Vec<&str> = rest.split('/').collect();
+        let root = if at == 0 { "/" } else { &trimmed[..at] };
+        match names[..] {
+            ["versions", dataset] => return Ok((root, dataset.to_owned(), VersionName::Latest)),
+            ["versions", dataset, file] => {
+                let number = file.strip_suffix(".json").unwrap_or(file).parse();
+                let number = number.map_err(|_| format!("{file:?} is no version; {EXPECTED}"))?;
+                return Ok((root, dataset.to_owned(), VersionName::Number(number)));
+            }
+            ["tags", dataset, tag] => return Ok((root, dataset.to_owned(), VersionName::Tag(tag.to_owned()))),
+            _ => {}
+        }
+    }
+    Err(EXPECTED.to_owned())
+}
+
+/// The store at `url`, as seen from there.
+fn remote(url: &Url, options: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectStore>, String> {
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("an address must hold no user and password; give keys as options or in the environment".to_owned());
+    }
+    // The error of `object_store` would repeat the URL.
+    let (scheme, _) = ObjectStoreScheme::parse(url)
+        .map_err(|_| format!("no store is known for {}://; there are s3://, gs://, az://, abfss://, https:// and file://", url.scheme()))?;
+    let prefix = match scheme {
+        ObjectStoreScheme::AmazonS3 => "aws_",
+        ObjectStoreScheme::GoogleCloudStorage => "google_",
+        ObjectStoreScheme::MicrosoftAzure => "azure_",
+        _ => "http_",
+    };
+    let environment = std::env::vars().map(|(name, value)| (name.to_lowercase(), value)).filter(|(name, _)| name.starts_with(prefix));
+    let settings = environment.chain(options.iter().map(|(name, value)| (name.to_lowercase(), value.clone())));
+    let (store, path) = object_store::parse_url_opts(url, settings).map_err(|error| error.to_string())?;
+    Ok(Arc::new(PrefixStore::new(store, path)))
+}
+
+/// The address without what may be a secret in it.
+fn printable(address: &str) -> String {
+    let Ok(mut url) = Url::parse(address) else { return address.to_owned() };
+    // Neither can fail for an address that has them.
+    let _ = url.set_password(None).and_then(|()| url.set_username(""));
+    url.set_query(None);
+    url.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_follow_the_layout_of_the_store() {
+        let latest = VersionName::Latest;
+        for (address, root, dataset, version) in [
+            ("/data/store/versions/photos/3.json", "/data/store", "photos", VersionName::Number(3)),
+            ("store/versions/photos/3", "store", "photos", VersionName::Number(3)),
+            ("s3://bucket/a/versions/photos/", "s3://bucket/a", "photos", latest.clone()),
+            ("s3://bucket/versions/versions", "s3://bucket", "versions", latest),
+            ("/tags/photos/good", "/", "photos", VersionName::Tag("good".into())),
+        ] {
+            assert_eq!(parts(address), Ok((root, dataset.to_owned(), version)), "{address}");
+        }
+        for address in ["", "/", "s3://bucket", "store/photos/3.json", "versions/photos", "store/versions/photos/three.json"] {
+            assert!(parts(address).is_err(), "{address}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_read_are_named_without_secrets() {
+        let open = |address: &str| Location::open(address, &BTreeMap::new()).err().expect("refused").to_string();
+        assert!(open("ftp://host/versions/d").contains("ftp://"));
+        assert!(open("/nowhere/at/all/versions/d").contains("/nowhere/at/all"));
+        let error = open("s3://me:secret@bucket/versions/d");
+        assert!(error.contains("password") && !error.contains("secret"), "{error}");
+    }
+}

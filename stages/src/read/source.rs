@@ -1,0 +1,221 @@
+//! One source of a reader: the windows of a version or of a run, in their order, and the pack at each place of it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cm3flow_schemas::sample::Split;
+use futures::future::BoxFuture;
+
+use super::order::Permutation;
+use super::packs::{PackBlock, PackRow};
+use super::pool::BlockPool;
+use super::window::{BlockPlace, Groups, Window, WindowShards};
+use crate::error::{Result, StageError};
+
+/// Orders of windows that are kept: of the one that is read and of the one that is read ahead.
+const KEPT_ORDERS: usize = 2;
+
+/// Says which windows there are, as they are committed.
+pub trait WindowFeed: Send {
+    /// Shards of window `index`; waits until it is committed. `None` once the windows are complete.
+    fn window(&mut self, index: usize) -> BoxFuture<'_, Result<Option<WindowShards>>>;
+
+    /// Whether window `index` is known to be committed, so that it can be asked for without waiting for a run.
+    fn has(&self, _index: usize) -> bool {
+        false
+    }
+}
+
+/// Packs of one split of a version or run, epoch after epoch.
+pub(super) struct Source {
+    feed: Box<dyn WindowFeed>,
+    pool: BlockPool,
+    split: Split,
+    seed: u64,
+    windows: Vec<Window>,
+    /// Packs of those windows.
+    packs: u64,
+    complete: bool,
+    orders: VecDeque<Arc<Groups>>,
+    group: Option<Group>,
+    /// Time that was spent waiting since it was last asked for.
+    waited: Duration,
+}
+
+/// The group that is being read.
+struct Group {
+    /// Places of its packs in the order of the source.
+    first: u64,
+    end: u64,
+    order: Permutation,
+    blocks: Vec<GroupBlock>,
+}
+
+struct GroupBlock {
+    place: BlockPlace,
+    /// Behind how many packs of the group its own end.
+    end: u64,
+    held: Option<Arc<PackBlock>>,
+}
+
+impl Source {
+    pub(super) fn new(feed: Box<dyn WindowFeed>, pool: BlockPool, split: Split, seed: u64) -> Self {
+        Self {
+            feed,
+            pool,
+            split,
+            seed,
+            windows: Vec::new(),
+            packs: 0,
+            complete: false,
+            orders: VecDeque::new(),
+            group: None,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// The pack at place `at`, counted over all epochs.
+    pub(super) async fn pack(&mut self, at: u64) -> Result<PackRow> {
+        if let Some(row) = self.at_hand(at) {
+            return Ok(row);
+        }
+        let began = Instant::now();
+        let row = self.fetch(at).await;
+        self.waited += began.elapsed();
+        row
+    }
+
+    /// Takes the time that was spent waiting since it was last taken.
+    pub(super) fn take_waited(&mut self) -> Duration {
+        std::mem::take(&mut self.waited)
+    }
+
+    /// Packs of the windows that are known, and whether these are all.
+    pub(super) const fn known(&self) -> (u64, bool) {
+        (self.packs, self.complete)
+    }
+
+    /// Waits for the next window.
+    pub(super) async fn learn(&mut self) -> Result<()> {
+        match self.feed.window(self.windows.len()).await? {
+            Some(shards) => {
+                let window = Window::new(shards, self.split);
+                self.packs += window.packs();
+                self.windows.push(window);
+            }
+            None => self.complete = true,
+        }
+        Ok(())
+    }
+
+    fn at_hand(&self, at: u64) -> Option<PackRow> {
+        let group = self.group.as_ref().filter(|group| (group.first..group.end).contains(&at))?;
+        let (block, row) = group.locate(at);
+        Some(PackRow { block: Arc::clone(group.blocks[block].held.as_ref()?), row })
+    }
+
+    async fn fetch(&mut self, at: u64) -> Result<PackRow> {
+        if !self.group.as_ref().is_some_and(|group| (group.first..group.end).contains(&at)) {
+            self.enter(at).await?;
+        }
+        let group = self.group.as_mut().expect("it was just entered");
+        let (block, row) = group.locate(at);
+        let block = &mut group.blocks[block];
+        let held = self.pool.block(&block.place).await?;
+        block.held = Some(Arc::clone(&held));
+        Ok(PackRow { block: held, row })
+    }
+
+    /// Makes the group of place `at` the one that is read, and begins to fetch what comes behind it.
+    async fn enter(&mut self, at: u64) -> Result<()> {
+        let (epoch, window, index) = self.place(at).await?;
+        let groups = self.order(epoch, window);
+        let number = groups.group_of(index);
+        let (start, end) = groups.bounds(number);
+        let mut packs = 0;
+        let block = |place: BlockPlace| {
+            packs += place.entry.packs;
+            GroupBlock { place, end: packs, held: None }
+        };
+        let blocks = self.windows[window].group_blocks(&groups, number).map(block).collect();
+        let first = at - (index - start);
+        self.group = Some(Group { first, end: first + (end - start), order: groups.packs(number), blocks });
+        let upcoming = self.upcoming(epoch, window, number).await?;
+        self.pool.expect(&upcoming)
+    }
+
+    /// Epoch, window and index within the window of a place.
+    async fn place(&mut self, at: u64) -> Result<(u64, usize, u64)> {
+        while at >= self.packs && !self.complete {
+            self.learn().await?;
+        }
+        if self.packs == 0 {
+            return Err(StageError::NoPacks { split: self.split.name() });
+        }
+        let (epoch, mut index) = (at / self.packs, at % self.packs);
+        for (number, window) in self.windows.iter().enumerate() {
+            if index < window.packs() {
+                return Ok((epoch, number, index));
+            }
+            index -= window.packs();
+        }
+        unreachable!("the index is below the sum of the windows' packs")
+    }
+
+    fn order(&mut self, epoch: u64, window: usize) -> Arc<Groups> {
+        if let Some(found) = self.orders.iter().find(|groups| (groups.epoch, groups.window) == (epoch, window)) {
+            return Arc::clone(found);
+        }
+        let groups = Arc::new(self.windows[window].groups(self.seed, epoch, window));
+        if self.orders.len() == KEPT_ORDERS {
+            self.orders.pop_front();
+        }
+        self.orders.push_back(Arc::clone(&groups));
+        groups
+    }
+
+    /// Blocks from a group on, in order, as many as are to be fetched ahead: those of the group itself in any case, and none twice.
+    async fn upcoming(&mut self, mut epoch: u64, mut window: usize, mut group: usize) -> Result<Vec<BlockPlace>> {
+        let mut places: Vec<BlockPlace> = Vec::new();
+        let mut bytes = 0;
+        loop {
+            let groups = self.order(epoch, window);
+            while group < groups.count() {
+                let blocks: Vec<BlockPlace> = self.windows[window].group_blocks(&groups, group).collect();
+                bytes += blocks.iter().map(|place| place.entry.body_bytes).sum::<u64>();
+                let begins_again = blocks.iter().any(|block| places.iter().any(|place| place.key() == block.key()));
+                if !places.is_empty() && (bytes > self.pool.ahead() || begins_again) {
+                    return Ok(places);
+                }
+                places.extend(blocks);
+                group += 1;
+            }
+            (window, group) = (window + 1, 0);
+            if window == self.windows.len() {
+                if !self.complete && self.feed.has(window) {
+                    self.learn().await?;
+                } else if self.complete {
+                    (epoch, window) = (epoch + 1, 0);
+                } else {
+                    return Ok(places);
+                }
+            }
+        }
+    }
+}
+
+impl Group {
+    /// Block and row of the pack at place `at`, which must be one of the group.
+    fn locate(&self, at: u64) -> (usize, usize) {
+        let pack = self.order.at(at - self.first);
+        let mut start = 0;
+        for (number, block) in self.blocks.iter().enumerate() {
+            if pack < block.end {
+                return (number, (pack - start) as usize);
+            }
+            start = block.end;
+        }
+        unreachable!("the order has as many packs as the group's blocks")
+    }
+}
