@@ -122,6 +122,13 @@ fn versions_are_tagged_compared_and_verified() {
     assert!(code == Some(0) && shown.contains("kept samples: 0 came, 0 went") && shown.contains("settings: the same"), "{shown}");
     let (code, shown, error) = versions(&["verify", "job.toml", "good"]);
     assert!(code == Some(0) && shown.contains("all as recorded"), "{shown}{error}");
+    // The run that had nothing to do left its events, and they go; those of the version stay.
+    let (code, shown, error) = versions(&["gc", "job.toml", "--grace", "0s", "--apply"]);
+    assert_eq!(code, Some(0), "{shown}{error}");
+    let runs: Vec<_> = std::fs::read_dir(folder.path().join("store/runs")).expect("runs").map(|run| run.expect("a run").path()).collect();
+    let files = |run: &Path, part: &str| std::fs::read_dir(run.join(part)).map_or(0, Iterator::count);
+    let told: Vec<_> = runs.iter().map(|run| (files(run, "events"), files(run, "plan"))).filter(|told| *told != (0, 0)).collect();
+    assert!(matches!(told[..], [(1.., 1)]), "{told:?}");
     let (code, shown, error) = versions(&["gc", "job.toml", "--grace", "0s"]);
     assert!(code == Some(0) && shown.contains("nothing to delete"), "{shown}{error}");
 

@@ -126,6 +126,8 @@ async fn a_scrape_shows_what_the_ledger_says() {
         }
     }
     assert_eq!(value("cm3flow_version", &[]), 1);
+    assert!(value("cm3flow_store_requests_total", &[("action", "create")]) > units, "each unit has a record and files");
+    assert_eq!(value("cm3flow_store_retries_total", &[("action", "create")]), 0, "memory does not fail");
 }
 
 #[tokio::test]

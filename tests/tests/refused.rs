@@ -4,9 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use cm3flow::PipelineError;
-use cm3flow::catalog::Catalog;
+use cm3flow::catalog::{Catalog, VersionRef};
 use cm3flow::events::{Event, Told};
 use cm3flow::plan::{Plan, scan_sources};
+use cm3flow::progress::Progress;
+use cm3flow::rebuild::rebuild;
 use cm3flow::refused::{self, RefusedFilter, ReplayFilter};
 use cm3flow::run::{RunOptions, RunOutcome};
 use cm3flow_tests::job::{Job, SMALL, corpus_source, source};
@@ -75,6 +77,13 @@ async fn a_picture_that_has_arrived_is_kept_by_a_replay_and_nothing_else_is_read
     let again = Some(window.window);
     assert_eq!(listed, [row("1.png", 1, again), row("4.png", 4, again), row("4.png", 4, None)]);
 
+    // The version is made again from its record, with and without what was prepared.
+    for is_from_scratch in [false, true] {
+        let again = rebuild(&job.config, &job.store, Some(&VersionRef::Number(2)), is_from_scratch, &Progress::silent()).await;
+        let again = again.expect("the sources hold what was tried once more");
+        assert_eq!(again.first_difference, None, "from scratch: {is_from_scratch}");
+    }
+
     // Neither has anything left to do: what changed was read, and what is refused was tried on these files.
     assert!(job.run().await.expect("a run ends").nothing_to_do(), "an ordinary run reads the list again");
     assert!(replay.run().await.expect("a replay ends").nothing_to_do(), "a second replay tries the same once more");
@@ -86,6 +95,25 @@ async fn a_picture_that_has_arrived_is_kept_by_a_replay_and_nothing_else_is_read
     assert_eq!((samples.input, samples.kept), (after.input + 1, after.kept + 1), "{samples}");
     assert!(replay.run().await.expect("a replay ends").nothing_to_do());
     assert!(job.run().await.expect("a run ends").nothing_to_do());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_of_a_row_that_came_in_elsewhere_meanwhile_is_a_duplicate() {
+    let (folder, elsewhere) = (tempfile::tempdir().expect("a temporary folder"), tempfile::tempdir().expect("a temporary folder"));
+    let sources = list_with_missing_pictures(folder.path());
+    let job = job(&sources);
+    job.run().await.expect("missing pictures stop nothing");
+    write_picture(&elsewhere.path().join("1.png"), 1);
+    let row = "{\"image\": \"1.png\", \"captions\": [\"picture number 1\"]}\n";
+    fs::write(elsewhere.path().join("rows.jsonl"), row).expect("a temporary folder");
+    let more = [corpus_source(25), sources, source("more", "jsonl", &elsewhere.path().join("rows.jsonl"), 4)].concat();
+    let job = job.changed(SMALL, &more).expect("a good configuration");
+    let before = job.run().await.expect("a source came").manifest.samples;
+
+    write_picture(&folder.path().join("1.png"), 1);
+    let after = replaying(&job, Some("missing_image")).run().await.expect("the replay ends").manifest.samples;
+    assert_eq!((after.input, after.kept, after.duplicate), (before.input + 2, before.kept, before.duplicate + 1), "{after}");
+    assert!(after.check("version").is_ok(), "{after}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
