@@ -6,7 +6,8 @@ use std::path::Path;
 const CRATES: [&str; 7] = ["gif", "image", "image-webp", "imageproc", "png", "tiff", "zune-jpeg"];
 
 fn main() {
-    let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
+    let folder = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo names the folder of the crate");
+    let lock = Path::new(&folder).join("../Cargo.lock");
     println!("cargo::rerun-if-changed={}", lock.display());
     println!("cargo::rerun-if-changed=build.rs");
     let text = std::fs::read_to_string(&lock).expect("the workspace has a Cargo.lock");

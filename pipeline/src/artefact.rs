@@ -12,6 +12,7 @@ mod samples;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use cm3flow_model::device;
@@ -34,6 +35,7 @@ use samples::{Samples, Wanted};
 
 use crate::config::{Config, ImageTokenizerConfig};
 use crate::error::{PipelineError, Result};
+use crate::events::Event;
 use crate::progress::Progress;
 use crate::store::{Created, Store};
 
@@ -148,11 +150,14 @@ async fn contents_for(config: &Config, store: &Store, units: &[PlannedUnit], req
     }
     let wanted = Wanted { train: config.fit.max_samples, held_out: 0 };
     let samples = Arc::new(Samples::collect(config, units, wanted).await?);
-    progress.say(&format!("fitting on {} train samples", samples.train));
+    let names = missing.iter().map(|(name, _)| (*name).to_owned()).collect();
+    progress.tell(Event::FitBegun { artefacts: names, samples: samples.train });
     for (name, settings) in missing {
+        let begun = Instant::now();
         let bytes = fit::fit(config, store, (name, settings), (&samples, &contents), progress).await?;
         let digest = Digest::of(&bytes);
         store.create_content(&path(name, digest), bytes.clone()).await?;
+        progress.tell(Event::FitDone { artefact: name.to_owned(), digest, seconds: begun.elapsed().as_secs_f64() });
         pins.insert(name.to_owned(), Pin { settings, digest });
         contents.insert(name, bytes);
     }

@@ -48,6 +48,11 @@ impl Catalog {
         Self { store, dataset: dataset.to_owned() }
     }
 
+    /// The store that it lies in.
+    pub(crate) const fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Numbers of all versions, ascending.
     ///
     /// # Errors

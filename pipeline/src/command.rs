@@ -3,8 +3,10 @@
 mod doctor;
 mod fit;
 mod inspect;
+mod log;
 mod output;
 mod plan;
+mod refused;
 mod run;
 mod versions;
 mod work;
@@ -20,11 +22,15 @@ use crate::config::Config;
 use crate::error::{PipelineError, Result};
 use crate::progress::Progress;
 use crate::store::{Layer, Store};
+use log::LogFormat;
 
 /// Turns image-text pairs into versioned, packed token shards, and trains on them while it does so.
 #[derive(Debug, Parser)]
 #[command(name = "cm3flow", version)]
 pub struct Cli {
+    /// Form of the log on standard error; CM3FLOW_LOG names what is logged, as info or cm3flow=debug
+    #[arg(long, global = true, env = "CM3FLOW_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -49,7 +55,7 @@ enum Command {
     Versions(versions::VersionsCommand),
     /// Refused samples
     #[command(subcommand)]
-    Refused(versions::RefusedCommand),
+    Refused(refused::RefusedCommand),
     /// Shows what stands behind an id of a published version, or how much of the codebook is used
     Inspect(inspect::InspectArgs),
     /// Shows what tensors would be computed on, why CUDA is not used, and what a store lacks
@@ -73,10 +79,11 @@ struct ConfigArgs {
 
 impl ConfigArgs {
     /// How a process is started that makes units of what this one leads.
-    fn worker_command(&self) -> Result<WorkerCommand> {
+    fn worker_command(&self, log: LogFormat) -> Result<WorkerCommand> {
         let program = std::env::current_exe().map_err(|source| PipelineError::File { path: "cm3flow itself".into(), source })?;
         let mut arguments = vec!["work".to_owned(), self.config.to_string_lossy().into_owned()];
         arguments.extend(self.store.iter().flat_map(|store| ["--store".to_owned(), store.clone()]));
+        arguments.extend(["--log-format".to_owned(), log.to_string()]);
         Ok(WorkerCommand { program, arguments })
     }
 
@@ -138,11 +145,7 @@ pub fn exit_code(ended: &Result<Done>) -> u8 {
         Ok(Done::WithQuarantined) => 3,
         Err(error) => {
             eprintln!("{}", printable(&format!("error: {}", error.with_causes())));
-            match error {
-                PipelineError::Quarantined { .. } => 3,
-                _ if error.is_users_mistake() => 2,
-                _ => 1,
-            }
+            error.exit_code()
         }
     }
 }
@@ -152,16 +155,17 @@ pub fn exit_code(ended: &Result<Done>) -> u8 {
 /// # Errors
 /// What stopped it.
 pub async fn execute(cli: Cli) -> Result<Done> {
+    log::begin(cli.log_format);
     let progress = Progress::to_standard_error();
     match cli.command {
-        Command::Run(args) => return run::run(args, &progress).await,
+        Command::Run(args) => return run::run(args, cli.log_format, &progress).await,
         Command::Plan(args) => plan::plan(&args).await,
         Command::Fit(command) => fit::fit(&command, &progress).await,
         Command::Work(args) => work::work(&args).await,
         Command::Train(args) => run::train(args, &progress).await,
         Command::Report(args) => run::report(&args).await,
         Command::Versions(command) => versions::versions(&command, &progress).await,
-        Command::Refused(command) => versions::refused(&command).await,
+        Command::Refused(command) => return refused::refused(command, cli.log_format, &progress).await,
         Command::Inspect(args) => inspect::inspect(&args).await,
         Command::Doctor(args) => doctor::doctor(args).await,
     }?;

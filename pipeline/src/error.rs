@@ -1,5 +1,6 @@
 //! Errors of the runtime and the command. [`PipelineError::is_users_mistake`] tells exit code 2 from 1.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use cm3flow_model::ModelError;
@@ -305,6 +306,29 @@ pub enum PipelineError {
         /// Reasons with counts.
         reasons: String,
     },
+    /// More was refused than allowed.
+    #[error(
+        "{refused} of {input} samples were refused, more than runtime.max_refused_fraction = {max_fraction} allows: {reasons}; nothing was published. `cm3flow refused list CONFIG --unpublished` shows which; mend the sources or settings, or allow more, and run again"
+    )]
+    RefusedTooMuch {
+        /// Samples looked at.
+        input: u64,
+        /// Samples refused.
+        refused: u64,
+        /// Fraction that is allowed.
+        max_fraction: f64,
+        /// The most frequent reasons with their counts.
+        reasons: String,
+    },
+    /// Metrics cannot be offered.
+    #[error("cannot offer metrics at {address}; choose another address by runtime.metrics or --metrics")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
     /// A signal ended the command.
     #[error("stopped by a signal; what is committed stays, run again to go on")]
     Interrupted,
@@ -388,6 +412,16 @@ impl PipelineError {
         }
     }
 
+    /// Exit code of a command that it stops: 3 for units that are quarantined, 2 for the user's mistakes, 1 for everything else.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Quarantined { .. } => 3,
+            _ if self.is_users_mistake() => 2,
+            _ => 1,
+        }
+    }
+
     /// The message with those of its causes, each once.
     #[must_use]
     pub fn with_causes(&self) -> String {
@@ -424,6 +458,7 @@ impl PipelineError {
                 | Self::Pinned { .. }
                 | Self::NothingToFit { .. }
                 | Self::Given { .. }
+                | Self::Metrics { .. }
                 | Self::NothingKept { .. }
                 | Self::Mismatch { .. }
                 | Self::Stage(StageError::Source { .. })

@@ -4,10 +4,13 @@
 //! committed in order. Results do not depend on the number of workers: every unit is a function of its key.
 
 mod again;
+mod attempt;
+mod bank;
+mod budget;
 mod compose;
 mod counted;
 mod hands;
-mod history;
+mod kept;
 mod pack;
 mod prepare;
 mod settle;
@@ -25,6 +28,7 @@ use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 pub(crate) use again::{Again, Sources};
 pub(crate) use counted::{WindowUnits, counted};
@@ -40,6 +44,8 @@ pub(crate) use worker::Worker;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
+use crate::events::Event;
+use crate::execute::budget::RefusalBudget;
 use crate::follow::Followed;
 use crate::plan::{KeptPlan, KeyMaker, Plan, WindowPlan};
 use crate::progress::Progress;
@@ -54,6 +60,7 @@ pub(crate) struct Executor {
     /// What workers elsewhere go by.
     plan: Mutex<KeptPlan>,
     progress: Progress,
+    budget: RefusalBudget,
     /// Places for units that are prepared, and for units that are composed: a window must not wait for what is prepared ahead.
     preparing: Arc<Semaphore>,
     composing: Arc<Semaphore>,
@@ -81,7 +88,8 @@ impl Executor {
         };
         let places = || Arc::new(Semaphore::new(places as usize));
         let (preparing, composing) = (places(), places());
-        Self { config, hands, plan: Mutex::new(plan), progress, preparing, composing, stop }
+        let budget = RefusalBudget::new(&config.runtime);
+        Self { config, hands, plan: Mutex::new(plan), progress, budget, preparing, composing, stop }
     }
 
     /// Makes and commits all windows of `plan`, in order; each is announced to `followed`.
@@ -98,7 +106,10 @@ impl Executor {
             let prepared = in_order(begun.pop_front().unwrap_or_default()).await?;
             let record = match &window.committed {
                 Some(record) => WindowRecord { window: index as u32, ..record.clone() },
-                None => self.finish_window(index as u32, window, prepared, &earlier).await?,
+                None => {
+                    let finishing = self.finish_window(index as u32, window, prepared, &earlier);
+                    finishing.instrument(tracing::error_span!("window", window = index)).await?
+                }
             };
             earlier.extend(record.keys.get(SegmentName::Settle.name()).into_iter().flatten());
             if !record.quarantined.is_empty() {
@@ -107,8 +118,7 @@ impl Executor {
             }
             catalog.commit_window(plan.version, &record).await?;
             followed.commit(record.shards.clone());
-            let (of, ledger) = (plan.windows.len(), &record.samples);
-            self.progress.say(&format!("window {} of {of} committed: {ledger}", index + 1));
+            self.progress.tell(Event::window_committed(&record, plan.windows.len(), window.committed.is_some()));
             records.push(record);
         }
         Ok(records)
@@ -119,13 +129,17 @@ impl Executor {
         let mut tasks = JoinSet::new();
         for (index, (source, key)) in window.sources.iter().zip(&window.keys.prepare).enumerate() {
             let (executor, task) = (Arc::clone(self), UnitTask::Prepare { key: *key, source: Arc::new(source.clone()) });
-            let samples = source.unit.rows;
-            tasks.spawn(async move {
+            let unit = source.unit.clone();
+            let preparing = async move {
                 let _place = executor.place(&executor.preparing).await?;
-                let outcome = executor.attempt(&task).await?;
-                executor.progress.finish_samples(samples);
+                let outcome = executor.attempt(&task, &unit).await?;
+                if let Ok(record) = &outcome {
+                    executor.budget.count(&unit, record, &executor.progress)?;
+                }
+                executor.progress.finish_samples(unit.rows);
                 Ok((index, outcome))
-            });
+            };
+            tasks.spawn(preparing.in_current_span());
         }
         tasks
     }
@@ -154,8 +168,8 @@ impl Executor {
                 self.amend(index as usize, units.clone()).await?;
             }
             let window = Arc::new(WindowTask { keys, earlier: earlier.to_vec(), blocklist: plan.blocklist });
-            let settled = self.hands.worker().work(&UnitTask::Settle(Arc::clone(&window))).await?;
-            let composed = self.compose(&window).await?;
+            let settled = self.here(&UnitTask::Settle(Arc::clone(&window))).await?;
+            let composed = self.compose(&window, &units).await?;
             if composed.iter().all(Result::is_ok) {
                 let composed: Vec<UnitRecord> = composed.into_iter().flatten().collect();
                 let packed = self.pack(&window).await?;
@@ -183,14 +197,15 @@ impl Executor {
         plan.write().await
     }
 
-    async fn compose(self: &Arc<Self>, window: &Arc<WindowTask>) -> Result<Vec<Outcome>> {
+    async fn compose(self: &Arc<Self>, window: &Arc<WindowTask>, units: &[SourceUnit]) -> Result<Vec<Outcome>> {
         let mut tasks = JoinSet::new();
-        for place in 0..window.keys.compose.len() {
+        for (place, unit) in units.iter().cloned().enumerate() {
             let (executor, task) = (Arc::clone(self), UnitTask::Compose { window: Arc::clone(window), place });
-            tasks.spawn(async move {
+            let composing = async move {
                 let _place = executor.place(&executor.composing).await?;
-                Ok((place, executor.attempt(&task).await?))
-            });
+                Ok((place, executor.attempt(&task, &unit).await?))
+            };
+            tasks.spawn(composing.in_current_span());
         }
         in_order(tasks).await
     }
@@ -198,31 +213,9 @@ impl Executor {
     async fn pack(&self, window: &Arc<WindowTask>) -> Result<Vec<UnitRecord>> {
         let mut packed = Vec::new();
         for split in cm3flow_schemas::sample::Split::ALL {
-            packed.push(self.hands.worker().work(&UnitTask::Pack { window: Arc::clone(window), split }).await?);
+            packed.push(self.here(&UnitTask::Pack { window: Arc::clone(window), split }).await?);
         }
         Ok(packed)
-    }
-
-    /// Makes a unit; one that cannot be made is tried as often as the configuration says, and then given up.
-    async fn attempt(&self, task: &UnitTask) -> Result<Outcome> {
-        let attempts = self.config.runtime.unit_attempts;
-        let mut attempt = 1;
-        loop {
-            match self.hands.work(task).await {
-                Ok(record) => return Ok(Ok(record)),
-                Err(error) if !error.is_of_the_unit() || self.stop.load(Ordering::Relaxed) => return Err(error),
-                Err(error) => {
-                    let problem = error.with_causes();
-                    let (segment, key) = (task.segment().name(), task.key());
-                    tracing::warn!(segment, %key, attempt, of = attempts, problem, "a unit failed");
-                    if attempt == attempts {
-                        self.progress.say(&format!("{segment} unit {} is quarantined: {problem}", key.short()));
-                        return Ok(Err(GivenUp { problem }));
-                    }
-                    attempt += 1;
-                }
-            }
-        }
     }
 
     /// Waits for a place; none is given after a signal.

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::error::{PipelineError, Result};
+use crate::events::Event;
 use crate::progress::Progress;
 use crate::store::{Created, Store};
 
@@ -111,6 +112,7 @@ impl Lease {
         let record = LeaseRecord { run: run.to_owned(), holder: Holder::this_process(), released: false };
         let mut number = 0;
         loop {
+            let mut taken_over = None;
             let latest = latest(store, &folder).await?;
             if let Some((k, held)) = &latest {
                 number = *k;
@@ -122,10 +124,14 @@ impl Lease {
                         continue;
                     }
                 }
+                taken_over = (!held.released && mode != LeaseMode::Ignore).then(|| held.clone());
             }
             number += 1;
             if store.create_record(&format!("{folder}/{number}.json"), &record).await? == Created::Different {
                 continue;
+            }
+            if let Some(dead) = taken_over {
+                progress.tell(Event::LeaseTakenOver { holder: dead.process(), run: dead.run });
             }
             // Only the highest one counts.
             if let Some((before, _)) = latest {
@@ -170,8 +176,13 @@ impl Drop for Lease {
 
 impl LeaseRecord {
     fn refused(&self, dataset: &str) -> PipelineError {
+        PipelineError::Held { dataset: dataset.to_owned(), run: self.run.clone(), holder: self.process() }
+    }
+
+    /// Its process, for people.
+    fn process(&self) -> String {
         let Holder { host, pid, .. } = &self.holder;
-        PipelineError::Held { dataset: dataset.to_owned(), run: self.run.clone(), holder: format!("process {pid} on {host}") }
+        format!("process {pid} on {host}")
     }
 }
 
@@ -208,7 +219,7 @@ async fn is_alive(store: &Store, held: &LeaseRecord) -> Result<bool> {
 
 /// Waits until lease `number` is followed by another one (false), or its run is dead (true).
 async fn wait_for(store: &Store, folder: &str, number: u64, held: &LeaseRecord, progress: &Progress) -> Result<bool> {
-    progress.say(&format!("waiting for {}, process {} on {}", held.run, held.holder.pid, held.holder.host));
+    progress.tell(Event::LeaseWaited { run: held.run.clone(), holder: held.process() });
     loop {
         tokio::time::sleep(LOOK).await;
         if highest(&store.names(folder).await?) != Some(number) {

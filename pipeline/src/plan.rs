@@ -12,6 +12,7 @@ use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
 use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::{dedup, derive, embed, filter, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, tokenize};
+use futures::FutureExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -19,6 +20,7 @@ use crate::artefact::Artefacts;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::Result;
+use crate::refused::{Replay, ReplayFilter, Settled};
 use crate::scan::done_units;
 pub use crate::scan::{Drift, FileRows, Scan, scan_sources};
 
@@ -243,6 +245,8 @@ pub struct Plan {
     pub drift: Drift,
     /// Why there is no base although there is a version: the first segment whose key is another one now.
     pub made_anew_from: Option<SegmentName>,
+    /// Refused rows that are tried once more.
+    pub replayed_samples: u64,
 }
 
 impl Plan {
@@ -251,6 +255,20 @@ impl Plan {
     /// # Errors
     /// What the store says.
     pub async fn make(config: &Config, artefacts: &Artefacts, catalog: &Catalog, scan: &Scan) -> Result<Self> {
+        Self::make_replaying(config, artefacts, catalog, scan, None).await
+    }
+
+    /// As [`Self::make`], with refused rows of the latest version that are tried once more.
+    ///
+    /// # Errors
+    /// What the store or a source says.
+    pub async fn make_replaying(
+        config: &Config,
+        artefacts: &Artefacts,
+        catalog: &Catalog,
+        scan: &Scan,
+        replay: Option<&ReplayFilter>,
+    ) -> Result<Self> {
         let maker = KeyMaker { config, artefacts };
         let latest = catalog.latest_version().await?;
         let (mut windows, made_anew_from) = match &latest {
@@ -260,7 +278,21 @@ impl Plan {
         let base = latest.as_ref().filter(|_| !windows.is_empty()).map(|manifest| manifest.version);
         let base_windows = windows.len();
         let committed = || windows.iter().filter_map(|window: &WindowPlan| window.committed.as_ref());
-        let (fresh, drift) = (scan.fresh(done_units(committed())), scan.drift(done_units(committed())));
+        let settled = Settled::new(done_units(committed()));
+        let drift = scan.drift(settled.without_mended(done_units(committed()), &scan.units));
+        let mut fresh = scan.fresh(done_units(committed()));
+        fresh.retain(|planned| !settled.holds(&planned.unit));
+        let replayed = match replay {
+            Some(asked) => {
+                let windows: Vec<WindowRecord> = committed().cloned().collect();
+                // Boxed, since the compiler cannot see through borrows this deep that the whole run may move between threads.
+                Replay::plan((config, catalog), asked, &windows, (&scan.units, &fresh)).boxed().await?
+            }
+            None => Replay::default(),
+        };
+        let replayed_samples = replayed.rows();
+        fresh.retain(|planned| !replayed.instead_of.contains(&planned.unit));
+        fresh.extend(replayed.units);
         let blocklist = latest.as_ref().and_then(|manifest| manifest.blocklist);
         let mut settled_before = windows.last().map(|window: &WindowPlan| window.keys.settle);
         for sources in fresh.chunks(config.window.units as usize) {
@@ -270,7 +302,16 @@ impl Plan {
             windows.push(WindowPlan { units, sources: sources.to_vec(), keys, blocklist, quarantined: Vec::new(), committed: None });
         }
         let version = latest.as_ref().map_or(1, |manifest| manifest.version + 1);
-        Ok(Self { version, base, is_published: base.is_some() && windows.len() == base_windows, blocklist, windows, drift, made_anew_from })
+        Ok(Self {
+            version,
+            base,
+            is_published: base.is_some() && windows.len() == base_windows,
+            blocklist,
+            windows,
+            drift,
+            made_anew_from,
+            replayed_samples,
+        })
     }
 
     /// The plan of a version that is published, to make all of `windows` again.
@@ -284,6 +325,7 @@ impl Plan {
             windows,
             drift: Drift::default(),
             made_anew_from: None,
+            replayed_samples: 0,
         }
     }
 

@@ -1,16 +1,25 @@
-//! What a person sees while a run is on its way: a line per stage on a terminal, a plain line now and then elsewhere.
+//! The one place that a run tells what it does: to people (a line per stage on a terminal, a plain line now and then elsewhere), to programs
+//! (`--json`), to metrics and to the events file of the run.
+
+mod draw;
+mod tally;
 
 use std::collections::HashMap;
-use std::io::IsTerminal;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use cm3flow_stages::stage::Meters;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often a terminal is drawn anew.
-const TERMINAL_INTERVAL: Duration = Duration::from_millis(500);
+pub use draw::StageWatch;
+pub use tally::{Tally, UnitState};
+
+use crate::command::printable;
+use crate::events::{Elsewhere, Event, SharedBuffer, Told};
+use crate::store::{self, RequestCounts};
+
 /// How often a plain line is written.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -29,19 +38,19 @@ pub struct Progress(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     target: Target,
+    /// Whether each event is printed to standard output as JSON.
+    is_json: AtomicBool,
     meters: Meters,
+    tally: Mutex<Tally>,
+    /// Requests of processes that make units for this run.
+    requests_elsewhere: Mutex<RequestCounts>,
+    /// Where events wait for the events file, while a run is recorded.
+    recording: Mutex<Option<SharedBuffer>>,
     samples_total: AtomicU64,
     samples_done: AtomicU64,
     /// When the first samples were expected.
     start: OnceLock<Instant>,
     bars: Mutex<HashMap<&'static str, ProgressBar>>,
-}
-
-/// Counts of a stage at one moment.
-#[derive(Debug, Clone, Copy, Default)]
-struct Reading {
-    rows: u64,
-    busy: Duration,
 }
 
 impl Progress {
@@ -63,15 +72,23 @@ impl Progress {
     }
 
     fn new(target: Target) -> Self {
-        let (samples_total, samples_done) = (AtomicU64::new(0), AtomicU64::new(0));
         Self(Arc::new(Shared {
             target,
+            is_json: AtomicBool::new(false),
             meters: Meters::default(),
-            samples_total,
-            samples_done,
+            tally: Mutex::default(),
+            requests_elsewhere: Mutex::default(),
+            recording: Mutex::default(),
+            samples_total: AtomicU64::new(0),
+            samples_done: AtomicU64::new(0),
             start: OnceLock::new(),
             bars: Mutex::default(),
         }))
+    }
+
+    /// From now on prints each event to standard output too, as one JSON object a line.
+    pub fn print_events(&self) {
+        self.0.is_json.store(true, Ordering::Relaxed);
     }
 
     /// Meters of the stages.
@@ -80,11 +97,69 @@ impl Progress {
         &self.0.meters
     }
 
-    /// Says one line, above the bars.
+    /// What has been told so far, in numbers.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.0.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells an event to everyone who listens.
+    pub fn tell(&self, event: Event) {
+        if let Some(line) = event.line() {
+            self.say(&line);
+        }
+        self.0.tally.lock().unwrap_or_else(PoisonError::into_inner).add(&event);
+        let is_json = self.0.is_json.load(Ordering::Relaxed);
+        // Held until all have been told: everybody gets events in one order, that of their times.
+        let recording = self.0.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_logged = tracing::enabled!(tracing::Level::INFO);
+        if is_json || recording.is_some() || is_logged {
+            let line = Told::now(event).to_json();
+            tracing::info!(event = line.as_str(), "told");
+            if is_json {
+                // A reader that went away is no error of ours.
+                let _ = writeln!(std::io::stdout(), "{line}");
+            }
+            if let Some(recording) = &*recording {
+                recording.lock().unwrap_or_else(PoisonError::into_inner).push(&line);
+            }
+        }
+    }
+
+    /// Takes over what another process told and counted for this run.
+    pub(crate) fn include(&self, elsewhere: Elsewhere) {
+        elsewhere.stages().for_each(|(stage, counts)| self.0.meters.of(stage).add(counts));
+        {
+            let mut requests = self.0.requests_elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+            add_requests(&mut requests, &elsewhere.requests);
+        }
+        elsewhere.events.into_iter().for_each(|event| self.tell(event));
+    }
+
+    /// How often stores were asked, by this process and by those that made units for it.
+    pub(crate) fn requests(&self) -> RequestCounts {
+        let mut all = store::requests();
+        add_requests(&mut all, &self.0.requests_elsewhere.lock().unwrap_or_else(PoisonError::into_inner));
+        all
+    }
+
+    /// Keeps what is told from now on in the returned buffer.
+    pub(crate) fn begin_recording(&self) -> SharedBuffer {
+        let buffer = SharedBuffer::default();
+        *self.0.recording.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&buffer));
+        buffer
+    }
+
+    /// Keeps nothing any more.
+    pub(crate) fn end_recording(&self) {
+        *self.0.recording.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Says one line to a person, above the bars.
     pub fn say(&self, line: &str) {
         match &self.0.target {
-            Target::Terminal(bars) => drop(bars.println(line)),
-            Target::Plain => eprintln!("{line}"),
+            Target::Terminal(bars) => drop(bars.println(printable(line))),
+            Target::Plain => eprintln!("{}", printable(line)),
             Target::Silent => {}
         }
     }
@@ -98,6 +173,12 @@ impl Progress {
     /// Counts samples that went through `prepare`.
     pub fn finish_samples(&self, samples: u64) {
         self.0.samples_done.fetch_add(samples, Ordering::Relaxed);
+    }
+
+    /// Samples that went through `prepare`, and samples that are expected to.
+    #[must_use]
+    pub fn samples(&self) -> (u64, u64) {
+        (self.0.samples_done.load(Ordering::Relaxed), self.0.samples_total.load(Ordering::Relaxed))
     }
 
     /// A bar over `total` steps, named `name`; in plain mode a line every ten seconds.
@@ -119,90 +200,15 @@ impl Progress {
     /// Draws the stages until the returned guard is dropped. Call within a tokio runtime.
     #[must_use]
     pub fn watch_stages(&self) -> StageWatch {
-        let progress = self.clone();
-        let interval = match self.0.target {
-            Target::Terminal(_) => TERMINAL_INTERVAL,
-            Target::Plain => PLAIN_INTERVAL,
-            Target::Silent => return StageWatch(None),
-        };
-        let task = tokio::spawn(async move {
-            let mut before: HashMap<&'static str, Reading> = HashMap::new();
-            loop {
-                tokio::time::sleep(interval).await;
-                progress.draw(&mut before, interval);
-            }
-        });
-        StageWatch(Some((task, self.clone())))
-    }
-
-    fn draw(&self, before: &mut HashMap<&'static str, Reading>, interval: Duration) {
-        let mut lines = Vec::new();
-        let mut busiest = ("", Duration::ZERO);
-        for meter in self.0.meters.all() {
-            let now = Reading { rows: meter.rows_in().max(meter.rows_out()), busy: meter.busy() };
-            let then = before.insert(meter.stage, now).unwrap_or_default();
-            let busy = now.busy.saturating_sub(then.busy);
-            if busy > busiest.1 {
-                busiest = (meter.stage, busy);
-            }
-            let rate = (now.rows - then.rows) as f64 / interval.as_secs_f64();
-            lines.push((meter.stage, now.rows, rate, meter.queued(), busy.as_secs_f64() / interval.as_secs_f64()));
-        }
-        match &self.0.target {
-            Target::Terminal(bars) => {
-                for (stage, rows, rate, queued, busy) in lines {
-                    let mark = if stage == busiest.0 { "  <- bottleneck" } else { "" };
-                    let line = format!("{stage:>10}  {rows:>8} rows  {rate:>8.1}/s  queue {queued}  busy {:>4.0} %{mark}", busy * 100.0);
-                    self.bar(bars, stage).set_message(line);
-                }
-                self.bar(bars, "eta").set_message(self.estimate());
-            }
-            Target::Plain => {
-                let active = lines.iter().filter(|(_, _, rate, ..)| *rate > 0.0);
-                let rates: Vec<String> =
-                    active.map(|(stage, _, rate, queued, _)| format!("{stage} {rate:.1}/s (queue {queued})")).collect();
-                if !rates.is_empty() {
-                    eprintln!("{}; bottleneck: {}; {}", rates.join(", "), busiest.0, self.estimate());
-                }
-            }
-            Target::Silent => {}
-        }
-    }
-
-    fn bar(&self, bars: &MultiProgress, name: &'static str) -> ProgressBar {
-        let mut known = self.0.bars.lock().unwrap_or_else(PoisonError::into_inner);
-        let bar = known.entry(name).or_insert_with(|| {
-            let bar = bars.add(ProgressBar::new_spinner());
-            bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
-            bar
-        });
-        bar.clone()
-    }
-
-    fn estimate(&self) -> String {
-        let (total, done) = (self.0.samples_total.load(Ordering::Relaxed), self.0.samples_done.load(Ordering::Relaxed));
-        if total == 0 {
-            return "nothing to prepare".into();
-        }
-        if done == 0 {
-            return format!("0 of {total} samples prepared");
-        }
-        let left = self.0.start.get_or_init(Instant::now).elapsed().as_secs_f64() / done as f64 * total.saturating_sub(done) as f64;
-        format!("{done} of {total} samples prepared, about {left:.0} s to go")
+        StageWatch::begin(self)
     }
 }
 
-/// Draws the stages while it lives.
-#[derive(Debug)]
-pub struct StageWatch(Option<(tokio::task::JoinHandle<()>, Progress)>);
-
-impl Drop for StageWatch {
-    fn drop(&mut self) {
-        if let Some((task, progress)) = self.0.take() {
-            task.abort();
-            let mut bars = progress.0.bars.lock().unwrap_or_else(PoisonError::into_inner);
-            bars.drain().for_each(|(_, bar)| bar.finish_and_clear());
-        }
+fn add_requests(all: &mut RequestCounts, more: &RequestCounts) {
+    for (action, requests) in more {
+        let sum = all.entry(action.clone()).or_default();
+        sum.sent += requests.sent;
+        sum.retried += requests.retried;
     }
 }
 

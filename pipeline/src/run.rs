@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use cm3flow_model::train::TrainConfig;
 use cm3flow_schemas::Digest;
-use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
@@ -17,11 +17,13 @@ use crate::artefact::{self, Artefacts, FittedCodebook, FittedText};
 use crate::catalog::{Catalog, VersionRef};
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
+use crate::events::{Event, RunEnd, RunScope};
 use crate::execute::{Executor, Hands, Processes, Worker, WorkerCommand};
 use crate::follow::Followed;
 use crate::lease::{Lease, LeaseMode};
 use crate::plan::{Drift, KeptPlan, Plan, RunPlan, Scan, WindowPlan, scan_sources};
 use crate::progress::Progress;
+use crate::refused::ReplayFilter;
 use crate::report::{self, Subject};
 use crate::store::Store;
 use crate::train::{self, Checkpoints, TrainOutcome, Training};
@@ -33,6 +35,8 @@ pub struct RunOptions {
     pub limit: Option<u64>,
     /// Fits anew what is pinned.
     pub refit: bool,
+    /// Tries these refused samples of the latest version once more, beside what is new.
+    pub replay: Option<ReplayFilter>,
     /// Leaves out training even if the configuration has it.
     pub without_training: bool,
     /// Publishes even if units are quarantined.
@@ -77,6 +81,18 @@ impl RunOutcome {
     pub const fn nothing_to_do(&self) -> bool {
         self.was_published && (self.training.is_none() || self.was_trained)
     }
+
+    fn end(&self) -> RunEnd {
+        RunEnd {
+            version: Some(self.manifest.version),
+            exit_code: if self.quarantined > 0 { 3 } else { 0 },
+            nothing_to_do: self.nothing_to_do(),
+            quarantined_samples: self.quarantined,
+            report: self.report.clone(),
+            checkpoint: self.training.as_ref().map(|training| training.checkpoint.clone()),
+            ..RunEnd::default()
+        }
+    }
 }
 
 /// How often a run that was overtaken plans again on what the other one published.
@@ -99,14 +115,19 @@ struct Run<'a> {
 /// # Errors
 /// The first thing that goes wrong; what is committed stays, and the same call goes on from there.
 pub async fn run(config: &Config, store: &Store, options: &RunOptions, progress: &Progress) -> Result<RunOutcome> {
-    let folder = run_folder();
-    let lease = Lease::take(store, &config.dataset.name, &folder, options.lease, progress).await?;
+    let scope = RunScope::begin(store, progress, &config.dataset.name);
+    scope.record(leased(config, store, options, progress, &scope.folder()), RunOutcome::end).await
+}
+
+/// Runs while nobody else works on the dataset, as far as the options ask for that.
+async fn leased(config: &Config, store: &Store, options: &RunOptions, progress: &Progress, folder: &str) -> Result<RunOutcome> {
+    let lease = Lease::take(store, &config.dataset.name, folder, options.lease, progress).await?;
     let mut tries = 1;
     let outcome = loop {
-        match plan_and_execute(config, store, options, progress, &folder).await {
+        match plan_and_execute(config, store, options, progress, folder).await {
             Err(PipelineError::Overtaken { version, .. }) if tries < TRIES => {
                 tries += 1;
-                progress.say(&format!("another run published version {version} first; planning again from there"));
+                progress.tell(Event::Replanned { version });
             }
             outcome => break outcome,
         }
@@ -116,14 +137,19 @@ pub async fn run(config: &Config, store: &Store, options: &RunOptions, progress:
 }
 
 async fn plan_and_execute(config: &Config, store: &Store, options: &RunOptions, progress: &Progress, folder: &str) -> Result<RunOutcome> {
+    let begun = Instant::now();
     let scan = scan_sources(config, store, options.limit).await?;
-    progress.say(&format!("{} samples in {} units of {} sources", scan.samples(), scan.units.len(), config.source.len()));
+    progress.tell(scan.done(config.source.len(), begun.elapsed()));
     let mut artefacts = artefacts_for(config, store, &scan, options, progress).await?;
     if artefacts.text.fidelity() == Fidelity::Normalized {
         progress.say("the text tokenizer normalizes: texts come back as its normalizer makes them, not as they were");
     }
     let catalog = Catalog::new(store.clone(), &config.dataset.name);
-    let plan = Plan::make(config, &artefacts, &catalog, &scan).await?;
+    let plan = Plan::make_replaying(config, &artefacts, &catalog, &scan, options.replay.as_ref()).await?;
+    if options.replay.is_some() {
+        progress.say(&replayed(&plan));
+    }
+    progress.tell(Event::plan_made(&plan));
     if !plan.is_published {
         artefacts.code_changes = artefact::code_changes(config, store, &artefacts, &scan.units).await?;
     }
@@ -211,7 +237,10 @@ pub async fn train_version(
         progress: progress.clone(),
         stop: Arc::clone(&options.stop),
     };
-    finished(train::start(training)?).await
+    let scope = RunScope::begin(store, progress, &config.dataset.name);
+    let version = Some(manifest.version);
+    let end = |outcome: &TrainOutcome| RunEnd { version, checkpoint: Some(outcome.checkpoint.clone()), ..RunEnd::default() };
+    scope.record(async move { finished(train::start(training)?).await }, end).await
 }
 
 /// Draws the report of a published version anew; returns the page.
@@ -364,7 +393,7 @@ impl Run<'_> {
         }
         let manifest = self.catalog.publish(&self.config, &self.artefacts, plan, &windows).await?;
         followed.complete();
-        self.progress.say(&format!("version {} of {} is published", manifest.version, manifest.dataset));
+        self.progress.tell(Event::version_published(&manifest));
         Ok(((manifest, windows), quarantined))
     }
 
@@ -416,13 +445,14 @@ impl Run<'_> {
     }
 }
 
-async fn finished(training: tokio::sync::oneshot::Receiver<Result<TrainOutcome>>) -> Result<TrainOutcome> {
-    training.await.map_err(|_| PipelineError::Lost { what: "the training thread" })?
+/// What a replay comes to, for people.
+fn replayed(plan: &Plan) -> String {
+    match plan.replayed_samples {
+        0 => "no refused sample is tried once more: none matches, or units that changed are read as a whole, or these files were tried already".into(),
+        samples => format!("{samples} refused samples are tried once more"),
+    }
 }
 
-/// Folder of a run that begins now. Two runs may begin in the same millisecond.
-fn run_folder() -> String {
-    let now = chrono::Utc::now();
-    let apart = digest_of("run", &(std::process::id(), now.timestamp_nanos_opt())).short();
-    format!("runs/{}-{}", now.format("%Y%m%dT%H%M%S%3fZ"), &apart[..4])
+async fn finished(training: tokio::sync::oneshot::Receiver<Result<TrainOutcome>>) -> Result<TrainOutcome> {
+    training.await.map_err(|_| PipelineError::Lost { what: "the training thread" })?
 }

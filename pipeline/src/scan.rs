@@ -4,6 +4,7 @@
 //! store, `scans/<key>.json`; damaged or missing entries cost another reading and nothing else.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::window::{SourceUnit, WindowRecord};
@@ -15,6 +16,7 @@ use serde::Serialize;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
+use crate::events::Event;
 use crate::store::{Created, Store, source_location};
 
 /// Units that the sources hold now.
@@ -99,6 +101,13 @@ impl Scan {
     #[must_use]
     pub fn samples(&self) -> u64 {
         self.units.iter().map(|planned| planned.unit.rows).sum()
+    }
+
+    /// That `sources` were looked through in `took`.
+    #[must_use]
+    pub(crate) fn done(&self, sources: usize, took: Duration) -> Event {
+        let (units, samples, bytes) = (self.units.len() as u64, self.samples(), self.bytes);
+        Event::ScanDone { sources: sources as u64, units, samples, bytes, seconds: took.as_secs_f64() }
     }
 
     /// Units that are none of `done`.

@@ -5,6 +5,7 @@ mod body;
 mod http;
 mod open;
 mod probe;
+mod requests;
 mod resilient;
 mod retry;
 
@@ -23,6 +24,7 @@ use serde::de::DeserializeOwned;
 
 pub use open::Layer;
 pub use probe::{Finding, Probe};
+pub use requests::{RequestCounts, Requests, requests};
 pub use retry::{AttemptError, RetryPolicy, is_retryable};
 
 pub(crate) use http::Limiter;

@@ -1,5 +1,6 @@
 //! Tables as Parquet bytes. What is written depends on rows and schema alone: not on how they were cut into batches.
 
+mod look_up;
 mod ranges;
 
 use std::sync::Arc;
@@ -18,12 +19,33 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+
+pub(crate) use look_up::row_groups_with;
 use ranges::Ranges;
 
 use crate::error::{PipelineError, Result};
 
-/// Rows of a row group.
+/// How a table is laid out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layout {
+    /// Rows of a row group, the least that a reader fetches of a column.
+    row_group_rows: usize,
+    /// Whether values are looked for that repeat.
+    compressed: bool,
+}
+
+impl Layout {
+    /// For tables that are read from end to end.
+    pub(crate) const ROWS: Self = Self { row_group_rows: ROW_GROUP_ROWS, compressed: true };
+    /// For tables of wide rows of which the beginning may be enough.
+    pub(crate) const PREFIX: Self = Self { row_group_rows: 512, compressed: true };
+    /// For tables of ids, which do not repeat, in which some are looked up.
+    pub(crate) const IDS: Self = Self { row_group_rows: ROW_GROUP_ROWS, compressed: false };
+}
+
+/// Rows of a row group, if nothing else is said.
 const ROW_GROUP_ROWS: usize = 8192;
 /// Rows of a batch that is read.
 const BATCH_ROWS: usize = 256;
@@ -36,16 +58,25 @@ pub(crate) fn concatenated(schema: &SchemaRef, batches: &[RecordBatch]) -> Resul
     concat_batches(schema, batches).map_err(|source| PipelineError::Arrow { what: "a table's batches", source })
 }
 
-/// Writes a table. `what` names it in errors.
+/// Writes a table that is read from end to end. `what` names it in errors.
 ///
 /// # Errors
 /// [`PipelineError::Parquet`].
 pub(crate) fn write(table: &RecordBatch, what: &str) -> Result<Vec<u8>> {
+    write_as(Layout::ROWS, table, what)
+}
+
+/// As [`write`], in another layout.
+///
+/// # Errors
+/// [`PipelineError::Parquet`].
+pub(crate) fn write_as(layout: Layout, table: &RecordBatch, what: &str) -> Result<Vec<u8>> {
     let failed = |source| PipelineError::Parquet { location: what.to_owned(), source };
-    let level = ZstdLevel::try_new(3).map_err(failed)?;
+    let codec = if layout.compressed { Compression::ZSTD(ZstdLevel::try_new(3).map_err(failed)?) } else { Compression::UNCOMPRESSED };
     let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(level))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_compression(codec)
+        .set_dictionary_enabled(layout.compressed)
+        .set_max_row_group_row_count(Some(layout.row_group_rows))
         .set_created_by("cm3flow".into())
         .build();
     let mut writer = ArrowWriter::try_new(Vec::new(), table.schema(), Some(properties)).map_err(failed)?;
@@ -84,13 +115,25 @@ pub(crate) async fn columns_of(
     names: &[&str],
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
     let location = path.to_owned();
-    let failed = move |source| PipelineError::Parquet { location: location.clone(), source };
+    let failed = move |source| ranges_failed(&location, source);
     let reader = Ranges { objects, path: Path::from(path), file_bytes };
     let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(failed.clone())?;
     let roots = names.iter().map(|name| position(builder.schema(), name)).collect::<Result<Vec<_>, _>>()?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
     let stream = builder.with_projection(mask).with_batch_size(ROW_GROUP_ROWS).build().map_err(failed.clone())?;
     Ok(stream.map_err(failed).boxed())
+}
+
+/// What went wrong with ranges of the file at `location`: the store, or the file itself.
+fn ranges_failed(location: &str, source: ParquetError) -> PipelineError {
+    let location = location.to_owned();
+    match source {
+        ParquetError::External(source) => match source.downcast() {
+            Ok(source) => PipelineError::Store { action: "read ranges of", location, source: *source },
+            Err(source) => PipelineError::Parquet { location, source: ParquetError::External(source) },
+        },
+        source => PipelineError::Parquet { location, source },
+    }
 }
 
 /// Rows without and rows with a refusal.

@@ -109,7 +109,8 @@ impl Training {
         let schema = columns::pack(seq_len as usize, vocabulary.width());
         let order = (Split::Train, seed, seq_len as usize);
         let mut packs = PackReader::new(self.store.objects(), Box::new(self.feed.clone()), Arc::clone(&schema), order, runtime.clone());
-        let checkpoints = Checkpoints::new(self.store.clone(), &config.dataset.name, self.key, runtime.clone());
+        let checkpoints =
+            Checkpoints::new(self.store.clone(), &config.dataset.name, self.key, runtime.clone()).with_progress(&self.progress);
         let mut trainer = Trainer::try_new(decoder, self.train.clone(), vocabulary.clone(), seed, config.runtime.device)?;
         let evaluator = Evaluator::new(&self, schema, checkpoints.folder().to_owned(), runtime.clone());
         let mut watcher = Watcher::new(&self, checkpoints.clone(), evaluator);

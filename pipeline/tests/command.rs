@@ -122,6 +122,13 @@ fn versions_are_tagged_compared_and_verified() {
     assert!(code == Some(0) && shown.contains("kept samples: 0 came, 0 went") && shown.contains("settings: the same"), "{shown}");
     let (code, shown, error) = versions(&["verify", "job.toml", "good"]);
     assert!(code == Some(0) && shown.contains("all as recorded"), "{shown}{error}");
+    // The run that had nothing to do left its events, and they go; those of the version stay.
+    let (code, shown, error) = versions(&["gc", "job.toml", "--grace", "0s", "--apply"]);
+    assert_eq!(code, Some(0), "{shown}{error}");
+    let runs: Vec<_> = std::fs::read_dir(folder.path().join("store/runs")).expect("runs").map(|run| run.expect("a run").path()).collect();
+    let files = |run: &Path, part: &str| std::fs::read_dir(run.join(part)).map_or(0, Iterator::count);
+    let told: Vec<_> = runs.iter().map(|run| (files(run, "events"), files(run, "plan"))).filter(|told| *told != (0, 0)).collect();
+    assert!(matches!(told[..], [(1.., 1)]), "{told:?}");
     let (code, shown, error) = versions(&["gc", "job.toml", "--grace", "0s"]);
     assert!(code == Some(0) && shown.contains("nothing to delete"), "{shown}{error}");
 
@@ -138,4 +145,63 @@ fn versions_are_tagged_compared_and_verified() {
     assert_eq!(versions(&["tag", "job.toml", "good", "--remove"]).0, Some(0));
     let (code, _, error) = versions(&["show", "job.toml", "good"]);
     assert!(code == Some(2) && error.contains("has no version good"), "{error}");
+}
+
+/// Lines of JSON, each of which must be an object.
+fn objects(text: &str) -> Vec<serde_json::Value> {
+    let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    text.lines().map(parse).inspect(|object: &serde_json::Value| assert!(object.is_object(), "{object}")).collect()
+}
+
+#[test]
+fn with_json_a_program_reads_events_alone_and_logs_name_what_they_belong_to() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    config(folder.path(), &with_corpus(PATCHES));
+    let output = Command::new(env!("CARGO_BIN_EXE_cm3flow"))
+        .args(["run", "job.toml", "--json", "--log-format", "json", "--metrics", "0"])
+        .env("CM3FLOW_LOG", "info")
+        .current_dir(folder.path())
+        .output()
+        .expect("the binary was just built");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let events = objects(&stdout(&output));
+    let named = |name: &str| events.iter().filter(|event| event["event"] == name).collect::<Vec<_>>();
+    assert_eq!((&events[0]["event"], &events[0]["dataset"]), (&"run_started".into(), &"d".into()));
+    let last = events.last().expect("events");
+    assert_eq!((&last["event"], &last["exit_code"], &last["version"]), (&"run_ended".into(), &0.into(), &1.into()));
+    assert_eq!(named("scan_done")[0]["samples"], 25);
+    let units = &named("plan_made")[0]["units"];
+    assert_eq!(
+        named("unit_done").len() as u64,
+        units.as_object().expect("segments").values().map(|unit| unit["to_make"].as_u64().expect("a count")).sum::<u64>()
+    );
+    assert_eq!(named("window_committed")[0]["samples"]["in"], 25);
+    assert_eq!(named("version_published").len(), 1);
+
+    // The same events lie in the store.
+    let run = events[0]["run"].as_str().expect("a name");
+    let recorded = folder.path().join("store/runs").join(run).join("events");
+    let mut files: Vec<_> = std::fs::read_dir(&recorded).expect("events").map(|file| file.expect("a file").path()).collect();
+    files.sort_by_key(|path| path.file_stem().and_then(|stem| stem.to_str()?.parse::<u32>().ok()));
+    let recorded: String = files.iter().map(|path| std::fs::read_to_string(path).expect("a file")).collect();
+    assert_eq!(objects(&recorded), events);
+
+    // People and logs have standard error to themselves.
+    let said = stderr(&output);
+    assert!(said.contains("25 samples in") && said.contains("metrics at http://127.0.0.1:"), "{said}");
+    let logged = objects(&said.lines().filter(|line| line.starts_with('{')).collect::<Vec<_>>().join("\n"));
+    let spans = |line: &serde_json::Value| line["spans"].as_array().cloned().unwrap_or_default();
+    let has = |span: &serde_json::Value, name: &str, field: &str| span["name"] == name && !span[field].is_null();
+    let in_window = |line: &&serde_json::Value| {
+        spans(line).iter().any(|span| has(span, "run", "dataset")) && spans(line).iter().any(|span| has(span, "window", "window"))
+    };
+    assert!(logged.iter().any(|line| in_window(&line)), "no line says its run and window:\n{said}");
+
+    let output = cm3flow(folder.path(), &["run", "job.toml", "--json"]);
+    let last = objects(&stdout(&output)).pop().expect("events");
+    assert_eq!((&last["event"], &last["nothing_to_do"]), (&"run_ended".into(), &true.into()));
+    let output = cm3flow(folder.path(), &["refused", "replay", "job.toml", "--reason", "missing_image"]);
+    assert!(output.status.success() && stdout(&output).starts_with("nothing to do: version 1"), "{}", stderr(&output));
+    let output = cm3flow(folder.path(), &["refused", "list", "job.toml", "1", "--source", "s", "--limit", "3"]);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), ""), "nothing was refused");
 }

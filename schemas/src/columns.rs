@@ -62,6 +62,12 @@ pub const SEGMENTS: &str = "segments";
 pub const RETRIEVED: &str = "retrieved";
 /// Number of retrieved documents that were drawn before the length policy cut them.
 pub const RETRIEVED_WANTED: &str = "retrieved_wanted";
+/// Captions of a sample of the bank.
+pub const CAPTIONS: &str = "captions";
+/// Codes of the main image of a sample of the bank.
+pub const CODES: &str = "codes";
+/// Id that a kept sample shares with its duplicates: of its main image or its own.
+pub const SHARED_ID: &str = "shared_id";
 /// Number of masked spans: drawn by `instruct`, placed by `mask`.
 pub const SPANS: &str = "spans";
 /// Documents of a pack.
@@ -220,6 +226,12 @@ pub fn settled_sample() -> SchemaRef {
     Arc::new(Schema::new(vec![text(SAMPLE_ID), text(IMAGE_ID), field(UNIT, DataType::UInt32), split(), duplicate_of()]))
 }
 
+/// A sample that was kept, as later windows look it up: both ids as 16 bytes, in ascending order.
+#[must_use]
+pub fn kept_sample() -> SchemaRef {
+    Arc::new(Schema::new([SHARED_ID, SAMPLE_ID].map(|name| field(name, DataType::FixedSizeBinary(16))).to_vec()))
+}
+
 /// A row of the retrieval bank: a train sample with what a document that retrieves it needs.
 #[must_use]
 pub fn bank_sample() -> SchemaRef {
@@ -227,8 +239,8 @@ pub fn bank_sample() -> SchemaRef {
     Arc::new(Schema::new(vec![
         text(SAMPLE_ID),
         text(IMAGE_ID),
-        field("captions", list(DataType::Utf8)),
-        field("codes", list(DataType::UInt32)),
+        field(CAPTIONS, list(DataType::Utf8)),
+        field(CODES, list(DataType::UInt32)),
         field(EMBEDDING, list(DataType::Float32)),
     ]))
 }

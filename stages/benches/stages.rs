@@ -225,7 +225,7 @@ fn retrieve(criterion: &mut Criterion) {
         }
     };
     let bank = rows::write(&columns::bank_sample(), &(100_000..110_000).map(banked).collect::<Vec<_>>()).expect("bank rows");
-    let bank = Arc::new(Bank::from_windows(&[vec![bank]], 1_000_000, SEED).expect("a bank"));
+    let bank = Arc::new(Bank::try_new(&[bank]).expect("a bank"));
     let queries = prepared(1000, &mut embedder);
     let owner = Owner::spawn("pair embedder", Box::new(embedder) as Box<dyn PairEmbedder>).expect("a thread");
     bench_chain(criterion, "retrieve from 10,000", &pieces(&queries), |chain| {

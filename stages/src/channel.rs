@@ -5,12 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Result, StageError};
 
 /// Bytes that one permit of the byte semaphore stands for.
 const PERMIT_BYTES: usize = 1024;
+
+/// A wait of this length or more counts as a stall.
+const STALL: Duration = Duration::from_secs(1);
 
 /// How much may wait between two stages.
 #[derive(Debug, Clone, Copy)]
@@ -35,10 +39,74 @@ pub struct StageMeter {
     pub stage: &'static str,
     rows_in: AtomicU64,
     rows_out: AtomicU64,
-    starved_ns: AtomicU64,
-    blocked_ns: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    starved: Waits,
+    blocked: Waits,
     running_ns: AtomicU64,
     queued: AtomicU64,
+    queued_bytes: AtomicU64,
+}
+
+/// What a stage counted: a plain copy that another process can send.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageCounts {
+    /// Rows received.
+    pub rows_in: u64,
+    /// Rows sent.
+    pub rows_out: u64,
+    /// Bytes received, as batches take them in memory.
+    pub bytes_in: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// Time spent waiting for input.
+    pub starved: Duration,
+    /// Time spent waiting for room behind.
+    pub blocked: Duration,
+    /// Time that it ran, waiting included.
+    pub running: Duration,
+    /// Long waits for input.
+    pub starved_stalls: u64,
+    /// Long waits for room behind.
+    pub blocked_stalls: u64,
+}
+
+impl StageCounts {
+    /// What came after `before`, an earlier reading of the same meter.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            rows_in: self.rows_in - before.rows_in,
+            rows_out: self.rows_out - before.rows_out,
+            bytes_in: self.bytes_in - before.bytes_in,
+            bytes_out: self.bytes_out - before.bytes_out,
+            starved: self.starved.saturating_sub(before.starved),
+            blocked: self.blocked.saturating_sub(before.blocked),
+            running: self.running.saturating_sub(before.running),
+            starved_stalls: self.starved_stalls - before.starved_stalls,
+            blocked_stalls: self.blocked_stalls - before.blocked_stalls,
+        }
+    }
+}
+
+/// Time that was waited, and how often for long.
+#[derive(Debug)]
+struct Waits {
+    ns: AtomicU64,
+    stalls: AtomicU64,
+}
+
+impl Waits {
+    const fn new() -> Self {
+        Self { ns: AtomicU64::new(0), stalls: AtomicU64::new(0) }
+    }
+
+    fn add(&self, time: Duration) {
+        add(&self.ns, time);
+        if time >= STALL {
+            self.stalls.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl StageMeter {
@@ -49,10 +117,13 @@ impl StageMeter {
             stage,
             rows_in: AtomicU64::new(0),
             rows_out: AtomicU64::new(0),
-            starved_ns: AtomicU64::new(0),
-            blocked_ns: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            starved: Waits::new(),
+            blocked: Waits::new(),
             running_ns: AtomicU64::new(0),
             queued: AtomicU64::new(0),
+            queued_bytes: AtomicU64::new(0),
         }
     }
 
@@ -68,18 +139,87 @@ impl StageMeter {
         self.rows_out.load(Ordering::Relaxed)
     }
 
+    /// Bytes received so far, as batches take them in memory.
+    #[must_use]
+    pub fn bytes_in(&self) -> u64 {
+        self.bytes_in.load(Ordering::Relaxed)
+    }
+
+    /// Bytes sent so far, as batches take them in memory.
+    #[must_use]
+    pub fn bytes_out(&self) -> u64 {
+        self.bytes_out.load(Ordering::Relaxed)
+    }
+
     /// Batches that wait in front of the stage now.
     #[must_use]
     pub fn queued(&self) -> u64 {
         self.queued.load(Ordering::Relaxed)
     }
 
+    /// Bytes of those batches.
+    #[must_use]
+    pub fn queued_bytes(&self) -> u64 {
+        self.queued_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Time spent waiting for input, by ended waits; summed over units that ran at once.
+    #[must_use]
+    pub fn starved(&self) -> Duration {
+        Duration::from_nanos(self.starved.ns.load(Ordering::Relaxed))
+    }
+
+    /// Time spent waiting for room behind, by ended waits; summed over units that ran at once.
+    #[must_use]
+    pub fn blocked(&self) -> Duration {
+        Duration::from_nanos(self.blocked.ns.load(Ordering::Relaxed))
+    }
+
+    /// Waits of a second or more for input, and for room behind.
+    #[must_use]
+    pub fn stalls(&self) -> (u64, u64) {
+        (self.starved.stalls.load(Ordering::Relaxed), self.blocked.stalls.load(Ordering::Relaxed))
+    }
+
     /// Time spent working: neither waiting for input nor for room behind; summed over units that ran at once.
     #[must_use]
     pub fn busy(&self) -> Duration {
-        let nanoseconds = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let waited = nanoseconds(&self.starved_ns) + nanoseconds(&self.blocked_ns);
-        Duration::from_nanos(nanoseconds(&self.running_ns).saturating_sub(waited))
+        let running = Duration::from_nanos(self.running_ns.load(Ordering::Relaxed));
+        running.saturating_sub(self.starved() + self.blocked())
+    }
+
+    /// What has been counted so far; what waits in front of the stage is no count.
+    #[must_use]
+    pub fn counts(&self) -> StageCounts {
+        let (starved_stalls, blocked_stalls) = self.stalls();
+        StageCounts {
+            rows_in: self.rows_in(),
+            rows_out: self.rows_out(),
+            bytes_in: self.bytes_in(),
+            bytes_out: self.bytes_out(),
+            starved: self.starved(),
+            blocked: self.blocked(),
+            running: Duration::from_nanos(self.running_ns.load(Ordering::Relaxed)),
+            starved_stalls,
+            blocked_stalls,
+        }
+    }
+
+    /// Adds what was counted elsewhere.
+    pub fn add(&self, counts: &StageCounts) {
+        for (counter, count) in [
+            (&self.rows_in, counts.rows_in),
+            (&self.rows_out, counts.rows_out),
+            (&self.bytes_in, counts.bytes_in),
+            (&self.bytes_out, counts.bytes_out),
+            (&self.starved.stalls, counts.starved_stalls),
+            (&self.blocked.stalls, counts.blocked_stalls),
+        ] {
+            counter.fetch_add(count, Ordering::Relaxed);
+        }
+        add(&self.starved.ns, counts.starved);
+        add(&self.blocked.ns, counts.blocked);
+        add(&self.running_ns, counts.running);
     }
 
     /// Adds the time that a run of the stage took, waiting included.
@@ -92,8 +232,30 @@ fn add(counter: &AtomicU64, time: Duration) {
     counter.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
 }
 
+/// Counts a batch in front of `consumer` while it lives, however it ends.
+struct Queued {
+    consumer: Arc<StageMeter>,
+    bytes: u64,
+}
+
+impl Queued {
+    fn new(consumer: &Arc<StageMeter>, bytes: u64) -> Self {
+        consumer.queued.fetch_add(1, Ordering::Relaxed);
+        consumer.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Self { consumer: Arc::clone(consumer), bytes }
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.consumer.queued.fetch_sub(1, Ordering::Relaxed);
+        self.consumer.queued_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 struct Message {
     batch: RecordBatch,
+    queued: Queued,
     // Held while the batch waits; dropped when it is received.
     _bytes: OwnedSemaphorePermit,
 }
@@ -143,17 +305,16 @@ impl BatchSender {
             return Ok(());
         }
         let waiting = Instant::now();
-        let permits = batch.get_array_memory_size().div_ceil(PERMIT_BYTES).clamp(1, self.max_permits);
+        let size = batch.get_array_memory_size();
+        let permits = size.div_ceil(PERMIT_BYTES).clamp(1, self.max_permits);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         let bytes = Arc::clone(&self.bytes).acquire_many_owned(permits).await.map_err(|_| StageError::DownstreamClosed)?;
-        self.consumer.queued.fetch_add(1, Ordering::Relaxed);
-        let sent = self.sender.send(Message { batch, _bytes: bytes }).await;
-        add(&self.producer.blocked_ns, waiting.elapsed());
-        if sent.is_err() {
-            self.consumer.queued.fetch_sub(1, Ordering::Relaxed);
-            return Err(StageError::DownstreamClosed);
-        }
+        let size = size as u64;
+        let sent = self.sender.send(Message { batch, queued: Queued::new(&self.consumer, size), _bytes: bytes }).await;
+        self.producer.blocked.add(waiting.elapsed());
+        sent.map_err(|_| StageError::DownstreamClosed)?;
         self.producer.rows_out.fetch_add(rows, Ordering::Relaxed);
+        self.producer.bytes_out.fetch_add(size, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -163,10 +324,10 @@ impl BatchStream {
     pub async fn next(&self) -> Option<RecordBatch> {
         let waiting = Instant::now();
         let message = self.receiver.recv().await.ok();
-        add(&self.consumer.starved_ns, waiting.elapsed());
-        let Message { batch, .. } = message?;
-        self.consumer.queued.fetch_sub(1, Ordering::Relaxed);
+        self.consumer.starved.add(waiting.elapsed());
+        let Message { batch, queued, .. } = message?;
         self.consumer.rows_in.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        self.consumer.bytes_in.fetch_add(queued.bytes, Ordering::Relaxed);
         Some(batch)
     }
 }
@@ -234,5 +395,7 @@ mod tests {
         assert_eq!(stream.next().await.expect("one batch").num_rows(), 5000);
         assert!(stream.next().await.is_none());
         assert_eq!((producer.rows_out(), consumer.rows_in(), consumer.queued()), (5000, 5000, 0));
+        assert!(producer.bytes_out() >= 40_000, "5000 numbers of 8 bytes");
+        assert_eq!((producer.bytes_out(), consumer.queued_bytes()), (consumer.bytes_in(), 0));
     }
 }

@@ -288,8 +288,7 @@ pub(crate) fn settled() -> RecordBatch {
 
 /// The bank of [`settled`].
 pub(crate) fn bank() -> Arc<Bank> {
-    let rows = run_whole(Map(Index), &settled());
-    Arc::new(Bank::from_windows(&[vec![rows]], 1000, SEED).expect("rows of a bank"))
+    Arc::new(Bank::try_new(&[run_whole(Map(Index), &settled())]).expect("rows of a bank"))
 }
 
 /// The rows of [`settled`] that are no duplicates.

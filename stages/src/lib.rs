@@ -53,7 +53,7 @@ pub mod stage;
 pub mod tokenize;
 
 #[cfg(feature = "prepare")]
-pub use channel::{BatchSender, BatchStream, ChannelLimits, StageMeter};
+pub use channel::{BatchSender, BatchStream, ChannelLimits, StageCounts, StageMeter};
 pub use error::{Result, StageError};
 #[cfg(feature = "prepare")]
 pub use stage::{Chain, Map, Source, Stage, Transform};

@@ -9,6 +9,7 @@ use cm3flow_schemas::SchemaError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::task::JoinSet;
+use tracing::{Instrument, Span};
 
 use crate::channel::{BatchSender, BatchStream, ChannelLimits, StageMeter, channel};
 use crate::error::{Result, StageError};
@@ -82,8 +83,9 @@ impl<T: Transform> Stage for Map<T> {
             let mut transform = self.0;
             let name = transform.name();
             while let Some(batch) = input.next().await {
+                let span = Span::current();
                 let worked = tokio::task::spawn_blocking(move || {
-                    let batch = transform.transform(batch);
+                    let batch = span.in_scope(|| transform.transform(batch));
                     (transform, batch)
                 });
                 let (returned, batch) = worked.await.map_err(|source| StageError::Task { stage: name, source })?;
@@ -165,12 +167,12 @@ impl Chain {
             Head::Source(source) => source.run(out),
             Head::Batches(_, batches) => send_all(batches, out).boxed(),
         };
-        tasks.spawn(metered(head_meter, head_name, running));
+        tasks.spawn(metered(head_meter, head_name, running).instrument(stage_span(head_name)));
         for (index, stage) in self.stages.into_iter().enumerate() {
             let meter = meters.of(stage.name());
             let (out, next) = channel(limits, &meter, &meter_behind(index + 1));
             let name = stage.name();
-            tasks.spawn(metered(meter, name, stage.run(stream, out)));
+            tasks.spawn(metered(meter, name, stage.run(stream, out)).instrument(stage_span(name)));
             stream = next;
         }
 
@@ -185,6 +187,11 @@ impl Chain {
         join(tasks).await?;
         sunk
     }
+}
+
+/// At the highest level, so that what is logged at any level says where it belongs.
+fn stage_span(stage: &'static str) -> Span {
+    tracing::error_span!("stage", stage)
 }
 
 async fn send_all(batches: Vec<RecordBatch>, out: BatchSender) -> Result<()> {

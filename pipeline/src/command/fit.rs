@@ -1,16 +1,19 @@
 //! `fit`.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::run::ToldArgs;
 use super::{ConfigArgs, output};
 use crate::artefact::Quality;
+use crate::config::Config;
 use crate::error::{PipelineError, Result};
 use crate::progress::Progress;
 use crate::run as runs;
+use crate::store::Store;
 
 /// What is fitted.
 #[derive(Debug, Subcommand)]
@@ -33,57 +36,55 @@ pub(super) struct FitArgs {
     /// Folder to write copies into: what was fitted, and of a codebook its quality and a picture of reconstructions
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
-    /// Prints JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    told: ToldArgs,
 }
 
 pub(super) async fn fit(command: &FitCommand, progress: &Progress) -> Result<()> {
+    let (FitCommand::All(args) | FitCommand::Tokenizer(args) | FitCommand::Codebook(args)) = command;
+    let (config, store) = args.config.open()?;
+    let _metrics = args.told.begin(&config, progress).await?;
     match command {
-        FitCommand::All(args) => all(args, progress).await,
-        FitCommand::Tokenizer(args) => tokenizer(args, progress).await,
-        FitCommand::Codebook(args) => codebook(args, progress).await,
+        FitCommand::All(_) => all(args, (&config, &store), progress).await,
+        FitCommand::Tokenizer(_) => tokenizer(args, (&config, &store), progress).await,
+        FitCommand::Codebook(_) => codebook(args, (&config, &store), progress).await,
     }
 }
 
-async fn all(args: &FitArgs, progress: &Progress) -> Result<()> {
-    let (config, store) = args.config.open()?;
-    let artefacts = runs::fit(&config, &store, args.refit, progress).await?;
-    if args.json {
-        output::print(&json!(artefacts.digests).to_string());
+async fn all(args: &FitArgs, (config, store): (&Config, &Store), progress: &Progress) -> Result<()> {
+    let artefacts = runs::fit(config, store, args.refit, progress).await?;
+    if args.told.json {
+        output::print(&json!({"event": "fitted", "artefacts": artefacts.digests}).to_string());
     } else {
         artefacts.digests.iter().for_each(|(name, digest)| output::print(&format!("{name:<16} {digest}")));
     }
     Ok(())
 }
 
-async fn tokenizer(args: &FitArgs, progress: &Progress) -> Result<()> {
-    let (config, store) = args.config.open()?;
-    let fitted = runs::fit_text_tokenizer(&config, &store, args.refit, progress).await?;
+async fn tokenizer(args: &FitArgs, (config, store): (&Config, &Store), progress: &Progress) -> Result<()> {
+    let fitted = runs::fit_text_tokenizer(config, store, args.refit, progress).await?;
     let digest = cm3flow_schemas::Digest::of(&fitted.json);
-    if args.json {
-        output::print(&json!({"digest": digest, "ids": fitted.size}).to_string());
+    if args.told.json {
+        output::print(&json!({"event": "fitted", "digest": digest, "ids": fitted.size}).to_string());
     } else {
         output::print(&format!("text_tokenizer   {digest}, {} ids", fitted.size));
     }
-    write(args.out.as_deref(), "tokenizer.json", &fitted.json)
+    write(args, progress, "tokenizer.json", &fitted.json)
 }
 
-async fn codebook(args: &FitArgs, progress: &Progress) -> Result<()> {
-    let (config, store) = args.config.open()?;
-    let fitted = runs::fit_codebook(&config, &store, args.refit, progress).await?;
+async fn codebook(args: &FitArgs, (config, store): (&Config, &Store), progress: &Progress) -> Result<()> {
+    let fitted = runs::fit_codebook(config, store, args.refit, progress).await?;
     let digest = cm3flow_schemas::Digest::of(&fitted.weights);
-    let quality = json!({"digest": digest, "held_out": fitted.quality}).to_string();
-    if args.json {
-        output::print(&quality);
+    if args.told.json {
+        output::print(&json!({"event": "fitted", "digest": digest, "held_out": fitted.quality}).to_string());
     } else {
         output::print(&format!("codebook {digest}\n\n{}", table(&fitted.quality)));
     }
-    let out = args.out.as_deref();
-    write(out, "codebook.safetensors", &fitted.weights)?;
-    write(out, "held-out.json", quality.as_bytes())?;
+    let quality = json!({"digest": digest, "held_out": fitted.quality}).to_string();
+    write(args, progress, "codebook.safetensors", &fitted.weights)?;
+    write(args, progress, "held-out.json", quality.as_bytes())?;
     match &fitted.reconstructions {
-        Some(picture) => write(out, "reconstructions.png", picture),
+        Some(picture) => write(args, progress, "reconstructions.png", picture),
         None => Ok(()),
     }
 }
@@ -107,12 +108,17 @@ fn table(quality: &[Quality]) -> String {
     out
 }
 
-/// Writes a file into the folder, which is made if it is not there; nothing without folder.
-fn write(folder: Option<&Path>, name: &str, bytes: &[u8]) -> Result<()> {
-    let Some(folder) = folder else { return Ok(()) };
+/// Writes a file into the folder that was asked for, which is made if it is not there; nothing without folder.
+fn write(args: &FitArgs, progress: &Progress, name: &str, bytes: &[u8]) -> Result<()> {
+    let Some(folder) = &args.out else { return Ok(()) };
     let path = folder.join(name);
     let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, bytes));
     written.map_err(|source| PipelineError::Write { path: path.clone(), source })?;
-    output::print(&format!("written          {}", path.display()));
+    let line = format!("written          {}", path.display());
+    if args.told.json {
+        progress.say(&line);
+    } else {
+        output::print(&line);
+    }
     Ok(())
 }

@@ -30,7 +30,7 @@ pub(super) async fn plan(args: &PlanArgs) -> Result<()> {
     let Some(artefacts) = artefact::pinned(&config, &store).await? else {
         let windows = scan.units.len().div_ceil(config.window.units as usize);
         if args.json {
-            output::print(&json!({"samples": scan.samples(), "source_bytes": scan.bytes, "units": scan.units.len(), "windows": windows, "fitted": false}).to_string());
+            output::print(&json!({"event": "plan", "samples": scan.samples(), "source_bytes": scan.bytes, "units": scan.units.len(), "windows": windows, "fitted": false}).to_string());
         } else {
             let mut out = sources(&scan);
             let _ = writeln!(out, "windows    {windows}");
@@ -47,6 +47,7 @@ pub(super) async fn plan(args: &PlanArgs) -> Result<()> {
     let segments = estimate(&config, &store, &plan).await?;
     if args.json {
         let plan = json!({
+            "event": "plan",
             "samples": scan.samples(),
             "source_bytes": scan.bytes,
             "units": scan.units.len(),

@@ -1,4 +1,4 @@
-//! `versions` and `refused list`.
+//! `versions`.
 
 mod diff;
 mod gc;
@@ -17,7 +17,6 @@ use super::{ConfigArgs, output};
 use crate::catalog::{Catalog, VersionRef};
 use crate::error::{PipelineError, Result};
 use crate::progress::Progress;
-use crate::refused::{self, RefusedSample};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VersionsCommand {
@@ -37,12 +36,6 @@ pub(super) enum VersionsCommand {
     Rebuild(rebuild::RebuildArgs),
     /// Deletes what no version and no run refers to; only shows it without --apply
     Gc(gc::GcArgs),
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum RefusedCommand {
-    /// Lists the refused samples of a version with their reasons
-    List(ShowArgs),
 }
 
 #[derive(Debug, Args)]
@@ -108,22 +101,6 @@ async fn list(args: &ListArgs) -> Result<()> {
     }
     if !args.json {
         output::print(&out);
-    }
-    Ok(())
-}
-
-pub(super) async fn refused(command: &RefusedCommand) -> Result<()> {
-    let RefusedCommand::List(args) = command;
-    let (config, store) = args.config.open_existing()?;
-    let catalog = Catalog::new(store.clone(), &config.dataset.name);
-    let manifest = catalog.version_or_latest(args.version.as_ref()).await?;
-    for sample in refused::list(&store, &catalog.windows_of(&manifest).await?, usize::MAX).await? {
-        if args.json {
-            output::print(&json!(sample).to_string());
-        } else {
-            let RefusedSample { sample_id, source, key, stage, reason, detail, .. } = sample;
-            output::print(&format!("{sample_id}  {source}  {key}  {stage}.{reason}  {detail}"));
-        }
     }
     Ok(())
 }

@@ -5,10 +5,12 @@ use std::time::Instant;
 use clap::Args;
 use cm3flow_schemas::Digest;
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tracing::Instrument;
 
 use super::{ConfigArgs, output};
 use crate::artefact;
 use crate::error::{PipelineError, Result};
+use crate::events::Reporter;
 use crate::execute::{Answer, AnswerState, Tasks};
 use crate::progress::Progress;
 
@@ -26,7 +28,10 @@ pub(super) async fn work(args: &WorkArgs) -> Result<()> {
     let (config, store) = args.config.open_existing()?;
     let missing = || PipelineError::Mismatch { problem: "the run's tokenizers are neither given nor pinned".into() };
     let artefacts = artefact::pinned(&config, &store).await?.ok_or_else(missing)?;
-    let mut tasks = Tasks::new(config, store, artefacts, args.run.clone(), Progress::silent());
+    let progress = Progress::silent();
+    let mut reporter = Reporter::begin(&progress);
+    let dataset = config.dataset.name.clone();
+    let mut tasks = Tasks::new(config, store, artefacts, args.run.clone(), progress);
     let mut keys = BufReader::new(tokio::io::stdin()).lines();
     let failed = |source| PipelineError::File { path: "standard input".into(), source };
     while let Some(line) = keys.next_line().await.map_err(failed)? {
@@ -35,11 +40,12 @@ pub(super) async fn work(args: &WorkArgs) -> Result<()> {
             continue;
         }
         let start = Instant::now();
-        let state = match make(&mut tasks, key).await {
+        let making = make(&mut tasks, key).instrument(tracing::error_span!("run", run = args.run, dataset));
+        let state = match making.await {
             Ok(segment) => AnswerState::Done { segment, seconds: start.elapsed().as_secs_f64() },
             Err(error) => AnswerState::Failed { problem: error.with_causes(), of_the_unit: error.is_of_the_unit() },
         };
-        let answer = Answer { key: key.to_owned(), state };
+        let answer = Answer { key: key.to_owned(), state, told: reporter.report() };
         output::print(&serde_json::to_string(&answer).expect("an answer is plain"));
     }
     Ok(())

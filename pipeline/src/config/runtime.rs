@@ -3,6 +3,8 @@
 use cm3flow_model::device::DeviceChoice;
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::MetricsAddress;
+
 /// `[dataset]`: what is made and where it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,7 +38,7 @@ impl DatasetConfig {
 }
 
 /// `[runtime]`: resources. They change no output, but `threads` is part of the numerics class.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuntimeConfig {
     /// Units that are worked on at once, 1..=1024. Default: number of cores.
@@ -50,12 +52,30 @@ pub struct RuntimeConfig {
     pub processes: u32,
     /// How often a unit that fails, or that ends its process, is tried before it is quarantined, 1..=100. Default 3.
     pub unit_attempts: u32,
+    /// Where metrics are offered for Prometheus while a command runs: a port of the loopback address, as 9464, or an address with a port, as
+    /// `"0.0.0.0:9464"`. Nowhere by default.
+    pub metrics: Option<MetricsAddress>,
+    /// Fraction of the samples that a run may refuse, 0..=1; a run that refuses more stops and publishes nothing. Default 0.9, which only a run
+    /// exceeds that has gone wrong; 1 allows any.
+    pub max_refused_fraction: f64,
+    /// Samples that a run must have looked at before that fraction stops it, 1 or more. Default 100: a few bad ones among a few new ones are no
+    /// reason to stop.
+    pub max_refused_min_samples: u64,
 }
 
 impl Default for RuntimeConfig {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-        Self { workers: cores, device: DeviceChoice::Auto, threads: cores, processes: 0, unit_attempts: 3 }
+        Self {
+            workers: cores,
+            device: DeviceChoice::Auto,
+            threads: cores,
+            processes: 0,
+            unit_attempts: 3,
+            metrics: None,
+            max_refused_fraction: 0.9,
+            max_refused_min_samples: 100,
+        }
     }
 }
 
@@ -68,7 +88,15 @@ impl RuntimeConfig {
             ("unit_attempts", self.unit_attempts, 1..=100),
         ];
         let bad = fields.into_iter().filter(|(_, value, range)| !range.contains(value));
-        bad.map(|(name, value, range)| format!("runtime.{name} must be in {range:?}, got {value}")).collect()
+        let mut problems: Vec<String> =
+            bad.map(|(name, value, range)| format!("runtime.{name} must be in {range:?}, got {value}")).collect();
+        if !(0.0..=1.0).contains(&self.max_refused_fraction) {
+            problems.push(format!("runtime.max_refused_fraction must be in 0..=1, got {}", self.max_refused_fraction));
+        }
+        if self.max_refused_min_samples == 0 {
+            problems.push("runtime.max_refused_min_samples must be 1 or more, got 0".into());
+        }
+        problems
     }
 }
 

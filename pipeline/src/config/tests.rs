@@ -25,12 +25,14 @@ fn an_unknown_field_is_named_with_its_line() {
 
 #[test]
 fn every_bad_field_is_reported_at_once() {
-    let text = "[dataset]\nname = \"a b\"\n[runtime]\nworkers = 0\n[pack]\nseq_len = 0\n[split]\nheld_out = 1.5\n[eval]\ntop_p = 0.0\n[tokenize.image]\nkind = \"vq\"\npreset = \"huge\"\n";
+    let text = "[dataset]\nname = \"a b\"\n[runtime]\nworkers = 0\nmax_refused_fraction = 1.5\nmax_refused_min_samples = 0\n[pack]\nseq_len = 0\n[split]\nheld_out = 1.5\n[eval]\ntop_p = 0.0\n[tokenize.image]\nkind = \"vq\"\npreset = \"huge\"\n";
     let error = parse(text).expect_err("all of it is bad");
     let PipelineError::Config { problems, .. } = &error else { panic!("{error}") };
     let wanted = [
         "dataset.name must",
         "runtime.workers must be in 1..=1024, got 0",
+        "runtime.max_refused_fraction must be in 0..=1, got 1.5",
+        "runtime.max_refused_min_samples must be 1 or more, got 0",
         "source: at least one",
         "tokenize.image.preset must",
         "split.held_out must",

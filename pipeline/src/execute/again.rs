@@ -55,7 +55,17 @@ impl Sources {
         let units = self.units.get_or_init(scan).await.as_ref().map_err(|problem| gone(problem))?;
         let (first, rows) = (unit.first_row, unit.rows);
         let missing = || gone(&format!("it no longer holds the {rows} samples from {first} on as they were"));
-        units.get(&nameless(unit)).cloned().ok_or_else(missing)
+        if unit.only.is_empty() {
+            return units.get(&nameless(unit)).cloned().ok_or_else(missing);
+        }
+        // Some rows of a unit that is there as a whole.
+        let has_rows = |whole: &&PlannedUnit| {
+            let whole = &whole.unit;
+            let end = whole.first_row + whole.rows;
+            (&whole.source, whole.digest, whole.first_row) == (&unit.source, unit.digest, unit.first_row)
+                && unit.only.iter().all(|row| (whole.first_row..end).contains(row))
+        };
+        Ok(units.values().find(has_rows).ok_or_else(missing)?.only(&unit.only)?)
     }
 }
 

@@ -61,7 +61,7 @@ impl Worker {
     pub(super) async fn compose(&self, window: &WindowTask, place: usize) -> Result<UnitRecord> {
         let settled = self.input(SegmentName::Settle, window.keys.settle).await?;
         let unit = self.input(SegmentName::Prepare, window.keys.prepare[place]).await?;
-        let bank = self.bank(window, &settled).await?;
+        let bank = self.bank_of(window, &settled).await?;
         let samples = self.kept_samples(window, (place as u32, &unit), &settled).await?;
         let (config, artefacts) = (&self.config, &self.artefacts);
         let chain = Chain::new(Head::Batches(samples.schema(), batches_of(&samples)))
@@ -88,7 +88,7 @@ impl Worker {
         self.units.put(&mut record, Table::Documents, &documents).await?;
         let refused: Vec<RefusedRow<'_>> = refused.iter().map(refused_row).collect();
         self.units.put(&mut record, Table::Refused, &rows::write(&columns::refused_document(), &refused)?).await?;
-        self.units.commit(record).await
+        self.commit(record).await
     }
 
     /// Prepared samples of a unit that are neither blocked nor duplicates, with their split.

@@ -13,6 +13,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use super::task::UnitTask;
 use super::worker::Worker;
 use crate::error::{PipelineError, Result};
+use crate::events::Elsewhere;
+use crate::progress::Progress;
 
 /// How a process that makes units is started: `cm3flow work` with the run's configuration, store and run.
 #[derive(Debug, Clone)]
@@ -31,6 +33,9 @@ pub(crate) struct Answer {
     /// What came of it.
     #[serde(flatten)]
     pub(crate) state: AnswerState,
+    /// What was told and counted since the answer before.
+    #[serde(default)]
+    pub(crate) told: Elsewhere,
 }
 
 /// What came of a key.
@@ -68,15 +73,12 @@ impl Hands {
         }
     }
 
-    /// The record of the unit of `task`, which is made if it is not there.
-    pub(crate) async fn work(&self, task: &UnitTask) -> Result<UnitRecord> {
+    /// Makes the unit of `task`, which is not there.
+    pub(crate) async fn make(&self, task: &UnitTask) -> Result<UnitRecord> {
         match self {
-            Self::Here(worker) => worker.work(task).await,
+            Self::Here(worker) => worker.make(task).await,
             Self::Processes(worker, processes) => {
-                if let Some(record) = worker.find(task).await? {
-                    return Ok(record);
-                }
-                processes.work(task.key()).await?;
+                processes.work(task.key(), &worker.progress).await?;
                 worker.find(task).await?.ok_or_else(|| answered("says that it is done, but it is not there".into()))
             }
         }
@@ -106,14 +108,16 @@ impl Processes {
         Self { command, run, idle: Mutex::new(Vec::new()) }
     }
 
-    async fn work(&self, key: Digest) -> Result<()> {
+    async fn work(&self, key: Digest, progress: &Progress) -> Result<()> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut process = idle.map_or_else(|| self.start(), Ok)?;
         let Some(answer) = process.ask(key).await else { return Err(answered(process.end().await)) };
-        let Answer { key: of, state } = serde_json::from_str(&answer).map_err(|error| answered(format!("answered {answer:?}: {error}")))?;
+        let Answer { key: of, state, told } =
+            serde_json::from_str(&answer).map_err(|error| answered(format!("answered {answer:?}: {error}")))?;
         if of != key.to_string() {
             return Err(answered(format!("answered for {of} when it was asked for {key}")));
         }
+        progress.include(told);
         match state {
             AnswerState::Done { .. } => {
                 self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(process);

@@ -43,7 +43,7 @@ impl Worker {
                 record.shards.push(shard.entry);
             }
         }
-        self.units.commit(record).await
+        self.commit(record).await
     }
 }
 

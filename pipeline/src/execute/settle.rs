@@ -1,65 +1,135 @@
 //! `settle`: what of a window is held out, what is a duplicate, and what goes into the bank.
+//!
+//! Looks at the ids of the whole window first, and then at its units one by one: codes and embeddings are never held for a whole window but
+//! as rows of its bank.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, BooleanArray, RecordBatch, UInt32Array};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use cm3flow_schemas::ledger::SampleLedger;
 use cm3flow_schemas::sample::Annotations;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
-use cm3flow_schemas::{columns, rows};
-use cm3flow_stages::dedup::Dedup;
-use cm3flow_stages::index::Index;
+use cm3flow_schemas::{ImageId, SampleId, columns, rows};
+use cm3flow_stages::dedup::{Dedup, DedupKey};
+use cm3flow_stages::index::{Index, by_place};
 use cm3flow_stages::split::Split;
 use cm3flow_stages::stage::{Chain, Head};
-use serde::Deserialize;
+use futures::TryStreamExt;
+use serde::{Deserialize, Serialize};
 
+use super::kept::{Id, Kept};
 use super::task::WindowTask;
-use super::{Table, Worker};
+use super::{Table, Worker, unit_path};
+use crate::blocklist::Blocklist;
 use crate::error::{PipelineError, Result};
 use crate::table;
+
+/// Ids by which samples are told apart and compared.
+#[derive(Serialize, Deserialize)]
+struct Ids {
+    sample_id: SampleId,
+    image_id: ImageId,
+}
+
+const IDS: [&str; 2] = [columns::SAMPLE_ID, columns::IMAGE_ID];
+
+impl Ids {
+    /// What rows share that count as equal by `key`.
+    const fn shared(&self, key: DedupKey) -> Id {
+        match key {
+            DedupKey::Image => self.image_id.0,
+            DedupKey::Sample => self.sample_id.0,
+        }
+    }
+}
+
+/// The rows of a window, as far as something is decided about them.
+struct Decided {
+    /// Rows of all units, blocked ones included.
+    input: u64,
+    /// The rows that are not blocked, in order: a [`columns::settled_sample`].
+    settled: RecordBatch,
+}
 
 impl Worker {
     pub(super) async fn settle(&self, window: &WindowTask) -> Result<UnitRecord> {
         let blocklist = self.blocklist(window).await?;
-        let (mut batches, mut input) = (Vec::new(), 0);
-        for (index, key) in window.keys.prepare.iter().enumerate() {
-            let unit = self.input(SegmentName::Prepare, *key).await?;
-            for batch in self.units.read(&unit, Table::Prepared).await? {
-                input += batch.num_rows() as u64;
-                // Nothing is decided about what is blocked: it stands for nobody, and is in no table from here on.
-                batches.push(with_unit(&blocklist.without_blocked(batch)?, index as u32)?);
-            }
+        let mut units = Vec::with_capacity(window.keys.prepare.len());
+        for key in &window.keys.prepare {
+            units.push(self.input(SegmentName::Prepare, *key).await?);
         }
-        let config = &self.config;
-        let schema = batches.first().map_or_else(columns::prepared_sample, RecordBatch::schema);
-        let chain = Chain::new(Head::Batches(schema, batches))
-            .map(Split::new(config.split.clone(), config.dataset.seed))
-            .then(Dedup::new(config.dedup.clone(), self.history(window).kept(&blocklist).await?));
-        let (settled, elected) = self.collect(chain).await?;
-        let (bank_schema, bank) = self.collect(Chain::new(Head::Batches(settled.clone(), elected.clone())).map(Index)).await?;
-        let elected = table::concatenated(&settled, &elected)?;
+        let Decided { input, settled } = self.decide(window, &units, &blocklist).await?;
+        let (bank, licenses) = self.bank_and_licenses(&units, &settled, &blocklist).await?;
 
         let mut record = UnitRecord::new(SegmentName::Settle, window.keys.settle);
-        let is_kept = kept_rows(&elected)?;
+        let is_kept = kept_rows(&settled)?;
         let kept = is_kept.true_count() as u64;
-        let decided = elected.num_rows() as u64;
+        let decided = settled.num_rows() as u64;
         let (duplicate, withdrawn) = (decided - kept, input - decided);
         record.samples = Some(SampleLedger { input, kept, duplicate, withdrawn, ..SampleLedger::default() });
-        record.licenses = licenses(&table::filtered(&elected, &is_kept)?)?;
-        let settled = if elected.num_rows() == 0 {
-            RecordBatch::new_empty(columns::settled_sample())
-        } else {
-            table::projected(&elected, &columns::settled_sample())?
-        };
+        record.licenses = licenses;
         self.units.put(&mut record, Table::Settled, &settled).await?;
-        self.units.put(&mut record, Table::Bank, &table::concatenated(&bank_schema, &bank)?).await?;
-        self.units.commit(record).await
+        self.units.put(&mut record, Table::Bank, &bank).await?;
+        let key = self.config.dedup.by;
+        let kept: Vec<Ids> = rows::read(&table::filtered(&settled, &is_kept)?, &IDS)?;
+        let kept = kept.iter().map(|row| Kept { shared: row.shared(key), sample: row.sample_id.0 }).collect();
+        self.earlier(window).put_kept(&mut record, kept).await?;
+        self.commit(record).await
+    }
+
+    /// Decides about the samples of a window by their ids alone.
+    async fn decide(&self, window: &WindowTask, units: &[UnitRecord], blocklist: &Blocklist) -> Result<Decided> {
+        let key = self.config.dedup.by;
+        let (mut batches, mut input, mut shared) = (Vec::new(), 0, Vec::new());
+        for (index, unit) in units.iter().enumerate() {
+            let mut ids = self.units.columns(unit, Table::Prepared, &IDS).await?;
+            while let Some(batch) = ids.try_next().await? {
+                input += batch.num_rows() as u64;
+                // Nothing is decided about what is blocked: it stands for nobody, and is in no table from here on.
+                let batch = blocklist.without_blocked(batch)?;
+                shared.extend(rows::read::<Ids>(&batch, &IDS)?.iter().map(|row| row.shared(key)));
+                batches.push(with_unit(&batch, index as u32)?);
+            }
+        }
+        let Some(schema) = batches.first().map(RecordBatch::schema) else {
+            return Ok(Decided { input, settled: RecordBatch::new_empty(columns::settled_sample()) });
+        };
+        shared.sort_unstable();
+        shared.dedup();
+        let kept_before = self.earlier(window).kept_with(&shared, blocklist).await?;
+        let chain = Chain::new(Head::Batches(schema, batches))
+            .map(Split::new(self.config.split.clone(), self.config.dataset.seed))
+            .then(Dedup::new(self.config.dedup.clone(), as_ids(&kept_before, key)?));
+        let (schema, elected) = self.collect(chain).await?;
+        let elected = table::concatenated(&schema, &elected)?;
+        Ok(Decided { input, settled: table::projected(&elected, &columns::settled_sample())? })
+    }
+
+    /// The bank of a window in the order of its rows' places, and the licences of the samples that are kept.
+    async fn bank_and_licenses(
+        &self,
+        units: &[UnitRecord],
+        settled: &RecordBatch,
+        blocklist: &Blocklist,
+    ) -> Result<(RecordBatch, BTreeMap<String, u64>)> {
+        let (mut bank, mut licenses, mut seen) = (Vec::new(), BTreeMap::new(), 0);
+        for unit in units {
+            let prepared = table::concatenated(&columns::prepared_sample(), &self.units.read(unit, Table::Prepared).await?)?;
+            let prepared = blocklist.without_blocked(prepared)?;
+            let decided = settled.slice(seen, prepared.num_rows().min(settled.num_rows() - seen));
+            seen += decided.num_rows();
+            let prepared = with_decisions(&prepared, &decided, unit)?;
+            count_licenses(&mut licenses, &table::filtered(&prepared, &kept_rows(&prepared)?)?)?;
+            let rows = Chain::new(Head::Batches(prepared.schema(), vec![prepared])).map(Index);
+            bank.extend(self.collect(rows).await?.1);
+        }
+        Ok((by_place(&bank, self.config.dataset.seed)?, licenses))
     }
 
     /// Runs a chain over batches that are there already; returns what it sends with its schema.
-    pub(super) async fn collect(&self, chain: Chain) -> Result<(arrow::datatypes::SchemaRef, Vec<RecordBatch>)> {
+    pub(super) async fn collect(&self, chain: Chain) -> Result<(SchemaRef, Vec<RecordBatch>)> {
         let schema = chain.output_schema()?;
         let mut batches = Vec::new();
         let collect = |batch| {
@@ -71,6 +141,17 @@ impl Worker {
     }
 }
 
+/// What was kept before, as `dedup` takes it.
+fn as_ids(kept: &[Kept], key: DedupKey) -> Result<RecordBatch> {
+    let settled = columns::settled_sample();
+    let field = |name| settled.field_with_name(name).cloned().expect("a column of settled samples");
+    let schema = Arc::new(Schema::new(IDS.map(field).to_vec()));
+    // By samples, nobody looks at the image.
+    let image = |row: &Kept| if key == DedupKey::Image { row.shared } else { Id::default() };
+    let ids: Vec<Ids> = kept.iter().map(|row| Ids { sample_id: SampleId(row.sample), image_id: ImageId(image(row)) }).collect();
+    Ok(rows::write(&schema, &ids)?)
+}
+
 fn with_unit(batch: &RecordBatch, unit: u32) -> Result<RecordBatch> {
     let mut fields = batch.schema().fields().to_vec();
     fields.push(Arc::new(Field::new(columns::UNIT, DataType::UInt32, false)));
@@ -79,23 +160,37 @@ fn with_unit(batch: &RecordBatch, unit: u32) -> Result<RecordBatch> {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(|source| PipelineError::Arrow { what: "a prepared batch", source })
 }
 
+/// `prepared`, all of a unit that is not blocked, with what was decided about its rows.
+fn with_decisions(prepared: &RecordBatch, decided: &RecordBatch, unit: &UnitRecord) -> Result<RecordBatch> {
+    let id = |batch: &RecordBatch| -> Result<_> { Ok(Arc::clone(batch.column(rows::position(&batch.schema(), columns::SAMPLE_ID)?))) };
+    if id(prepared)? != id(decided)? {
+        let location = unit_path(SegmentName::Prepare, unit.key);
+        return Err(PipelineError::Damaged { location, problem: "its table of samples holds others than a moment ago".into() });
+    }
+    let mut fields = prepared.schema().fields().to_vec();
+    let mut arrays = prepared.columns().to_vec();
+    for field in [columns::split(), columns::duplicate_of()] {
+        arrays.push(Arc::clone(decided.column(rows::position(&decided.schema(), field.name())?)));
+        fields.push(field);
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(|source| PipelineError::Arrow { what: "a settled batch", source })
+}
+
 /// Which rows are no duplicates.
-pub(super) fn kept_rows(settled: &RecordBatch) -> Result<BooleanArray> {
+fn kept_rows(settled: &RecordBatch) -> Result<BooleanArray> {
     let duplicate_of = settled.column(rows::position(&settled.schema(), columns::DUPLICATE_OF)?);
     Ok((0..settled.num_rows()).map(|row| Some(duplicate_of.is_null(row))).collect())
 }
 
-fn licenses(kept: &RecordBatch) -> Result<BTreeMap<String, u64>> {
+fn count_licenses(counts: &mut BTreeMap<String, u64>, kept: &RecordBatch) -> Result<()> {
     #[derive(Deserialize)]
     struct Row {
         annotations: Annotations,
     }
-    let mut counts = BTreeMap::new();
-    if kept.num_rows() == 0 {
-        return Ok(counts);
+    if kept.num_rows() > 0 {
+        for row in rows::read::<Row>(kept, &[columns::ANNOTATIONS])? {
+            *counts.entry(row.annotations.license.unwrap_or_else(|| "unknown".into())).or_default() += 1;
+        }
     }
-    for row in rows::read::<Row>(kept, &[columns::ANNOTATIONS])? {
-        *counts.entry(row.annotations.license.unwrap_or_else(|| "unknown".into())).or_default() += 1;
-    }
-    Ok(counts)
+    Ok(())
 }

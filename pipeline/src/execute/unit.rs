@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::unit_path;
 use crate::error::{PipelineError, Result};
 use crate::store::{Created, Store};
-use crate::table;
+use crate::table::{self, Layout};
 
 /// Columns of [`cm3flow_schemas::document::Document`].
 pub(crate) const DOCUMENT_COLUMNS: [&str; 9] = [
@@ -79,10 +79,16 @@ impl UnitStore {
 
     /// Writes a table of a unit that is being made and lists it in `record`.
     pub(crate) async fn put(&self, record: &mut UnitRecord, name: Table, rows: &RecordBatch) -> Result<()> {
-        let bytes = table::write(rows, name.name())?;
+        let layout = if name == Table::Bank { Layout::PREFIX } else { Layout::ROWS };
+        self.put_file(record, name.name(), rows, layout).await
+    }
+
+    /// As [`Self::put`], by the name of the file.
+    pub(crate) async fn put_file(&self, record: &mut UnitRecord, name: &str, rows: &RecordBatch, layout: Layout) -> Result<()> {
+        let bytes = table::write_as(layout, rows, name)?;
         let file = UnitFile { digest: Digest::of(&bytes), bytes: bytes.len() as u64, rows: rows.num_rows() as u64 };
         self.store.create_content(&file_path(record, &file), bytes).await?;
-        record.files.insert(name.name().to_owned(), file);
+        record.files.insert(name.to_owned(), file);
         Ok(())
     }
 
@@ -98,6 +104,11 @@ impl UnitStore {
 
     /// Rows of a table of a committed unit.
     pub(crate) async fn read(&self, record: &UnitRecord, name: Table) -> Result<Vec<RecordBatch>> {
+        self.read_file(record, name.name()).await
+    }
+
+    /// As [`Self::read`], by the name of the file.
+    pub(crate) async fn read_file(&self, record: &UnitRecord, name: &str) -> Result<Vec<RecordBatch>> {
         let file = file_of(record, name)?;
         let path = file_path(record, file);
         table::read(self.store.get_checked(&path, file.digest).await?, &path)
@@ -110,8 +121,24 @@ impl UnitStore {
         name: Table,
         names: &[&str],
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let file = file_of(record, name)?;
+        let file = file_of(record, name.name())?;
         table::columns_of(self.store.objects(), &file_path(record, file), file.bytes, names).await
+    }
+
+    /// Streams what of a file of sorted ids may hold one of `wanted`, which ascend.
+    pub(crate) async fn row_groups_with(
+        &self,
+        record: &UnitRecord,
+        name: &str,
+        wanted: &[[u8; 16]],
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let file = file_of(record, name)?;
+        table::row_groups_with(self.store.objects(), &file_path(record, file), file.bytes, wanted).await
+    }
+
+    /// Number of rows of a file of a committed unit.
+    pub(crate) fn rows_of(record: &UnitRecord, name: &str) -> Result<u64> {
+        file_of(record, name).map(|file| file.rows)
     }
 }
 
@@ -150,6 +177,11 @@ impl<'a> WindowTables<'a> {
             }
         }
         Ok(())
+    }
+
+    /// All windows.
+    pub(crate) fn all(&self) -> Range<usize> {
+        0..self.windows.len()
     }
 
     /// Places of all units of `segment` in `windows`, in order.
@@ -211,7 +243,7 @@ impl<'a> WindowTables<'a> {
         for window in windows {
             for unit in 0..self.windows[window].keys.get(segment.name()).map_or(0, Vec::len) {
                 if let Some(record) = self.record(segment, UnitPlace { window, unit }).await? {
-                    rows += file_of(&record, table)?.rows;
+                    rows += UnitStore::rows_of(&record, table.name())?;
                 }
             }
         }
@@ -249,10 +281,10 @@ impl<'a> WindowTables<'a> {
     }
 }
 
-fn file_of(record: &UnitRecord, name: Table) -> Result<&UnitFile> {
-    record.files.get(name.name()).ok_or_else(|| PipelineError::Damaged {
+fn file_of<'r>(record: &'r UnitRecord, name: &str) -> Result<&'r UnitFile> {
+    record.files.get(name).ok_or_else(|| PipelineError::Damaged {
         location: unit_path(record.segment, record.key),
-        problem: format!("it lists no table {}", name.name()),
+        problem: format!("it lists no table {name}"),
     })
 }
 

@@ -8,16 +8,18 @@ use std::sync::Arc;
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_stages::ChannelLimits;
-use cm3flow_stages::index::Bank;
 use cm3flow_stages::instruct::InstructContext;
 use tokio::sync::Mutex;
+use tracing::Instrument;
 
+use super::bank::WindowBank;
 use super::task::{UnitTask, WindowTask};
 use super::{UnitStore, unit_path};
 use crate::artefact::Artefacts;
 use crate::blocklist::Blocklist;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
+use crate::events::Event;
 use crate::progress::Progress;
 use crate::store::Store;
 
@@ -29,8 +31,8 @@ pub(crate) struct Worker {
     pub(super) instruct: Arc<InstructContext>,
     pub(super) progress: Progress,
     pub(super) limits: ChannelLimits,
-    /// The bank of the window that is composed, by its settle key: its units share it.
-    bank: Mutex<Option<(Digest, Arc<Bank>)>>,
+    /// The bank of the window that is composed.
+    pub(super) bank: Mutex<Option<WindowBank>>,
 }
 
 impl Worker {
@@ -61,16 +63,33 @@ impl Worker {
 
     /// The record of the unit of `task`, which is made if it is not there.
     pub(crate) async fn work(&self, task: &UnitTask) -> Result<UnitRecord> {
-        if let Some(record) = self.find(task).await? {
-            return Ok(record);
+        match self.find(task).await? {
+            Some(record) => Ok(record),
+            None => self.make(task).await,
         }
-        match task {
-            UnitTask::Found { segment, key } => self.input(*segment, *key).await,
-            UnitTask::Prepare { key, source } => self.prepare(source, *key).await,
-            UnitTask::Settle(window) => self.settle(window).await,
-            UnitTask::Compose { window, place } => self.compose(window, *place).await,
-            UnitTask::Pack { window, split } => self.pack(window, *split).await,
+    }
+
+    /// Makes the unit of `task`, which is not there.
+    pub(crate) async fn make(&self, task: &UnitTask) -> Result<UnitRecord> {
+        let making = async {
+            match task {
+                UnitTask::Found { segment, key } => self.input(*segment, *key).await,
+                UnitTask::Prepare { key, source } => self.prepare(source, *key).await,
+                UnitTask::Settle(window) => self.settle(window).await,
+                UnitTask::Compose { window, place } => self.compose(window, *place).await,
+                UnitTask::Pack { window, split } => self.pack(window, *split).await,
+            }
+        };
+        making.instrument(tracing::error_span!("unit", segment = task.segment().name(), key = %task.key())).await
+    }
+
+    /// Makes a unit visible. If another attempt made it first, that one stays, and it is told if it is not the same.
+    pub(super) async fn commit(&self, record: UnitRecord) -> Result<UnitRecord> {
+        let kept = self.units.commit(record.clone()).await?;
+        if kept != record {
+            self.progress.tell(Event::UnitDiscarded { segment: record.segment, key: record.key });
         }
+        Ok(kept)
     }
 
     /// The record of the unit of `task` if it is there.
@@ -92,20 +111,5 @@ impl Worker {
     /// What is blocked for `window`.
     pub(super) async fn blocklist(&self, window: &WindowTask) -> Result<Blocklist> {
         Blocklist::read(self.units.store(), &self.config.dataset.name, window.blocklist).await
-    }
-
-    /// The bank of `window`. Only one window is composed at a time, so one is kept.
-    pub(super) async fn bank(&self, window: &WindowTask, settled: &UnitRecord) -> Result<Arc<Bank>> {
-        let mut kept = self.bank.lock().await;
-        if let Some((settle, bank)) = &*kept
-            && *settle == window.keys.settle
-        {
-            return Ok(Arc::clone(bank));
-        }
-        // The one before is let go first: two of them need not fit.
-        *kept = None;
-        let bank = Arc::new(self.history(window).bank(settled, &self.blocklist(window).await?, &self.config).await?);
-        *kept = Some((window.keys.settle, Arc::clone(&bank)));
-        Ok(bank)
     }
 }

@@ -185,7 +185,7 @@ pub(super) enum RunState {
     Ended,
     /// It wrote something, but what it will need is not known yet.
     Unplanned,
-    /// It wrote something lately; with its plan, unless it only trained.
+    /// It wrote something lately; with its plan, unless it only trained or had nothing to do.
     Running(Option<PlanRecord>),
 }
 
@@ -193,15 +193,16 @@ pub(super) enum RunState {
 pub(super) async fn runs(store: &Store, cutoff: DateTime<Utc>) -> Result<Vec<(String, RunState)>> {
     let mut runs = Vec::new();
     for run in store.names("runs").await? {
-        let (mut is_young, mut is_reported) = (false, false);
+        let (mut is_young, mut is_at_work) = (false, false);
         let mut entries = store.entries(&format!("runs/{run}"));
         while let Some(entry) = entries.try_next().await? {
             is_young |= entry.last_modified >= cutoff;
-            is_reported |= entry.location.filename() == Some("report.html");
+            // A run that has ended has no heartbeats.
+            is_at_work |= entry.location.as_ref().starts_with(&format!("runs/{run}/heartbeat/"));
         }
         let state = if is_young {
             match plan_of(store, &run).await? {
-                None if !is_reported => RunState::Unplanned,
+                None if is_at_work => RunState::Unplanned,
                 plan => RunState::Running(plan),
             }
         } else {

@@ -141,8 +141,8 @@ async fn checkpoints(store: &Store, marked: &Marked, cutoff: DateTime<Utc>) -> R
     Ok(garbage)
 }
 
-/// What ended runs left. Reports of versions that stay are kept, with the plan that says which version it was; so are reports of runs
-/// that only trained.
+/// What ended runs left. Reports and events of versions that stay are kept, with the plan that says which version it was; so are those of runs
+/// that only trained. A run that left nothing but events had nothing to do.
 async fn old_runs(store: &Store, marked: &Marked, cutoff: DateTime<Utc>) -> Result<Vec<ObjectMeta>> {
     let mut garbage = Vec::new();
     for (run, state) in runs(store, cutoff).await? {
@@ -150,11 +150,12 @@ async fn old_runs(store: &Store, marked: &Marked, cutoff: DateTime<Utc>) -> Resu
             continue;
         }
         let plan = plan_of(store, &run).await?;
-        let is_kept = plan.is_none_or(|plan| marked.versions.contains(&(plan.dataset, plan.version)));
         let objects: Vec<ObjectMeta> = store.entries(&format!("runs/{run}")).try_collect().await?;
-        let is_plan = |path: &str| path.strip_prefix(&format!("runs/{run}/plan/")).is_some();
-        let is_told = |object: &ObjectMeta| object.location.filename() == Some("report.html") || is_plan(object.location.as_ref());
-        let stays = |object: &ObjectMeta| is_kept && is_told(object);
+        let is_report = |object: &ObjectMeta| object.location.filename() == Some("report.html");
+        let is_kept = plan.map_or_else(|| objects.iter().any(is_report), |plan| marked.versions.contains(&(plan.dataset, plan.version)));
+        let folders = ["plan", "events"].map(|folder| format!("runs/{run}/{folder}/"));
+        let is_told = |object: &ObjectMeta| folders.iter().any(|folder| object.location.as_ref().starts_with(folder));
+        let stays = |object: &ObjectMeta| is_kept && (is_report(object) || is_told(object));
         garbage.extend(objects.into_iter().filter(|object| !stays(object)));
     }
     Ok(garbage)

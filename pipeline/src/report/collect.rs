@@ -1,6 +1,7 @@
 //! Collects what the page shows from the store, and the photos from their sources.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::ControlFlow;
 
 use cm3flow_schemas::document::{Document, Modality, Role};
 use cm3flow_schemas::pack::{PackStatistics, ShardEntry, TaskStatistics};
@@ -9,7 +10,6 @@ use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::window::SourceUnit;
 use cm3flow_schemas::{ImageId, SampleId, columns, rows};
 use cm3flow_stages::eval::{perplexity, psnr};
-use cm3flow_stages::index::BankRow;
 use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::read::{BlockReader, read_packs};
 use serde::Deserialize;
@@ -209,10 +209,8 @@ async fn neighbours(subject: &Subject<'_>, units: &WindowTables<'_>, prepared: &
         .into_iter()
         .filter_map(|query| Some((*query, prepared.iter().find(|sample| sample.sample_id == query.sample_id)?)))
         .collect();
-    let names = [columns::SAMPLE_ID, columns::IMAGE_ID, "captions", "codes", columns::EMBEDDING];
-    let bank: Vec<BankRow> =
-        if queries.is_empty() { Vec::new() } else { units.rows(SegmentName::Settle, Table::Bank, &names, usize::MAX).await? };
-    let bank: HashMap<SampleId, BankRow> = bank.into_iter().map(|row| (row.sample_id, row)).collect();
+    let wanted = queries.iter().flat_map(|(document, _)| &document.retrieved).map(|neighbour| neighbour.sample_id).collect();
+    let bank = banked(units, wanted).await?;
     let side = subject.artefacts.image_spec.side_px;
     let mut gallery = Vec::new();
     for (document, sample) in queries {
@@ -229,6 +227,43 @@ async fn neighbours(subject: &Subject<'_>, units: &WindowTables<'_>, prepared: &
         gallery.push(Query { caption: sample.caption(), image, found: shown });
     }
     Ok(gallery)
+}
+
+/// A sample of the bank.
+#[derive(Deserialize)]
+struct Banked {
+    sample_id: SampleId,
+    captions: Vec<String>,
+    codes: Vec<u32>,
+}
+
+/// The rows of `wanted` samples in the banks of all windows. Only banks that hold one are fetched as a whole.
+async fn banked(units: &WindowTables<'_>, mut wanted: HashSet<SampleId>) -> Result<HashMap<SampleId, Banked>> {
+    #[derive(Deserialize)]
+    struct Id {
+        sample_id: SampleId,
+    }
+    const BANK: (SegmentName, Table) = (SegmentName::Settle, Table::Bank);
+    let mut found = HashMap::new();
+    for place in units.places(SegmentName::Settle, units.all()) {
+        if wanted.is_empty() {
+            break;
+        }
+        let mut is_here = false;
+        let look = |row: Id| {
+            is_here |= wanted.contains(&row.sample_id);
+            if is_here { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let _ = units.visit_unit(BANK, place, &[columns::SAMPLE_ID], look).await?;
+        if is_here {
+            let names = [columns::SAMPLE_ID, columns::CAPTIONS, columns::CODES];
+            for row in units.wanted(BANK, place, &names, |row: &Banked| wanted.contains(&row.sample_id)).await? {
+                wanted.remove(&row.sample_id);
+                found.insert(row.sample_id, row);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// The first document of every task that has masked spans, or else the first of the task.

@@ -51,6 +51,7 @@ impl Resilient {
         request: impl Fn() -> F,
     ) -> Result<T> {
         loop {
+            attempts.count();
             match within(limit, request()).await {
                 Ok(done) => return Ok(done),
                 Err(error) => attempts.pause(error).await?,
@@ -68,6 +69,7 @@ impl Resilient {
         let mut attempts = Attempts::new(self.policy, "create", location.as_ref());
         let limit = self.upload_limit(&payload);
         loop {
+            attempts.count();
             let error = match within(limit, self.inner.put_opts(location, payload.clone(), options.clone())).await {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
@@ -114,6 +116,7 @@ impl Resilient {
     async fn delete_one(&self, location: &Path) -> Result<()> {
         let mut attempts = Attempts::new(self.policy, "delete", location.as_ref());
         loop {
+            attempts.count();
             match within(self.policy.stall, self.inner.delete(location)).await {
                 Ok(()) => return Ok(()),
                 // An attempt that was taken for failed has deleted it.
@@ -239,7 +242,8 @@ struct Listed {
 }
 
 impl Listed {
-    fn restart(&mut self) {
+    fn restart(&mut self, is_retry: bool) {
+        super::requests::count("list", is_retry);
         let (inner, prefix) = (&self.store.inner, self.prefix.as_ref());
         self.stream = self.last.as_ref().map_or_else(|| inner.list(prefix), |last| inner.list_with_offset(prefix, last));
     }
@@ -260,14 +264,14 @@ impl Listed {
                 Err(error) if !self.resumes => return Err(error),
                 Err(error) => attempts.pause(error).await?,
             }
-            self.restart();
+            self.restart(true);
         }
     }
 }
 
 fn listed(store: Resilient, prefix: Option<Path>, last: Option<Path>) -> BoxStream<'static, Result<ObjectMeta>> {
     let mut listed = Listed { store, prefix, last, stream: futures::stream::empty().boxed(), resumes: true };
-    listed.restart();
+    listed.restart(false);
     futures::stream::try_unfold(listed, |mut listed| async move { listed.next().await.map(|object| Some((object?, listed))) }).boxed()
 }
 

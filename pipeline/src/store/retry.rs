@@ -9,6 +9,8 @@ use object_store::client::{HttpError, HttpErrorKind};
 use thiserror::Error;
 use tokio::time::Instant;
 
+use super::requests;
+
 /// When requests are tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
@@ -153,6 +155,11 @@ pub(super) struct Attempts<'a> {
 impl<'a> Attempts<'a> {
     pub(super) fn new(policy: RetryPolicy, action: &'static str, location: &'a str) -> Self {
         Self { policy, action, location, began: Instant::now(), failed: 0 }
+    }
+
+    /// Counts an attempt that is about to be made, for metrics.
+    pub(super) fn count(&self) {
+        requests::count(self.action, self.failed > 0);
     }
 
     /// Whether an attempt has failed already.

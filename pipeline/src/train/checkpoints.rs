@@ -9,6 +9,8 @@ use tokio::runtime::Handle;
 
 use super::TrainOutcome;
 use crate::error::{PipelineError, Result};
+use crate::events::Event;
+use crate::progress::Progress;
 use crate::store::{Store, record_bytes};
 
 /// File that lists the others with their digests: written last.
@@ -25,6 +27,8 @@ pub struct Checkpoints {
     runtime: Handle,
     /// Steps since the last checkpoint.
     pending: Arc<Mutex<Vec<StepReport>>>,
+    /// Who is told of checkpoints.
+    progress: Option<Progress>,
 }
 
 impl Checkpoints {
@@ -32,7 +36,13 @@ impl Checkpoints {
     /// outside of it.
     #[must_use]
     pub fn new(store: Store, dataset: &str, key: Digest, runtime: Handle) -> Self {
-        Self { store, key, folder: format!("checkpoints/{dataset}/{key}"), runtime, pending: Arc::default() }
+        Self { store, key, folder: format!("checkpoints/{dataset}/{key}"), runtime, pending: Arc::default(), progress: None }
+    }
+
+    /// Tells `progress` of each checkpoint.
+    #[must_use]
+    pub fn with_progress(self, progress: &Progress) -> Self {
+        Self { progress: Some(progress.clone()), ..self }
     }
 
     /// Folder of the training in the store.
@@ -79,6 +89,9 @@ impl Checkpoints {
         }
         // An attempt that was broken off may have left files of other bytes; the first complete one counts.
         self.store.create_record(&format!("{}/{step}/{COMPLETE}", self.folder), &digests).await?;
+        if let Some(progress) = &self.progress {
+            progress.tell(Event::CheckpointWritten { step, path: format!("{}/{step}", self.folder) });
+        }
         Ok(())
     }
 

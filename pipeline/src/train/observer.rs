@@ -3,20 +3,24 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cm3flow_model::train::TrainObserver;
+use cm3flow_model::train::{TrainConfig, TrainObserver};
 use cm3flow_schemas::DynError;
 use cm3flow_schemas::traits::{LanguageModel, ReaderState, StepReport};
 
 use super::{Checkpoints, Training};
 use crate::evaluate::Evaluator;
+use crate::events::Event;
 use crate::follow::Feed;
-use crate::progress::Activity;
+use crate::progress::{Activity, Progress};
 
 /// Watches one training.
 pub(super) struct Watcher {
     checkpoints: Checkpoints,
     evaluator: Evaluator,
     activity: Activity,
+    progress: Progress,
+    steps: u64,
+    log_every: u64,
     stop: Arc<AtomicBool>,
     feed: Feed,
 }
@@ -24,15 +28,21 @@ pub(super) struct Watcher {
 impl Watcher {
     pub(super) fn new(training: &Training, checkpoints: Checkpoints, evaluator: Evaluator) -> Self {
         let activity = training.progress.activity("train", training.train.steps);
-        Self { checkpoints, evaluator, activity, stop: Arc::clone(&training.stop), feed: training.feed.clone() }
+        let (progress, TrainConfig { steps, log_every, .. }) = (training.progress.clone(), &training.train);
+        let (steps, log_every) = (*steps, *log_every);
+        Self { checkpoints, evaluator, activity, progress, steps, log_every, stop: Arc::clone(&training.stop), feed: training.feed.clone() }
     }
 }
 
 impl TrainObserver for Watcher {
     fn step(&mut self, report: &StepReport, _reader: &ReaderState) -> Result<(), DynError> {
         self.checkpoints.record(*report);
-        let loss = report.losses.mean_of_all().unwrap_or(f64::NAN);
-        self.activity.set(report.step, &format!("loss {loss:.3}"));
+        let (StepReport { step, gradient_norm, .. }, loss, steps) = (*report, report.losses.mean_of_all(), self.steps);
+        self.activity.set(step, &format!("loss {:.3}", loss.unwrap_or(f64::NAN)));
+        // Not every step: a training of a million would fill the events file with them.
+        if step == steps || (self.log_every > 0 && step.is_multiple_of(self.log_every)) {
+            self.progress.tell(Event::TrainingStep { step, steps, loss, gradient_norm });
+        }
         Ok(())
     }
 

@@ -1,28 +1,14 @@
 //! The bank in memory, and search over it.
 
-use arrow::array::RecordBatch;
-use cm3flow_schemas::digest::PartHasher;
-use cm3flow_schemas::rows;
-use cm3flow_schemas::{ImageId, SampleId, SchemaError, columns};
+use arrow::array::{AsArray, RecordBatch, StringArray};
+use arrow::buffer::{OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{ArrowNativeType, Float32Type, UInt32Type};
+use cm3flow_schemas::rows::position;
+use cm3flow_schemas::{ImageId, SampleId, SchemaError, columns, rows};
 use rayon::prelude::*;
 use serde::Deserialize;
 
 use crate::embed::normalize;
-
-/// A sample that may be retrieved.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct BankRow {
-    /// The sample.
-    pub sample_id: SampleId,
-    /// Its main image.
-    pub image_id: ImageId,
-    /// Its captions.
-    pub captions: Vec<String>,
-    /// Codes of its main image.
-    pub codes: Vec<u32>,
-    /// Embedding of the pair, of unit length.
-    pub embedding: Vec<f32>,
-}
 
 /// A row that search found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,10 +19,45 @@ pub struct Hit {
     pub similarity: f32,
 }
 
-/// Rows that may be retrieved.
+/// Rows that may be retrieved: the columns of their batches as they are, so that each value is held once.
 #[derive(Debug, Default)]
 pub struct Bank {
-    rows: Vec<BankRow>,
+    parts: Vec<Part>,
+    sample_ids: Vec<SampleId>,
+    image_ids: Vec<ImageId>,
+    /// Rows by ascending sample id.
+    by_id: Vec<u32>,
+}
+
+/// Columns of one batch.
+#[derive(Debug)]
+struct Part {
+    /// Row of the bank that its first row is.
+    first: usize,
+    /// Captions of all rows, one after another, and where those of each row begin.
+    captions: StringArray,
+    caption_offsets: OffsetBuffer<i32>,
+    codes: Lists<u32>,
+    embeddings: Lists<f32>,
+}
+
+/// A column of lists of plain values.
+#[derive(Debug)]
+struct Lists<T: ArrowNativeType> {
+    values: ScalarBuffer<T>,
+    offsets: OffsetBuffer<i32>,
+}
+
+impl<T: ArrowNativeType> Lists<T> {
+    fn get(&self, row: usize) -> &[T] {
+        &self.values[self.offsets[row] as usize..self.offsets[row + 1] as usize]
+    }
+}
+
+#[derive(Deserialize)]
+struct Ids {
+    sample_id: SampleId,
+    image_id: ImageId,
 }
 
 /// Normalised average of both embeddings; one alone if the other is empty or zero.
@@ -65,47 +86,134 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + tail
 }
 
+impl Part {
+    /// Columns of a [`columns::bank_sample`].
+    fn try_new(first: usize, batch: &RecordBatch) -> Result<Self, SchemaError> {
+        let list = |name| position(&batch.schema(), name).map(|column| batch.column(column).as_list::<i32>().clone());
+        let (captions, codes, embeddings) = (list(columns::CAPTIONS)?, list(columns::CODES)?, list(columns::EMBEDDING)?);
+        Ok(Self {
+            first,
+            captions: captions.values().as_string::<i32>().clone(),
+            caption_offsets: captions.offsets().clone(),
+            codes: Lists { values: codes.values().as_primitive::<UInt32Type>().values().clone(), offsets: codes.offsets().clone() },
+            embeddings: Lists {
+                values: embeddings.values().as_primitive::<Float32Type>().values().clone(),
+                offsets: embeddings.offsets().clone(),
+            },
+        })
+    }
+
+    fn rows(&self) -> usize {
+        self.caption_offsets.len() - 1
+    }
+}
+
 impl Bank {
-    /// A bank of at most `max_rows` rows from the rows of windows, oldest window first: the newest windows whole, and of the first one
-    /// that does not fit whole those rows whose keyed hash is smallest.
+    /// The bank of all rows of `batches`, in their order.
     ///
     /// # Errors
     /// [`SchemaError`] if a batch is no [`columns::bank_sample`].
-    pub fn from_windows(windows: &[Vec<RecordBatch>], max_rows: usize, seed: u64) -> Result<Self, SchemaError> {
-        let wanted: Vec<&str> = vec![columns::SAMPLE_ID, columns::IMAGE_ID, "captions", "codes", columns::EMBEDDING];
+    pub fn try_new<'b>(batches: impl IntoIterator<Item = &'b RecordBatch>) -> Result<Self, SchemaError> {
         let mut bank = Self::default();
-        for batches in windows.iter().rev() {
-            let room = max_rows - bank.rows.len();
-            if room == 0 {
-                break;
+        for batch in batches {
+            rows::require(&batch.schema(), columns::bank_sample().fields())?;
+            bank.parts.push(Part::try_new(bank.len(), batch)?);
+            for Ids { sample_id, image_id } in rows::read(batch, &[columns::SAMPLE_ID, columns::IMAGE_ID])? {
+                bank.sample_ids.push(sample_id);
+                bank.image_ids.push(image_id);
             }
-            let mut rows: Vec<BankRow> = Vec::new();
-            for batch in batches {
-                rows.extend(rows::read::<BankRow>(batch, &wanted)?);
-            }
-            if rows.len() > room {
-                rows.sort_by_key(|row| PartHasher::new("bank").part(&seed.to_le_bytes()).part(&row.sample_id.0).id());
-                rows.truncate(room);
-            }
-            bank.rows.extend(rows);
         }
+        bank.by_id = (0..bank.len() as u32).collect();
+        let ids = &bank.sample_ids;
+        bank.by_id.sort_unstable_by_key(|&row| ids[row as usize]);
         Ok(bank)
     }
 
-    /// Its rows.
+    /// Number of rows.
     #[must_use]
-    pub fn rows(&self) -> &[BankRow] {
-        &self.rows
+    pub fn len(&self) -> usize {
+        self.sample_ids.len()
+    }
+
+    /// Whether there are no rows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sample_ids.is_empty()
+    }
+
+    /// The sample of `row`.
+    #[must_use]
+    pub fn sample_id(&self, row: usize) -> SampleId {
+        self.sample_ids[row]
+    }
+
+    /// The main image of `row`.
+    #[must_use]
+    pub fn image_id(&self, row: usize) -> ImageId {
+        self.image_ids[row]
+    }
+
+    /// The row of `sample`, if it is in the bank.
+    #[must_use]
+    pub fn row_of(&self, sample: SampleId) -> Option<usize> {
+        let found = self.by_id.binary_search_by_key(&sample, |&row| self.sample_ids[row as usize]);
+        found.ok().map(|place| self.by_id[place] as usize)
+    }
+
+    /// The part that holds `row`, and which of its rows that is.
+    fn part_of(&self, row: usize) -> (&Part, usize) {
+        let part = &self.parts[self.parts.partition_point(|part| part.first <= row) - 1];
+        (part, row - part.first)
+    }
+
+    /// Number of captions of `row`.
+    #[must_use]
+    pub fn caption_count(&self, row: usize) -> usize {
+        let (part, row) = self.part_of(row);
+        (part.caption_offsets[row + 1] - part.caption_offsets[row]) as usize
+    }
+
+    /// Caption `number` of `row`, counted from 0.
+    #[must_use]
+    pub fn caption(&self, row: usize, number: usize) -> &str {
+        let (part, row) = self.part_of(row);
+        part.captions.value(part.caption_offsets[row] as usize + number)
+    }
+
+    /// Codes of the main image of `row`.
+    #[must_use]
+    pub fn codes(&self, row: usize) -> &[u32] {
+        let (part, row) = self.part_of(row);
+        part.codes.get(row)
+    }
+
+    /// Whether `row` has captions and codes.
+    #[must_use]
+    pub fn has_both(&self, row: usize) -> bool {
+        self.caption_count(row) > 0 && !self.codes(row).is_empty()
+    }
+
+    /// Embedding of the pair of `row`, of unit length.
+    #[must_use]
+    pub fn embedding(&self, row: usize) -> &[f32] {
+        let (part, row) = self.part_of(row);
+        part.embeddings.get(row)
     }
 
     /// The `count` rows with the largest inner product with `query`, best first; of equal ones the smaller sample id is first. Exact.
     #[must_use]
     pub fn search(&self, query: &[f32], count: usize) -> Vec<Hit> {
-        let score = |(row, found): (usize, &BankRow)| Hit { row, similarity: dot(&found.embedding, query) };
-        let mut hits: Vec<Hit> = self.rows.par_iter().enumerate().map(score).collect();
-        let better = |a: &Hit, b: &Hit| {
-            b.similarity.total_cmp(&a.similarity).then_with(|| self.rows[a.row].sample_id.cmp(&self.rows[b.row].sample_id))
+        let of_part = |part: &Part| {
+            let scored = (0..part.rows()).map(|row| Hit { row: part.first + row, similarity: dot(part.embeddings.get(row), query) });
+            self.best(scored.collect(), count)
         };
+        self.best(self.parts.par_iter().flat_map_iter(of_part).collect(), count)
+    }
+
+    /// The best `count` of `hits`, best first.
+    fn best(&self, mut hits: Vec<Hit>, count: usize) -> Vec<Hit> {
+        let better =
+            |a: &Hit, b: &Hit| b.similarity.total_cmp(&a.similarity).then_with(|| self.sample_ids[a.row].cmp(&self.sample_ids[b.row]));
         if hits.len() > count && count > 0 {
             hits.select_nth_unstable_by(count - 1, better);
         }
@@ -117,6 +225,6 @@ impl Bank {
     /// Inner product of two rows.
     #[must_use]
     pub fn similarity(&self, a: usize, b: usize) -> f32 {
-        dot(&self.rows[a].embedding, &self.rows[b].embedding)
+        dot(self.embedding(a), self.embedding(b))
     }
 }

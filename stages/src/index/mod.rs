@@ -3,6 +3,7 @@
 //! Last stage of `settle`. Held-out samples and duplicates enter no bank.
 
 mod bank;
+mod bounded;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -13,13 +14,14 @@ use cm3flow_schemas::{ImageId, SampleId, SchemaError};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use bank::dot;
-pub use bank::{Bank, BankRow, Hit, pair_embedding};
+pub use bank::{Bank, Hit, pair_embedding};
+pub use bounded::{BoundedBank, WindowRows, by_place};
 
 use crate::error::{Result, StageError};
 use crate::stage::Transform;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = 2;
 /// The stage's name.
 pub const NAME: &str = "index";
 

@@ -9,7 +9,6 @@ mod config;
 mod record;
 mod template;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -26,7 +25,7 @@ pub use config::InstructConfig;
 pub use template::{Templates, default_templates};
 
 use crate::error::{Result, StageError};
-use crate::index::{Bank, BankRow};
+use crate::index::Bank;
 use crate::mask::MaskConfig;
 use crate::stage::Transform;
 use crate::tokenize::TextTokenizer;
@@ -58,7 +57,6 @@ pub struct Instruct {
     context: Arc<InstructContext>,
     templates: Templates,
     bank: Arc<Bank>,
-    bank_rows: HashMap<SampleId, usize>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -88,13 +86,8 @@ struct Out {
 impl Instruct {
     /// Makes documents by `templates`; neighbours are looked up in `bank`.
     #[must_use]
-    pub fn new(context: Arc<InstructContext>, templates: Templates, bank: Arc<Bank>) -> Self {
-        let bank_rows = bank.rows().iter().enumerate().map(|(index, row)| (row.sample_id, index)).collect();
-        Self { context, templates, bank, bank_rows }
-    }
-
-    fn retrieved(&self, sample: SampleId) -> Option<&BankRow> {
-        self.bank_rows.get(&sample).map(|&row| &self.bank.rows()[row])
+    pub const fn new(context: Arc<InstructContext>, templates: Templates, bank: Arc<Bank>) -> Self {
+        Self { context, templates, bank }
     }
 }
 

@@ -8,7 +8,6 @@ use cm3flow_schemas::sample::{LabelledBox, Refusal};
 use super::template::{Each, Part, Task, Values};
 use super::{In, Instruct, NAME, Out};
 use crate::error::{Result, StageError};
-use crate::index::BankRow;
 use crate::mask;
 use crate::tokenize::Unrepresentable;
 
@@ -116,9 +115,9 @@ impl Instruct {
                     // Such a record is refused before it is built.
                     Content::Unrepresentable(_) => {}
                     Content::Retrieved => {
-                        for (_, caption, found) in retrieved {
+                        for (_, caption, codes) in retrieved {
                             builder.text(Role::Retrieved, caption)?;
-                            builder.image(Role::Retrieved, &found.codes)?;
+                            builder.image(Role::Retrieved, codes)?;
                         }
                     }
                 }
@@ -159,20 +158,21 @@ impl Instruct {
             return (drawn, wanted);
         }
         for neighbour in &sample.neighbours {
-            let Some(found) = self.retrieved(neighbour.sample_id) else { continue };
-            let caption = if found.captions.is_empty() { "" } else { found.captions[draws.index(found.captions.len())].as_str() };
+            let Some(row) = self.bank.row_of(neighbour.sample_id) else { continue };
+            let captions = self.bank.caption_count(row);
+            let caption = if captions == 0 { "" } else { self.bank.caption(row, draws.index(captions)) };
             wanted += 1;
             // The record of that sample itself is refused with the reason.
             if let Ok(caption) = self.context.tokenizer.encode(caption) {
-                drawn.push((neighbour.clone(), caption, found));
+                drawn.push((neighbour.clone(), caption, self.bank.codes(row)));
             }
         }
         (drawn, wanted)
     }
 }
 
-/// A neighbour, the tokens of its caption, its row.
-type Retrieved<'s> = (Neighbour, Vec<u32>, &'s BankRow);
+/// A neighbour, the tokens of its caption, the codes of its image.
+type Retrieved<'s> = (Neighbour, Vec<u32>, &'s [u32]);
 
 fn item_count(task: &Task, sample: &In) -> usize {
     match task.each {

@@ -61,7 +61,7 @@ fn bank_of(captions: &[&[&str]]) -> Arc<Bank> {
         embedding: vec![1.0],
     };
     let rows: Vec<Banked> = captions.iter().zip(10..).map(row).collect();
-    Arc::new(Bank::from_windows(&[vec![rows::write(&columns::bank_sample(), &rows).unwrap()]], 100, 1).unwrap())
+    Arc::new(Bank::try_new(&[rows::write(&columns::bank_sample(), &rows).unwrap()]).unwrap())
 }
 
 fn neighbours(ids: &[u8]) -> Vec<Neighbour> {

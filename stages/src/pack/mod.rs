@@ -20,7 +20,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-pub use fit::best_fit_decreasing;
+pub use fit::{Bins, best_fit_decreasing, least_bins};
 pub use withdraw::withdraw;
 
 use crate::channel::{BatchSender, BatchStream};
@@ -28,7 +28,7 @@ use crate::error::{Result, StageError};
 use crate::stage::Stage;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = 2;
 /// The stage's name.
 pub const NAME: &str = "pack";
 /// Packs of a batch sent.
@@ -90,11 +90,12 @@ impl Pack {
         // The opening boundary of the pack is paid once; each document then costs what follows its own.
         let costs: Vec<usize> = documents.iter().map(|document| document.tokens.len() - 1).collect();
         let mut packs: Vec<(u64, PackRow)> = Vec::new();
-        for mut members in best_fit_decreasing(&costs, self.seq_len - 1) {
-            let mut draws = Draws::new(self.seed, NAME, &documents[members[0]].document_id.0);
+        for bin in best_fit_decreasing(&costs, self.seq_len - 1).iter() {
+            let mut members: Vec<&In> = bin.iter().map(|&member| &documents[member as usize]).collect();
+            let mut draws = Draws::new(self.seed, NAME, &members[0].document_id.0);
             let place = draws.next_u64();
             draws.shuffle(&mut members);
-            packs.push((place, self.assemble(members.into_iter().map(|member| &documents[member]))));
+            packs.push((place, self.assemble(members.into_iter())));
         }
         packs.sort_by_key(|(place, _)| *place);
         Ok(packs.into_iter().map(|(_, pack)| pack).collect())

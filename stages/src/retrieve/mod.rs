@@ -24,7 +24,7 @@ use crate::index::{Bank, Hit, pair_embedding};
 use crate::stage::Transform;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = 2;
 /// The stage's name.
 pub const NAME: &str = "retrieve";
 /// Candidates looked at for each query before giving up on finding enough that differ.
@@ -44,7 +44,7 @@ pub struct RetrieveConfig {
     pub max_similarity: f32,
     /// Share of the query's words that are dropped, 0 or more and below 1. Default 0.2.
     pub query_dropout: f64,
-    /// Most rows of the bank, 1 or more. Default 1,000,000.
+    /// Most rows of the bank, 2 or more: half for the newest windows, half for a draw of all earlier ones. Default 1,000,000.
     pub bank_rows: u64,
 }
 
@@ -72,8 +72,8 @@ impl RetrieveConfig {
         if !(0.0..1.0).contains(&self.query_dropout) {
             problems.push(format!("retrieve.query_dropout must be 0 or more and below 1, got {}", self.query_dropout));
         }
-        if self.bank_rows == 0 {
-            problems.push("retrieve.bank_rows must be 1 or more, got 0".into());
+        if self.bank_rows < 2 {
+            problems.push(format!("retrieve.bank_rows must be 2 or more, got {}", self.bank_rows));
         }
         problems
     }
@@ -104,8 +104,10 @@ impl Retrieve {
         let mut draws = Draws::new(self.seed, NAME, &row.sample_id.0);
         draws.shuffle(&mut chosen);
         chosen.truncate(self.config.documents as usize);
-        chosen.sort_by(|a, b| b.similarity.total_cmp(&a.similarity).then(a.row.cmp(&b.row)));
-        chosen.iter().map(|hit| Neighbour { sample_id: self.bank.rows()[hit.row].sample_id, similarity: hit.similarity }).collect()
+        let neighbour = |hit: Hit| Neighbour { sample_id: self.bank.sample_id(hit.row), similarity: hit.similarity };
+        let mut neighbours: Vec<Neighbour> = chosen.into_iter().map(neighbour).collect();
+        neighbours.sort_by(|a, b| b.similarity.total_cmp(&a.similarity).then(a.sample_id.cmp(&b.sample_id)));
+        neighbours
     }
 
     /// Adds up to `wanted` candidates for `query`; similarities are those of the whole pairs.
@@ -114,19 +116,18 @@ impl Retrieve {
             return;
         }
         let mut candidates = self.bank.search(query, CANDIDATES);
-        let lacks_modality = |hit: &Hit| self.bank.rows()[hit.row].captions.is_empty() || self.bank.rows()[hit.row].codes.is_empty();
-        candidates.sort_by_key(lacks_modality);
+        candidates.sort_by_key(|hit| !self.bank.has_both(hit.row));
         let limit = chosen.len() + wanted;
         for candidate in candidates {
             if chosen.len() == limit {
                 return;
             }
-            let found = &self.bank.rows()[candidate.row];
-            let is_itself = found.sample_id == row.sample_id || found.image_id == row.image_id;
-            let similarity = crate::index::dot(&found.embedding, pair);
-            let repeats = |other: &Hit| self.bank.similarity(other.row, candidate.row) > self.config.max_similarity;
+            let found = candidate.row;
+            let is_itself = self.bank.sample_id(found) == row.sample_id || self.bank.image_id(found) == row.image_id;
+            let similarity = crate::index::dot(self.bank.embedding(found), pair);
+            let repeats = |other: &Hit| self.bank.similarity(other.row, found) > self.config.max_similarity;
             if !is_itself && similarity <= self.config.max_similarity && !chosen.iter().any(repeats) {
-                chosen.push(Hit { row: candidate.row, similarity });
+                chosen.push(Hit { row: found, similarity });
             }
         }
     }
@@ -168,7 +169,7 @@ impl Transform for Retrieve {
         let schema_error = |source| StageError::Schema { stage: NAME, source };
         let wanted = [columns::SAMPLE_ID, columns::IMAGE_ID, columns::ANNOTATIONS, columns::TEXT_EMBEDDING, columns::IMAGE_EMBEDDING];
         let input: Vec<In> = rows::read(&batch, &wanted).map_err(schema_error)?;
-        let found = if self.config.documents == 0 || self.bank.rows().is_empty() {
+        let found = if self.config.documents == 0 || self.bank.is_empty() {
             input.iter().map(|_| Out { neighbours: Vec::new() }).collect::<Vec<_>>()
         } else {
             let texts: Vec<String> = input.iter().map(|row| self.query_text(row)).collect();

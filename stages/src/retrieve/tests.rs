@@ -75,7 +75,7 @@ fn banked(id: u8, embedding: &[f32]) -> Banked {
 
 fn bank_of(rows: &[Banked]) -> Arc<Bank> {
     let batch = rows::write(&columns::bank_sample(), rows).unwrap();
-    Arc::new(Bank::from_windows(&[vec![batch]], 1000, 1).unwrap())
+    Arc::new(Bank::try_new(&[batch]).unwrap())
 }
 
 #[derive(Serialize)]
@@ -161,15 +161,15 @@ proptest! {
         let (own_id, pair) = (own.sample_id, pair_embedding(&own.text_embedding, &own.image_embedding));
         let found = neighbours(RetrieveConfig::default(), Arc::clone(&bank), own);
         prop_assert!(found.len() <= 3);
-        let by_id: HashMap<SampleId, &crate::index::BankRow> = bank.rows().iter().map(|row| (row.sample_id, row)).collect();
+        let row_of = |sample| bank.row_of(sample).expect("neighbours are in the bank");
         for (number, neighbour) in found.iter().enumerate() {
-            let row = by_id[&neighbour.sample_id];
+            let row = row_of(neighbour.sample_id);
             prop_assert_ne!(neighbour.sample_id, own_id);
-            prop_assert!((neighbour.similarity - dot(&row.embedding, &pair)).abs() < 1e-6);
+            prop_assert!((neighbour.similarity - dot(bank.embedding(row), &pair)).abs() < 1e-6);
             prop_assert!(neighbour.similarity <= 0.9);
             for other in &found[..number] {
                 prop_assert!(other.similarity >= neighbour.similarity, "best first");
-                prop_assert!(dot(&by_id[&other.sample_id].embedding, &row.embedding) <= 0.9);
+                prop_assert!(bank.similarity(row_of(other.sample_id), row) <= 0.9);
             }
         }
     }
@@ -240,11 +240,11 @@ fn no_neighbours_are_looked_for_where_none_can_be() {
 fn a_bank_without_later_windows_gives_no_later_sample() {
     let window = |ids: &[u8]| {
         let rows: Vec<Banked> = ids.iter().map(|&id| banked(id, &[1.0, f32::from(id), 1.0])).collect();
-        vec![rows::write(&columns::bank_sample(), &rows).unwrap()]
+        rows::write(&columns::bank_sample(), &rows).unwrap()
     };
     let windows = [window(&[1, 2]), window(&[3]), window(&[4, 5])];
     let seen = |until: usize| {
-        let bank = Arc::new(Bank::from_windows(&windows[..until], 100, 1).unwrap());
+        let bank = Arc::new(Bank::try_new(&windows[..until]).unwrap());
         let lenient = RetrieveConfig { max_similarity: 1.0, documents: 4, ..RetrieveConfig::default() };
         ids(&neighbours(lenient, bank, query(9, &[1.0], &[0.0, 1.0])))
     };

@@ -131,6 +131,7 @@ impl Work<'_> {
                 windows: Vec::new(),
                 drift: Drift::default(),
                 made_anew_from: None,
+                replayed_samples: 0,
             };
             // Sums that do not add up belong to a run that was given up.
             let Ok((mut manifest, _)) = self.catalog.manifest_of(&self.config, artefacts, &plan, windows) else { return Ok(None) };

@@ -1,0 +1,38 @@
+//! What is logged, and how: `--log-format`, `CM3FLOW_LOG`.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Form of the log on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object a line, with the fields of the run, window, unit and stage that it belongs to
+    Json,
+}
+
+impl fmt::Display for LogFormat {
+    /// As the command line names it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+/// Begins to log to standard error, unless the program around the command does so already. What is logged is named by `CM3FLOW_LOG`, as `info` or
+/// `cm3flow=debug`; warnings by default.
+pub(super) fn begin(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("CM3FLOW_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // An error only says that somebody else has begun.
+    let _ = match format {
+        LogFormat::Text => subscriber.finish().try_init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).with_current_span(false).with_span_list(true).finish().try_init(),
+    };
+}

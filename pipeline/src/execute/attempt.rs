@@ -1,0 +1,60 @@
+//! Finds or makes a unit, as often as it may be tried, and tells what came of it.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use cm3flow_schemas::unit::UnitRecord;
+use cm3flow_schemas::window::SourceUnit;
+
+use super::{Executor, GivenUp, Outcome, UnitTask};
+use crate::error::{PipelineError, Result};
+use crate::events::Event;
+
+impl Executor {
+    /// The record of what concerns a window as a whole: this process makes it if it is not there.
+    pub(super) async fn here(&self, task: &UnitTask) -> Result<UnitRecord> {
+        self.told(task, self.hands.worker().make(task)).await
+    }
+
+    /// Makes what is made of `unit`; what cannot be made is tried as often as the configuration says, and then given up.
+    pub(super) async fn attempt(&self, task: &UnitTask, unit: &SourceUnit) -> Result<Outcome> {
+        let attempts = self.config.runtime.unit_attempts;
+        let (segment, key) = (task.segment(), task.key());
+        let mut attempt = 1;
+        loop {
+            let error = match self.told(task, self.hands.make(task)).await {
+                Ok(record) => return Ok(Ok(record)),
+                Err(error) if !error.is_of_the_unit() || self.stop.load(Ordering::Relaxed) => return Err(error),
+                Err(error) => error,
+            };
+            let problem = error.with_causes();
+            tracing::warn!(segment = segment.name(), %key, attempt, of = attempts, problem, "a unit failed");
+            if attempt == attempts {
+                let (source, file, rows) = (unit.source.clone(), unit.file.clone(), unit.rows);
+                self.progress.tell(Event::UnitQuarantined { segment, key, source, file, rows, problem: problem.clone() });
+                return Ok(Err(GivenUp { problem }));
+            }
+            attempt += 1;
+            self.progress.tell(Event::UnitRetried { segment, key, attempt });
+        }
+    }
+
+    /// The record of the unit of `task`, which `making` makes if it is not there.
+    async fn told(&self, task: &UnitTask, making: impl Future<Output = Result<UnitRecord>>) -> Result<UnitRecord> {
+        if let Some(record) = self.hands.worker().find(task).await? {
+            self.progress.tell(Event::unit_done(&record, true, Duration::ZERO));
+            return Ok(record);
+        }
+        let begun = Instant::now();
+        let made = making.await;
+        match &made {
+            Ok(record) => self.progress.tell(Event::unit_done(record, false, begun.elapsed())),
+            // Nothing is wrong with the unit.
+            Err(PipelineError::Interrupted) => {}
+            Err(error) => {
+                self.progress.tell(Event::UnitFailed { segment: task.segment(), key: task.key(), problem: error.with_causes() });
+            }
+        }
+        made
+    }
+}
