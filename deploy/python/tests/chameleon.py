@@ -82,6 +82,8 @@ def main():
         if not is_parallel or torch.distributed.get_rank() == 0:
             print(json.dumps({"step": step, "text": losses[0].item(), "image": losses[1].item(), "position": batch.state["position"]}), flush=True)
     if is_parallel:
+        # A rank that leaves while the other one still reduces may leave it waiting for ever.
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
