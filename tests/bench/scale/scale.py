@@ -25,7 +25,7 @@ name = "scale"
 store = "store-{samples}"
 [[source]]
 name = "synthetic"
-format = "list"
+format = "jsonl"
 url = "lists-{samples}/*.jsonl"
 unit_samples = 1000
 [runtime]
