@@ -48,15 +48,15 @@ pub struct RefusedSample {
 }
 
 /// A row of [`columns::refused_sample`].
-#[derive(Deserialize)]
-struct Row {
-    sample_id: SampleId,
-    source: String,
-    key: String,
-    row: u64,
-    stage: String,
-    reason: String,
-    detail: String,
+#[derive(Debug, Deserialize)]
+pub(crate) struct RefusedRow {
+    pub sample_id: SampleId,
+    pub source: String,
+    pub key: String,
+    pub row: u64,
+    pub stage: String,
+    pub reason: String,
+    pub detail: String,
 }
 
 /// Which refused samples are meant.
@@ -167,9 +167,9 @@ async fn of_unit(
     let names = [columns::SAMPLE_ID, columns::SOURCE, columns::KEY, columns::ROW, "stage", "reason", "detail"];
     let mut found = Vec::new();
     for batch in units.read(&record, Table::Refused).await? {
-        let meant = |row: &Row| filter.has_reason(&format!("{}.{}", row.stage, row.reason));
-        found.extend(rows::read::<Row>(&batch, &names)?.into_iter().filter(meant).map(|row| {
-            let Row { sample_id, source, key, row, stage, reason, detail } = row;
+        let meant = |row: &RefusedRow| filter.has_reason(&format!("{}.{}", row.stage, row.reason));
+        found.extend(rows::read::<RefusedRow>(&batch, &names)?.into_iter().filter(meant).map(|row| {
+            let RefusedRow { sample_id, source, key, row, stage, reason, detail } = row;
             let (file, file_row) = (unit.file.clone(), file_row(unit, row));
             RefusedSample { sample_id, source, file, file_row, key, row, window, stage, reason, detail, read_again_in: None }
         }));

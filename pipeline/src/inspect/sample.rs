@@ -15,6 +15,7 @@ use super::withdrawn::is_document_withdrawn;
 use super::{Inspector, PackPlace, Picture, pictures};
 use crate::error::Result;
 use crate::execute::{Table, UnitPlace};
+use crate::refused::RefusedRow;
 
 const PREPARED: (SegmentName, Table) = (SegmentName::Prepare, Table::Prepared);
 const REFUSED: (SegmentName, Table) = (SegmentName::Prepare, Table::Refused);
@@ -114,17 +115,6 @@ struct SettledRow {
     unit: u32,
     split: Split,
     duplicate_of: Option<SampleId>,
-}
-
-#[derive(Debug, Deserialize)]
-struct RefusedRow {
-    sample_id: SampleId,
-    source: String,
-    key: String,
-    row: u64,
-    stage: String,
-    reason: String,
-    detail: String,
 }
 
 #[derive(Debug, Deserialize)]

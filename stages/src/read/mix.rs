@@ -49,7 +49,7 @@ struct Share {
 }
 
 impl Schedule {
-    /// A schedule of `phases` over the sources `names`.
+    /// A schedule of `phases` over the sources `names`, which ascend.
     ///
     /// # Errors
     /// [`StageError::Mixture`] that says what is wrong with names, weights or positions.
@@ -197,8 +197,10 @@ fn check_names(names: &[String]) -> Result<()> {
     if let Some(name) = names.iter().find(|name| name.is_empty() || name.len() > MAX_NAME_BYTES) {
         return Err(refused(format!("the name of a source has 1 to {MAX_NAME_BYTES} bytes, got {name:?}")));
     }
-    match names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
-        Some((_, name)) => Err(refused(format!("two sources are called {name:?}"))),
+    // Choices depend on the order of the sources, and how a user lists them must change nothing.
+    match names.windows(2).find(|pair| pair[0] >= pair[1]) {
+        Some(pair) if pair[0] == pair[1] => Err(refused(format!("two sources are called {:?}", pair[0]))),
+        Some(pair) => Err(refused(format!("sources must be in the order of their names, got {:?} before {:?}", pair[0], pair[1]))),
         None => Ok(()),
     }
 }
@@ -276,7 +278,14 @@ mod tests {
             let error = Schedule::try_new(names(), &phases, 1).expect_err("refused").to_string();
             assert!(error.contains(named), "{error}");
         }
-        for names in [vec![], vec![String::new()], vec!["x".repeat(33)], vec!["a".into(), "a".into()], vec!["a".into(); 17]] {
+        for names in [
+            vec![],
+            vec![String::new()],
+            vec!["x".repeat(33)],
+            vec!["a".into(), "a".into()],
+            vec!["b".into(), "a".into()],
+            vec!["a".into(); 17],
+        ] {
             assert!(matches!(Schedule::try_new(names, &[phase(0, &[])], 1), Err(StageError::Mixture { .. })));
         }
     }

@@ -66,7 +66,7 @@ impl MixReader {
     /// The pack at the present position; the reader moves behind it. After an error it stands where it stood.
     ///
     /// # Errors
-    /// What feed or store say, [`StageError::Block`] for damage, [`StageError::NoPacks`].
+    /// What feed or store say, [`StageError::Block`](crate::StageError::Block) for damage, [`StageError::NoPacks`](crate::StageError::NoPacks).
     pub async fn pack(&mut self) -> Result<PackRow> {
         let number = self.schedule.source_at(self.position);
         let row = self.sources[number].pack(self.counters[number]).await?;
@@ -95,7 +95,7 @@ impl MixReader {
     /// on.
     ///
     /// # Errors
-    /// [`StageError::ReaderState`] for a state of another seed, a damaged one, or one with too many sources.
+    /// [`StageError::ReaderState`](crate::StageError::ReaderState) for a state of another seed, a damaged one, or one with too many sources.
     pub fn restore(&mut self, state: &MixState) -> Result<()> {
         state.check(self.schedule.seed())?;
         let mut counters = state.counters.clone();
