@@ -167,42 +167,61 @@ impl Rooms {
     }
 }
 
-/// A number of bins of `capacity` that items of `costs` cannot do without.
-///
-/// Items above half of the capacity stand in a bin each. Of the others, for every size up to half: those of at least that size fit only beside
-/// such items as leave that much, and what finds no room there needs bins of its own.
+/// Largest parameter of the rounding bounds: items below a hundredth of a bin hardly matter.
+const MAX_ROUNDING: u64 = 100;
+
+/// A number of bins of `capacity` that items of `costs` cannot do without: the larger of two bounds.
 ///
 /// # Panics
 /// If an item is larger than the capacity.
-///
-/// # Source
-/// Bound L2: Martello and Toth, "Lower bounds and reduction procedures for the bin packing problem", 1990.
 #[must_use]
 pub fn least_bins(costs: &[usize], capacity: usize) -> usize {
     if capacity == 0 {
         return usize::from(!costs.is_empty());
     }
-    let (mut count, mut total) = (vec![0_usize; capacity + 2], 0);
-    for &cost in costs {
-        count[cost] += 1;
-        total += cost;
-    }
+    let mut count = vec![0; capacity + 1];
+    costs.iter().for_each(|&cost| count[cost] += 1);
+    by_halves(&count).max(by_rounding(&count))
+}
+
+/// Items above half of the capacity stand in a bin each. Of the others, for every size up to half: those of at least that size fit only beside
+/// such items as leave that much, and what finds no room there needs bins of its own. `count` is the number of items of each size.
+///
+/// # Source
+/// Bound L2: Martello and Toth, "Lower bounds and reduction procedures for the bin packing problem", 1990.
+fn by_halves(count: &[usize]) -> usize {
+    let capacity = count.len() - 1;
     let half = capacity / 2;
     let above_half: usize = count[half + 1..].iter().sum();
-    let mut bound = total.div_ceil(capacity).max(above_half);
-    // Over the sizes, from half of the capacity downwards: room left beside items above half that take in items of this size, and what
-    // items from this size up to half need.
-    let (mut room, mut small) = (0, 0);
+    let (mut bound, mut room, mut small) = (above_half, 0, 0);
     for size in (0..=half).rev() {
         small += size * count[size];
-        // Items of `capacity - size` leave just enough room for this size from here on; at half of an even capacity there are none above.
-        let beside = capacity - size;
-        if beside > half {
-            room += size * count[beside];
+        // Of an even capacity, half of it is not above half.
+        if capacity - size > half {
+            room += size * count[capacity - size];
         }
         bound = bound.max(above_half + small.saturating_sub(room).div_ceil(capacity));
     }
     bound
+}
+
+/// For every `k`: if items are rounded down to multiples of a bin's `(k + 1)`-th part, and those parts are then counted as `k`-th ones, what
+/// fitted into a bin still does. Items above a quarter of a bin are a third each by this, for `k = 3`. `count` as for [`by_halves`].
+///
+/// # Source
+/// Dual feasible functions: Fekete and Schepers, "New classes of fast lower bounds for bin packing problems", 2001, theorem 4.
+fn by_rounding(count: &[usize]) -> usize {
+    let capacity = (count.len() - 1) as u64;
+    let bound = |k: u64| {
+        // In units of one part in `k * capacity`.
+        let rounded = |size: u64| {
+            let parts = (k + 1) * size;
+            if parts.is_multiple_of(capacity) { size * k } else { parts / capacity * capacity }
+        };
+        let total: u64 = (0..).zip(count).map(|(size, &items)| items as u64 * rounded(size)).sum();
+        total.div_ceil(k * capacity)
+    };
+    (1..=MAX_ROUNDING).map(bound).max().unwrap_or_default() as usize
 }
 
 #[cfg(test)]
@@ -267,6 +286,7 @@ mod tests {
         assert_eq!(least_bins(&[51; 10], 100), 10, "more than half each");
         assert_eq!(least_bins(&[50; 10], 100), 5);
         assert_eq!(least_bins(&[60, 60, 60, 45, 45, 45], 100), 5, "beside 60 no 45 fits");
+        assert_eq!(least_bins(&[26; 10], 100), 4, "three fit into a bin");
         assert_eq!((least_bins(&[], 100), least_bins(&[], 0), least_bins(&[0], 0), least_bins(&[100], 100)), (0, 0, 1, 1));
     }
 
