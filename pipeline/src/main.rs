@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use cm3flow::command::{Cli, execute, exit_code};
 
+/// Batches of a few megabytes come and go on many threads: the system's allocator keeps more and more of what they leave behind.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

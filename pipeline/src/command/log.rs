@@ -1,6 +1,7 @@
 //! What is logged, and how: `--log-format`, `CM3FLOW_LOG`.
 
 use std::fmt;
+use std::io::{IsTerminal, stderr};
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
@@ -29,7 +30,8 @@ impl fmt::Display for LogFormat {
 /// `cm3flow=debug`; warnings by default.
 pub(super) fn begin(format: LogFormat) {
     let filter = EnvFilter::try_from_env("CM3FLOW_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for people: in a file they are noise.
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(stderr().is_terminal()).with_writer(stderr);
     // An error only says that somebody else has begun.
     let _ = match format {
         LogFormat::Text => subscriber.finish().try_init(),
