@@ -65,7 +65,7 @@ fn drain(runtime: &Runtime, chain: Chain) -> usize {
         rows += batch.num_rows();
         Ok(())
     };
-    runtime.block_on(chain.run(ChannelLimits::default(), &Meters::default(), sink)).expect("the chain runs");
+    runtime.block_on(chain.run(&ChannelLimits::default(), &Meters::default(), sink)).expect("the chain runs");
     rows
 }
 
@@ -305,7 +305,7 @@ fn read(criterion: &mut Criterion) {
         packs.push(batch);
         Ok(())
     };
-    runtime.block_on(chain.run(ChannelLimits::default(), &Meters::default(), collect)).expect("packs");
+    runtime.block_on(chain.run(&ChannelLimits::default(), &Meters::default(), collect)).expect("packs");
     let schema = packs[0].schema();
     let shards = write(&ShardConfig::default(), Split::Train, &schema, &packs, u64::from(SEQ_LEN) * 2).expect("shards");
     let store = Arc::new(InMemory::new());

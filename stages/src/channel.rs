@@ -1,255 +1,92 @@
 //! Bounded streams of record batches between stages: bounded by number of batches and by bytes, and metered on both ends.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use arrow::array::RecordBatch;
-use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 use crate::error::{Result, StageError};
+use crate::meter::{Queued, StageMeter};
 
-/// Bytes that one permit of the byte semaphore stands for.
-const PERMIT_BYTES: usize = 1024;
-
-/// A wait of this length or more counts as a stall.
-const STALL: Duration = Duration::from_secs(1);
-
-/// How much may wait between two stages.
-#[derive(Debug, Clone, Copy)]
+/// How much may wait between stages. Cloning shares the budget.
+#[derive(Debug, Clone)]
 pub struct ChannelLimits {
-    /// Most batches.
+    /// Most batches of one channel.
     pub max_batches: usize,
-    /// Most bytes; a single larger batch passes alone.
-    pub max_bytes: usize,
+    /// Bytes that may wait in all channels with this budget.
+    pub budget: ByteBudget,
 }
 
 impl Default for ChannelLimits {
-    /// 4 batches, 64 MiB.
+    /// 4 batches, and a budget of its own of 256 MiB.
     fn default() -> Self {
-        Self { max_batches: 4, max_bytes: 64 << 20 }
+        Self::new(ByteBudget::new(256 << 20))
     }
 }
 
-/// Counts of one stage, over all units that it works on; cheap to read at any time.
+impl ChannelLimits {
+    /// 4 batches in each channel, and `budget` for all of them.
+    #[must_use]
+    pub const fn new(budget: ByteBudget) -> Self {
+        Self { max_batches: 4, budget }
+    }
+}
+
+/// Bytes that may wait in all channels that share it. Cloning shares it.
+///
+/// A channel in which nothing waits takes a batch of any size whatever the others hold, so that no stage waits for one that waits for it. What waits at
+/// once is therefore at most the budget and one batch of each channel.
+#[derive(Debug, Clone)]
+pub struct ByteBudget(Arc<Shared>);
+
 #[derive(Debug)]
-pub struct StageMeter {
-    /// The stage's name.
-    pub stage: &'static str,
-    rows_in: AtomicU64,
-    rows_out: AtomicU64,
-    bytes_in: AtomicU64,
-    bytes_out: AtomicU64,
-    starved: Waits,
-    blocked: Waits,
-    running_ns: AtomicU64,
-    queued: AtomicU64,
-    queued_bytes: AtomicU64,
+struct Shared {
+    max_bytes: usize,
+    waiting: AtomicUsize,
+    freed: Notify,
 }
 
-/// What a stage counted: a plain copy that another process can send.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StageCounts {
-    /// Rows received.
-    pub rows_in: u64,
-    /// Rows sent.
-    pub rows_out: u64,
-    /// Bytes received, as batches take them in memory.
-    pub bytes_in: u64,
-    /// Bytes sent.
-    pub bytes_out: u64,
-    /// Time spent waiting for input.
-    pub starved: Duration,
-    /// Time spent waiting for room behind.
-    pub blocked: Duration,
-    /// Time that it ran, waiting included.
-    pub running: Duration,
-    /// Long waits for input.
-    pub starved_stalls: u64,
-    /// Long waits for room behind.
-    pub blocked_stalls: u64,
-}
-
-impl StageCounts {
-    /// What came after `before`, an earlier reading of the same meter.
+impl ByteBudget {
+    /// A budget of `max_bytes`.
     #[must_use]
-    pub fn since(&self, before: &Self) -> Self {
-        Self {
-            rows_in: self.rows_in - before.rows_in,
-            rows_out: self.rows_out - before.rows_out,
-            bytes_in: self.bytes_in - before.bytes_in,
-            bytes_out: self.bytes_out - before.bytes_out,
-            starved: self.starved.saturating_sub(before.starved),
-            blocked: self.blocked.saturating_sub(before.blocked),
-            running: self.running.saturating_sub(before.running),
-            starved_stalls: self.starved_stalls - before.starved_stalls,
-            blocked_stalls: self.blocked_stalls - before.blocked_stalls,
+    pub fn new(max_bytes: usize) -> Self {
+        Self(Arc::new(Shared { max_bytes, waiting: AtomicUsize::new(0), freed: Notify::new() }))
+    }
+
+    /// Bytes that wait now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.waiting.load(Ordering::Acquire)
+    }
+
+    /// Takes `bytes` if they fit, or if the channel that counts its batches in `own` holds none.
+    fn try_take(&self, own: &Arc<AtomicUsize>, bytes: usize) -> Option<Taken> {
+        let alone = own.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if alone {
+            self.0.waiting.fetch_add(bytes, Ordering::AcqRel);
+        } else {
+            let fits = |waiting: usize| waiting.checked_add(bytes).filter(|sum| *sum <= self.0.max_bytes);
+            self.0.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
+            own.fetch_add(1, Ordering::AcqRel);
         }
+        Some(Taken { budget: self.clone(), own: Arc::clone(own), bytes })
     }
 }
 
-/// Time that was waited, and how often for long.
-#[derive(Debug)]
-struct Waits {
-    ns: AtomicU64,
-    stalls: AtomicU64,
+/// Bytes of one batch that waits; given back when it is dropped.
+struct Taken {
+    budget: ByteBudget,
+    own: Arc<AtomicUsize>,
+    bytes: usize,
 }
 
-impl Waits {
-    const fn new() -> Self {
-        Self { ns: AtomicU64::new(0), stalls: AtomicU64::new(0) }
-    }
-
-    fn add(&self, time: Duration) {
-        add(&self.ns, time);
-        if time >= STALL {
-            self.stalls.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl StageMeter {
-    /// A meter at zero.
-    #[must_use]
-    pub const fn new(stage: &'static str) -> Self {
-        Self {
-            stage,
-            rows_in: AtomicU64::new(0),
-            rows_out: AtomicU64::new(0),
-            bytes_in: AtomicU64::new(0),
-            bytes_out: AtomicU64::new(0),
-            starved: Waits::new(),
-            blocked: Waits::new(),
-            running_ns: AtomicU64::new(0),
-            queued: AtomicU64::new(0),
-            queued_bytes: AtomicU64::new(0),
-        }
-    }
-
-    /// Rows received so far.
-    #[must_use]
-    pub fn rows_in(&self) -> u64 {
-        self.rows_in.load(Ordering::Relaxed)
-    }
-
-    /// Rows sent so far.
-    #[must_use]
-    pub fn rows_out(&self) -> u64 {
-        self.rows_out.load(Ordering::Relaxed)
-    }
-
-    /// Bytes received so far, as batches take them in memory.
-    #[must_use]
-    pub fn bytes_in(&self) -> u64 {
-        self.bytes_in.load(Ordering::Relaxed)
-    }
-
-    /// Bytes sent so far, as batches take them in memory.
-    #[must_use]
-    pub fn bytes_out(&self) -> u64 {
-        self.bytes_out.load(Ordering::Relaxed)
-    }
-
-    /// Batches that wait in front of the stage now.
-    #[must_use]
-    pub fn queued(&self) -> u64 {
-        self.queued.load(Ordering::Relaxed)
-    }
-
-    /// Bytes of those batches.
-    #[must_use]
-    pub fn queued_bytes(&self) -> u64 {
-        self.queued_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Time spent waiting for input, by ended waits; summed over units that ran at once.
-    #[must_use]
-    pub fn starved(&self) -> Duration {
-        Duration::from_nanos(self.starved.ns.load(Ordering::Relaxed))
-    }
-
-    /// Time spent waiting for room behind, by ended waits; summed over units that ran at once.
-    #[must_use]
-    pub fn blocked(&self) -> Duration {
-        Duration::from_nanos(self.blocked.ns.load(Ordering::Relaxed))
-    }
-
-    /// Waits of a second or more for input, and for room behind.
-    #[must_use]
-    pub fn stalls(&self) -> (u64, u64) {
-        (self.starved.stalls.load(Ordering::Relaxed), self.blocked.stalls.load(Ordering::Relaxed))
-    }
-
-    /// Time spent working: neither waiting for input nor for room behind; summed over units that ran at once.
-    #[must_use]
-    pub fn busy(&self) -> Duration {
-        let running = Duration::from_nanos(self.running_ns.load(Ordering::Relaxed));
-        running.saturating_sub(self.starved() + self.blocked())
-    }
-
-    /// What has been counted so far; what waits in front of the stage is no count.
-    #[must_use]
-    pub fn counts(&self) -> StageCounts {
-        let (starved_stalls, blocked_stalls) = self.stalls();
-        StageCounts {
-            rows_in: self.rows_in(),
-            rows_out: self.rows_out(),
-            bytes_in: self.bytes_in(),
-            bytes_out: self.bytes_out(),
-            starved: self.starved(),
-            blocked: self.blocked(),
-            running: Duration::from_nanos(self.running_ns.load(Ordering::Relaxed)),
-            starved_stalls,
-            blocked_stalls,
-        }
-    }
-
-    /// Adds what was counted elsewhere.
-    pub fn add(&self, counts: &StageCounts) {
-        for (counter, count) in [
-            (&self.rows_in, counts.rows_in),
-            (&self.rows_out, counts.rows_out),
-            (&self.bytes_in, counts.bytes_in),
-            (&self.bytes_out, counts.bytes_out),
-            (&self.starved.stalls, counts.starved_stalls),
-            (&self.blocked.stalls, counts.blocked_stalls),
-        ] {
-            counter.fetch_add(count, Ordering::Relaxed);
-        }
-        add(&self.starved.ns, counts.starved);
-        add(&self.blocked.ns, counts.blocked);
-        add(&self.running_ns, counts.running);
-    }
-
-    /// Adds the time that a run of the stage took, waiting included.
-    pub fn add_running(&self, time: Duration) {
-        add(&self.running_ns, time);
-    }
-}
-
-fn add(counter: &AtomicU64, time: Duration) {
-    counter.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-}
-
-/// Counts a batch in front of `consumer` while it lives, however it ends.
-struct Queued {
-    consumer: Arc<StageMeter>,
-    bytes: u64,
-}
-
-impl Queued {
-    fn new(consumer: &Arc<StageMeter>, bytes: u64) -> Self {
-        consumer.queued.fetch_add(1, Ordering::Relaxed);
-        consumer.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        Self { consumer: Arc::clone(consumer), bytes }
-    }
-}
-
-impl Drop for Queued {
+impl Drop for Taken {
     fn drop(&mut self) {
-        self.consumer.queued.fetch_sub(1, Ordering::Relaxed);
-        self.consumer.queued_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.own.fetch_sub(1, Ordering::AcqRel);
+        self.budget.0.waiting.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.budget.0.freed.notify_waiters();
     }
 }
 
@@ -257,14 +94,14 @@ struct Message {
     batch: RecordBatch,
     queued: Queued,
     // Held while the batch waits; dropped when it is received.
-    _bytes: OwnedSemaphorePermit,
+    _taken: Taken,
 }
 
 /// Sending end: what a stage writes to.
 pub struct BatchSender {
     sender: async_channel::Sender<Message>,
-    bytes: Arc<Semaphore>,
-    max_permits: usize,
+    budget: ByteBudget,
+    own: Arc<AtomicUsize>,
     producer: Arc<StageMeter>,
     consumer: Arc<StageMeter>,
 }
@@ -272,26 +109,27 @@ pub struct BatchSender {
 /// Receiving end: what a stage reads from. Batches come in the order in which they were sent.
 pub struct BatchStream {
     receiver: async_channel::Receiver<Message>,
-    bytes: Arc<Semaphore>,
+    budget: ByteBudget,
     consumer: Arc<StageMeter>,
 }
 
 impl Drop for BatchStream {
-    /// Batches that still wait keep their bytes until the sender is gone too, so a sender that waits for room must be woken.
+    /// Gives back the bytes of what still waits, and wakes a sender that waits for room: there is nobody to send to.
     fn drop(&mut self) {
-        self.bytes.close();
+        self.receiver.close();
+        while self.receiver.try_recv().is_ok() {}
+        self.budget.0.freed.notify_waiters();
     }
 }
 
 /// Connects the stage of `producer` to the stage of `consumer`.
 #[must_use]
-pub fn channel(limits: ChannelLimits, producer: &Arc<StageMeter>, consumer: &Arc<StageMeter>) -> (BatchSender, BatchStream) {
+pub fn channel(limits: &ChannelLimits, producer: &Arc<StageMeter>, consumer: &Arc<StageMeter>) -> (BatchSender, BatchStream) {
     let (sender, receiver) = async_channel::bounded(limits.max_batches.max(1));
-    let max_permits = (limits.max_bytes / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
-    let bytes = Arc::new(Semaphore::new(max_permits));
-    let sender =
-        BatchSender { sender, bytes: Arc::clone(&bytes), max_permits, producer: Arc::clone(producer), consumer: Arc::clone(consumer) };
-    (sender, BatchStream { receiver, bytes, consumer: Arc::clone(consumer) })
+    let budget = limits.budget.clone();
+    let stream = BatchStream { receiver, budget: budget.clone(), consumer: Arc::clone(consumer) };
+    let own = Arc::new(AtomicUsize::new(0));
+    (BatchSender { sender, budget, own, producer: Arc::clone(producer), consumer: Arc::clone(consumer) }, stream)
 }
 
 impl BatchSender {
@@ -305,17 +143,30 @@ impl BatchSender {
             return Ok(());
         }
         let waiting = Instant::now();
-        let size = batch.get_array_memory_size();
-        let permits = size.div_ceil(PERMIT_BYTES).clamp(1, self.max_permits);
-        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
-        let bytes = Arc::clone(&self.bytes).acquire_many_owned(permits).await.map_err(|_| StageError::DownstreamClosed)?;
-        let size = size as u64;
-        let sent = self.sender.send(Message { batch, queued: Queued::new(&self.consumer, size), _bytes: bytes }).await;
-        self.producer.blocked.add(waiting.elapsed());
+        let bytes = batch.get_array_memory_size();
+        let taken = self.room_for(bytes).await?;
+        let bytes = bytes as u64;
+        let sent = self.sender.send(Message { batch, queued: Queued::new(&self.consumer, bytes), _taken: taken }).await;
+        self.producer.add_blocked(waiting.elapsed());
         sent.map_err(|_| StageError::DownstreamClosed)?;
-        self.producer.rows_out.fetch_add(rows, Ordering::Relaxed);
-        self.producer.bytes_out.fetch_add(size, Ordering::Relaxed);
+        self.producer.count_out(rows, bytes);
         Ok(())
+    }
+
+    async fn room_for(&self, bytes: usize) -> Result<Taken> {
+        let mut freed = std::pin::pin!(self.budget.0.freed.notified());
+        loop {
+            // Listens before it looks, so that nothing freed in between is missed.
+            freed.as_mut().enable();
+            if self.sender.is_closed() {
+                return Err(StageError::DownstreamClosed);
+            }
+            if let Some(taken) = self.budget.try_take(&self.own, bytes) {
+                return Ok(taken);
+            }
+            freed.as_mut().await;
+            freed.set(self.budget.0.freed.notified());
+        }
     }
 }
 
@@ -324,19 +175,19 @@ impl BatchStream {
     pub async fn next(&self) -> Option<RecordBatch> {
         let waiting = Instant::now();
         let message = self.receiver.recv().await.ok();
-        self.consumer.starved.add(waiting.elapsed());
+        self.consumer.add_starved(waiting.elapsed());
         let Message { batch, queued, .. } = message?;
-        self.consumer.rows_in.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-        self.consumer.bytes_in.fetch_add(queued.bytes, Ordering::Relaxed);
+        self.consumer.count_in(batch.num_rows() as u64, queued.bytes);
         Some(batch)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::time::Duration;
 
-    use arrow::array::{RecordBatch, UInt64Array};
+    use arrow::array::UInt64Array;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -347,15 +198,15 @@ mod tests {
     #[tokio::test]
     async fn bytes_bound_what_waits() {
         let meter = Arc::new(StageMeter::new("test"));
-        let limits = ChannelLimits { max_batches: 100, max_bytes: 16 << 10 };
-        let (sender, stream) = channel(limits, &meter, &meter);
+        let limits = ChannelLimits { max_batches: 100, budget: ByteBudget::new(17 << 10) };
+        let (sender, stream) = channel(&limits, &meter, &meter);
         let sending = tokio::spawn(async move {
             for _ in 0..10 {
                 sender.send(batch(1024)).await.expect("receiver is there");
             }
         });
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(meter.queued() <= 2, "{} batches of 8 KiB wait in 16 KiB", meter.queued());
+        assert!(meter.queued() <= 2, "{} batches of 8 KiB wait in 17 KiB", meter.queued());
         let mut rows = 0;
         while let Some(batch) = stream.next().await {
             rows += batch.num_rows();
@@ -367,7 +218,7 @@ mod tests {
     #[tokio::test]
     async fn sending_to_nobody_is_an_error() {
         let meter = Arc::new(StageMeter::new("test"));
-        let (sender, stream) = channel(ChannelLimits::default(), &meter, &meter);
+        let (sender, stream) = channel(&ChannelLimits::default(), &meter, &meter);
         drop(stream);
         assert!(matches!(sender.send(batch(1)).await, Err(StageError::DownstreamClosed)));
     }
@@ -375,8 +226,8 @@ mod tests {
     #[tokio::test]
     async fn a_sender_that_waits_for_room_learns_that_nobody_reads_any_more() {
         let meter = Arc::new(StageMeter::new("test"));
-        let limits = ChannelLimits { max_batches: 100, max_bytes: 8 << 10 };
-        let (sender, stream) = channel(limits, &meter, &meter);
+        let limits = ChannelLimits { max_batches: 100, budget: ByteBudget::new(8 << 10) };
+        let (sender, stream) = channel(&limits, &meter, &meter);
         sender.send(batch(1024)).await.expect("the first batch may take all room");
         let waiting = tokio::spawn(async move { sender.send(batch(1024)).await });
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -388,7 +239,7 @@ mod tests {
     #[tokio::test]
     async fn a_batch_larger_than_the_limit_passes_alone_and_meters_count_rows() {
         let (producer, consumer) = (Arc::new(StageMeter::new("producer")), Arc::new(StageMeter::new("consumer")));
-        let (sender, stream) = channel(ChannelLimits { max_batches: 0, max_bytes: 0 }, &producer, &consumer);
+        let (sender, stream) = channel(&ChannelLimits { max_batches: 0, budget: ByteBudget::new(0) }, &producer, &consumer);
         sender.send(batch(0)).await.expect("an empty batch is dropped");
         sender.send(batch(5000)).await.expect("passes alone");
         drop(sender);
@@ -397,5 +248,74 @@ mod tests {
         assert_eq!((producer.rows_out(), consumer.rows_in(), consumer.queued()), (5000, 5000, 0));
         assert!(producer.bytes_out() >= 40_000, "5000 numbers of 8 bytes");
         assert_eq!((producer.bytes_out(), consumer.queued_bytes()), (consumer.bytes_in(), 0));
+    }
+
+    #[tokio::test]
+    async fn what_a_dropped_stream_held_is_room_for_others() {
+        let meter = Arc::new(StageMeter::new("test"));
+        let limits = ChannelLimits::new(ByteBudget::new(20 << 10));
+        let (sender, stream) = channel(&limits, &meter, &meter);
+        let (other, held) = channel(&limits, &meter, &meter);
+        sender.send(batch(2048)).await.expect("fits");
+        other.send(batch(8)).await.expect("its channel is empty");
+        let waiting = tokio::spawn(async move { other.send(batch(1024)).await });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!waiting.is_finished(), "16 KiB wait elsewhere");
+        drop(stream);
+        let sent = tokio::time::timeout(Duration::from_secs(5), waiting).await.expect("the sender wakes up").expect("no panic");
+        sent.expect("there is room");
+        drop(held);
+        assert_eq!(limits.budget.waiting(), 0);
+    }
+
+    /// Chains of two channels with one budget, batches of the given numbers of rows: all comes through in order, and at no time more waits than the
+    /// budget and one batch of each channel.
+    async fn pass_through_chains(chains: Vec<Vec<u64>>, max_bytes: usize, max_batches: usize) {
+        let limits = ChannelLimits { max_batches, budget: ByteBudget::new(max_bytes) };
+        let bytes = |rows: u64| batch(rows).get_array_memory_size();
+        let largest: usize = chains.iter().map(|chain| 2 * chain.iter().map(|rows| bytes(*rows)).max().unwrap_or(0)).sum();
+        let mut ends = Vec::new();
+        for chain in chains {
+            let meter = Arc::new(StageMeter::new("test"));
+            let ((first, between), (second, last)) = (channel(&limits, &meter, &meter), channel(&limits, &meter, &meter));
+            let sent = chain.clone();
+            tokio::spawn(async move {
+                for rows in sent {
+                    first.send(batch(rows)).await.expect("somebody reads");
+                }
+            });
+            tokio::spawn(async move {
+                while let Some(batch) = between.next().await {
+                    second.send(batch).await.expect("somebody reads");
+                }
+            });
+            let budget = limits.budget.clone();
+            ends.push(tokio::spawn(async move {
+                let mut received = Vec::new();
+                while let Some(batch) = last.next().await {
+                    assert!(budget.waiting() <= max_bytes + largest, "{} bytes wait", budget.waiting());
+                    received.push(batch.num_rows() as u64);
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(received, chain);
+            }));
+        }
+        for end in ends {
+            tokio::time::timeout(Duration::from_secs(30), end).await.expect("no chain waits for ever").expect("all came in order");
+        }
+        assert_eq!(limits.budget.waiting(), 0);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn chains_that_share_a_budget_all_come_to_their_end(
+            chains in prop::collection::vec(prop::collection::vec(1_u64..3000, 0..20), 1..6),
+            max_bytes in 0_usize..64 << 10,
+            max_batches in 1_usize..5,
+        ) {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("a runtime");
+            runtime.block_on(pass_through_chains(chains, max_bytes, max_batches));
+        }
     }
 }

@@ -12,8 +12,9 @@ use cm3flow_schemas::columns;
 use cm3flow_schemas::random::Draws;
 use proptest::prelude::*;
 
-use crate::channel::{ChannelLimits, StageMeter, channel};
+use crate::channel::{ByteBudget, ChannelLimits, channel};
 use crate::error::{Result, StageError};
+use crate::meter::StageMeter;
 use crate::stage::Stage;
 
 /// Random cuts that each check tries, beside the whole input and single rows.
@@ -78,8 +79,8 @@ fn check_closed_output<S: Stage>(stage: S, input: &RecordBatch) {
     let meter = Arc::new(StageMeter::new("test"));
     let batches = cut(input, &vec![1; input.num_rows()]);
     let ended = block_on(async move {
-        let (sender, stream) = channel(ChannelLimits::default(), &meter, &meter);
-        let (out, closed) = channel(ChannelLimits::default(), &meter, &meter);
+        let (sender, stream) = channel(&ChannelLimits::default(), &meter, &meter);
+        let (out, closed) = channel(&ChannelLimits::default(), &meter, &meter);
         drop(closed);
         let feeding = tokio::spawn(async move {
             for batch in batches {
@@ -106,9 +107,9 @@ pub(crate) fn run<S: Stage>(stage: S, batches: Vec<RecordBatch>) -> Result<Vec<R
     let meter = Arc::new(StageMeter::new("test"));
     block_on(async move {
         // Narrow channels, so that stages wait on both sides.
-        let limits = ChannelLimits { max_batches: 1, max_bytes: 64 << 10 };
-        let (sender, stream) = channel(limits, &meter, &meter);
-        let (out, sent) = channel(limits, &meter, &meter);
+        let limits = ChannelLimits { max_batches: 1, budget: ByteBudget::new(64 << 10) };
+        let (sender, stream) = channel(&limits, &meter, &meter);
+        let (out, sent) = channel(&limits, &meter, &meter);
         let feeding = tokio::spawn(async move {
             for batch in batches {
                 if sender.send(batch).await.is_err() {

@@ -34,6 +34,8 @@ pub mod instruct;
 #[cfg(feature = "prepare")]
 pub mod mask;
 #[cfg(feature = "prepare")]
+pub mod meter;
+#[cfg(feature = "prepare")]
 pub mod owner;
 #[cfg(feature = "prepare")]
 pub mod pack;
@@ -53,7 +55,9 @@ pub mod stage;
 pub mod tokenize;
 
 #[cfg(feature = "prepare")]
-pub use channel::{BatchSender, BatchStream, ChannelLimits, StageCounts, StageMeter};
+pub use channel::{BatchSender, BatchStream, ByteBudget, ChannelLimits};
 pub use error::{Result, StageError};
+#[cfg(feature = "prepare")]
+pub use meter::{StageCounts, StageMeter};
 #[cfg(feature = "prepare")]
 pub use stage::{Chain, Map, Source, Stage, Transform};

@@ -11,8 +11,9 @@ use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 use tracing::{Instrument, Span};
 
-use crate::channel::{BatchSender, BatchStream, ChannelLimits, StageMeter, channel};
+use crate::channel::{BatchSender, BatchStream, ChannelLimits, channel};
 use crate::error::{Result, StageError};
+use crate::meter::StageMeter;
 
 /// One step of the pipeline: turns a stream of record batches into another.
 ///
@@ -151,7 +152,7 @@ impl Chain {
     ///
     /// # Errors
     /// The error of the stage that failed, or of `sink`.
-    pub async fn run(self, limits: ChannelLimits, meters: &Meters, mut sink: impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+    pub async fn run(self, limits: &ChannelLimits, meters: &Meters, mut sink: impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
         self.output_schema()?;
         let names: Vec<&'static str> = self.stages.iter().map(|stage| stage.name()).collect();
         let end = Arc::new(StageMeter::new("sink"));
@@ -261,6 +262,7 @@ mod tests {
     use arrow::datatypes::{DataType, Field, Schema, UInt64Type};
 
     use super::*;
+    use crate::channel::ByteBudget;
 
     /// Adds `step` to every number; fails or panics at a number.
     #[derive(Clone, Copy, Default)]
@@ -304,8 +306,8 @@ mod tests {
 
     async fn run(chain: Chain, sink: impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
         // Room for hardly anything, so that every stage waits for the next.
-        let limits = ChannelLimits { max_batches: 1, max_bytes: 1 };
-        tokio::time::timeout(Duration::from_secs(20), chain.run(limits, &Meters::default(), sink)).await.expect("the chain hangs")
+        let limits = ChannelLimits { max_batches: 1, budget: ByteBudget::new(1) };
+        tokio::time::timeout(Duration::from_secs(20), chain.run(&limits, &Meters::default(), sink)).await.expect("the chain hangs")
     }
 
     #[tokio::test]
@@ -317,7 +319,7 @@ mod tests {
             seen.extend(batch.column(0).as_primitive::<UInt64Type>().values());
             Ok(())
         };
-        chain.run(ChannelLimits::default(), &meters, sink).await.expect("nothing fails");
+        chain.run(&ChannelLimits::default(), &meters, sink).await.expect("nothing fails");
         assert_eq!(seen, (1001..1101).collect::<Vec<_>>());
         let all = meters.all();
         assert_eq!(all.iter().map(|meter| (meter.stage, meter.rows_in(), meter.rows_out())).collect::<Vec<_>>(), [("add", 200, 200)]);

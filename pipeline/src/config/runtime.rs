@@ -1,6 +1,7 @@
 //! What the runtime itself is told: names, places, resources.
 
 use cm3flow_model::device::DeviceChoice;
+use cm3flow_stages::{ByteBudget, ChannelLimits};
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::MetricsAddress;
@@ -37,6 +38,9 @@ impl DatasetConfig {
     }
 }
 
+/// A batch of photos takes more than this; with less, no two would ever wait.
+const MIN_MEMORY_BUDGET: u64 = 1 << 20;
+
 /// `[runtime]`: resources. They change no output, but `threads` is part of the numerics class.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -50,6 +54,9 @@ pub struct RuntimeConfig {
     /// Processes that units are made in, 0..=1024. Default 0: all in the process of the run. In processes of their own, a unit that ends its
     /// process costs that unit alone.
     pub processes: u32,
+    /// Bytes of batches that may wait between the stages of all units that are worked on at once, 1 MiB or more; `processes` share it. Default
+    /// 256 MiB. What libtorch and Polars hold, and the rows of a unit until they are written, come on top.
+    pub memory_budget: u64,
     /// How often a unit that fails, or that ends its process, is tried before it is quarantined, 1..=100. Default 3.
     pub unit_attempts: u32,
     /// Where metrics are offered for Prometheus while a command runs: a port of the loopback address, as 9464, or an address with a port, as
@@ -71,6 +78,7 @@ impl Default for RuntimeConfig {
             device: DeviceChoice::Auto,
             threads: cores,
             processes: 0,
+            memory_budget: 256 << 20,
             unit_attempts: 3,
             metrics: None,
             max_refused_fraction: 0.9,
@@ -80,6 +88,12 @@ impl Default for RuntimeConfig {
 }
 
 impl RuntimeConfig {
+    /// What may wait between the stages in one of its processes.
+    pub(crate) fn channel_limits(&self) -> ChannelLimits {
+        let bytes = self.memory_budget / u64::from(self.processes.max(1));
+        ChannelLimits::new(ByteBudget::new(usize::try_from(bytes).unwrap_or(usize::MAX)))
+    }
+
     pub(super) fn problems(&self) -> Vec<String> {
         let fields = [
             ("workers", self.workers, 1..=1024),
@@ -90,6 +104,9 @@ impl RuntimeConfig {
         let bad = fields.into_iter().filter(|(_, value, range)| !range.contains(value));
         let mut problems: Vec<String> =
             bad.map(|(name, value, range)| format!("runtime.{name} must be in {range:?}, got {value}")).collect();
+        if self.memory_budget < MIN_MEMORY_BUDGET {
+            problems.push(format!("runtime.memory_budget must be {MIN_MEMORY_BUDGET} bytes or more, got {}", self.memory_budget));
+        }
         if !(0.0..=1.0).contains(&self.max_refused_fraction) {
             problems.push(format!("runtime.max_refused_fraction must be in 0..=1, got {}", self.max_refused_fraction));
         }

@@ -56,7 +56,7 @@ pub(crate) async fn derived_batches(config: &Config, unit: &PlannedUnit) -> Resu
         batches.push(batch);
         Ok(())
     };
-    derived(config, unit.clone())?.run(ChannelLimits::default(), &Meters::default(), collect).await?;
+    derived(config, unit.clone())?.run(&ChannelLimits::default(), &Meters::default(), collect).await?;
     Ok(batches)
 }
 
@@ -71,7 +71,7 @@ impl Worker {
             batches.push(batch);
             Ok(())
         };
-        chain.run(self.limits, self.progress.meters(), collect).await?;
+        chain.run(&self.limits, self.progress.meters(), collect).await?;
 
         let mut kept = Vec::new();
         let mut refused: Vec<Refused> = Vec::new();

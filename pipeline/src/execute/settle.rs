@@ -136,7 +136,7 @@ impl Worker {
             batches.push(batch);
             Ok(())
         };
-        chain.run(self.limits, self.progress.meters(), collect).await?;
+        chain.run(&self.limits, self.progress.meters(), collect).await?;
         Ok((schema, batches))
     }
 }

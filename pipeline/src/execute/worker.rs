@@ -45,15 +45,8 @@ impl Worker {
             tokenizer: artefacts.text.clone(),
             seed: config.dataset.seed,
         };
-        Self {
-            config,
-            units: UnitStore::new(store),
-            artefacts,
-            instruct: Arc::new(instruct),
-            progress,
-            limits: ChannelLimits::default(),
-            bank: Mutex::default(),
-        }
+        let limits = config.runtime.channel_limits();
+        Self { config, units: UnitStore::new(store), artefacts, instruct: Arc::new(instruct), progress, limits, bank: Mutex::default() }
     }
 
     /// What it computes with.

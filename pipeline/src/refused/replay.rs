@@ -169,7 +169,7 @@ async fn present_ids(planned: &PlannedUnit, location: Location) -> Result<HashMa
         Ok(())
     };
     let ingest = Chain::new(Head::Source(Box::new(Ingest::try_new(planned.clone(), location)?)));
-    ingest.run(ChannelLimits::default(), &Meters::default(), collect).await?;
+    ingest.run(&ChannelLimits::default(), &Meters::default(), collect).await?;
     let mut ids = HashMap::new();
     for batch in batches {
         ids.extend(batch?.into_iter().map(|found| (file_row(&planned.unit, found.row), found.sample_id)));

@@ -16,11 +16,12 @@ use proptest::prelude::*;
 use serde::Deserialize;
 
 use super::*;
-use crate::channel::{ChannelLimits, StageMeter, channel};
+use crate::channel::{ByteBudget, ChannelLimits, channel};
 use crate::codes;
 use crate::conformance::{block_on, cases, schema_table};
 use crate::error::{Result, StageError};
 use crate::fixtures::{jpeg, picture, png};
+use crate::meter::StageMeter;
 use crate::stage::Source;
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -69,7 +70,7 @@ fn ingest(unit: PlannedUnit, location: &Location) -> Result<RecordBatch> {
     let source = Ingest::try_new(unit, location.clone())?;
     block_on(async move {
         let meter = Arc::new(StageMeter::new("test"));
-        let (out, sent) = channel(ChannelLimits { max_batches: 1, max_bytes: 1 << 10 }, &meter, &meter);
+        let (out, sent) = channel(&ChannelLimits { max_batches: 1, budget: ByteBudget::new(1 << 10) }, &meter, &meter);
         assert_eq!(source.output_schema(), columns::raw_sample());
         let running = tokio::spawn(Box::new(source).run(out));
         let mut batches = Vec::new();
