@@ -119,7 +119,7 @@ fn export_tally(tally: &Tally) {
     for (outcome, count) in samples.into_iter().chain([("quarantined", *quarantined)]) {
         counter!("cm3flow_samples_total", "outcome" => outcome).absolute(count);
     }
-    let DocumentLedger { built, packed, refused, withdrawn } = &tally.documents;
+    let DocumentLedger { built, packed, refused, withdrawn, .. } = &tally.documents;
     for (outcome, count) in [("built", *built), ("packed", *packed), ("refused", refused.values().sum()), ("withdrawn", *withdrawn)] {
         counter!("cm3flow_documents_total", "outcome" => outcome).absolute(count);
     }

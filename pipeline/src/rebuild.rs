@@ -87,7 +87,7 @@ pub async fn rebuild(
     let scratch = Scratch::over(store, hidden(&manifest, is_from_scratch, kept))?;
     let plans = windows.iter().map(planned).collect::<Result<Vec<_>>>()?;
     let plan = Plan::of_version(&manifest, plans);
-    let worker = Worker::new(Arc::clone(&config), scratch.store.clone(), Arc::new(artefacts), progress.clone());
+    let worker = Worker::try_new(Arc::clone(&config), scratch.store.clone(), Arc::new(artefacts), progress.clone())?;
     let copies = Catalog::new(scratch.store.clone(), &manifest.dataset);
     let mut again = Again::new(Arc::clone(&config), worker, (copies, plan), manifest.numerics.clone(), sources);
     let mut comparison = Comparison { store, scratch: &scratch, outcome };

@@ -398,7 +398,7 @@ impl Run<'_> {
     }
 
     fn hands(&self) -> Result<Hands> {
-        let worker = Worker::new(Arc::clone(&self.config), self.store.clone(), Arc::clone(&self.artefacts), self.progress.clone());
+        let worker = Worker::try_new(Arc::clone(&self.config), self.store.clone(), Arc::clone(&self.artefacts), self.progress.clone())?;
         let worker = Arc::new(worker);
         if self.config.runtime.processes == 0 {
             return Ok(Hands::Here(worker));

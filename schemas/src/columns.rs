@@ -100,16 +100,26 @@ pub fn refusal() -> FieldRef {
 pub fn annotations() -> FieldRef {
     let text = |name| field(name, DataType::Utf8);
     let pixel = |name| field(name, DataType::UInt32);
+    let or_none = |name| nullable(name, DataType::Utf8);
+    let question = vec![text("question"), text("answer"), or_none("context"), or_none("options"), or_none("explanation")];
     field(
         ANNOTATIONS,
         structure(vec![
             field("captions", list(DataType::Utf8)),
-            field("questions", list(structure(vec![text("question"), text("answer")]))),
+            field("questions", list(structure(question))),
             field("boxes", list(structure(vec![text("label"), pixel("x0"), pixel("y0"), pixel("x1"), pixel("y1")]))),
             field("edits", list(structure(vec![text("instruction"), text("image")]))),
-            nullable("license", DataType::Utf8),
-            nullable("credit", DataType::Utf8),
-            nullable("source", DataType::Utf8),
+            field("seg_labels", list(structure(vec![pixel("level"), text("label")]))),
+            field("masks", list(structure(vec![text("label"), text("image")]))),
+            field("narratives", list(DataType::Utf8)),
+            field("translations", list(structure(vec![text("language"), text("caption")]))),
+            field("references", list(DataType::Utf8)),
+            field("items", list(structure(vec![or_none("text"), or_none("image")]))),
+            or_none("ocr"),
+            field("fields", list(structure(vec![text("name"), text("text")]))),
+            or_none("license"),
+            or_none("credit"),
+            or_none("source"),
         ]),
     )
 }

@@ -80,6 +80,12 @@ pub struct DocumentLedger {
     /// Documents taken out of their packs again, with a sample that they were made of or had retrieved.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub withdrawn: u64,
+    /// Documents, of those built, whose texts lost their end so that they fit.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub shortened: u64,
+    /// Documents that were not begun, by `task.what the sample lacks`; they count nowhere else.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lacking: BTreeMap<String, u64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
@@ -109,6 +115,10 @@ impl DocumentLedger {
             *self.refused.entry(reason.clone()).or_default() += count;
         }
         self.withdrawn += other.withdrawn;
+        self.shortened += other.shortened;
+        for (reason, count) in &other.lacking {
+            *self.lacking.entry(reason.clone()).or_default() += count;
+        }
     }
 }
 

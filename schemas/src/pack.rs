@@ -99,6 +99,23 @@ pub struct PackStatistics {
     pub used: u64,
     /// Documents and tokens by task.
     pub tasks: BTreeMap<String, TaskStatistics>,
+    /// Packs that no packing of the documents can do without, window by window; 0 in records that were written before it was counted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub least_packs: u64,
+    /// Squared lengths of the documents, summed: what attention within documents costs.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub squares: u64,
+    /// The same sum of the pack where it is largest.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub most_squares: u64,
+    /// Packs that the documents would fill at other values of `pack.seq_len`, for those values that hold every document.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub packs_at: BTreeMap<u32, u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Counts of one task.
@@ -128,8 +145,30 @@ impl PackStatistics {
         if self.capacity == 0 { 0.0 } else { self.used as f64 / self.capacity as f64 }
     }
 
+    /// Cost of attention in the most expensive pack over that of the mean one, 1 or more; `None` if it was not counted.
+    #[must_use]
+    pub fn attention_imbalance(&self) -> Option<f64> {
+        (self.squares > 0).then(|| self.most_squares as f64 * self.packs as f64 / self.squares as f64)
+    }
+
+    /// The value of `pack.seq_len` among [`Self::packs_at`] that leaves the smallest share of places empty, and the fill rate that it gives.
+    #[must_use]
+    pub fn best_seq_len(&self) -> Option<(u32, f64)> {
+        let rates = self.packs_at.iter().map(|(&seq_len, &packs)| (seq_len, self.used as f64 / (u64::from(seq_len) * packs.max(1)) as f64));
+        rates.max_by(|one, other| one.1.total_cmp(&other.1))
+    }
+
     /// Adds the counts of `other`.
     pub fn add(&mut self, other: &Self) {
+        if self.packs == 0 {
+            self.packs_at.clone_from(&other.packs_at);
+        } else if other.packs > 0 {
+            self.packs_at.retain(|seq_len, _| other.packs_at.contains_key(seq_len));
+            self.packs_at.iter_mut().for_each(|(seq_len, packs)| *packs += other.packs_at[seq_len]);
+        }
+        self.least_packs += other.least_packs;
+        self.squares += other.squares;
+        self.most_squares = self.most_squares.max(other.most_squares);
         self.packs += other.packs;
         self.capacity += other.capacity;
         self.used += other.used;
@@ -144,7 +183,8 @@ impl PackStatistics {
             sum.retrieval_lowered += counts.retrieval_lowered;
         }
     }
-    /// What is left when the counts of `other` are taken away; tasks without documents are left out. `None` if `other` counts something that
+    /// What is left when the counts of `other` are taken away; tasks without documents are left out, and what was counted of the packing as a whole
+    /// stays. `None` if `other` counts something that
     /// `self` does not.
     #[must_use]
     pub fn checked_sub(&self, other: &Self) -> Option<Self> {
@@ -162,6 +202,10 @@ impl PackStatistics {
             capacity: self.capacity.checked_sub(other.capacity)?,
             used: self.used.checked_sub(other.used)?,
             tasks,
+            least_packs: self.least_packs,
+            squares: self.squares.checked_sub(other.squares)?,
+            most_squares: self.most_squares,
+            packs_at: self.packs_at.clone(),
         })
     }
 }
@@ -188,12 +232,32 @@ mod tests {
     fn what_is_added_can_be_taken_away_again_and_no_more() {
         let counts = |task: &str, documents| {
             let counts = TaskStatistics { documents, text_tokens: 7, ..TaskStatistics::default() };
-            PackStatistics { packs: 1, capacity: 64, used: 40, tasks: BTreeMap::from([(task.to_owned(), counts)]) }
+            let tasks = BTreeMap::from([(task.to_owned(), counts)]);
+            PackStatistics { packs: 1, capacity: 64, used: 40, tasks, ..PackStatistics::default() }
         };
         let mut sum = counts("pair", 3);
         sum.add(&counts("caption", 1));
         assert_eq!(sum.checked_sub(&counts("caption", 1)), Some(counts("pair", 3)), "no empty task stays behind");
         assert_eq!(sum.checked_sub(&counts("caption", 2)), None);
         assert_eq!(sum.checked_sub(&counts("edit", 0)), None);
+    }
+
+    #[test]
+    fn the_best_length_is_one_that_every_window_can_have() {
+        let window = |used, packs_at: &[(u32, u64)]| PackStatistics {
+            packs: 10,
+            used,
+            squares: 1000,
+            most_squares: 150,
+            packs_at: packs_at.iter().copied().collect(),
+            ..PackStatistics::default()
+        };
+        let mut sum = PackStatistics::default();
+        sum.add(&window(900, &[(64, 15), (100, 10), (128, 8)]));
+        assert_eq!(sum.best_seq_len(), Some((64, 900.0 / 960.0)));
+        sum.add(&window(900, &[(100, 10), (128, 8)]));
+        assert_eq!(sum.best_seq_len(), Some((100, 0.9)), "64 does not hold the second window's documents");
+        assert_eq!(sum.attention_imbalance(), Some(1.5));
+        assert_eq!(PackStatistics::default().best_seq_len(), None);
     }
 }

@@ -9,6 +9,12 @@ use crate::digest::{ImageId, PartHasher, SampleId};
 pub const MAIN_IMAGE: &str = "main";
 /// Role of the Canny edge map that `derive` makes.
 pub const EDGE_IMAGE: &str = "edge";
+/// Role of the scribble that `derive` makes.
+pub const SCRIBBLE_IMAGE: &str = "scribble";
+/// Role of a segmentation: levels that number objects in the source, coloured by `derive`.
+pub const SEGMENTATION_IMAGE: &str = "seg";
+/// Role of the outlines of a segmentation that `derive` makes.
+pub const OUTLINE_IMAGE: &str = "outline";
 
 /// What people or models wrote about a picture. Every list may be empty; coordinates are in pixels of the main image.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -22,6 +28,22 @@ pub struct Annotations {
     pub boxes: Vec<LabelledBox>,
     /// Edits of the main image.
     pub edits: Vec<Edit>,
+    /// What the levels of the image with the role [`SEGMENTATION_IMAGE`] stand for. Without them that image is a picture as any other.
+    pub seg_labels: Vec<SegLabel>,
+    /// Masks of single objects.
+    pub masks: Vec<ObjectMask>,
+    /// Long descriptions, a paragraph each.
+    pub narratives: Vec<String>,
+    /// Captions in named languages.
+    pub translations: Vec<Translation>,
+    /// Roles of images that show what the main image shows: of the same thing, person or style.
+    pub references: Vec<String>,
+    /// Texts and images in reading order, of which the main image is one.
+    pub items: Vec<Item>,
+    /// The writing in the picture, transcribed.
+    pub ocr: Option<String>,
+    /// What a source says beyond this, for templates of its own.
+    pub fields: Vec<NamedText>,
     /// SPDX identifier, or the source's own word.
     pub license: Option<String>,
     /// Author to be named.
@@ -45,6 +67,23 @@ pub struct Question {
     pub question: String,
     /// Its answer.
     pub answer: String,
+    /// What has to be known to answer it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
+    /// The answers to choose from, as text: `(A) red (B) blue`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub options: Option<String>,
+    /// How the answer is found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<String>,
+}
+
+impl Question {
+    /// A question that stands alone.
+    #[must_use]
+    pub fn new(question: impl Into<String>, answer: impl Into<String>) -> Self {
+        Self { question: question.into(), answer: answer.into(), context: None, options: None, explanation: None }
+    }
 }
 
 /// A labelled rectangle: `x0 <= x < x1`, `y0 <= y < y1`, in pixels, y downwards.
@@ -60,6 +99,53 @@ pub struct LabelledBox {
     pub x1: u32,
     /// Lower edge, exclusive.
     pub y1: u32,
+}
+
+/// A level of a segmentation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegLabel {
+    /// The level, 1 or more: 0 is what belongs to no object.
+    pub level: u32,
+    /// What the object is.
+    pub label: String,
+}
+
+/// An object, and the role of a picture that is white where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectMask {
+    /// The object, in words that mean no other one in the picture.
+    pub label: String,
+    /// Role of the mask among the sample's images.
+    pub image: String,
+}
+
+/// A caption in a language.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Translation {
+    /// The language, as templates name it.
+    pub language: String,
+    /// The caption.
+    pub caption: String,
+}
+
+/// A text or an image of an interleaved document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// The text, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Role of the image among the sample's images, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+}
+
+/// A text with a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedText {
+    /// Name, as templates say it.
+    pub name: String,
+    /// The text.
+    pub text: String,
 }
 
 /// An instruction and the role of the picture that it leads to.
@@ -162,6 +248,14 @@ pub fn sample_id(images: &[RoleImage], annotations: &Annotations) -> SampleId {
     annotations.questions.iter().for_each(|question| add(canonical::digest_of("question", question)));
     annotations.boxes.iter().for_each(|labelled| add(canonical::digest_of("box", labelled)));
     annotations.edits.iter().for_each(|edit| add(canonical::digest_of("edit", edit)));
+    annotations.seg_labels.iter().for_each(|label| add(canonical::digest_of("segment label", label)));
+    annotations.masks.iter().for_each(|mask| add(canonical::digest_of("mask", mask)));
+    annotations.narratives.iter().for_each(|narrative| add(canonical::digest_of("narrative", narrative)));
+    annotations.translations.iter().for_each(|translation| add(canonical::digest_of("translation", translation)));
+    annotations.references.iter().for_each(|reference| add(canonical::digest_of("reference", reference)));
+    annotations.items.iter().enumerate().for_each(|item| add(canonical::digest_of("item", &item)));
+    annotations.ocr.iter().for_each(|ocr| add(canonical::digest_of("ocr", ocr)));
+    annotations.fields.iter().for_each(|field| add(canonical::digest_of("field", field)));
     parts.sort_unstable();
     let mut hasher = PartHasher::new("sample");
     for part in &parts {

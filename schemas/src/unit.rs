@@ -123,6 +123,9 @@ pub struct UnitRecord {
     /// Licences of the kept samples with their numbers, of a settle unit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub licenses: BTreeMap<String, u64>,
+    /// What the kept samples have that documents can be made of, by the names that templates use, of a settle unit.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub contents: BTreeMap<String, u64>,
 }
 
 impl UnitRecord {
@@ -140,6 +143,7 @@ impl UnitRecord {
             shards: vec![],
             statistics: None,
             licenses: BTreeMap::new(),
+            contents: BTreeMap::new(),
         }
     }
 }

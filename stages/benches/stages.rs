@@ -280,7 +280,9 @@ fn documents(count: u32) -> RecordBatch {
 
 fn mask_and_pack(criterion: &mut Criterion) {
     let batches = pieces(&documents(2000));
-    bench_chain(criterion, "mask", &batches, |chain| chain.map(Mask::new(Vocabulary::cm3leon(), SEED)));
+    bench_chain(criterion, "mask", &batches, |chain| {
+        chain.map(Mask::new(&cm3flow_stages::mask::MaskConfig::default(), Vocabulary::cm3leon(), SEED))
+    });
     bench_stage(criterion, "pack", &batches, || Pack::new(&PackConfig { seq_len: SEQ_LEN }, Vocabulary::cm3leon(), SEED));
 }
 

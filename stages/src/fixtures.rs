@@ -19,7 +19,7 @@ use crate::derive::{Derive, DeriveConfig};
 use crate::embed::{Embed, EmbedConfig, EmbedderOwner, IdfTable, NgramColourEmbedder};
 use crate::filter::{Filter, FilterConfig};
 use crate::index::{Bank, Index};
-use crate::instruct::{Instruct, InstructConfig, InstructContext, default_templates};
+use crate::instruct::{Contents, Instruct, InstructConfig, InstructContext};
 use crate::mask::{Mask, MaskConfig};
 use crate::owner::Owner;
 use crate::pack::{Pack, PackConfig};
@@ -146,10 +146,7 @@ pub(crate) fn raw_samples() -> Vec<Raw> {
         .map(|(caption, kind)| Raw::new(&format!("plain-{kind}"), png(&picture(kind, 32, 24)), &[caption, "a small test picture"]))
         .collect();
     let boxes = vec![LabelledBox { label: "door".into(), x0: 4, y0: 4, x1: 20, y1: 28 }];
-    let questions = vec![
-        Question { question: "What is it?".into(), answer: "a door.".into() },
-        Question { question: "What colour?".into(), answer: "blue".into() },
-    ];
+    let questions = vec![Question::new("What is it?", "a door."), Question::new("What colour?", "blue")];
     let annotated = Raw::new("annotated", jpeg(&picture(6, 24, 32)), &["a door in the sun"]).annotated(|annotations| {
         annotations.boxes = boxes;
         annotations.questions = questions;
@@ -307,6 +304,7 @@ pub(crate) fn retrieved() -> RecordBatch {
 pub(crate) fn instruct_context() -> InstructContext {
     InstructContext {
         config: InstructConfig::default(),
+        templates: InstructConfig::default().templates().expect("the templates in this crate"),
         mask: MaskConfig::default(),
         seq_len: SEQ_LEN as usize,
         vocabulary: vocabulary(),
@@ -317,12 +315,12 @@ pub(crate) fn instruct_context() -> InstructContext {
 
 /// Documents of [`retrieved`].
 pub(crate) fn documents() -> RecordBatch {
-    run_whole(Map(Instruct::new(Arc::new(instruct_context()), default_templates(), bank())), &retrieved())
+    run_whole(Map(Instruct::new(Arc::new(instruct_context()), bank(), &Contents::default())), &retrieved())
 }
 
 /// [`documents`] with masks.
 pub(crate) fn masked() -> RecordBatch {
-    run_whole(Map(Mask::new(vocabulary(), SEED)), &documents())
+    run_whole(Map(Mask::new(&MaskConfig::default(), vocabulary(), SEED)), &documents())
 }
 
 /// Packs of the documents in [`masked`].

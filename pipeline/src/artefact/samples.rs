@@ -22,7 +22,7 @@ pub(super) struct Wanted {
 /// First samples of the sources.
 #[derive(Debug, Default)]
 pub(super) struct Samples {
-    /// Every caption, question, answer and instruction of train samples.
+    /// Every text of train samples that documents may hold.
     pub(super) texts: Vec<String>,
     /// First captions of train samples.
     pub(super) captions: Vec<String>,
@@ -86,6 +86,11 @@ impl Samples {
         self.texts.extend(row.annotations.captions);
         self.texts.extend(row.annotations.questions.into_iter().flat_map(|question| [question.question, question.answer]));
         self.texts.extend(row.annotations.edits.into_iter().map(|edit| edit.instruction));
+        self.texts.extend(row.annotations.narratives);
+        self.texts.extend(row.annotations.translations.into_iter().map(|translation| translation.caption));
+        self.texts.extend(row.annotations.items.into_iter().filter_map(|item| item.text));
+        self.texts.extend(row.annotations.ocr);
+        self.texts.extend(row.annotations.fields.into_iter().map(|field| field.text));
         row.pixels.iter().filter(|image| image.role == MAIN_IMAGE).for_each(|image| self.pixels.extend(&image.bytes));
     }
 }

@@ -56,6 +56,24 @@ pub(super) fn fill_rates(manifest: &VersionManifest) -> String {
     Split::ALL.into_iter().filter_map(of).collect::<Vec<_>>().join(", ")
 }
 
+/// What limits the fill rate, a line for each: the least packs that the documents need, and a length that would fill better.
+pub(super) fn packing(manifest: &VersionManifest) -> Vec<String> {
+    let of = |split: Split| {
+        let statistics = manifest.statistics.get(split.name()).filter(|statistics| statistics.least_packs > 0)?;
+        let mut line = format!(
+            "{}: {} packs, no packing of these documents needs fewer than {}",
+            split.name(),
+            statistics.packs,
+            statistics.least_packs
+        );
+        if let Some((seq_len, rate)) = statistics.best_seq_len().filter(|(seq_len, _)| *seq_len != manifest.seq_len) {
+            let _ = write!(line, "; seq_len = {seq_len} would fill {:.2} %", rate * 100.0);
+        }
+        Some(line)
+    };
+    Split::ALL.into_iter().filter_map(of).collect()
+}
+
 /// Bytes for people.
 pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];

@@ -43,7 +43,9 @@ pub(super) async fn plan(args: &PlanArgs) -> Result<()> {
         }
         return Ok(());
     };
-    let plan = Plan::make(&config, &artefacts, &Catalog::new(store.clone(), &config.dataset.name), &scan).await?;
+    let catalog = Catalog::new(store.clone(), &config.dataset.name);
+    let plan = Plan::make(&config, &artefacts, &catalog, &scan).await?;
+    let latest = catalog.latest_version().await?;
     let segments = estimate(&config, &store, &plan).await?;
     if args.json {
         let plan = json!({
@@ -59,10 +61,18 @@ pub(super) async fn plan(args: &PlanArgs) -> Result<()> {
             "removed": plan.drift.removed,
             "changed": plan.drift.changed,
             "segments": segments,
+            "latest_packing": latest.as_ref().map(|latest| &latest.statistics),
         });
         output::print(&plan.to_string());
     } else {
-        output::print(&table(&scan, &plan, &segments));
+        let mut out = table(&scan, &plan, &segments);
+        if let Some(latest) = &latest {
+            let _ = writeln!(out, "\npacks of version {}, {} tokens each", latest.version, latest.seq_len);
+            for line in output::packing(latest) {
+                let _ = writeln!(out, "  {line}");
+            }
+        }
+        output::print(&out);
     }
     Ok(())
 }

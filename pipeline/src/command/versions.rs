@@ -135,10 +135,16 @@ fn shown(manifest: &VersionManifest) -> String {
     for (reason, count) in &manifest.documents.refused {
         let _ = writeln!(out, "           {count} refused: {reason}");
     }
+    if manifest.documents.shortened > 0 {
+        let _ = writeln!(out, "           {} lost the end of a text, so that they fit", manifest.documents.shortened);
+    }
     if let Some(blocklist) = manifest.blocklist {
         let _ = writeln!(out, "blocked    ids of the table {}", blocklist.short());
     }
     let _ = writeln!(out, "fill rate  {}", output::fill_rates(manifest));
+    for line in output::packing(manifest) {
+        let _ = writeln!(out, "           {line}");
+    }
     let _ =
         writeln!(out, "vocabulary {}, {} ids; packs of {} tokens", manifest.vocabulary.name, manifest.vocabulary.size, manifest.seq_len);
     for (name, digest) in &manifest.artefacts {

@@ -31,7 +31,7 @@ pub(super) async fn work(args: &WorkArgs) -> Result<()> {
     let progress = Progress::silent();
     let mut reporter = Reporter::begin(&progress);
     let dataset = config.dataset.name.clone();
-    let mut tasks = Tasks::new(config, store, artefacts, args.run.clone(), progress);
+    let mut tasks = Tasks::try_new(config, store, artefacts, args.run.clone(), progress)?;
     let mut keys = BufReader::new(tokio::io::stdin()).lines();
     let failed = |source| PipelineError::File { path: "standard input".into(), source };
     while let Some(line) = keys.next_line().await.map_err(failed)? {

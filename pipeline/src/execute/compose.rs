@@ -9,7 +9,7 @@ use cm3flow_schemas::rows::ColumnChange;
 use cm3flow_schemas::sample::{Refusal, Split};
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::{DocumentId, SampleId, columns, rows};
-use cm3flow_stages::instruct::{Instruct, default_templates};
+use cm3flow_stages::instruct::{Instruct, InstructCounts};
 use cm3flow_stages::mask::Mask;
 use cm3flow_stages::retrieve::Retrieve;
 use cm3flow_stages::stage::{Chain, Head};
@@ -64,10 +64,12 @@ impl Worker {
         let bank = self.bank_of(window, &settled).await?;
         let samples = self.kept_samples(window, (place as u32, &unit), &settled).await?;
         let (config, artefacts) = (&self.config, &self.artefacts);
+        let instruct = Instruct::new(Arc::clone(&self.instruct), Arc::clone(&bank), &settled.contents);
+        let tally = instruct.tally();
         let chain = Chain::new(Head::Batches(samples.schema(), batches_of(&samples)))
-            .map(Retrieve::new(config.retrieve.clone(), Arc::clone(&bank), artefacts.embedder.clone(), config.dataset.seed))
-            .map(Instruct::new(Arc::clone(&self.instruct), default_templates(), bank))
-            .map(Mask::new(artefacts.vocabulary.clone(), config.dataset.seed));
+            .map(Retrieve::new(config.retrieve.clone(), bank, artefacts.embedder.clone(), config.dataset.seed))
+            .map(instruct)
+            .map(Mask::new(&config.mask, artefacts.vocabulary.clone(), config.dataset.seed));
         let (_, batches) = self.collect(chain).await?;
 
         let mut documents = Vec::new();
@@ -79,7 +81,10 @@ impl Worker {
         }
         let documents = table::concatenated(&columns::document(), &documents)?;
         let mut record = UnitRecord::new(SegmentName::Compose, window.keys.compose[place]);
+        let InstructCounts { lacking, shortened } = tally.counts();
         record.documents = Some(DocumentLedger {
+            shortened,
+            lacking,
             built: (documents.num_rows() + refused.len()) as u64,
             packed: documents.num_rows() as u64,
             refused: count_reasons(refused.iter().map(|row| (row.refusal.stage.as_str(), row.refusal.reason.as_str()))),

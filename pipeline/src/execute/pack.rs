@@ -1,13 +1,13 @@
 //! `pack`: the documents of one split of a window as packs in shards.
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use cm3flow_schemas::pack::{Pack as PackRow, PackStatistics};
 use cm3flow_schemas::rows::position;
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::vocabulary::TokenWidth;
 use cm3flow_schemas::{Digest, columns, rows};
-use cm3flow_stages::pack::{Pack, statistics};
+use cm3flow_stages::pack::{Pack, least_bins, packs_at_other_lengths, statistics};
 use cm3flow_stages::shard;
 use cm3flow_stages::shuffle::Shuffle;
 use cm3flow_stages::stage::{Chain, Head};
@@ -60,16 +60,22 @@ fn of_split(documents: &RecordBatch, split: Split) -> Result<RecordBatch> {
 
 fn count(packs: &[RecordBatch], documents: &[RecordBatch], seq_len: usize) -> Result<PackStatistics> {
     let mut counts = PackStatistics::default();
+    let mut costs = Vec::new();
     for batch in packs {
         let rows: Vec<PackRow> = rows::read(batch, &[columns::TOKENS, columns::SEGMENTS, columns::DOCUMENTS])?;
         counts.add(&statistics(&rows, seq_len));
     }
     for batch in documents {
+        let tokens = batch.column(position(&batch.schema(), columns::TOKENS)?).as_list::<i32>();
+        // As `pack` counts them: the boundary in front is shared.
+        costs.extend((0..tokens.len()).map(|row| (tokens.value_length(row) as usize).saturating_sub(1)));
         for document in rows::read::<Retrieved>(batch, &[columns::TASK, columns::RETRIEVED, columns::RETRIEVED_WANTED])? {
             let task = counts.tasks.entry(document.task).or_default();
             task.retrieved += document.retrieved.len() as u64;
             task.retrieval_lowered += u64::from(document.retrieved.len() < usize::from(document.retrieved_wanted));
         }
     }
+    counts.least_packs = least_bins(&costs, seq_len - 1) as u64;
+    counts.packs_at = packs_at_other_lengths(&costs, seq_len);
     Ok(counts)
 }

@@ -14,6 +14,7 @@ use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::{ImageId, SampleId, columns, rows};
 use cm3flow_stages::dedup::{Dedup, DedupKey};
 use cm3flow_stages::index::{Index, by_place};
+use cm3flow_stages::instruct::{Contents, count_contents};
 use cm3flow_stages::split::Split;
 use cm3flow_stages::stage::{Chain, Head};
 use futures::TryStreamExt;
@@ -45,6 +46,13 @@ impl Ids {
     }
 }
 
+/// What the kept samples of a window have.
+#[derive(Default)]
+struct Counted {
+    licenses: BTreeMap<String, u64>,
+    contents: Contents,
+}
+
 /// The rows of a window, as far as something is decided about them.
 struct Decided {
     /// Rows of all units, blocked ones included.
@@ -61,7 +69,7 @@ impl Worker {
             units.push(self.input(SegmentName::Prepare, *key).await?);
         }
         let Decided { input, settled } = self.decide(window, &units, &blocklist).await?;
-        let (bank, licenses) = self.bank_and_licenses(&units, &settled, &blocklist).await?;
+        let (bank, Counted { licenses, contents }) = self.bank_and_counts(&units, &settled, &blocklist).await?;
 
         let mut record = UnitRecord::new(SegmentName::Settle, window.keys.settle);
         let is_kept = kept_rows(&settled)?;
@@ -69,7 +77,7 @@ impl Worker {
         let decided = settled.num_rows() as u64;
         let (duplicate, withdrawn) = (decided - kept, input - decided);
         record.samples = Some(SampleLedger { input, kept, duplicate, withdrawn, ..SampleLedger::default() });
-        record.licenses = licenses;
+        (record.licenses, record.contents) = (licenses, contents);
         self.units.put(&mut record, Table::Settled, &settled).await?;
         self.units.put(&mut record, Table::Bank, &bank).await?;
         let key = self.config.dedup.by;
@@ -107,25 +115,20 @@ impl Worker {
         Ok(Decided { input, settled: table::projected(&elected, &columns::settled_sample())? })
     }
 
-    /// The bank of a window in the order of its rows' places, and the licences of the samples that are kept.
-    async fn bank_and_licenses(
-        &self,
-        units: &[UnitRecord],
-        settled: &RecordBatch,
-        blocklist: &Blocklist,
-    ) -> Result<(RecordBatch, BTreeMap<String, u64>)> {
-        let (mut bank, mut licenses, mut seen) = (Vec::new(), BTreeMap::new(), 0);
+    /// The bank of a window in the order of its rows' places, and what the samples have that are kept.
+    async fn bank_and_counts(&self, units: &[UnitRecord], settled: &RecordBatch, blocklist: &Blocklist) -> Result<(RecordBatch, Counted)> {
+        let (mut bank, mut counted, mut seen) = (Vec::new(), Counted::default(), 0);
         for unit in units {
             let prepared = table::concatenated(&columns::prepared_sample(), &self.units.read(unit, Table::Prepared).await?)?;
             let prepared = blocklist.without_blocked(prepared)?;
             let decided = settled.slice(seen, prepared.num_rows().min(settled.num_rows() - seen));
             seen += decided.num_rows();
             let prepared = with_decisions(&prepared, &decided, unit)?;
-            count_licenses(&mut licenses, &table::filtered(&prepared, &kept_rows(&prepared)?)?)?;
+            counted.add(&table::filtered(&prepared, &kept_rows(&prepared)?)?)?;
             let rows = Chain::new(Head::Batches(prepared.schema(), vec![prepared])).map(Index);
             bank.extend(self.collect(rows).await?.1);
         }
-        Ok((by_place(&bank, self.config.dataset.seed)?, licenses))
+        Ok((by_place(&bank, self.config.dataset.seed)?, counted))
     }
 
     /// Runs a chain over batches that are there already; returns what it sends with its schema.
@@ -182,15 +185,23 @@ fn kept_rows(settled: &RecordBatch) -> Result<BooleanArray> {
     Ok((0..settled.num_rows()).map(|row| Some(duplicate_of.is_null(row))).collect())
 }
 
-fn count_licenses(counts: &mut BTreeMap<String, u64>, kept: &RecordBatch) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Row {
-        annotations: Annotations,
-    }
-    if kept.num_rows() > 0 {
-        for row in rows::read::<Row>(kept, &[columns::ANNOTATIONS])? {
-            *counts.entry(row.annotations.license.unwrap_or_else(|| "unknown".into())).or_default() += 1;
+impl Counted {
+    fn add(&mut self, kept: &RecordBatch) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Coded {
+            role: String,
         }
+        #[derive(Deserialize)]
+        struct Row {
+            annotations: Annotations,
+            image_codes: Vec<Coded>,
+        }
+        if kept.num_rows() > 0 {
+            for row in rows::read::<Row>(kept, &[columns::ANNOTATIONS, columns::IMAGE_CODES])? {
+                count_contents(&mut self.contents, &row.annotations, row.image_codes.iter().map(|image| image.role.as_str()));
+                *self.licenses.entry(row.annotations.license.unwrap_or_else(|| "unknown".into())).or_default() += 1;
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }

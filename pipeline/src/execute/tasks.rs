@@ -26,10 +26,13 @@ pub(crate) struct Tasks {
 
 impl Tasks {
     /// Tasks of the run in the folder `run`.
-    pub(crate) fn new(config: Config, store: Store, artefacts: Artefacts, run: String, progress: Progress) -> Self {
+    ///
+    /// # Errors
+    /// As [`Worker::try_new`].
+    pub(crate) fn try_new(config: Config, store: Store, artefacts: Artefacts, run: String, progress: Progress) -> Result<Self> {
         let config = Arc::new(config);
-        let worker = Worker::new(Arc::clone(&config), store.clone(), Arc::new(artefacts), progress);
-        Self { config, store, worker, run, known: HashMap::new() }
+        let worker = Worker::try_new(Arc::clone(&config), store.clone(), Arc::new(artefacts), progress)?;
+        Ok(Self { config, store, worker, run, known: HashMap::new() })
     }
 
     /// Makes the unit of `key`, unless it is there.

@@ -36,9 +36,14 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(config: Arc<Config>, store: Store, artefacts: Arc<Artefacts>, progress: Progress) -> Self {
+    /// Works by `config`.
+    ///
+    /// # Errors
+    /// [`PipelineError::Stage`] for templates that cannot be compiled; a configuration that was read has none.
+    pub(crate) fn try_new(config: Arc<Config>, store: Store, artefacts: Arc<Artefacts>, progress: Progress) -> Result<Self> {
         let instruct = InstructContext {
             config: config.instruct.clone(),
+            templates: config.instruct.templates()?,
             mask: config.mask.clone(),
             seq_len: config.pack.seq_len as usize,
             vocabulary: artefacts.vocabulary.clone(),
@@ -46,7 +51,7 @@ impl Worker {
             seed: config.dataset.seed,
         };
         let limits = config.runtime.channel_limits();
-        Self { config, units: UnitStore::new(store), artefacts, instruct: Arc::new(instruct), progress, limits, bank: Mutex::default() }
+        Ok(Self { config, units: UnitStore::new(store), artefacts, instruct: Arc::new(instruct), progress, limits, bank: Mutex::default() })
     }
 
     /// What it computes with.

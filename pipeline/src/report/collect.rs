@@ -76,19 +76,15 @@ pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
         ledger: manifest.samples.to_string(),
         documents: manifest.documents.to_string(),
         funnel: funnel(subject),
-        reasons: manifest
-            .samples
-            .refused
-            .iter()
-            .chain(&manifest.documents.refused)
-            .map(|(reason, &count)| Reason { reason: reason.clone(), count })
-            .collect(),
+        reasons: manifest.samples.refused.iter().chain(&manifest.documents.refused).map(reason).collect(),
+        lacking: manifest.documents.lacking.iter().map(reason).collect(),
+        shortened: manifest.documents.shortened,
         refused,
         samples: samples(subject, &prepared).await?,
         neighbours: neighbours(subject, &units, &prepared, &documents).await?,
         masked: masked(subject, &documents)?,
         packs: packs(subject).await?,
-        fill: manifest.statistics.iter().map(fill).collect(),
+        fill: manifest.statistics.iter().map(|found| fill(found, manifest.seq_len)).collect(),
         tasks: tasks(&manifest.statistics),
         stages: subject.meters.all().iter().map(|meter| stage_time(meter)).collect(),
         training: match subject.training {
@@ -299,9 +295,23 @@ async fn packs(subject: &Subject<'_>) -> Result<String> {
     Ok(draw::packs(&packs))
 }
 
-fn fill((split, statistics): (&String, &PackStatistics)) -> Fill {
-    let PackStatistics { packs, used, capacity, .. } = *statistics;
-    Fill { split: split.clone(), packs, used, capacity, percent: statistics.fill_rate() * 100.0 }
+fn reason((reason, &count): (&String, &u64)) -> Reason {
+    Reason { reason: reason.clone(), count }
+}
+
+fn fill((split, statistics): (&String, &PackStatistics), seq_len: u32) -> Fill {
+    let PackStatistics { packs, used, capacity, least_packs, .. } = *statistics;
+    let better = statistics.best_seq_len().filter(|(best, _)| *best != seq_len);
+    Fill {
+        split: split.clone(),
+        packs,
+        used,
+        capacity,
+        percent: statistics.fill_rate() * 100.0,
+        least_packs: (least_packs > 0).then_some(least_packs),
+        imbalance: statistics.attention_imbalance(),
+        better: better.map(|(best, rate)| (best, rate * 100.0)),
+    }
 }
 
 /// Sum over both splits.

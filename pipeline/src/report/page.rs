@@ -19,6 +19,10 @@ pub(super) struct Page {
     pub documents: String,
     pub funnel: Vec<FunnelStep>,
     pub reasons: Vec<Reason>,
+    /// Records that were not begun, by task and what is lacking.
+    pub lacking: Vec<Reason>,
+    /// Records whose texts lost their end.
+    pub shortened: u64,
     pub refused: Vec<RefusedSample>,
     pub samples: Vec<Sample>,
     pub neighbours: Vec<Query>,
@@ -105,6 +109,12 @@ pub(super) struct Fill {
     pub used: u64,
     pub capacity: u64,
     pub percent: f64,
+    /// Packs that no packing can do without, if they were counted.
+    pub least_packs: Option<u64>,
+    /// Cost of attention in the most expensive pack over that of the mean one.
+    pub imbalance: Option<f64>,
+    /// Another length that would fill better, and the fill rate in percent.
+    pub better: Option<(u32, f64)>,
 }
 
 /// What a stage did in this run.

@@ -160,10 +160,12 @@ impl Recount {
 
 /// Puts the counts of the rewritten packs in the place of the former ones.
 fn recounted(base: &VersionManifest, record: &mut WindowRecord, split: Split, recount: Recount) -> Result<()> {
-    let mut counts = record.statistics.get(split.name()).cloned().unwrap_or_default();
+    let former = record.statistics.get(split.name()).cloned().unwrap_or_default();
+    let mut counts = former.clone();
     counts.add(&recount.after);
     let too_few = || contradiction(base, record, format!("it counts less of {} than its packs hold", split.name()));
-    let counts = counts.checked_sub(&recount.before).ok_or_else(too_few)?;
+    // How the documents were packed is as it was.
+    let counts = PackStatistics { packs_at: former.packs_at, ..counts.checked_sub(&recount.before).ok_or_else(too_few)? };
     let packed = record.documents.packed.checked_sub(recount.documents).ok_or_else(too_few)?;
     record.statistics.insert(split.name().to_owned(), counts);
     record.documents.packed = packed;

@@ -12,11 +12,28 @@ pub struct DeriveConfig {
     pub canny_low: f32,
     /// Gradient above which every pixel is one, at least `canny_low`, at most 1140. Default 100.
     pub canny_high: f32,
+    /// Whether to make a scribble of the main image: a few thick strokes along its strongest edges. Default false.
+    #[serde(skip_serializing_if = "is_false")]
+    pub scribbles: bool,
+    /// Whether to make the outlines of a segmentation's objects. Default false.
+    #[serde(skip_serializing_if = "is_false")]
+    pub outlines: bool,
+    /// Most masks of single objects that are made of a segmentation, 0..=16. Default 1.
+    #[serde(skip_serializing_if = "is_one")]
+    pub object_masks: u32,
+}
+
+const fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+const fn is_one(count: &u32) -> bool {
+    *count == 1
 }
 
 impl Default for DeriveConfig {
     fn default() -> Self {
-        Self { edges: true, canny_low: 50.0, canny_high: 100.0 }
+        Self { edges: true, canny_low: 50.0, canny_high: 100.0, scribbles: false, outlines: false, object_masks: 1 }
     }
 }
 
@@ -25,9 +42,13 @@ impl DeriveConfig {
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let (low, high) = (self.canny_low, self.canny_high);
-        if low > 0.0 && low <= high && high <= 1140.0 {
-            return Vec::new();
+        let mut problems = Vec::new();
+        if !(low > 0.0 && low <= high && high <= 1140.0) {
+            problems.push(format!("derive.canny_low and derive.canny_high must satisfy 0 < low <= high <= 1140, got {low} and {high}"));
         }
-        vec![format!("derive.canny_low and derive.canny_high must satisfy 0 < low <= high <= 1140, got {low} and {high}")]
+        if self.object_masks > 16 {
+            problems.push(format!("derive.object_masks must be in 0..=16, got {}", self.object_masks));
+        }
+        problems
     }
 }

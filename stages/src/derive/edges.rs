@@ -1,4 +1,4 @@
-//! Canny edge maps as condition images.
+//! Condition images made of the edges of a picture: Canny's, and scribbles.
 
 use image::{GrayImage, Rgb, RgbImage};
 
@@ -9,6 +9,20 @@ use image::{GrayImage, Rgb, RgbImage};
 #[must_use]
 pub fn canny(picture: &RgbImage, low: f32, high: f32) -> RgbImage {
     let grey: GrayImage = image::imageops::grayscale(picture);
-    let edges = imageproc::edges::canny(&grey, low, high);
-    RgbImage::from_fn(picture.width(), picture.height(), |x, y| Rgb([edges.get_pixel(x, y).0[0]; 3]))
+    in_three_channels(&imageproc::edges::canny(&grey, low, high))
+}
+
+/// Thick strokes along the strongest edges of `picture`, white on black: blurred by a 64th of its width, so that only large shapes are left, their
+/// edges drawn a 64th of it wide.
+#[must_use]
+pub fn scribble(picture: &RgbImage) -> RgbImage {
+    let grey: GrayImage = image::imageops::grayscale(picture);
+    let blurred = imageproc::filter::gaussian_blur_f32(&grey, (picture.width() as f32 / 64.0).max(0.5));
+    let strokes = imageproc::edges::canny(&blurred, 15.0, 40.0);
+    let radius = (picture.width() / 128).clamp(1, 255) as u8;
+    in_three_channels(&imageproc::morphology::dilate(&strokes, imageproc::distance_transform::Norm::L2, radius))
+}
+
+fn in_three_channels(grey: &GrayImage) -> RgbImage {
+    RgbImage::from_fn(grey.width(), grey.height(), |x, y| Rgb([grey.get_pixel(x, y).0[0]; 3]))
 }

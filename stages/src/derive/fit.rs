@@ -4,7 +4,7 @@ use cm3flow_schemas::ImageId;
 use cm3flow_schemas::preparation::{Crop, LongSide, Preparation, ResizeFilter};
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::sample::LabelledBox;
-use image::RgbImage;
+use image::{GrayImage, RgbImage};
 
 use crate::derive::resize::lanczos;
 
@@ -61,6 +61,13 @@ impl Fit {
             ResizeFilter::Lanczos3 => Some(lanczos(picture, width, height)),
         };
         image::imageops::crop_imm(resized.as_ref().unwrap_or(picture), self.left, self.top, self.side, self.side).to_image()
+    }
+
+    /// As [`Self::apply`], by the nearest pixel: for pictures whose levels are numbers.
+    #[must_use]
+    pub fn apply_to_levels(&self, levels: &GrayImage) -> GrayImage {
+        let resized = image::imageops::resize(levels, self.resized_width, self.resized_height, image::imageops::FilterType::Nearest);
+        image::imageops::crop_imm(&resized, self.left, self.top, self.side, self.side).to_image()
     }
 
     /// Maps a box from the picture's pixels to the square's; `None` if less than half of it is within the square.

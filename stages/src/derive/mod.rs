@@ -9,6 +9,7 @@ pub mod decode;
 pub mod edges;
 pub mod fit;
 mod resize;
+mod segmentation;
 
 use std::collections::BTreeMap;
 
@@ -17,9 +18,11 @@ use arrow::datatypes::SchemaRef;
 use cm3flow_schemas::columns;
 use cm3flow_schemas::preparation::Preparation;
 use cm3flow_schemas::rows::{self, ColumnChange};
-use cm3flow_schemas::sample::{Annotations, EDGE_IMAGE, MAIN_IMAGE, Refusal, RoleImage};
+use cm3flow_schemas::sample::{
+    Annotations, EDGE_IMAGE, MAIN_IMAGE, OUTLINE_IMAGE, ObjectMask, Refusal, RoleImage, SCRIBBLE_IMAGE, SEGMENTATION_IMAGE,
+};
 use cm3flow_schemas::{ImageId, SchemaError};
-use image::RgbImage;
+use image::{GrayImage, RgbImage};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +34,7 @@ use crate::error::{Result, StageError};
 use crate::stage::Transform;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 3;
+pub const REVISION: u32 = 4;
 /// The stage's name.
 pub const NAME: &str = "derive";
 
@@ -71,13 +74,16 @@ impl Derive {
                 self.pass(&mut out, &image_id, image);
                 continue;
             }
-            match decode::decode(&image.bytes, self.preparation.transparency) {
-                Ok(picture) => self.add(&mut out, &image.role, &image_id, &picture),
-                Err((reason, detail)) => {
-                    (out.pixels, out.given_codes) = (Vec::new(), Vec::new());
-                    out.refusal = Some(Refusal::new(NAME, reason, format!("image {}: {detail}", image.role)));
-                    break;
-                }
+            let added = if image.role == SEGMENTATION_IMAGE && !out.annotations.seg_labels.is_empty() {
+                segmentation::decode(&image.bytes).map(|levels| self.add_segmentation(&mut out, &image_id, &levels))
+            } else {
+                let decoded = decode::decode(&image.bytes, self.preparation.transparency);
+                decoded.map(|picture| self.add(&mut out, &image.role, &image_id, &picture))
+            };
+            if let Err((reason, detail)) = added {
+                (out.pixels, out.given_codes) = (Vec::new(), Vec::new());
+                out.refusal = Some(Refusal::new(NAME, reason, format!("image {}: {detail}", image.role)));
+                break;
             }
         }
         out
@@ -101,11 +107,27 @@ impl Derive {
             (out.width, out.height) = picture.dimensions();
             map_boxes(&mut out.annotations, &fit);
             if self.config.edges {
-                let edges = edges::canny(&square, self.config.canny_low, self.config.canny_high);
-                out.pixels.push(RoleImage { role: EDGE_IMAGE.to_owned(), bytes: edges.into_raw() });
+                out.push(EDGE_IMAGE, edges::canny(&square, self.config.canny_low, self.config.canny_high));
+            }
+            if self.config.scribbles {
+                out.push(SCRIBBLE_IMAGE, edges::scribble(&square));
             }
         }
-        out.pixels.push(RoleImage { role: role.to_owned(), bytes: square.into_raw() });
+        out.push(role, square);
+    }
+
+    fn add_segmentation(&self, out: &mut Out, id: &ImageId, levels: &GrayImage) {
+        let levels = Fit::of(levels.width(), levels.height(), &self.preparation, self.seed, id).apply_to_levels(levels);
+        out.push(SEGMENTATION_IMAGE, segmentation::coloured(&levels, &out.annotations.seg_labels));
+        if self.config.outlines {
+            out.push(OUTLINE_IMAGE, segmentation::outlines(&levels));
+        }
+        let masks = segmentation::masks_of_single_objects(&levels, &out.annotations.seg_labels, self.config.object_masks as usize);
+        for (number, (label, mask)) in masks.into_iter().enumerate() {
+            let image = format!("object{number}");
+            out.push(&image, mask);
+            out.annotations.masks.push(ObjectMask { label, image });
+        }
     }
 }
 
@@ -131,6 +153,12 @@ struct Out {
     width: u32,
     height: u32,
     refusal: Option<Refusal>,
+}
+
+impl Out {
+    fn push(&mut self, role: &str, pixels: RgbImage) {
+        self.pixels.push(RoleImage { role: role.to_owned(), bytes: pixels.into_raw() });
+    }
 }
 
 impl Transform for Derive {

@@ -38,9 +38,13 @@ fn stage() -> Map<Derive> {
 }
 
 fn derive_one(sample: Raw) -> Derived {
+    derive_with(DeriveConfig::default(), sample)
+}
+
+fn derive_with(config: DeriveConfig, sample: Raw) -> Derived {
     let filtered = run_whole(Map(crate::filter::Filter::new(filter_config())), &raw_batch(&[sample]));
     let wanted = [columns::PIXELS, columns::ANNOTATIONS, columns::WIDTH, columns::HEIGHT, columns::REFUSAL];
-    rows::read(&run_whole(stage(), &filtered), &wanted).unwrap().remove(0)
+    rows::read(&run_whole(Map(Derive::new(config, preparation(), SEED)), &filtered), &wanted).unwrap().remove(0)
 }
 
 /// Left half red, right half blue.
@@ -390,7 +394,7 @@ fn a_real_photograph_is_fitted_with_its_edges() {
 fn thresholds_out_of_order_are_named() {
     assert!(DeriveConfig::default().problems().is_empty());
     for (canny_low, canny_high) in [(0.0, 10.0), (20.0, 10.0), (1.0, 2000.0), (f32::NAN, 10.0)] {
-        assert!(DeriveConfig { canny_low, canny_high, edges: true }.problems()[0].starts_with("derive.canny_low"));
+        assert!(DeriveConfig { canny_low, canny_high, ..DeriveConfig::default() }.problems()[0].starts_with("derive.canny_low"));
     }
 }
 
@@ -430,4 +434,27 @@ fn given_codes_pass_undecoded_and_their_boxes_are_those_of_the_square() {
     assert_eq!((derived.width, derived.height, derived.refusal), (SIDE, SIDE, None));
     assert_eq!(derived.annotations.boxes, [LabelledBox { label: "door".into(), x0: 2, y0: 3, x1: 8, y1: 16 }]);
     assert_eq!(derived.pixels.iter().map(|image| image.role.as_str()).collect::<Vec<_>>(), ["edit0"], "codes have no edges");
+}
+
+#[test]
+fn a_segmentation_becomes_conditions_and_one_without_labels_is_a_picture() {
+    let levels = image::GrayImage::from_fn(32, 32, |x, _| image::Luma([u8::from(x < 16)]));
+    let mut file = std::io::Cursor::new(Vec::new());
+    image::DynamicImage::ImageLuma8(levels).write_to(&mut file, image::ImageFormat::Png).unwrap();
+    let file = file.into_inner();
+    let plain = Raw::new("dog", png(&picture(1, 32, 32)), &["a caption"]).with_image(SEGMENTATION_IMAGE, file);
+    let labels = vec![cm3flow_schemas::sample::SegLabel { level: 1, label: "dog".into() }];
+    let labelled = plain.clone().annotated(|annotations| annotations.seg_labels = labels.clone());
+    let config = DeriveConfig { scribbles: true, outlines: true, ..DeriveConfig::default() };
+    let derived = derive_with(config, labelled);
+    let roles: Vec<&str> = derived.pixels.iter().map(|image| image.role.as_str()).collect();
+    assert_eq!(roles, [EDGE_IMAGE, SCRIBBLE_IMAGE, MAIN_IMAGE, SEGMENTATION_IMAGE, OUTLINE_IMAGE, "object0"]);
+    let of = |role: &str| &derived.pixels.iter().find(|image| image.role == role).unwrap().bytes;
+    assert_eq!((&of(SEGMENTATION_IMAGE)[..3], &of("object0")[..3]), (segmentation::colour("dog").0.as_slice(), [255; 3].as_slice()));
+    assert_eq!(of(OUTLINE_IMAGE).iter().filter(|level| **level == 255).count(), 3 * SIDE as usize, "one line");
+    assert_eq!(derived.annotations.masks, [ObjectMask { label: "dog".into(), image: "object0".into() }]);
+    assert_eq!(derive_one(plain).pixels.len(), 3, "edges, picture, picture");
+    let photo = Raw::new("dog", png(&picture(1, 32, 32)), &["a caption"]).with_image(SEGMENTATION_IMAGE, png(&picture(2, 32, 32)));
+    let refused = derive_one(photo.annotated(|annotations| annotations.seg_labels = labels)).refusal.unwrap();
+    assert_eq!(refused.reason, "bad_segmentation", "{}", refused.detail);
 }

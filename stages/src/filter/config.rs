@@ -18,7 +18,7 @@ pub struct FilterConfig {
     pub min_caption_chars: u32,
     /// Most characters of a caption. Default 1000.
     pub max_caption_chars: u32,
-    /// Whether a sample without caption is refused. Default true.
+    /// Whether a sample without caption is refused, unless it has something else to make documents of, such as questions. Default true.
     pub require_caption: bool,
 }
 

@@ -23,7 +23,7 @@ use crate::error::{Result, StageError};
 use crate::stage::Transform;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 2;
+pub const REVISION: u32 = 3;
 /// The stage's name.
 pub const NAME: &str = "filter";
 
@@ -174,6 +174,7 @@ impl Filter {
         });
         match (annotations.captions.is_empty() && self.config.require_caption, had, short) {
             (false, ..) => Ok(()),
+            (true, 0, _) if has_other_texts(annotations) => Ok(()),
             (true, 0, _) => Err(("no_caption", "the sample has no caption".into())),
             (true, _, 0) => Err(("caption_too_long", format!("all {long} captions exceed {} characters", self.config.max_caption_chars))),
             (true, _, _) => Err((
@@ -182,6 +183,23 @@ impl Filter {
             )),
         }
     }
+}
+
+/// Whether there is something to make a document of where there is no caption.
+fn has_other_texts(annotations: &Annotations) -> bool {
+    let Annotations { questions, boxes, edits, masks, seg_labels, narratives, translations, items, ocr, fields, .. } = annotations;
+    let lists = [
+        questions.len(),
+        boxes.len(),
+        edits.len(),
+        masks.len(),
+        seg_labels.len(),
+        narratives.len(),
+        translations.len(),
+        items.len(),
+        fields.len(),
+    ];
+    lists.iter().any(|length| *length > 0) || ocr.is_some()
 }
 
 /// Whether the main image comes as codes.

@@ -1,14 +1,16 @@
 //! Samples whose images are files of their own: rows of lists, and images of folders with what stands beside them.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::digest::PartHasher;
-use cm3flow_schemas::sample::Annotations;
+use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE};
 use object_store::path::Path;
 use serde::Deserialize;
 
-use super::annotations::{captions_from_text, from_json, is_image_extension, without_lone_surrogates};
+use super::annotations::{captions_from_text, from_json, image_names, is_image_extension, without_lone_surrogates};
 use super::lines::{Line, MAX_LINE_BYTES};
 use super::location::Location;
 use super::planned::FolderFile;
@@ -81,9 +83,12 @@ pub(super) fn digests(images: &[Option<Bytes>]) -> Vec<Digest> {
     images.iter().map(|image| Digest::of(image.as_deref().unwrap_or_default())).collect()
 }
 
-#[derive(Deserialize)]
-struct RowImage {
+#[derive(Default, Deserialize)]
+struct RowImages {
     image: Option<String>,
+    /// Further images by role: condition images that the source has already.
+    #[serde(default)]
+    images: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -113,14 +118,23 @@ pub(super) fn of_line(folder: &Path, line: &Line) -> FileSample {
         return FileSample { key: format!("line-{number}"), image: None, codes: None, further: Vec::new(), annotations };
     };
     let mended = without_lone_surrogates(text);
-    let image = serde_json::from_slice::<RowImage>(&mended).ok().and_then(|row| row.image);
+    let RowImages { mut image, images } = serde_json::from_slice(&mended).unwrap_or_default();
     let mut annotations = from_json(text).map_err(|error| format!("line {number}: {error}"));
-    let mut further = Vec::new();
+    let mut further: Vec<(String, Path)> = images.into_iter().map(|(role, name)| (role, resolve(folder, &name))).collect();
     if let Ok(annotations) = &mut annotations {
-        for (index, edit) in annotations.edits.iter_mut().enumerate() {
-            let path = resolve(folder, &edit.image);
-            edit.image = format!("edit{index}");
-            further.push((edit.image.clone(), path));
+        let first_item = annotations.items.iter().find_map(|item| item.image.clone());
+        image = image.or(first_item);
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for (kind, name) in image_names(annotations) {
+            if kind == "item" && Some(&*name) == image.as_ref() {
+                MAIN_IMAGE.clone_into(name);
+                continue;
+            }
+            let count = counts.entry(kind).or_default();
+            let role = format!("{kind}{count}");
+            *count += 1;
+            further.push((role.clone(), resolve(folder, name)));
+            *name = role;
         }
     }
     FileSample {

@@ -135,12 +135,13 @@ fn samples_of_a_tar_are_grouped_by_key() {
         rows[0].annotations,
         Annotations {
             captions: vec!["a dog".into(), "a hound".into()],
-            questions: vec![Question { question: "What?".into(), answer: "a dog".into() }],
+            questions: vec![Question::new("What?", "a dog")],
             boxes: vec![LabelledBox { label: "dog".into(), x0: 1, y0: 0, x1: 11, y1: 9 }],
             edits: vec![Edit { instruction: "turn it".into(), image: "edit0".into() }],
             license: Some("CC0-1.0".into()),
             credit: Some("A. Author".into()),
             source: Some("https://example.org".into()),
+            ..Annotations::default()
         }
     );
     assert_eq!(
@@ -664,4 +665,41 @@ fn a_source_that_changed_after_the_scan_is_an_error_that_names_its_file() {
     files.write("in/2.png", b"other", 30);
     changed(1);
     changed(3);
+}
+
+#[test]
+fn annotations_of_every_task_are_read_and_their_images_found() {
+    let json = br#"{
+        "questions": [{"question": "Why?", "answer": "B", "context": "It rains.", "choices": ["sun", "rain"], "explanation": "Wet."}],
+        "seg_labels": {"2": "dog", "1": "sky"},
+        "masks": [{"label": "the dog", "image": "dog.PNG"}],
+        "narrative": "A long story.", "narratives": ["Another."],
+        "translations": {"German": "ein Hund", "French": ["un chien", "le chien"]},
+        "references": ["ref.jpg"],
+        "items": [{"text": "one"}, {"image": "jpg", "caption": "of it"}, {"text": "  "}],
+        "ocr": "STOP", "fields": {"haiku": "rain"}, "depth": "not ours"
+    }"#;
+    let rows = tar_rows(&[("a.jpg", b"main"), ("a.json", json), ("a.seg.png", b"levels"), ("a.dog.png", b"mask"), ("a.ref.jpg", b"other")]);
+    let roles: Vec<&str> = rows[0].images.iter().map(|image| image.role.as_str()).collect();
+    assert_eq!(roles, [MAIN_IMAGE, "seg", "dog", "ref"]);
+    insta::assert_debug_snapshot!(rows[0].annotations);
+}
+
+#[test]
+fn an_interleaved_document_without_picture_of_its_own_is_known_by_its_first() {
+    let in_a_tar = br#"{"items": [{"text": "one"}, {"image": "0.jpg"}, {"image": "1.jpg"}]}"#;
+    let tar = tar_rows(&[("a.json", in_a_tar), ("a.0.jpg", b"first"), ("a.1.jpg", b"second")]);
+    let list = br#"{"items": [{"text": "one"}, {"image": "x.jpg"}, {"image": "y.jpg"}], "images": {"depth": "d.png"}}"#;
+    let files: &[(&str, &[u8])] = &[("list.jsonl", list), ("x.jpg", b"first"), ("y.jpg", b"second"), ("d.png", b"depth")];
+    let listed = all_rows(&config(SourceFormat::Jsonl, 4), &location(files, "list.jsonl"));
+    let shown = |row: &Row| {
+        let images: Vec<(String, Vec<u8>)> = row.images.iter().map(|image| (image.role.clone(), image.bytes.clone())).collect();
+        let items: Vec<Option<String>> = row.annotations.items.iter().map(|item| item.image.clone()).collect();
+        (images, items)
+    };
+    let image = |role: &str, bytes: &[u8]| (role.to_owned(), bytes.to_vec());
+    let (main, named) = (Some(MAIN_IMAGE.to_owned()), |role: &str| Some(role.to_owned()));
+    assert_eq!(shown(&tar[0]), (vec![image(MAIN_IMAGE, b"first"), image("1", b"second")], vec![None, main.clone(), named("1")]));
+    let expected = vec![image(MAIN_IMAGE, b"first"), image("depth", b"depth"), image("item0", b"second")];
+    assert_eq!(shown(&listed[0]), (expected, vec![None, main, named("item0")]));
 }

@@ -13,7 +13,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use serde::Serialize;
 
-use super::annotations::{captions_from_text, from_json, is_codes_extension, is_image_extension};
+use super::annotations::{captions_from_text, from_json, image_names, is_codes_extension, is_image_extension};
 use super::files::{self, FileSample, UnitHasher, digests};
 use super::lines::{Line, Lines};
 use super::planned::{FileFacts, FolderFile, Layout, PlannedUnit};
@@ -274,21 +274,34 @@ fn tar_sample(found: TarSample, name: &str) -> RawSample {
             sample.refusal = Some(Refusal::new(NAME, "bad_annotations", format!(".{}: {problem}", member.extension)));
         }
     }
-    for edit in &mut sample.annotations.edits {
-        if let Some((stem, extension)) = edit.image.rsplit_once('.')
+    for (_, name) in image_names(&mut sample.annotations) {
+        if let Some((stem, extension)) = name.rsplit_once('.')
             && [is_image_extension, is_codes_extension].iter().any(|is_known| is_known(&extension.to_ascii_lowercase()))
         {
-            edit.image = stem.to_ascii_lowercase();
+            *name = stem.to_ascii_lowercase();
+        } else if is_image_extension(&name.to_ascii_lowercase()) {
+            // `KEY.jpg` has no name but its type.
+            MAIN_IMAGE.clone_into(name);
         }
     }
     // Tars hold embeddings and the like as .npy, too: codes are those that stand where a picture is missing.
     for image in given {
-        let is_named = image.role == MAIN_IMAGE || sample.annotations.edits.iter().any(|edit| edit.image == image.role);
+        let is_named = image.role == MAIN_IMAGE || image_names(&mut sample.annotations).any(|(_, name)| *name == image.role);
         if is_named && !sample.images.iter().any(|other| other.role == image.role) {
             sample.images.push(image);
         }
     }
+    first_item_is_main(&mut sample);
     sample
+}
+
+/// An interleaved document without a picture of its own is known by its first one.
+fn first_item_is_main(sample: &mut RawSample) {
+    let has_main = sample.images.iter().any(|image| image.role == MAIN_IMAGE);
+    let Some(first) = sample.annotations.items.iter().find_map(|item| item.image.clone()).filter(|_| !has_main) else { return };
+    sample.images.iter_mut().filter(|image| image.role == first).for_each(|image| MAIN_IMAGE.clone_into(&mut image.role));
+    let images = sample.annotations.items.iter_mut().filter_map(|item| item.image.as_mut());
+    images.filter(|image| **image == first).for_each(|image| MAIN_IMAGE.clone_into(image));
 }
 
 fn merge(annotations: &mut Annotations, json: Annotations) {

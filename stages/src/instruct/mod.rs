@@ -1,14 +1,19 @@
 //! `instruct`: samples become documents, by the templates of the tasks.
 //!
 //! Stage of `compose`. Each sample row gives a document row for every record that a task makes of it, in the order of the tasks' names;
-//! a record whose parts the sample lacks (no boxes, no edges) is not begun. Length policy: retrieved pairs are dropped, the least similar
-//! first, until the document and its masked spans fit into `seq_len`; what is still too long is refused. No image is ever cut. A record
+//! a record whose parts the sample lacks (no boxes, no edges) is not begun, and counted by what is lacking. Length policy: retrieved pairs are dropped, the least similar
+//! first, until the document and its masked spans fit into `seq_len`; then texts that may be cut lose their end, the longest first; what is still
+//! too long is refused. No image is ever cut, and interleaved texts and images are split between documents. A record
 //! with a text that the text tokenizer cannot represent is refused too; a neighbour with such a caption is not drawn.
 
 mod config;
+mod item;
+mod natural;
 mod record;
+mod tally;
 mod template;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -21,8 +26,10 @@ use cm3flow_schemas::vocabulary::Vocabulary;
 use cm3flow_schemas::{DocumentId, SampleId, SchemaError};
 use serde::{Deserialize, Serialize};
 
-pub use config::InstructConfig;
-pub use template::{Templates, default_templates};
+pub use config::{InstructConfig, LongText, TaskConfig};
+pub use natural::{Contents, count_contents};
+pub use tally::{InstructCounts, InstructTally};
+pub use template::{Each, Form, Loss, Order, Part, Task, Templates};
 
 use crate::error::{Result, StageError};
 use crate::index::Bank;
@@ -31,7 +38,7 @@ use crate::stage::Transform;
 use crate::tokenize::TextTokenizer;
 
 /// Revision of this stage's code and templates: raised when the same input gives other rows.
-pub const REVISION: u32 = 2;
+pub const REVISION: u32 = 3;
 /// The stage's name.
 pub const NAME: &str = "instruct";
 
@@ -40,6 +47,8 @@ pub const NAME: &str = "instruct";
 pub struct InstructContext {
     /// Which tasks, how often.
     pub config: InstructConfig,
+    /// Its tasks, compiled: [`InstructConfig::templates`].
+    pub templates: Templates,
     /// How spans are drawn: their number belongs to the length of a document.
     pub mask: MaskConfig,
     /// Tokens of a pack.
@@ -55,8 +64,9 @@ pub struct InstructContext {
 /// The transform.
 pub struct Instruct {
     context: Arc<InstructContext>,
-    templates: Templates,
     bank: Arc<Bank>,
+    multipliers: BTreeMap<String, f64>,
+    tally: InstructTally,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,10 +94,17 @@ struct Out {
 }
 
 impl Instruct {
-    /// Makes documents by `templates`; neighbours are looked up in `bank`.
+    /// Makes documents of samples from a window whose kept samples have `contents`, which tasks with a share go by; neighbours are looked up in `bank`.
     #[must_use]
-    pub const fn new(context: Arc<InstructContext>, templates: Templates, bank: Arc<Bank>) -> Self {
-        Self { context, templates, bank }
+    pub fn new(context: Arc<InstructContext>, bank: Arc<Bank>, contents: &Contents) -> Self {
+        let multipliers = context.config.multipliers(&context.templates.natural(contents));
+        Self { context, bank, multipliers, tally: InstructTally::default() }
+    }
+
+    /// What it counts, also after it has been handed over to a chain.
+    #[must_use]
+    pub fn tally(&self) -> InstructTally {
+        self.tally.clone()
     }
 }
 

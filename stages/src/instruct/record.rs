@@ -3,106 +3,218 @@
 use cm3flow_schemas::DocumentId;
 use cm3flow_schemas::document::{DocumentBuilder, Neighbour, Role};
 use cm3flow_schemas::random::Draws;
-use cm3flow_schemas::sample::{LabelledBox, Refusal};
+use cm3flow_schemas::sample::Refusal;
 
-use super::template::{Each, Part, Task, Values};
+use super::config::{LongText, TaskConfig};
+use super::item::{Item, item_count};
+use super::template::{Each, Form, Loss, Order, Part, Task};
 use super::{In, Instruct, NAME, Out};
 use crate::error::{Result, StageError};
 use crate::mask;
 use crate::tokenize::Unrepresentable;
 
-/// One item of a sample that a task makes a record of.
-struct Item<'a> {
-    values: Values<'a>,
-    /// Role of the edit's result.
-    edit_image: Option<&'a str>,
-}
-
 /// What a part becomes.
 enum Content<'a> {
-    Text(Role, Vec<u32>),
+    Text {
+        role: Role,
+        ids: Vec<u32>,
+        /// Whether it may lose its end.
+        cut: bool,
+    },
     /// A text that has no tokens, and why.
     Unrepresentable(Unrepresentable),
     Image(Role, &'a [u32]),
     Retrieved,
 }
 
+/// A task and its settings.
+#[derive(Clone, Copy)]
+struct Of<'t> {
+    name: &'t str,
+    task: &'t Task,
+}
+
 impl Instruct {
     /// Appends the documents of `sample`, task by task.
     pub(super) fn documents_of(&self, sample: &In, documents: &mut Vec<Out>) -> Result<()> {
-        for (name, task) in self.templates.tasks() {
-            let weight = self.context.config.tasks.get(name).copied().unwrap_or(0.0);
-            for item in 0..item_count(task, sample) {
-                for copy in 0..self.copies(sample, name, item, weight) {
-                    // Copies of one item follow each other; 1,000 is above any copy count that a weight may ask for.
-                    let number = (item * 1000 + copy) as u32;
-                    documents.extend(self.document(sample, (name, task), item, number)?);
+        for (name, task) in self.context.templates.tasks() {
+            let Some(config) = self.context.config.task(name) else { continue };
+            let of = Of { name, task };
+            let items = item_count(task.each, sample);
+            if items == 0 {
+                self.tally.lack(name, task.each.name());
+            }
+            for (item, copy) in self.wanted(sample, of, &config, items) {
+                // Copies of one item follow each other; 1,000 is above any copy count that a weight may ask for.
+                let number = |item: usize| (item * 1000 + copy) as u32;
+                if task.each == Each::Items {
+                    self.interleaved(sample, of, number, documents)?;
+                } else {
+                    documents.extend(self.document(sample, of, item, number(item))?);
                 }
             }
         }
         Ok(())
     }
 
-    /// How often an item becomes a record: the whole part of `weight`, and once more with a chance of the rest.
-    fn copies(&self, sample: &In, task: &str, item: usize, weight: f64) -> usize {
-        let rest = weight.fract();
-        let id = DocumentId::of(sample.sample_id, task, item as u32);
-        weight as usize + usize::from(rest > 0.0 && Draws::new(self.context.seed, "task weight", &id.0).unit() < rest)
+    /// Which items become records, and how often: the whole part of the weight, and once more with a chance of the rest. Of more than
+    /// `most_per_sample` those with the least draws stay, in their order.
+    fn wanted(&self, sample: &In, of: Of<'_>, config: &TaskConfig, items: usize) -> Vec<(usize, usize)> {
+        let weight = config.weight * self.multipliers.get(of.name).copied().unwrap_or(1.0);
+        let drawn = |what, item: usize| {
+            let id = DocumentId::of(sample.sample_id, of.name, item as u32);
+            Draws::new(self.context.seed, what, &id.0).unit()
+        };
+        let copies = |item| weight as usize + usize::from(weight.fract() > 0.0 && drawn("task weight", item) < weight.fract());
+        let mut wanted: Vec<(usize, usize)> = (0..items).flat_map(|item| (0..copies(item)).map(move |copy| (item, copy))).collect();
+        if let Some(most) = config.most_per_sample.map(|most| most as usize).filter(|most| wanted.len() > *most) {
+            wanted.sort_by(|one, other| drawn("most per sample", one.0).total_cmp(&drawn("most per sample", other.0)).then(one.cmp(other)));
+            wanted.truncate(most);
+            wanted.sort_unstable();
+        }
+        wanted
     }
 
-    fn document(&self, sample: &In, (name, task): (&str, &Task), item: usize, number: u32) -> Result<Option<Out>> {
-        let document_id = DocumentId::of(sample.sample_id, name, number);
+    fn document(&self, sample: &In, of: Of<'_>, item: usize, number: u32) -> Result<Option<Out>> {
+        let document_id = DocumentId::of(sample.sample_id, of.name, number);
         let mut draws = Draws::new(self.context.seed, NAME, &document_id.0);
-        let wording = draws.index(task.wordings.len());
-        let item = item_of(task, sample, item, &mut draws);
+        let item = Item::of(of.task.each, sample, item, &mut draws);
+        let needs = self.context.templates.needs(of.name);
+        let missing = |wording: &usize| item.missing(&needs[*wording], sample);
+        let begun: Vec<usize> = (0..of.task.wordings.len()).filter(|wording| missing(wording).is_none()).collect();
+        if begun.is_empty() {
+            let lacking = missing(&0).unwrap_or_default();
+            self.tally.lack(of.name, &lacking);
+            return Ok(None);
+        }
+        let wording = begun[draws.index(begun.len())];
         let mut contents = Vec::new();
-        for (index, part) in task.wordings[wording].iter().enumerate() {
-            match self.content(part, (name, wording, index), sample, &item)? {
-                Some(content) => contents.push(content),
-                None => return Ok(None),
+        for (index, part) in of.task.wordings[wording].iter().enumerate() {
+            contents.push(self.content(part, (of.name, wording, index), sample, &item)?);
+        }
+        order(of.task.order, &mut contents, &mut draws);
+        let (retrieved, wanted) = self.drawn_neighbours(sample, &contents, &mut draws);
+        let mut out = self.begin(sample, of, document_id);
+        out.retrieved_wanted = wanted;
+        let is_cut = self.fit_length(&mut out, &mut contents, &retrieved)?;
+        if is_cut {
+            self.tally.shorten();
+        }
+        self.weigh(&mut out, of.task.loss);
+        Ok(Some(out))
+    }
+
+    /// Records of interleaved texts and images: as many items in each as fit, none of them split.
+    fn interleaved(&self, sample: &In, of: Of<'_>, number: impl Fn(usize) -> u32, documents: &mut Vec<Out>) -> Result<()> {
+        let mut contents = Vec::new();
+        for item in &sample.annotations.items {
+            if let Some(text) = &item.text {
+                contents.push(self.text(text, Role::Target, true));
+            }
+            let Some(image) = &item.image else { continue };
+            match sample.image_codes.iter().find(|found| found.role == *image) {
+                Some(found) => contents.push(Content::Image(Role::Target, &found.codes)),
+                None => self.tally.lack(of.name, "image of an item"),
             }
         }
-        let spans = mask::span_count(&self.context.mask, self.context.seed, document_id, self.context.vocabulary.sentinels.len);
-        let (retrieved, wanted) = self.drawn_neighbours(sample, &contents, &mut draws);
-        let mut out = Out {
+        let mut piece = 0;
+        while !contents.is_empty() {
+            let document_id = DocumentId::of(sample.sample_id, of.name, number(piece));
+            let mut out = self.begin(sample, of, document_id);
+            let room = self.room(&out);
+            let mut taken = 1;
+            while taken < contents.len() && self.build(&contents[..=taken], &[])?.finished_len() <= room {
+                taken += 1;
+            }
+            let rest = contents.split_off(taken);
+            let is_cut = self.fit_length(&mut out, &mut contents, &[])?;
+            if is_cut {
+                self.tally.shorten();
+            }
+            self.weigh(&mut out, of.task.loss);
+            documents.push(out);
+            contents = rest;
+            piece += 1;
+        }
+        Ok(())
+    }
+
+    /// An empty record, with the number of its spans.
+    fn begin(&self, sample: &In, of: Of<'_>, document_id: DocumentId) -> Out {
+        let spans = match of.task.form {
+            Form::Infill => mask::span_count(&self.context.mask, self.context.seed, document_id, self.context.vocabulary.sentinels.len),
+            Form::Autoregressive => 0,
+        };
+        Out {
             document_id,
             sample_id: sample.sample_id,
-            task: name.to_owned(),
+            task: of.name.to_owned(),
             split: sample.split,
             tokens: Vec::new(),
             segments: Vec::new(),
             retrieved: Vec::new(),
-            retrieved_wanted: wanted,
+            retrieved_wanted: 0,
             spans,
             refusal: None,
-        };
+        }
+    }
+
+    /// Tokens that a record may have before it is masked.
+    fn room(&self, out: &Out) -> usize {
+        self.context.seq_len.saturating_sub(mask::TOKENS_PER_SPAN * usize::from(out.spans))
+    }
+
+    /// Lowers the number of retrieved pairs until the document fits with its masks, then cuts texts, or refuses it. Returns whether a text was
+    /// cut.
+    fn fit_length(&self, out: &mut Out, contents: &mut [Content<'_>], retrieved: &[Retrieved<'_>]) -> Result<bool> {
         let unrepresentable = |content: &Content<'_>| match content {
             Content::Unrepresentable(problem) => Some(Refusal::new(NAME, "unrepresentable_text", problem.to_string())),
             _ => None,
         };
         out.refusal = contents.iter().find_map(unrepresentable);
-        if out.refusal.is_none() {
-            self.fit_length(&mut out, &contents, &retrieved)?;
+        if out.refusal.is_some() {
+            return Ok(false);
         }
-        Ok(Some(out))
-    }
-
-    /// Lowers the number of retrieved pairs until the document fits with its masks, or refuses it.
-    fn fit_length(&self, out: &mut Out, contents: &[Content<'_>], retrieved: &[Retrieved<'_>]) -> Result<()> {
-        let room = self.context.seq_len.saturating_sub(mask::TOKENS_PER_SPAN * usize::from(out.spans));
+        let room = self.room(out);
         for kept in (0..=retrieved.len()).rev() {
             let builder = self.build(contents, &retrieved[..kept])?;
             if builder.finished_len() <= room {
                 (out.tokens, out.segments) = builder.finish();
                 out.retrieved = retrieved[..kept].iter().map(|(neighbour, ..)| neighbour.clone()).collect();
-                return Ok(());
-            }
-            if kept == 0 {
-                let detail = format!("{} tokens and {} masked spans exceed {}", builder.finished_len(), out.spans, self.context.seq_len);
-                out.refusal = Some(Refusal::new(NAME, "too_long", detail));
+                return Ok(false);
             }
         }
-        Ok(())
+        let length = self.build(contents, &[])?.finished_len();
+        if self.context.config.long_text == LongText::Cut && self.cut(contents, length - room)? {
+            (out.tokens, out.segments) = self.build(contents, &[])?.finish();
+            return Ok(true);
+        }
+        let detail = format!("{length} tokens and {} masked spans exceed {}", out.spans, self.context.seq_len);
+        out.refusal = Some(Refusal::new(NAME, "too_long", detail));
+        Ok(false)
+    }
+
+    /// Cuts `excess` tokens or a few more from the ends of the texts that allow it, the longest first; each keeps its first half. Returns whether
+    /// that is enough.
+    fn cut(&self, contents: &mut [Content<'_>], mut excess: usize) -> Result<bool> {
+        let mut texts: Vec<&mut Vec<u32>> = contents
+            .iter_mut()
+            .filter_map(|content| match content {
+                Content::Text { ids, cut: true, .. } => Some(ids),
+                _ => None,
+            })
+            .collect();
+        texts.sort_by_key(|ids| std::cmp::Reverse(ids.len()));
+        for ids in texts {
+            let mut kept = ids.len() - excess.min(ids.len() / 2);
+            // A character of several tokens goes as a whole.
+            while kept > 0 && kept < ids.len() && self.context.tokenizer.decode(&ids[..kept])?.ends_with('\u{fffd}') {
+                kept -= 1;
+            }
+            excess = excess.saturating_sub(ids.len() - kept);
+            ids.truncate(kept);
+        }
+        Ok(excess == 0)
     }
 
     fn build(&self, contents: &[Content<'_>], retrieved: &[Retrieved<'_>]) -> Result<DocumentBuilder<'_>> {
@@ -110,7 +222,7 @@ impl Instruct {
         let mut append = || {
             for content in contents {
                 match content {
-                    Content::Text(role, ids) => builder.text(*role, ids)?,
+                    Content::Text { role, ids, .. } => builder.text(*role, ids)?,
                     Content::Image(role, codes) => builder.image(*role, codes)?,
                     // Such a record is refused before it is built.
                     Content::Unrepresentable(_) => {}
@@ -128,27 +240,42 @@ impl Instruct {
         Ok(builder)
     }
 
+    /// Says which tokens are learnt, and how much.
+    fn weigh(&self, out: &mut Out, loss: Loss) {
+        for segment in &mut out.segments {
+            segment.loss_weight = match segment.role {
+                Role::Condition if loss == Loss::Target => 0.0,
+                Role::Retrieved if loss == Loss::Target => 0.0,
+                Role::Retrieved => self.context.config.retrieved_loss,
+                _ => 1.0,
+            };
+        }
+    }
+
+    /// What a part becomes, for a sample and an item that have all that its wording needs.
     fn content<'s>(
         &self,
         part: &Part,
         (task, wording, index): (&str, usize, usize),
         sample: &'s In,
         item: &Item<'s>,
-    ) -> Result<Option<Content<'s>>> {
+    ) -> Result<Content<'s>> {
         let role = if part.given { Role::Condition } else { Role::Target };
         if let Some(image) = &part.image {
-            let wanted = if image == "edit" { item.edit_image } else { Some(image.as_str()) };
-            let found = wanted.and_then(|wanted| sample.image_codes.iter().find(|image| image.role == wanted));
-            return Ok(found.map(|image| Content::Image(role, &image.codes)));
+            return Ok(Content::Image(role, item.image(image, sample).unwrap_or_default()));
         }
         if part.retrieved {
-            return Ok(Some(Content::Retrieved));
+            return Ok(Content::Retrieved);
         }
-        let Some(text) = self.templates.render(task, wording, index, &item.values)? else { return Ok(None) };
-        Ok(Some(match self.context.tokenizer.encode(&text) {
-            Ok(ids) => Content::Text(role, ids),
+        let text = self.context.templates.render(task, wording, index, &item.values)?;
+        Ok(self.text(&text, role, part.cut))
+    }
+
+    fn text<'s>(&self, text: &str, role: Role, cut: bool) -> Content<'s> {
+        match self.context.tokenizer.encode(text) {
+            Ok(ids) => Content::Text { role, ids, cut },
             Err(problem) => Content::Unrepresentable(problem),
-        }))
+        }
     }
 
     /// Neighbours with one caption each, drawn, and how many were wanted; none for tasks without a place for them.
@@ -174,40 +301,29 @@ impl Instruct {
 /// A neighbour, the tokens of its caption, the codes of its image.
 type Retrieved<'s> = (Neighbour, Vec<u32>, &'s [u32]);
 
-fn item_count(task: &Task, sample: &In) -> usize {
-    match task.each {
-        Each::Sample => 1,
-        Each::Questions => sample.annotations.questions.len(),
-        Each::Edits => sample.annotations.edits.len(),
-    }
-}
-
-fn item_of<'s>(task: &Task, sample: &'s In, index: usize, draws: &mut Draws) -> Item<'s> {
-    let annotations = &sample.annotations;
-    let captions = &annotations.captions;
-    let caption = (!captions.is_empty()).then(|| captions[draws.index(captions.len())].as_str());
-    let objects = (!annotations.boxes.is_empty()).then(|| annotations.boxes.iter().map(located).collect::<Vec<_>>().join(", "));
-    let mut item = Item { values: Values { caption, objects, ..Values::default() }, edit_image: None };
-    match task.each {
-        Each::Sample => {}
-        Each::Questions => {
-            let question = &annotations.questions[index];
-            item.values.question = Some(&question.question);
-            item.values.answer = Some(question.answer.trim_end_matches('.'));
+/// Puts texts and the image in the order that is asked for; retrieved pairs stay in front.
+fn order(order: Order, contents: &mut [Content<'_>], draws: &mut Draws) {
+    let image_first = match order {
+        Order::Wording => return,
+        Order::Text => false,
+        Order::Image => true,
+        Order::Either => draws.index(2) == 1,
+    };
+    contents.sort_by_key(|content| match content {
+        Content::Retrieved => 0,
+        Content::Image(..) => {
+            if image_first {
+                1
+            } else {
+                2
+            }
         }
-        Each::Edits => {
-            let edit = &annotations.edits[index];
-            item.values.instruction = Some(&edit.instruction);
-            item.edit_image = Some(&edit.image);
+        _ => {
+            if image_first {
+                2
+            } else {
+                1
+            }
         }
-    }
-    item
-}
-
-/// A labelled box as text, in pixels of the tokenized image.
-///
-/// # Source
-/// CM3Leon paper, table 5: `{object} at location (x0, y0) -> (x1, y1)`.
-fn located(found: &LabelledBox) -> String {
-    format!("{} at location ({}, {}) -> ({}, {})", found.label, found.x0, found.y0, found.x1, found.y1)
+    });
 }

@@ -5,25 +5,31 @@
 use std::collections::BTreeMap;
 
 use cm3flow_schemas::document::{self, Modality, Role, Segment};
-use cm3flow_schemas::sample::{Edit, LabelledBox, MAIN_IMAGE, Question};
+use cm3flow_schemas::sample::{Edit, Item, LabelledBox, MAIN_IMAGE, NamedText, ObjectMask, Question, Translation};
 use cm3flow_schemas::vocabulary::VocabularySizes;
 use cm3flow_schemas::{ImageId, rows};
 use proptest::prelude::*;
 
 use super::*;
 use crate::conformance::{cases, check_stage, cuts_do_not_matter, output_table, rows_and_cuts};
-use crate::fixtures::{SEED, SEQ_LEN, bank, instruct_context, retrieved, text_tokenizer, vocabulary};
+use crate::fixtures::{CODES, SEED, SEQ_LEN, bank, instruct_context, retrieved, text_tokenizer, vocabulary};
 use crate::stage::Map;
 
 fn stage() -> Map<Instruct> {
-    Map(Instruct::new(Arc::new(instruct_context()), default_templates(), bank()))
+    Map(Instruct::new(Arc::new(instruct_context()), bank(), &Contents::default()))
 }
 
 /// One record of each of `tasks`, of documents without masks.
 fn context(tasks: &[&str]) -> InstructContext {
-    let tasks = tasks.iter().map(|task| ((*task).to_owned(), 1.0)).collect();
+    let tasks = tasks.iter().map(|task| ((*task).to_owned(), TaskConfig::default())).collect();
+    configured(InstructConfig { tasks, ..InstructConfig::default() })
+}
+
+/// Documents by `config`, without masks.
+fn configured(config: InstructConfig) -> InstructContext {
     InstructContext {
-        config: InstructConfig { tasks },
+        templates: config.templates().unwrap(),
+        config,
         mask: MaskConfig { mean_spans: 0.0, ..MaskConfig::default() },
         ..instruct_context()
     }
@@ -71,14 +77,14 @@ fn neighbours(ids: &[u8]) -> Vec<Neighbour> {
         .collect()
 }
 
-fn documents_of(context: InstructContext, templates: Templates, bank: Arc<Bank>, sample: &In) -> Vec<Out> {
+fn documents_of(context: InstructContext, bank: Arc<Bank>, sample: &In) -> Vec<Out> {
     let mut documents = Vec::new();
-    Instruct::new(Arc::new(context), templates, bank).documents_of(sample, &mut documents).unwrap();
+    Instruct::new(Arc::new(context), bank, &Contents::default()).documents_of(sample, &mut documents).unwrap();
     documents
 }
 
 fn documents(tasks: &[&str], sample: &In) -> Vec<Out> {
-    documents_of(context(tasks), default_templates(), bank_of(&[]), sample)
+    documents_of(context(tasks), bank_of(&[]), sample)
 }
 
 /// A document as people read it: text as it is, images as their first code, control tokens by name.
@@ -125,7 +131,8 @@ fn instruct_keeps_the_contract() {
     }
     assert!(made.iter().any(|row| row.refusal.is_some()), "the talkative sample is too long");
     let samples = retrieved().num_rows();
-    let expected = [("caption", samples), ("edge", samples), ("edit", 1), ("grounded", 1), ("pair", samples), ("question", 2)];
+    let expected =
+        [("caption", samples), ("detection", 1), ("edge", samples), ("edit", 1), ("grounded", 1), ("pair", samples), ("question", 2)];
     assert_eq!(tasks, expected.map(|(task, count)| (task.to_owned(), count)).into());
 }
 
@@ -145,7 +152,7 @@ fn instruct_schema() {
 #[test]
 fn every_task_reads_as_its_template_says() {
     let mut full = sample(&["a dog on sand"]);
-    full.annotations.questions = vec![Question { question: "What runs?".into(), answer: "a dog.".into() }];
+    full.annotations.questions = vec![Question::new("What runs?", "a dog.")];
     full.annotations.boxes = vec![
         LabelledBox { label: "dog".into(), x0: 1, y0: 2, x1: 3, y1: 4 },
         LabelledBox { label: "sand".into(), x0: 0, y0: 8, x1: 16, y1: 16 },
@@ -154,7 +161,7 @@ fn every_task_reads_as_its_template_says() {
     full.image_codes.extend([codes("edge", 3), codes("edit0", 4)]);
     full.neighbours = neighbours(&[10, 11]);
     let bank = bank_of(&[&["a cat"], &["a bird"]]);
-    let made = documents_of(context(&["caption", "edge", "edit", "grounded", "pair", "question"]), default_templates(), bank, &full);
+    let made = documents_of(context(&["caption", "edge", "edit", "grounded", "pair", "question"]), bank, &full);
     let lines: Vec<String> = made.iter().map(|document| format!("{:<9} {}", document.task, read(document).replace('\n', "\\n"))).collect();
     insta::assert_snapshot!(lines.join("\n"));
     let roles: Vec<Role> = made[2].segments.iter().map(|segment| segment.role).collect();
@@ -179,7 +186,7 @@ fn the_caption_is_drawn_from_seed_and_document() {
     let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
     let drawn = |seed, id| {
         let sample = In { sample_id: SampleId([id; 16]), ..sample(&captions) };
-        read(&documents_of(InstructContext { seed, ..context(&["pair"]) }, default_templates(), bank_of(&[]), &sample)[0])
+        read(&documents_of(InstructContext { seed, ..context(&["pair"]) }, bank_of(&[]), &sample)[0])
     };
     assert_eq!(drawn(1, 1), drawn(1, 1));
     let distinct: std::collections::BTreeSet<String> = (0..40).map(|id| drawn(1, id)).collect();
@@ -194,7 +201,9 @@ fn retrieved_pairs_are_dropped_from_the_least_similar_on_until_the_document_fits
     asking.neighbours = neighbours(&[12, 10, 11]);
     let made = |seq_len, mean_spans| {
         let mask = MaskConfig { mean_spans, ..MaskConfig::default() };
-        documents_of(InstructContext { seq_len, mask, ..context(&["pair"]) }, default_templates(), Arc::clone(&bank), &asking).remove(0)
+        let mut context = InstructContext { seq_len, mask, ..context(&["pair"]) };
+        context.config.long_text = LongText::Refuse;
+        documents_of(context, Arc::clone(&bank), &asking).remove(0)
     };
     let whole = made(1000, 0.0);
     assert_eq!((whole.retrieved.len(), whole.retrieved_wanted), (3, 3));
@@ -227,7 +236,7 @@ fn a_text_without_tokens_refuses_its_record_and_is_not_retrieved() {
         let context = InstructContext { tokenizer: tokenizer.clone(), vocabulary: vocabulary.clone(), ..context(&["pair"]) };
         let mut sample = sample(&[caption]);
         sample.neighbours = neighbours(&[10]);
-        documents_of(context, default_templates(), bank_of(&[&[retrieved]]), &sample).remove(0)
+        documents_of(context, bank_of(&[&[retrieved]]), &sample).remove(0)
     };
     let refused = made("a zebra", "a dog");
     let refusal = refused.refusal.unwrap();
@@ -254,12 +263,10 @@ fn hostile_text_forges_no_control_token() {
     ];
     for text in hostile {
         let mut sample = sample(&[text]);
-        sample.annotations.questions = vec![Question { question: text.into(), answer: text.into() }];
+        sample.annotations.questions = vec![Question::new(text, text)];
         sample.annotations.boxes = vec![LabelledBox { label: text.into(), x0: 0, y0: 0, x1: 1, y1: 1 }];
         sample.neighbours = neighbours(&[10]);
-        for document in
-            documents_of(context(&["pair", "caption", "question", "grounded"]), default_templates(), bank_of(&[&[text]]), &sample)
-        {
+        for document in documents_of(context(&["pair", "caption", "question", "grounded"]), bank_of(&[&[text]]), &sample) {
             let vocabulary = vocabulary();
             document::check(&document.tokens, &document.segments, &vocabulary).unwrap();
             let control: Vec<u32> = document.tokens.iter().copied().filter(|id| vocabulary.control_name(*id).is_some()).collect();
@@ -294,8 +301,9 @@ fn boxes_are_written_in_the_pixels_of_the_square() {
 #[test]
 fn weights_say_how_many_records_are_made() {
     let count = |weight: f64, samples: u16| -> usize {
-        let config = InstructConfig { tasks: [("pair".to_owned(), weight)].into() };
-        let instruct = Instruct::new(Arc::new(InstructContext { config, ..context(&[]) }), default_templates(), bank_of(&[]));
+        let tasks = [("pair".to_owned(), TaskConfig::of_weight(weight))].into();
+        let context = configured(InstructConfig { tasks, ..InstructConfig::default() });
+        let instruct = Instruct::new(Arc::new(context), bank_of(&[]), &Contents::default());
         let mut made = Vec::new();
         for id in 0..samples {
             let sample_id = SampleId(std::array::from_fn(|index| id.to_le_bytes()[index % 2]));
@@ -313,8 +321,7 @@ fn weights_say_how_many_records_are_made() {
 #[test]
 fn wordings_of_a_task_are_all_used() {
     let mut asking = sample(&["a dog"]);
-    asking.annotations.questions =
-        (0..60).map(|number| Question { question: format!("Question {number}?"), answer: "yes".into() }).collect();
+    asking.annotations.questions = (0..60).map(|number| Question::new(format!("Question {number}?"), "yes")).collect();
     let mut made = BTreeMap::<&str, usize>::new();
     for document in documents(&["question"], &asking) {
         let text = read(&document);
@@ -336,7 +343,7 @@ fn a_code_that_the_vocabulary_lacks_is_an_error() {
     let mut broken = sample(&["a dog"]);
     broken.image_codes = vec![codes(MAIN_IMAGE, 99)];
     let error =
-        Instruct::new(Arc::new(context(&["pair"])), default_templates(), bank_of(&[])).documents_of(&broken, &mut Vec::new()).unwrap_err();
+        Instruct::new(Arc::new(context(&["pair"])), bank_of(&[]), &Contents::default()).documents_of(&broken, &mut Vec::new()).unwrap_err();
     assert!(matches!(error, StageError::Vocabulary { stage: NAME, .. }), "{error:?}");
 }
 
@@ -358,11 +365,14 @@ fn broken_templates_name_their_task() {
 #[test]
 fn tasks_out_of_range_are_named() {
     assert!(InstructConfig::default().problems().is_empty());
-    let tasks = [("pair".to_owned(), -1.0), ("poem".to_owned(), 1.0)].into();
-    let problems = InstructConfig { tasks }.problems();
+    let config = |tasks: &[(&str, f64)]| InstructConfig {
+        tasks: tasks.iter().map(|(task, weight)| ((*task).to_owned(), TaskConfig::of_weight(*weight))).collect(),
+        ..InstructConfig::default()
+    };
+    let problems = config(&[("pair", -1.0), ("poem", 1.0)]).problems();
     assert_eq!(problems.len(), 2, "{problems:?}");
-    assert!(problems[0].starts_with("instruct.tasks.pair") && problems[1].starts_with("instruct.tasks.poem"), "{problems:?}");
-    assert_eq!(InstructConfig { tasks: [("pair".to_owned(), 0.0)].into() }.problems().len(), 1);
+    assert!(problems[0].starts_with("instruct.tasks.poem") && problems[1].starts_with("instruct.tasks.pair"), "{problems:?}");
+    assert_eq!(config(&[("pair", 0.0)]).problems().len(), 1);
 }
 
 #[test]
@@ -370,9 +380,190 @@ fn documents_do_not_depend_on_other_samples_of_the_seed() {
     let first = documents(&["pair", "caption"], &sample(&["a dog", "a hound"]));
     let again = documents_of(
         InstructContext { seed: SEED, ..context(&["pair", "caption"]) },
-        default_templates(),
         bank_of(&[&["a cat"]]),
         &sample(&["a dog", "a hound"]),
     );
     assert!(first.iter().zip(&again).all(|(one, two)| (one.document_id, &one.tokens) == (two.document_id, &two.tokens)));
+}
+
+#[test]
+fn the_tasks_that_ship_compile_and_are_all_made_by_default() {
+    let templates = InstructConfig::default().templates().unwrap();
+    assert!(templates.names().count() > 20);
+    assert!(InstructConfig::default().problems().is_empty());
+}
+
+/// A sample that has everything a task may ask for.
+fn full_sample() -> In {
+    let mut full = sample(&["a dog on sand"]);
+    let annotations = &mut full.annotations;
+    annotations.questions = vec![
+        Question::new("What runs?", "a dog."),
+        Question {
+            context: Some("It is hot.".into()),
+            options: Some("(A) sand (B) snow".into()),
+            explanation: Some("Snow melts.".into()),
+            ..Question::new("What lies there?", "A")
+        },
+    ];
+    annotations.boxes = vec![LabelledBox { label: "dog".into(), x0: 1, y0: 2, x1: 3, y1: 4 }];
+    annotations.edits = vec![Edit { instruction: "make it night".into(), image: "edit0".into() }];
+    annotations.masks = vec![ObjectMask { label: "the dog".into(), image: "object0".into() }];
+    annotations.narratives = vec!["A brown dog runs over a beach.".into()];
+    annotations.translations = vec![Translation { language: "German".into(), caption: "ein Hund auf Sand".into() }];
+    annotations.references = vec!["reference0".into()];
+    let (text, image) =
+        (|text: &str| Item { text: Some(text.into()), image: None }, |role: &str| Item { text: None, image: Some(role.into()) });
+    annotations.items = vec![text("First"), image(MAIN_IMAGE), text("then"), image("item0"), text("last")];
+    annotations.ocr = Some("NO DOGS".into());
+    annotations.fields = vec![NamedText { name: "haiku".into(), text: "sand in the fur".into() }];
+    let roles = ["edge", "edit0", "object0", "reference0", "item0", "seg", "hed", "pose", "depth", "normal", "scribble", "outline"];
+    full.image_codes.extend(roles.iter().zip(2..).map(|(role, code)| codes(role, code % CODES)));
+    full
+}
+
+#[test]
+fn every_task_that_ships_reads_as_its_template_says() {
+    let context = InstructContext { seq_len: 1024, ..configured(InstructConfig::default()) };
+    let made = documents_of(context, bank_of(&[]), &full_sample());
+    let given = |document: &Out| document.segments.iter().filter(|segment| segment.role == Role::Condition).count();
+    let line = |document: &Out| format!("{:<12} {} {}", document.task, given(document), read(document).replace('\n', "\\n"));
+    insta::assert_snapshot!(made.iter().map(line).collect::<Vec<_>>().join("\n"));
+    assert!(made.iter().all(|document| document.refusal.is_none()));
+    for document in &made {
+        document::check(&document.tokens, &document.segments, &vocabulary()).unwrap();
+    }
+}
+
+#[test]
+fn records_that_are_not_begun_are_counted_by_what_the_sample_lacks() {
+    let context = context(&["edge", "question", "choice", "grounded"]);
+    let instruct = Instruct::new(Arc::new(context), bank_of(&[]), &Contents::default());
+    let mut asking = sample(&["a dog"]);
+    asking.annotations.questions = vec![Question::new("What?", "a dog")];
+    let mut made = Vec::new();
+    instruct.documents_of(&asking, &mut made).unwrap();
+    instruct.documents_of(&sample(&["a cat"]), &mut made).unwrap();
+    assert_eq!(made.len(), 1);
+    let expected = [("choice.choices", 2), ("edge.image edge", 2), ("grounded.objects", 2), ("question.questions", 1)];
+    assert_eq!(instruct.tally().counts().lacking, expected.map(|(what, count)| (what.to_owned(), count)).into());
+}
+
+/// Documents of `sample` by an `[instruct]` section, without retrieved pairs.
+fn by_config(toml: &str, sample: &In) -> Vec<Out> {
+    documents_of(configured(toml::from_str(toml).unwrap()), bank_of(&[]), sample)
+}
+
+#[test]
+fn a_task_is_added_in_the_configuration_alone() {
+    let haiku = r#"
+        tasks = { haiku = 1.0 }
+        [templates.haiku]
+        each = "sample"
+        wordings = [[{ text = "Write a haiku.", given = true }, { image = "main", given = true }, { text = "{{ fields.haiku | upper }}" }]]
+    "#;
+    let made = by_config(haiku, &full_sample());
+    assert_eq!(made.iter().map(read).collect::<Vec<_>>(), ["</s>Write a haiku.<break>[16x1]<break>SAND IN THE FUR</s>"]);
+    assert!(by_config(haiku, &sample(&["a dog"])).is_empty(), "nobody wrote one");
+}
+
+#[test]
+fn templates_that_name_what_no_record_has_are_refused() {
+    let problems = |text: &str| toml::from_str::<InstructConfig>(text).unwrap().problems();
+    let unknown = problems("[templates.t]\neach = \"sample\"\nwordings = [[{ text = \"{{ poem }}\" }]]");
+    assert!(unknown.len() == 1 && unknown[0].contains("t: {{ poem }} is nothing"), "{unknown:?}");
+    let order = problems("tasks = { edit = { order = \"image\" } }");
+    assert!(order.len() == 1 && order[0].contains("edit: wording 0 has 2 images"), "{order:?}");
+}
+
+#[test]
+fn order_form_and_loss_are_the_tasks_or_the_configurations() {
+    let asking = full_sample();
+    let made = by_config(r#"tasks = { question = { order = "image", form = "autoregressive", most_per_sample = 1 } }"#, &asking);
+    assert_eq!(made.len(), 1);
+    assert!(read(&made[0]).starts_with("</s>[16x1]<break>Question: "), "{}", read(&made[0]));
+    let mut masked = configured(toml::from_str(r#"tasks = { pair = { form = "autoregressive" }, caption = 1.0 }"#).unwrap());
+    masked.mask = MaskConfig { mean_spans: 16.0, ..MaskConfig::default() };
+    let spans: Vec<u16> = documents_of(masked, bank_of(&[]), &asking).iter().map(|document| document.spans).collect();
+    assert!(spans[0] > 0 && spans[1] == 0, "{spans:?}: caption is masked, pair is not");
+    let edit = by_config(r#"tasks = { edit = { loss = "target" } }"#, &asking).remove(0);
+    for segment in &edit.segments {
+        assert_eq!(segment.loss_weight, if segment.role == Role::Condition { 0.0 } else { 1.0 });
+    }
+    let either = |id| {
+        let sample = In { sample_id: SampleId([id; 16]), ..sample(&["a dog"]) };
+        read(&by_config(r#"tasks = { caption = { order = "either" } }"#, &sample)[0]).starts_with("</s>[16x1]")
+    };
+    let first = (0..100).filter(|id| either(*id)).count();
+    assert!((30..70).contains(&first), "{first} of 100 begin with the image");
+}
+
+#[test]
+fn retrieved_pairs_have_a_weight_of_their_own() {
+    let mut asking = sample(&["a dog"]);
+    asking.neighbours = neighbours(&[10]);
+    let context = configured(toml::from_str("tasks = { pair = 1.0 }\nretrieved_loss = 0.1").unwrap());
+    let made = documents_of(context, bank_of(&[&["a cat"]]), &asking).remove(0);
+    let weights = |role| made.segments.iter().filter(move |segment| segment.role == role).map(|segment| segment.loss_weight);
+    assert_eq!((weights(Role::Retrieved).collect::<Vec<_>>(), weights(Role::Target).collect::<Vec<_>>()), (vec![0.1; 2], vec![1.0; 2]));
+}
+
+#[test]
+fn a_text_that_is_too_long_loses_its_end_or_its_record() {
+    let caption = "a dog and a cat and a bird and a fish on the sand by the sea";
+    let whole = by_config("tasks = { pair = 1.0 }", &sample(&[caption])).remove(0);
+    let within = |seq_len, policy: &str| {
+        let config = toml::from_str(&format!("tasks = {{ pair = 1.0 }}\nlong_text = \"{policy}\"")).unwrap();
+        let instruct = Instruct::new(Arc::new(InstructContext { seq_len, ..configured(config) }), bank_of(&[]), &Contents::default());
+        let mut made = Vec::new();
+        instruct.documents_of(&sample(&[caption]), &mut made).unwrap();
+        (made.remove(0), instruct.tally().counts().shortened)
+    };
+    let (shorter, shortened) = within(whole.tokens.len() - 3, "cut");
+    assert_eq!((shorter.tokens.len(), shortened), (whole.tokens.len() - 3, 1));
+    let text = read(&shorter);
+    assert!(text.starts_with("</s>a dog and a cat") && text.ends_with("<break>[16x1]</s>"), "{text}");
+    let (refused, shortened) = within(whole.tokens.len() - 3, "refuse");
+    assert_eq!((refused.refusal.map(|refusal| refusal.reason), shortened), (Some("too_long".into()), 0));
+    // No more than half of a text goes, and the image never.
+    let (refused, _) = within(20, "cut");
+    assert_eq!(refused.refusal.map(|refusal| refusal.reason), Some("too_long".into()));
+}
+
+#[test]
+fn interleaved_documents_are_split_between_their_parts() {
+    let full = full_sample();
+    let made = |seq_len| {
+        let context = InstructContext { seq_len, ..context(&["interleaved"]) };
+        documents_of(context, bank_of(&[]), &full).iter().map(read).collect::<Vec<_>>()
+    };
+    let whole = made(1024);
+    assert_eq!(whole, ["</s>First<break>[16x1]<break>then<break>[16x6]<break>last</s>"]);
+    let pieces = made(36);
+    assert!(pieces.len() > 1, "{pieces:?}");
+    let joined = pieces.iter().map(|piece| piece.trim_start_matches("</s>").trim_end_matches("</s>")).collect::<Vec<_>>().join("<break>");
+    assert_eq!(format!("</s>{joined}</s>"), whole[0], "nothing is lost and all is in order");
+}
+
+#[test]
+fn a_share_moves_the_weight_within_limits() {
+    let config: InstructConfig =
+        toml::from_str("tasks = { pair = { share = 0.2 }, question = { share = 0.6 }, caption = 1.0, edit = { share = 0.5 } }").unwrap();
+    assert!(config.problems().is_empty());
+    let mut contents = Contents::default();
+    for captions in [2, 1, 0, 0] {
+        let mut annotations = Annotations { captions: vec!["a dog".into(); captions], ..Annotations::default() };
+        annotations.questions = vec![Question::new("a", "b"); 2];
+        count_contents(&mut contents, &annotations, [MAIN_IMAGE].into_iter());
+    }
+    let natural = config.templates().unwrap().natural(&contents);
+    let expected = [("caption", 2), ("edit", 0), ("pair", 2), ("question", 8)];
+    assert_eq!(natural, expected.map(|(task, count)| (task.to_owned(), count)).into());
+    let multipliers = config.multipliers(&natural);
+    // 2 and 8 of 12 by themselves.
+    let close = |task: &str, expected: f64| (multipliers[task] - expected).abs() < 1e-12;
+    assert!(close("pair", 0.2 / (2.0 / 12.0)) && close("question", 0.6 / (8.0 / 12.0)), "{multipliers:?}");
+    assert_eq!(multipliers.len(), 2, "a task without records has no share to change");
+    let clipped: InstructConfig = toml::from_str("tasks = { pair = { share = 1.0 }, question = { share = 0.01 } }").unwrap();
+    assert_eq!(clipped.multipliers(&natural).into_values().collect::<Vec<_>>(), [3.0, 0.3]);
 }

@@ -37,11 +37,27 @@ pub struct MaskConfig {
     pub mean_spans: f64,
     /// Most spans of a document, 0 or more; never more than sentinels less one. Default 16.
     pub max_spans: u16,
+    /// Share of the documents in which one whole text or image is masked instead of spans, 0..=1. Default 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub full_segment: f64,
+    /// Weight of sentinels as prediction targets, 0..=1. Default 1; 0 in the CM3 paper.
+    #[serde(skip_serializing_if = "is_one")]
+    pub sentinel_loss: f32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_one(weight: &f32) -> bool {
+    *weight == 1.0
 }
 
 impl Default for MaskConfig {
     fn default() -> Self {
-        Self { mean_spans: 1.0, max_spans: 16 }
+        Self { mean_spans: 1.0, max_spans: 16, full_segment: 0.0, sentinel_loss: 1.0 }
     }
 }
 
@@ -49,36 +65,49 @@ impl MaskConfig {
     /// Problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        if (0.0..=16.0).contains(&self.mean_spans) {
-            return Vec::new();
-        }
-        vec![format!("mask.mean_spans must be in 0..=16, got {}", self.mean_spans)]
+        let mut problems = Vec::new();
+        let mut within = |name: &str, value: f64, most: f64| {
+            if !(0.0..=most).contains(&value) {
+                problems.push(format!("mask.{name} must be in 0..={most}, got {value}"));
+            }
+        };
+        within("mean_spans", self.mean_spans, 16.0);
+        within("full_segment", self.full_segment, 1.0);
+        within("sentinel_loss", self.sentinel_loss.into(), 1.0);
+        problems
     }
 }
 
 /// Number of spans that a document asks for: Poisson, clamped.
 #[must_use]
 pub fn span_count(config: &MaskConfig, seed: u64, document: DocumentId, sentinels: u32) -> u16 {
-    let drawn = Draws::new(seed, "span count", &document.0).poisson(config.mean_spans);
+    let drawn =
+        if is_full_segment(config, seed, document) { 1 } else { Draws::new(seed, "span count", &document.0).poisson(config.mean_spans) };
     drawn.min(u32::from(config.max_spans)).min(sentinels.saturating_sub(1)) as u16
+}
+
+/// Whether one whole text or image of a document is masked instead of spans.
+fn is_full_segment(config: &MaskConfig, seed: u64, document: DocumentId) -> bool {
+    config.full_segment > 0.0 && Draws::new(seed, "full segment", &document.0).unit() < config.full_segment
 }
 
 /// The transform.
 #[derive(Debug)]
 pub struct Mask {
+    config: MaskConfig,
     vocabulary: Vocabulary,
     seed: u64,
     change: ColumnChange,
 }
 
 impl Mask {
-    /// Masks documents in the ids of `vocabulary`.
+    /// Masks documents in the ids of `vocabulary`, in as many spans as `instruct` drew by the same `config`.
     #[must_use]
-    pub fn new(vocabulary: Vocabulary, seed: u64) -> Self {
+    pub fn new(config: &MaskConfig, vocabulary: Vocabulary, seed: u64) -> Self {
         let document = columns::document();
         let field = |name| document.field_with_name(name).cloned().map(std::sync::Arc::new).expect("a column of documents");
         let added = [columns::TOKENS, columns::SEGMENTS, columns::SPANS].map(field).to_vec();
-        Self { vocabulary, seed, change: ColumnChange::new(&[], added) }
+        Self { config: config.clone(), vocabulary, seed, change: ColumnChange::new(&[], added) }
     }
 
     fn mask(&self, row: In) -> Out {
@@ -87,8 +116,13 @@ impl Mask {
             return Out { tokens, segments, spans: if refusal.is_some() { spans } else { 0 } };
         };
         let mut draws = Draws::new(self.seed, NAME, &document_id.0);
-        let chosen = spans::choose(&segments, usize::from(spans), &mut draws);
-        let (tokens, segments) = rearrange(&tokens, &segments, &chosen, (self.vocabulary.sentinels.start, span_end));
+        let chosen = if is_full_segment(&self.config, self.seed, document_id) {
+            spans::choose_segment(&segments, &mut draws)
+        } else {
+            spans::choose(&segments, usize::from(spans), &mut draws)
+        };
+        let controls = Controls { sentinel: self.vocabulary.sentinels.start, span_end, sentinel_loss: self.config.sentinel_loss };
+        let (tokens, segments) = rearrange(&tokens, &segments, &chosen, &controls);
         Out { tokens, segments, spans: chosen.len() as u16 }
     }
 }
@@ -128,14 +162,18 @@ impl Transform for Mask {
     }
 }
 
-/// Moves the spans (sorted, disjoint, each within one segment) to the tail, by the ids of the first sentinel and the span end. Segments
-/// keep modality, role and loss weight.
-fn rearrange(
-    tokens: &[u32],
-    segments: &[Segment],
-    spans: &[std::ops::Range<usize>],
-    (sentinel, span_end): (u32, u32),
-) -> (Vec<u32>, Vec<Segment>) {
+/// What stands where a span was, and at its end.
+struct Controls {
+    /// Id of the first sentinel.
+    sentinel: u32,
+    /// Id of the span end.
+    span_end: u32,
+    /// Loss weight of sentinels.
+    sentinel_loss: f32,
+}
+
+/// Moves the spans (sorted, disjoint, each within one segment) to the tail. Segments keep modality, role and loss weight.
+fn rearrange(tokens: &[u32], segments: &[Segment], spans: &[std::ops::Range<usize>], controls: &Controls) -> (Vec<u32>, Vec<Segment>) {
     let mut out = Rearranged::default();
     let mut spans_left = spans.iter().enumerate().peekable();
     let (body, closing) = segments.split_at(segments.len().saturating_sub(1));
@@ -143,16 +181,16 @@ fn rearrange(
         let mut position = segment.range().start;
         while let Some((number, span)) = spans_left.next_if(|(_, span)| span.start < segment.range().end) {
             out.push(segment, &tokens[position..span.start]);
-            out.control(Role::Sentinel, sentinel + number as u32);
+            out.control(Role::Sentinel, controls.sentinel + number as u32, controls.sentinel_loss);
             position = span.end;
         }
         out.push(segment, &tokens[position..segment.range().end]);
     }
     for (number, span) in spans.iter().enumerate() {
         let of_span = body.iter().find(|segment| segment.range().contains(&span.start));
-        out.control(Role::Sentinel, sentinel + number as u32);
+        out.control(Role::Sentinel, controls.sentinel + number as u32, controls.sentinel_loss);
         of_span.into_iter().for_each(|segment| out.push(segment, &tokens[span.clone()]));
-        out.control(Role::SpanEnd, span_end);
+        out.control(Role::SpanEnd, controls.span_end, 1.0);
     }
     closing.iter().for_each(|segment| out.push(segment, &tokens[segment.range()]));
     (out.tokens, out.segments)
@@ -172,8 +210,8 @@ impl Rearranged {
         }
     }
 
-    fn control(&mut self, role: Role, id: u32) {
-        self.push(&Segment { start: 0, len: 1, modality: Modality::Control, role, loss_weight: 1.0 }, &[id]);
+    fn control(&mut self, role: Role, id: u32, loss_weight: f32) {
+        self.push(&Segment { start: 0, len: 1, modality: Modality::Control, role, loss_weight }, &[id]);
     }
 }
 

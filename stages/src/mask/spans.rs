@@ -36,6 +36,12 @@ pub(super) fn choose(segments: &[Segment], count: usize, draws: &mut Draws) -> V
     chosen
 }
 
+/// The whole of one text or image, drawn; none if there is none.
+pub(super) fn choose_segment(segments: &[Segment], draws: &mut Draws) -> Vec<Range<usize>> {
+    let contents: Vec<&Segment> = segments.iter().filter(|segment| segment.modality != Modality::Control).collect();
+    if contents.is_empty() { Vec::new() } else { vec![contents[draws.index(contents.len())].range()] }
+}
+
 /// A span within `1..end` between two uniform cut points; empty if they are the same.
 fn candidate(end: usize, draws: &mut Draws) -> Range<usize> {
     let mut cut = || 1 + draws.index(end);

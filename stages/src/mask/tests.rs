@@ -12,7 +12,7 @@ use crate::fixtures::{SEED, documents, vocabulary};
 use crate::stage::Map;
 
 fn stage() -> Map<Mask> {
-    Map(Mask::new(vocabulary(), SEED))
+    Map(Mask::new(&MaskConfig::default(), vocabulary(), SEED))
 }
 
 fn wide() -> Vocabulary {
@@ -37,7 +37,7 @@ fn parts(lengths: &[usize]) -> (Vec<u32>, Vec<Segment>) {
 }
 
 fn mask_one(number: u32, (tokens, segments): (Vec<u32>, Vec<Segment>), spans: u16) -> Out {
-    Mask::new(wide(), SEED).mask(In { document_id: document_id(number), tokens, segments, spans, refusal: None })
+    Mask::new(&MaskConfig::default(), wide(), SEED).mask(In { document_id: document_id(number), tokens, segments, spans, refusal: None })
 }
 
 #[test]
@@ -128,12 +128,12 @@ fn documents_that_ask_for_spans_get_some() {
 fn numbers_are_clamped_to_the_limit_and_the_sentinels() {
     let most =
         |config: &MaskConfig, sentinels| (0..5000).map(|number| span_count(config, 1, document_id(number), sentinels)).max().unwrap();
-    let many = MaskConfig { mean_spans: 16.0, max_spans: 16 };
+    let many = MaskConfig { mean_spans: 16.0, ..MaskConfig::default() };
     assert_eq!(most(&many, 512), 16);
     assert_eq!(most(&many, 8), 7);
     assert_eq!((most(&many, 1), most(&many, 0)), (0, 0));
     assert_eq!(most(&MaskConfig { max_spans: 2, ..many }, 512), 2);
-    assert_eq!(most(&MaskConfig { mean_spans: 0.0, max_spans: 16 }, 512), 0);
+    assert_eq!(most(&MaskConfig { mean_spans: 0.0, ..MaskConfig::default() }, 512), 0);
 }
 
 #[test]
@@ -203,6 +203,6 @@ fn sentinels_carry_loss_and_segments_keep_their_roles() {
 fn a_mean_out_of_range_is_named() {
     assert!(MaskConfig::default().problems().is_empty());
     for mean_spans in [-1.0, 17.0, f64::NAN] {
-        assert!(MaskConfig { mean_spans, max_spans: 1 }.problems()[0].starts_with("mask.mean_spans"));
+        assert!(MaskConfig { mean_spans, ..MaskConfig::default() }.problems()[0].starts_with("mask.mean_spans"));
     }
 }

@@ -1,5 +1,7 @@
 //! Bin packing of integer costs.
 
+use std::collections::BTreeMap;
+
 /// Items of each bin, one bin after another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bins {
@@ -165,6 +167,19 @@ impl Rooms {
         }
         None
     }
+}
+
+/// Multiples of `pack.seq_len` that are looked at, in sixteenths: one and a little holds an image more than one does.
+const OTHER_LENGTHS: [usize; 8] = [8, 12, 16, 17, 18, 20, 24, 32];
+
+/// Packs that documents with `costs` (tokens behind the first one) fill at `seq_len` and at some lengths from half to double, rounded up to a multiple of
+/// 64; lengths that do not hold all of them are left out.
+#[must_use]
+pub fn packs_at_other_lengths(costs: &[usize], seq_len: usize) -> BTreeMap<u32, u64> {
+    let longest = costs.iter().max().map_or(0, |cost| cost + 1);
+    let lengths = OTHER_LENGTHS.map(|sixteenths| (seq_len * sixteenths / 16).next_multiple_of(64));
+    let packs = |length: usize| (length as u32, best_fit_decreasing(costs, length - 1).len() as u64);
+    lengths.into_iter().filter(|length| *length >= longest && !costs.is_empty()).map(packs).collect()
 }
 
 /// Largest parameter of the rounding bounds: items below a hundredth of a bin hardly matter.

@@ -20,7 +20,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-pub use fit::{Bins, best_fit_decreasing, least_bins};
+pub use fit::{Bins, best_fit_decreasing, least_bins, packs_at_other_lengths};
 pub use withdraw::withdraw;
 
 use crate::channel::{BatchSender, BatchStream};
@@ -173,6 +173,9 @@ pub fn statistics(packs: &[PackRow], seq_len: usize) -> PackStatistics {
     for pack in packs {
         // Not the end of the last segment: there may be holes before it.
         statistics.used += pack.segments.iter().map(|segment| u64::from(segment.len)).sum::<u64>();
+        let squares = pack.documents.iter().map(|document| u64::from(document.len).pow(2)).sum::<u64>();
+        statistics.squares += squares;
+        statistics.most_squares = statistics.most_squares.max(squares);
         for document in &pack.documents {
             let task = statistics.tasks.entry(document.task.clone()).or_default();
             task.documents += 1;

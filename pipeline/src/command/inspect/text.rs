@@ -134,7 +134,7 @@ pub(super) fn sample(view: &SampleView, folder: Option<&Path>) -> String {
 }
 
 fn annotated(out: &mut String, annotations: &Annotations) {
-    let Annotations { captions, questions, boxes, edits, license, credit, source } = annotations;
+    let Annotations { captions, questions, boxes, edits, license, credit, source, .. } = annotations;
     fields(out, "captions", captions.iter().map(|caption| one_line(caption)));
     fields(out, "questions", questions.iter().map(|asked| one_line(&format!("{} {}", asked.question, asked.answer))));
     let corners = |labelled: &cm3flow_schemas::sample::LabelledBox| {
@@ -142,6 +142,19 @@ fn annotated(out: &mut String, annotations: &Annotations) {
     };
     fields(out, "boxes", boxes.iter().map(corners));
     fields(out, "edits", edits.iter().map(|edit| one_line(&format!("{} ({})", edit.instruction, edit.image))));
+    fields(out, "masks", annotations.masks.iter().map(|mask| one_line(&format!("{} ({})", mask.label, mask.image))));
+    fields(out, "segments", annotations.seg_labels.iter().map(|found| one_line(&format!("{} {}", found.level, found.label))));
+    fields(out, "narratives", annotations.narratives.iter().map(|narrative| one_line(narrative)));
+    let translated = |found: &cm3flow_schemas::sample::Translation| one_line(&format!("{}: {}", found.language, found.caption));
+    fields(out, "translations", annotations.translations.iter().map(translated));
+    fields(out, "references", annotations.references.iter().map(|role| one_line(role)));
+    let item = |item: &cm3flow_schemas::sample::Item| match (&item.text, &item.image) {
+        (Some(text), _) => one_line(text),
+        (None, image) => one_line(&format!("image {}", image.as_deref().unwrap_or("?"))),
+    };
+    fields(out, "items", annotations.items.iter().map(item));
+    fields(out, "writing", annotations.ocr.iter().map(|ocr| one_line(ocr)));
+    fields(out, "fields", annotations.fields.iter().map(|field| one_line(&format!("{}: {}", field.name, field.text))));
     for (name, value) in [("licence", license), ("credit", credit), ("address", source)] {
         fields(out, name, value.iter().map(|value| one_line(value)));
     }

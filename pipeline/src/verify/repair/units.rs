@@ -73,7 +73,7 @@ impl Work<'_> {
         let behind_records = self.behind_lost_records(&plans, &damaged).await?;
         damaged.extend(behind_records);
         let scratch = self.scratch(&plans, &damaged)?;
-        let mut again = self.again(manifest, plans, artefacts, &scratch);
+        let mut again = self.again(manifest, plans, artefacts, &scratch)?;
         for index in 0..planned {
             if !wanted.contains(&index) {
                 again.skip();
@@ -110,19 +110,19 @@ impl Work<'_> {
         Ok(found.damaged)
     }
 
-    fn again(&self, manifest: &VersionManifest, plans: Vec<WindowPlan>, artefacts: Artefacts, scratch: &Scratch) -> Again {
+    fn again(&self, manifest: &VersionManifest, plans: Vec<WindowPlan>, artefacts: Artefacts, scratch: &Scratch) -> Result<Again> {
         let config = Arc::new(self.config.clone());
-        let worker = Worker::new(Arc::clone(&config), scratch.store.clone(), Arc::new(artefacts), self.progress.clone());
+        let worker = Worker::try_new(Arc::clone(&config), scratch.store.clone(), Arc::new(artefacts), self.progress.clone())?;
         let catalog = Catalog::new(scratch.store.clone(), &manifest.dataset);
         let before = plans.iter().flat_map(|plan| plan.units.clone()).collect();
         let plan = Plan::of_version(manifest, plans);
-        Again::new(
+        Ok(Again::new(
             Arc::clone(&config),
             worker,
             (catalog, plan),
             manifest.numerics.clone(),
             Sources::new(config, self.store.clone(), before),
-        )
+        ))
     }
 
     /// A store without what is damaged, and without the records of the version's windows: they are compared with the manifest.
