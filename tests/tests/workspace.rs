@@ -25,7 +25,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("object_store", &["cm3flow-stages", "cm3flow-model", "cm3flow", "cm3flow-tests"]),
 ];
 
-const MAX_REPOSITORY_BYTES: u64 = 8_000_000;
+const MAX_REPOSITORY_BYTES: u64 = 10_000_000;
 const MAX_LINES_BEFORE_TESTS: usize = 500;
 
 #[test]

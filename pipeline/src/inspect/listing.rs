@@ -1,5 +1,6 @@
 //! Some ids of a version, to begin with.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use cm3flow_schemas::document::Neighbour;
@@ -17,7 +18,7 @@ use crate::execute::Table;
 use crate::refused::{self, RefusedSample};
 
 /// Documents that are looked through for one of each task.
-const DOCUMENTS_SEEN: usize = 500;
+const DOCUMENTS_SEEN: usize = 200_000;
 
 /// Some samples, documents and packs of a version.
 #[derive(Debug, Clone, Serialize)]
@@ -122,6 +123,7 @@ impl Inspector {
             task: String,
             retrieved: Vec<Neighbour>,
         }
+        let tasks: BTreeSet<&String> = self.manifest.statistics.values().flat_map(|split| split.tasks.keys()).collect();
         let mut documents: Vec<ListedDocument> = Vec::new();
         let mut seen = 0;
         let visit = |_, Row { document_id, sample_id, task, retrieved }: Row| {
@@ -130,7 +132,8 @@ impl Inspector {
                 documents.push(ListedDocument { document_id, sample_id, task });
             }
             seen += 1;
-            if seen < DOCUMENTS_SEEN { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            let is_enough = documents.len() == tasks.len() || seen == DOCUMENTS_SEEN;
+            if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let names = [columns::DOCUMENT_ID, columns::SAMPLE_ID, columns::TASK, columns::RETRIEVED];
         self.tables().visit(DOCUMENTS, self.all(), &names, visit).await?;

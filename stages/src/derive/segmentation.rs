@@ -29,14 +29,19 @@ pub(super) fn decode(bytes: &[u8]) -> Result<GrayImage, DecodeError> {
     }
 }
 
-/// The colour of a label, the same in all pictures: bright enough to stand out from the black of what belongs to no object.
+/// The colour of a label, the same in all pictures: one of 24 hues in two shades, far from the black of what belongs to no object, from white and from
+/// grey.
 #[must_use]
 pub(super) fn colour(label: &str) -> Rgb<u8> {
     let Digest(bytes) = Digest::of(label.trim().to_lowercase().as_bytes());
-    // Five levels a channel, of which one is bright at least.
-    let mut channels = [bytes[0], bytes[1], bytes[2]].map(|byte| byte % 5 * 63);
-    channels[usize::from(bytes[3] % 3)] = 255;
-    Rgb(channels)
+    let hue = f32::from(bytes[0] % 24) / 4.0;
+    let value = [255.0, 160.0][usize::from(bytes[1] % 2)];
+    // A hue from 0 to 6 as levels of red, green and blue, of which one is none and one is full.
+    let level = |shift: f32| {
+        let distance = ((hue + shift) % 6.0 - 3.0).abs() - 1.0;
+        (value * distance.clamp(0.0, 1.0)) as u8
+    };
+    Rgb([level(0.0), level(4.0), level(2.0)])
 }
 
 /// The segmentation with each object in the colour of its label, and levels without label in black.
@@ -104,6 +109,10 @@ mod tests {
         assert_eq!((map.get_pixel(0, 0), map.get_pixel(13, 13), map.get_pixel(11, 0)), (&colour("dog"), &colour(" Cat"), &Rgb([0; 3])));
         assert_eq!(map.get_pixel(19, 19), &colour("dog"));
         assert_ne!(colour("dog"), colour("cat"));
+        for number in 0..200 {
+            let Rgb(levels) = colour(&format!("thing {number}"));
+            assert!(levels.contains(&0) && levels.iter().any(|level| *level >= 160), "{levels:?} is neither grey nor dark");
+        }
     }
 
     #[test]

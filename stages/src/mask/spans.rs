@@ -50,7 +50,7 @@ fn candidate(end: usize, draws: &mut Draws) -> Range<usize> {
 }
 
 /// Part of `span` within the content segment that it overlaps most; the first of equals.
-fn clip(span: Range<usize>, segments: &[Segment]) -> Range<usize> {
+pub(super) fn clip(span: Range<usize>, segments: &[Segment]) -> Range<usize> {
     let overlap = |segment: &Segment| span.start.max(segment.range().start)..span.end.min(segment.range().end);
     let mut best = 0..0;
     for segment in segments.iter().filter(|segment| segment.modality != Modality::Control) {

@@ -108,6 +108,66 @@ fn numbers_of_spans_follow_poisson_of_one() {
     }
 }
 
+/// Share of documents that end with one span though they ask for `count`: all further candidates are empty or overlap the first one that is kept.
+/// Computed over all pairs of cut points.
+fn share_left_with_one(segments: &[Segment], count: usize) -> f64 {
+    let end = segments.last().unwrap().range().start;
+    let mut shares = std::collections::BTreeMap::<(usize, usize), f64>::new();
+    for (a, b) in (1..=end).flat_map(|a| (1..=end).map(move |b| (a, b))) {
+        let span = spans::clip(a.min(b)..a.max(b), segments);
+        *shares.entry(if span.is_empty() { (0, 0) } else { (span.start, span.end) }).or_default() += 1.0 / (end * end) as f64;
+    }
+    let empty = shares.remove(&(0, 0)).unwrap_or(0.0);
+    let tries = (count * count) as i32;
+    let one = |(&(start, end), &share): (&(usize, usize), &f64)| {
+        let overlapping: f64 = shares.iter().filter(|((from, to), _)| start < *to && *from < end).map(|(_, share)| share).sum();
+        (0..tries).map(|before| empty.powi(before) * share * (empty + overlapping).powi(tries - 1 - before)).sum::<f64>()
+    };
+    shares.iter().map(one).sum()
+}
+
+#[test]
+fn documents_have_no_span_one_or_more_as_often_as_poisson_and_clipping_say() {
+    let documents = 100_000_u32;
+    let (tokens, segments) = parts(&[12, 36]);
+    let mut found = [0_u32; 3];
+    for number in 0..documents {
+        let asked = span_count(&MaskConfig::default(), SEED, document_id(number), 32);
+        let chosen = spans::choose(&segments, usize::from(asked), &mut Draws::new(SEED, NAME, &document_id(number).0));
+        found[chosen.len().min(2)] += 1;
+    }
+    assert_eq!(tokens.len(), 51);
+    let poisson = |count: i32| (-1.0_f64).exp() / (1..=count).product::<i32>().max(1) as f64;
+    let left_with_one: f64 = (2..8).map(|count| poisson(count) * share_left_with_one(&segments, count as usize)).sum();
+    let expected = [poisson(0), poisson(1) + left_with_one, 1.0 - poisson(0) - poisson(1) - left_with_one];
+    for (count, expected) in found.iter().zip(expected) {
+        let share = f64::from(*count) / f64::from(documents);
+        assert!((share - expected).abs() < 0.01, "{share} instead of {expected}");
+    }
+    assert!(left_with_one > 0.02, "clipping and overlaps matter: {left_with_one}");
+}
+
+#[test]
+fn a_whole_text_or_image_is_masked_where_that_is_asked_for() {
+    let config = MaskConfig { full_segment: 1.0, sentinel_loss: 0.0, ..MaskConfig::default() };
+    let (tokens, segments) = parts(&[12, 36]);
+    let mut lengths = std::collections::BTreeSet::new();
+    for number in 0..50 {
+        let document_id = document_id(number);
+        assert_eq!(span_count(&config, SEED, document_id, 32), 1);
+        let row = In { document_id, tokens: tokens.clone(), segments: segments.clone(), spans: 1, refusal: None };
+        let masked = Mask::new(&config, wide(), SEED).mask(row);
+        document::check(&masked.tokens, &masked.segments, &wide()).unwrap();
+        let sentinels = masked.segments.iter().filter(|segment| segment.role == Role::Sentinel);
+        assert!(sentinels.clone().count() == 2 && sentinels.clone().all(|segment| segment.loss_weight == 0.0));
+        lengths.insert(masked.segments.iter().rev().find(|segment| segment.role == Role::Target).unwrap().len);
+    }
+    assert_eq!(lengths, [12, 36].into());
+    let some = MaskConfig { full_segment: 0.25, mean_spans: 0.0, ..config };
+    let share = (0..4000).filter(|number| span_count(&some, SEED, document_id(*number), 32) == 1).count();
+    assert!((900..1100).contains(&share), "{share} of 4000");
+}
+
 #[test]
 fn documents_that_ask_for_spans_get_some() {
     let draws = 20_000_u32;
