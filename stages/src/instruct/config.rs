@@ -175,10 +175,17 @@ impl InstructConfig {
                 let names: Vec<&str> = known.keys().map(String::as_str).collect();
                 let unknown = self.tasks.keys().filter(|task| !known.contains_key(*task));
                 problems.extend(unknown.map(|task| format!("instruct.tasks.{task} is no task; known are {}", names.join(", "))));
+                // One by one, those too that make no records, so that each says what is wrong with it.
+                for (name, task) in known {
+                    let task = match self.task(&name) {
+                        Some(config) => task.configured(&config),
+                        None => task,
+                    };
+                    problems.extend(Templates::try_new([(name, task)].into()).err().map(|error| format!("instruct.{error}")));
+                }
             }
             Err(error) => problems.push(format!("instruct.{error}")),
         }
-        problems.extend(self.templates().err().map(|error| format!("instruct.{error}")));
         for (name, task) in &self.tasks {
             if !(0.0..=100.0).contains(&task.weight) {
                 problems.push(format!("instruct.tasks.{name} must be in 0..=100, got {}", task.weight));

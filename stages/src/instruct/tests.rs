@@ -474,6 +474,8 @@ fn templates_that_name_what_no_record_has_are_refused() {
     assert!(unknown.len() == 1 && unknown[0].contains("t: {{ poem }} is nothing"), "{unknown:?}");
     let order = problems("tasks = { edit = { order = \"image\" } }");
     assert!(order.len() == 1 && order[0].contains("edit: wording 0 has 2 images"), "{order:?}");
+    let unused = "tasks = { pair = 1.0 }\n[templates.a]\neach = \"sample\"\nwordings = []\n[templates.b]\neach = \"sample\"\nwordings = []";
+    assert_eq!(problems(unused), ["instruct.templates: a: no wording", "instruct.templates: b: no wording"]);
 }
 
 #[test]
