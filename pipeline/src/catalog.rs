@@ -8,7 +8,8 @@ mod totals;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
-use cm3flow_schemas::pack::ShardEntry;
+use cm3flow_schemas::pack::{BlockEntry, ShardEntry};
+use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
 use cm3flow_schemas::{Digest, columns, rows};
@@ -291,13 +292,22 @@ pub(crate) fn shard_table(windows: &[WindowRecord]) -> Result<arrow::array::Reco
     #[derive(Serialize)]
     struct Row<'a> {
         window: u32,
-        #[serde(flatten)]
-        shard: &'a ShardEntry,
+        digest: Digest,
+        split: Split,
+        bytes: u64,
+        packs: u64,
+        blocks: &'a [BlockEntry],
+        variant: u16,
     }
-    let row = |window: &'_ WindowRecord| window.window;
-    let all: Vec<Row<'_>> =
-        windows.iter().flat_map(|window| window.shards.iter().map(move |shard| Row { window: row(window), shard })).collect();
-    Ok(rows::write(&columns::shard_table(), &all)?)
+    let mut all = Vec::new();
+    for record in windows {
+        for ShardEntry { digest, split, bytes, packs, blocks, variant } in &record.shards {
+            let (window, digest, split) = (record.window, *digest, *split);
+            all.push(Row { window, digest, split, bytes: *bytes, packs: *packs, blocks, variant: *variant });
+        }
+    }
+    let has_variants = all.iter().any(|row| row.variant > 0);
+    Ok(rows::write(&columns::shard_table(has_variants), &all)?)
 }
 
 pub(crate) fn lineage(windows: &[WindowRecord]) -> Result<arrow::array::RecordBatch> {
@@ -310,6 +320,7 @@ pub(crate) fn lineage(windows: &[WindowRecord]) -> Result<arrow::array::RecordBa
         digest: Digest,
         first_row: u64,
         rows: u64,
+        only: &'a [u64],
         prepare: Option<&'a Digest>,
         settle: Option<&'a Digest>,
         compose: Option<&'a Digest>,
@@ -326,13 +337,15 @@ pub(crate) fn lineage(windows: &[WindowRecord]) -> Result<arrow::array::RecordBa
                 digest: unit.digest,
                 first_row: unit.first_row,
                 rows: unit.rows,
+                only: &unit.only,
                 prepare: key("prepare", index),
                 settle: key("settle", 0),
                 compose: key("compose", index),
             });
         }
     }
-    Ok(rows::write(&columns::lineage(), &all)?)
+    let has_chosen = all.iter().any(|row| !row.only.is_empty());
+    Ok(rows::write(&columns::lineage(has_chosen), &all)?)
 }
 
 #[cfg(test)]

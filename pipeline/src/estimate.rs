@@ -76,6 +76,6 @@ fn rule_of_thumb(config: &Config, segment: SegmentName) -> u64 {
     match segment {
         SegmentName::Prepare => images * codes + 4096,
         SegmentName::Settle => codes + 4096,
-        SegmentName::Compose | SegmentName::Pack => (documents + retrieved) * (codes + 200),
+        SegmentName::Compose | SegmentName::Pack => u64::from(config.mask.variants) * (documents + retrieved) * (codes + 200),
     }
 }

@@ -5,12 +5,13 @@ mod ranges;
 
 use std::sync::Arc;
 
-use arrow::array::{Array, BooleanArray, RecordBatch};
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use cm3flow_schemas::columns;
 use cm3flow_schemas::rows::position;
+use cm3flow_schemas::sample::Split;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
@@ -153,6 +154,15 @@ pub(crate) fn split_refused(batch: &RecordBatch) -> Result<(RecordBatch, RecordB
 /// [`PipelineError::Arrow`].
 pub(crate) fn filtered(batch: &RecordBatch, wanted: &BooleanArray) -> Result<RecordBatch> {
     filter_record_batch(batch, wanted).map_err(|source| PipelineError::Arrow { what: "a filtered batch", source })
+}
+
+/// Rows of `split`.
+///
+/// # Errors
+/// [`PipelineError::Schema`] if there is no such column, [`PipelineError::Arrow`].
+pub(crate) fn of_split(batch: &RecordBatch, split: Split) -> Result<RecordBatch> {
+    let splits = batch.column(position(&batch.schema(), columns::SPLIT)?).as_string::<i32>();
+    filtered(batch, &splits.iter().map(|found| Some(found == Some(split.name()))).collect())
 }
 
 /// The columns of `schema`, by name.

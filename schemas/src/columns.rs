@@ -62,6 +62,10 @@ pub const SEGMENTS: &str = "segments";
 pub const RETRIEVED: &str = "retrieved";
 /// Number of retrieved documents that were drawn before the length policy cut them.
 pub const RETRIEVED_WANTED: &str = "retrieved_wanted";
+/// Rows of its file that a source unit consists of, if they are not consecutive.
+pub const ONLY: &str = "only";
+/// Variant that a document belongs to.
+pub const VARIANT: &str = "variant";
 /// Captions of a sample of the bank.
 pub const CAPTIONS: &str = "captions";
 /// Codes of the main image of a sample of the bank.
@@ -273,6 +277,14 @@ pub fn document() -> SchemaRef {
     ]))
 }
 
+/// [`document`] in a window with variants: which of them it belongs to.
+#[must_use]
+pub fn document_of_variant() -> SchemaRef {
+    let mut fields = document().fields().to_vec();
+    fields.push(field(VARIANT, DataType::UInt16));
+    Arc::new(Schema::new(fields))
+}
+
 /// A pack of `seq_len` tokens in ids of `width`.
 #[must_use]
 pub fn pack(seq_len: usize, width: TokenWidth) -> SchemaRef {
@@ -290,20 +302,18 @@ pub fn pack(seq_len: usize, width: TokenWidth) -> SchemaRef {
     ]))
 }
 
-/// The shard table of a version: one shard a row, in order of windows.
+/// The shard table of a version: one shard a row, in order of windows; with the variant of its documents if there are several.
 #[must_use]
-pub fn shard_table() -> SchemaRef {
+pub fn shard_table(has_variants: bool) -> SchemaRef {
     let text = |name| field(name, DataType::Utf8);
     let count = |name| field(name, DataType::UInt64);
     let block = structure(vec![count("offset"), count("metadata_bytes"), count("body_bytes"), count("packs"), text("digest")]);
-    Arc::new(Schema::new(vec![
-        field("window", DataType::UInt32),
-        text("digest"),
-        split(),
-        count("bytes"),
-        count("packs"),
-        field("blocks", list(block)),
-    ]))
+    let mut fields =
+        vec![field("window", DataType::UInt32), text("digest"), split(), count("bytes"), count("packs"), field("blocks", list(block))];
+    if has_variants {
+        fields.push(field(VARIANT, DataType::UInt16));
+    }
+    Arc::new(Schema::new(fields))
 }
 
 /// Ids that were withdrawn and may not come back: `kind` is `sample` or `image`, `id` 32 hexadecimal digits. Sorted by both.
@@ -312,13 +322,14 @@ pub fn blocklist() -> SchemaRef {
     Arc::new(Schema::new(["kind", "id"].map(|name| field(name, DataType::Utf8)).to_vec()))
 }
 
-/// The lineage of a version: one source unit a row, in order of windows, with the keys of what was made of it.
+/// The lineage of a version: one source unit a row, in order of windows, with the keys of what was made of it; with the rows that a unit consists of
+/// if there are units of chosen ones.
 #[must_use]
-pub fn lineage() -> SchemaRef {
+pub fn lineage(has_chosen: bool) -> SchemaRef {
     let text = |name| field(name, DataType::Utf8);
     let count = |name| field(name, DataType::UInt64);
     let place = |name| field(name, DataType::UInt32);
-    Arc::new(Schema::new(vec![
+    let mut fields = vec![
         place("window"),
         place(UNIT),
         text(SOURCE),
@@ -329,5 +340,9 @@ pub fn lineage() -> SchemaRef {
         text("prepare"),
         text("settle"),
         text("compose"),
-    ]))
+    ];
+    if has_chosen {
+        fields.push(field(ONLY, list(DataType::UInt64)));
+    }
+    Arc::new(Schema::new(fields))
 }

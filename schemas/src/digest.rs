@@ -141,7 +141,18 @@ impl DocumentId {
     /// Id of the `number`-th record that `task` makes of a sample.
     #[must_use]
     pub fn of(sample: SampleId, task: &str, number: u32) -> Self {
-        Self(PartHasher::new("document").part(&sample.0).part(task.as_bytes()).part(&number.to_le_bytes()).id())
+        Self::of_variant(sample, task, number, 0)
+    }
+
+    /// Id of the same record in variant `variant` of its window. Variant 0 is the one that there always is.
+    #[must_use]
+    pub fn of_variant(sample: SampleId, task: &str, number: u32, variant: u16) -> Self {
+        let mut hasher = PartHasher::new("document");
+        hasher.part(&sample.0).part(task.as_bytes()).part(&number.to_le_bytes());
+        if variant > 0 {
+            hasher.part(&variant.to_le_bytes());
+        }
+        Self(hasher.id())
     }
 }
 

@@ -69,6 +69,14 @@ pub struct ShardEntry {
     pub packs: u64,
     /// Its blocks, in order.
     pub blocks: Vec<BlockEntry>,
+    /// Which variant of the documents its packs hold: epoch `e` reads variant `e` modulo their number.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub variant: u16,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_first(variant: &u16) -> bool {
+    *variant == 0
 }
 
 /// A record batch of a shard: the unit of reading and of checking.
@@ -108,6 +116,9 @@ pub struct PackStatistics {
     /// The same sum of the pack where it is largest.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub most_squares: u64,
+    /// Packs of each variant, if documents have several; together they are `packs`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variant_packs: Vec<u64>,
     /// Packs that the documents would fill at other values of `pack.seq_len`, for those values that hold every document.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub packs_at: BTreeMap<u32, u64>,
@@ -145,6 +156,16 @@ impl PackStatistics {
         if self.capacity == 0 { 0.0 } else { self.used as f64 / self.capacity as f64 }
     }
 
+    /// Packs that a reader hands out in `epochs` epochs, which read one variant each, in turn.
+    #[must_use]
+    pub fn packs_in(&self, epochs: u64) -> u64 {
+        let variants = self.variant_packs.len() as u64;
+        if variants == 0 {
+            return self.packs * epochs;
+        }
+        self.packs * (epochs / variants) + self.variant_packs.iter().take((epochs % variants) as usize).sum::<u64>()
+    }
+
     /// Cost of attention in the most expensive pack over that of the mean one, 1 or more; `None` if it was not counted.
     #[must_use]
     pub fn attention_imbalance(&self) -> Option<f64> {
@@ -166,6 +187,8 @@ impl PackStatistics {
             self.packs_at.retain(|seq_len, _| other.packs_at.contains_key(seq_len));
             self.packs_at.iter_mut().for_each(|(seq_len, packs)| *packs += other.packs_at[seq_len]);
         }
+        self.variant_packs.resize(self.variant_packs.len().max(other.variant_packs.len()), 0);
+        self.variant_packs.iter_mut().zip(&other.variant_packs).for_each(|(sum, packs)| *sum += packs);
         self.least_packs += other.least_packs;
         self.squares += other.squares;
         self.most_squares = self.most_squares.max(other.most_squares);
@@ -183,9 +206,9 @@ impl PackStatistics {
             sum.retrieval_lowered += counts.retrieval_lowered;
         }
     }
+
     /// What is left when the counts of `other` are taken away; tasks without documents are left out, and what was counted of the packing as a whole
-    /// stays. `None` if `other` counts something that
-    /// `self` does not.
+    /// stays. `None` if `other` counts something that `self` does not.
     #[must_use]
     pub fn checked_sub(&self, other: &Self) -> Option<Self> {
         let mut tasks = self.tasks.clone();
@@ -205,6 +228,7 @@ impl PackStatistics {
             least_packs: self.least_packs,
             squares: self.squares.checked_sub(other.squares)?,
             most_squares: self.most_squares,
+            variant_packs: self.variant_packs.clone(),
             packs_at: self.packs_at.clone(),
         })
     }
@@ -240,6 +264,18 @@ mod tests {
         assert_eq!(sum.checked_sub(&counts("caption", 1)), Some(counts("pair", 3)), "no empty task stays behind");
         assert_eq!(sum.checked_sub(&counts("caption", 2)), None);
         assert_eq!(sum.checked_sub(&counts("edit", 0)), None);
+    }
+
+    #[test]
+    fn epochs_take_the_variants_in_turn() {
+        let window =
+            |packs: &[u64]| PackStatistics { packs: packs.iter().sum(), variant_packs: packs.to_vec(), ..PackStatistics::default() };
+        let mut sum = window(&[4, 5, 4]);
+        sum.add(&PackStatistics::default());
+        sum.add(&window(&[1, 1, 2]));
+        assert_eq!(sum, window(&[5, 6, 6]));
+        assert_eq!([0, 1, 2, 3, 4].map(|epochs| sum.packs_in(epochs)), [0, 5, 11, 17, 22]);
+        assert_eq!(PackStatistics { packs: 7, ..PackStatistics::default() }.packs_in(3), 21);
     }
 
     #[test]

@@ -128,10 +128,10 @@ pub struct Translation {
     pub caption: String,
 }
 
-/// A text or an image of an interleaved document.
+/// A text of an interleaved document, or an image with the caption that follows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
-    /// The text, if it is one.
+    /// The text, or the caption.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
     /// Role of the image among the sample's images, if it is one.

@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use crate::tools::tool;
 
 /// The account and key that Azurite is born with, which its documentation gives.
@@ -19,6 +21,8 @@ const AZURITE_KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UV
 #[derive(Debug)]
 pub struct Server {
     child: Child,
+    /// What it keeps, if that is not in its memory.
+    _files: Option<TempDir>,
     /// Address of a store in it.
     pub address: &'static str,
     /// The `[store]` section that reaches it.
@@ -53,6 +57,7 @@ impl Server {
         let endpoint = format!("http://127.0.0.1:{port}/{AZURITE_ACCOUNT}");
         let server = Self {
             child,
+            _files: None,
             address: "az://bucket/data",
             section: format!(
                 "[store]\nendpoint = \"{endpoint}\"\nallow_http = true\n[store.options]\nazure_storage_account_name = \"{AZURITE_ACCOUNT}\"\nazure_storage_account_key = \"{AZURITE_KEY}\"\n"
@@ -82,6 +87,7 @@ impl Server {
         let endpoint = format!("http://127.0.0.1:{port}");
         let server = Self {
             child,
+            _files: None,
             address: "s3://bucket/data",
             section: format!(
                 "[store]\nendpoint = \"{endpoint}\"\nallow_http = true\n[store.options]\naccess_key_id = \"any\"\nsecret_access_key = \"any\"\n"
@@ -92,6 +98,54 @@ impl Server {
         );
         done(Command::new(folder.join("bin/python")).args(["-c", &create]));
         Some(server)
+    }
+
+    /// Garage, an object store for one's own machines, by Cargo, which takes a quarter of an hour once; `None` if `test` is to be skipped.
+    ///
+    /// # Panics
+    /// If it cannot be installed or started.
+    #[must_use]
+    pub fn garage(test: &str) -> Option<Self> {
+        let cargo = tool(test, &["cargo"])?;
+        let folder = folder("garage-2.5.0");
+        let program = folder.join("bin/garage");
+        if !program.is_file() {
+            let crate_ = ["install", "garage", "--version", "2.5.0", "--locked", "--quiet", "--root"];
+            let features = ["--no-default-features", "--features", "bundled-libs,sqlite"];
+            // Built as it is published, whatever holds for this workspace.
+            done(Command::new(cargo).args(crate_).arg(&folder).args(features).current_dir(&folder).env_remove("CARGO_TARGET_DIR"));
+        }
+        let files = tempfile::tempdir().expect("a folder for temporary files");
+        let [meta, objects, config] = ["meta", "objects", "garage.toml"].map(|name| files.path().join(name));
+        let (port, rpc_port) = (free_port(), free_port());
+        let (key, secret) = (format!("GK{}", "0123456789ab".repeat(2)), "01234567".repeat(8));
+        let text = format!(
+            r#"metadata_dir = "{}"
+data_dir = "{}"
+db_engine = "sqlite"
+replication_factor = 1
+rpc_bind_addr = "127.0.0.1:{rpc_port}"
+rpc_public_addr = "127.0.0.1:{rpc_port}"
+rpc_secret = "{secret}"
+[s3_api]
+s3_region = "garage"
+api_bind_addr = "127.0.0.1:{port}"
+"#,
+            meta.display(),
+            objects.display()
+        );
+        std::fs::write(&config, text).expect("the folder is ours");
+        let names = [("GARAGE_DEFAULT_BUCKET", "bucket"), ("GARAGE_DEFAULT_ACCESS_KEY", &*key), ("GARAGE_DEFAULT_SECRET_KEY", &*secret)];
+        let arguments = ["server", "--single-node", "--default-bucket"];
+        let child = started(Command::new(program).arg("-c").arg(&config).args(arguments).envs(names), port);
+        Some(Self {
+            child,
+            _files: Some(files),
+            address: "s3://bucket/data",
+            section: format!(
+                "[store]\nendpoint = \"http://127.0.0.1:{port}\"\nallow_http = true\nregion = \"garage\"\n[store.options]\naccess_key_id = \"{key}\"\nsecret_access_key = \"{secret}\"\n"
+            ),
+        })
     }
 }
 

@@ -37,3 +37,10 @@ async fn moto_lacks_nothing() {
     let Some(server) = Server::moto("moto_lacks_nothing") else { return };
     assert_eq!(lacking(&server).await, [""; 0]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long"]
+async fn garage_lacks_creates_that_are_refused_when_something_is_there() {
+    let Some(server) = Server::garage("garage_lacks_creates_that_are_refused_when_something_is_there") else { return };
+    assert_eq!(lacking(&server).await, ["create", "race"]);
+}

@@ -85,7 +85,8 @@ impl Version {
 
 /// What can be counted of packs alone, and follows them.
 fn of_packs_alone(counts: &PackStatistics) -> PackStatistics {
-    let mut counts = PackStatistics { least_packs: 0, most_squares: 0, packs_at: BTreeMap::new(), ..counts.clone() };
+    let mut counts =
+        PackStatistics { least_packs: 0, most_squares: 0, packs_at: BTreeMap::new(), variant_packs: Vec::new(), ..counts.clone() };
     counts.tasks.values_mut().for_each(|task| (task.retrieved, task.retrieval_lowered) = (0, 0));
     counts
 }
@@ -136,7 +137,12 @@ async fn run(job: &Job, request: &Request) -> Withdrawal {
 }
 
 async fn small_run() -> (Job, Version) {
-    let job = Job::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
+    run_with("").await
+}
+
+/// A published version of the small run with further `sections`.
+async fn run_with(sections: &str) -> (Job, Version) {
+    let job = Job::try_new(&format!("{SMALL}{sections}"), &corpus_source(10)).expect("a good configuration");
     job.run().await.expect("the run ends");
     let version = Version::read(&job, 1).await;
     version.check_counts();
@@ -208,6 +214,25 @@ async fn nothing_of_a_withdrawn_sample_is_left_and_all_else_is_where_it_was() {
     let (captions, pictures) = shows(&before);
     assert!(captions > 1 && pictures > 1, "{captions} captions and {pictures} pictures");
     assert_eq!(shows(&after), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sample_goes_from_every_variant_of_the_documents() {
+    let (job, before) = run_with("[mask]\nvariants = 3\n").await;
+    let view = retrieved_sample(&job, &before).await;
+    let gone = documents_with(&view);
+    let of_variant = |version: &Version, variant: u16| -> Vec<u64> {
+        let shards = version.windows.iter().flat_map(|window| &window.shards);
+        shards.filter(|shard| shard.split == Split::Train && shard.variant == variant).map(|shard| shard.packs).collect()
+    };
+    run(&job, &request(&[view.sample_id])).await;
+    let after = Version::read(&job, 2).await;
+    check_overlay(&before, &after, &gone);
+    assert!(!after.samples().contains(&view.sample_id));
+    for variant in 0..3 {
+        assert_eq!(of_variant(&after, variant), of_variant(&before, variant), "each shard stays one of its variant");
+        assert!(!of_variant(&after, variant).is_empty());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -190,17 +190,19 @@ fn check_alike(names: &[String], opened: &[Opened]) -> PyResult<()> {
     Ok(())
 }
 
-/// Version, `seq_len`, vocabulary and packs of the split of a published version, as JSON.
+/// Version, `seq_len`, vocabulary and packs of the split of a published version, of all and of each variant of its documents, as JSON.
 #[pyfunction]
 pub(crate) fn describe(py: Python<'_>, options: &str, source: usize) -> PyResult<String> {
     let options = Options::parse(options)?;
     py.detach(|| {
         let location = Location::open(&options.sources[source].1, &options.store).map_err(raised)?;
         let manifest = runtime(false)?.block_on(PublishedVersion::open(&location)).map_err(raised)?.manifest;
-        let packs = manifest.statistics.get(options.split.name()).map_or(0, |statistics| statistics.packs);
+        let statistics = manifest.statistics.get(options.split.name()).cloned().unwrap_or_default();
+        let packs = statistics.packs;
+        let variant_packs = if statistics.variant_packs.is_empty() { vec![packs] } else { statistics.variant_packs };
         let described = serde_json::json!({
             "dataset": manifest.dataset, "version": manifest.version, "seq_len": manifest.seq_len, "vocabulary": manifest.vocabulary,
-            "packs": packs,
+            "packs": packs, "variant_packs": variant_packs,
         });
         Ok(described.to_string())
     })

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from cm3flow import PackedDataset
+from conftest import run, write_job
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -45,6 +46,28 @@ def test_an_epoch_holds_every_pack_once(uri):
     assert len({tuple(row) for row in tokens(batches)}) == len(batches) * 3
     padded = PackedDataset(uri, 7, end="pad", epochs=1)
     assert len(list(padded)) == len(padded) == -(-packs // 7)
+
+
+def test_epochs_take_the_variants_of_the_documents_in_turn(folder):
+    job = write_job(folder, "varied", 200, 50)
+    job.write_text(job.read_text() + "[mask]\nvariants = 3\n")
+    run(job)
+    uri = str(folder / "store/versions/varied/1.json")
+    described = PackedDataset(uri, 1).describe()["packs"]
+    variant_packs = described["variant_packs"]
+    assert len(variant_packs) == 3 and sum(variant_packs) == described["packs"]
+    dataset = PackedDataset(uri, 1, end="drop", epochs=4)
+    batches = [tuple(row) for row in tokens(list(loader(dataset, 2)))]
+    assert len(batches) == len(dataset) == sum(variant_packs) + variant_packs[0]
+    epochs, at = [], 0
+    for packs in [*variant_packs, variant_packs[0]]:
+        epochs.append(set(batches[at : at + packs]))
+        at += packs
+    assert epochs[3] == epochs[0]
+    assert not (epochs[0] & epochs[1] or epochs[1] & epochs[2] or epochs[0] & epochs[2])
+    half = PackedDataset(uri, 1)
+    half.load_state_dict(take(PackedDataset(uri, 1), at // 2)[-1].state)
+    assert [tuple(row) for row in tokens(take(half, at - at // 2))] == batches[at // 2 :]
 
 
 def torture(round_number, sources):

@@ -51,7 +51,12 @@ pub(super) fn summary(outcome: &RunOutcome, store: &Store) -> String {
 pub(super) fn fill_rates(manifest: &VersionManifest) -> String {
     let of = |split: Split| {
         let statistics = manifest.statistics.get(split.name())?;
-        (statistics.packs > 0).then(|| format!("{} {:.2} % of {} packs", split.name(), statistics.fill_rate() * 100.0, statistics.packs))
+        let variants = match statistics.variant_packs.len() {
+            0 => String::new(),
+            several => format!(" in {several} variants"),
+        };
+        let rate = statistics.fill_rate() * 100.0;
+        (statistics.packs > 0).then(|| format!("{} {rate:.2} % of {} packs{variants}", split.name(), statistics.packs))
     };
     Split::ALL.into_iter().filter_map(of).collect::<Vec<_>>().join(", ")
 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch, UInt16Array};
 use cm3flow_schemas::document::Neighbour;
 use cm3flow_schemas::ledger::DocumentLedger;
 use cm3flow_schemas::rows::ColumnChange;
 use cm3flow_schemas::sample::{Refusal, Split};
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::{DocumentId, SampleId, columns, rows};
+use cm3flow_stages::index::Bank;
 use cm3flow_stages::instruct::{Instruct, InstructCounts};
 use cm3flow_stages::mask::Mask;
 use cm3flow_stages::retrieve::Retrieve;
@@ -63,25 +64,30 @@ impl Worker {
         let unit = self.input(SegmentName::Prepare, window.keys.prepare[place]).await?;
         let bank = self.bank_of(window, &settled).await?;
         let samples = self.kept_samples(window, (place as u32, &unit), &settled).await?;
-        let (config, artefacts) = (&self.config, &self.artefacts);
-        let instruct = Instruct::new(Arc::clone(&self.instruct), Arc::clone(&bank), &settled.contents);
-        let tally = instruct.tally();
-        let chain = Chain::new(Head::Batches(samples.schema(), batches_of(&samples)))
-            .map(Retrieve::new(config.retrieve.clone(), bank, artefacts.embedder.clone(), config.dataset.seed))
-            .map(instruct)
-            .map(Mask::new(&config.mask, artefacts.vocabulary.clone(), config.dataset.seed));
-        let (_, batches) = self.collect(chain).await?;
+        let variants = self.config.mask.variants;
+        let schema = if variants > 1 { columns::document_of_variant() } else { columns::document() };
 
         let mut documents = Vec::new();
         let mut refused: Vec<Refused> = Vec::new();
-        for batch in &batches {
-            let (wanted, unwanted) = table::split_refused(batch)?;
-            documents.push(wanted);
-            refused.extend(rows::read::<Refused>(&unwanted, &[columns::DOCUMENT_ID, columns::SAMPLE_ID, columns::TASK, columns::REFUSAL])?);
+        let mut counts = InstructCounts::default();
+        for variant in 0..variants {
+            // What a model is evaluated on stays the same.
+            let samples = if variant == 0 { samples.clone() } else { table::of_split(&samples, Split::Train)? };
+            let (batches, counted) = self.documents_of(variant, &samples, &bank, &settled).await?;
+            counts.shortened += counted.shortened;
+            if variant == 0 {
+                counts.lacking = counted.lacking;
+            }
+            for batch in &batches {
+                let (wanted, unwanted) = table::split_refused(batch)?;
+                documents.push(if variants > 1 { with_variant(&wanted, variant)? } else { wanted });
+                let names = [columns::DOCUMENT_ID, columns::SAMPLE_ID, columns::TASK, columns::REFUSAL];
+                refused.extend(rows::read::<Refused>(&unwanted, &names)?);
+            }
         }
-        let documents = table::concatenated(&columns::document(), &documents)?;
+        let documents = table::concatenated(&schema, &documents)?;
         let mut record = UnitRecord::new(SegmentName::Compose, window.keys.compose[place]);
-        let InstructCounts { lacking, shortened } = tally.counts();
+        let InstructCounts { lacking, shortened } = counts;
         record.documents = Some(DocumentLedger {
             shortened,
             lacking,
@@ -94,6 +100,26 @@ impl Worker {
         let refused: Vec<RefusedRow<'_>> = refused.iter().map(refused_row).collect();
         self.units.put(&mut record, Table::Refused, &rows::write(&columns::refused_document(), &refused)?).await?;
         self.commit(record).await
+    }
+
+    /// The documents of one variant of `samples`, refused ones among them.
+    async fn documents_of(
+        &self,
+        variant: u16,
+        samples: &RecordBatch,
+        bank: &Arc<Bank>,
+        settled: &UnitRecord,
+    ) -> Result<(Vec<RecordBatch>, InstructCounts)> {
+        let (config, artefacts) = (&self.config, &self.artefacts);
+        let instruct = Instruct::new(Arc::clone(&self.instruct), Arc::clone(bank), &settled.contents).with_variant(variant);
+        let tally = instruct.tally();
+        let retrieve = Retrieve::new(config.retrieve.clone(), Arc::clone(bank), artefacts.embedder.clone(), config.dataset.seed);
+        let chain = Chain::new(Head::Batches(samples.schema(), batches_of(samples)))
+            .map(retrieve.with_variant(variant))
+            .map(instruct)
+            .map(Mask::new(&config.mask, artefacts.vocabulary.clone(), config.dataset.seed));
+        let (_, batches) = self.collect(chain).await?;
+        Ok((batches, tally.counts()))
     }
 
     /// Prepared samples of a unit that are neither blocked nor duplicates, with their split.
@@ -122,6 +148,13 @@ impl Worker {
         let with_split = ColumnChange::new(&[], vec![columns::split()]).apply(&prepared, &splits)?;
         table::filtered(&with_split, &decided.iter().map(|row| Some(row.duplicate_of.is_none())).collect())
     }
+}
+
+fn with_variant(documents: &RecordBatch, variant: u16) -> Result<RecordBatch> {
+    let column: ArrayRef = Arc::new(UInt16Array::from_value(variant, documents.num_rows()));
+    let columns = documents.columns().iter().cloned().chain([column]).collect();
+    RecordBatch::try_new(columns::document_of_variant(), columns)
+        .map_err(|source| PipelineError::Arrow { what: "a table's batches", source })
 }
 
 /// Slices of a size that keeps several stages busy.

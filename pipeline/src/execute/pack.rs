@@ -1,7 +1,8 @@
 //! `pack`: the documents of one split of a window as packs in shards.
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
-use cm3flow_schemas::pack::{Pack as PackRow, PackStatistics};
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::UInt16Type;
+use cm3flow_schemas::pack::{Pack as PackRow, PackStatistics, ShardEntry};
 use cm3flow_schemas::rows::position;
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
@@ -20,11 +21,27 @@ use crate::table;
 
 impl Worker {
     pub(super) async fn pack(&self, window: &WindowTask, split: Split) -> Result<UnitRecord> {
+        let variants = if split == Split::Train { self.config.mask.variants } else { 1 };
+        let mut record = UnitRecord::new(SegmentName::Pack, window.keys.pack_of(split));
+        let mut statistics = PackStatistics::default();
+        for variant in 0..variants {
+            let counts = self.pack_variant(window, (split, variant), &mut record).await?;
+            if variants > 1 {
+                statistics.variant_packs.push(counts.packs);
+            }
+            statistics.add(&counts);
+        }
+        record.statistics = Some(statistics);
+        self.commit(record).await
+    }
+
+    /// Packs one variant of a split's documents into shards of `record`.
+    async fn pack_variant(&self, window: &WindowTask, (split, variant): (Split, u16), record: &mut UnitRecord) -> Result<PackStatistics> {
         let mut documents = Vec::new();
         for key in &window.keys.compose {
             let unit = self.input(SegmentName::Compose, *key).await?;
             for batch in self.units.read(&unit, Table::Documents).await? {
-                documents.push(of_split(&batch, split)?);
+                documents.push(of_variant(&table::of_split(&batch, split)?, variant)?);
             }
         }
         let (config, vocabulary) = (&self.config, &self.artefacts.vocabulary);
@@ -33,17 +50,15 @@ impl Worker {
             .then(Pack::new(&config.pack, vocabulary.clone(), config.dataset.seed));
         let (schema, packs) = self.collect(chain).await?;
 
-        let mut record = UnitRecord::new(SegmentName::Pack, window.keys.pack_of(split));
-        record.statistics = Some(count(&packs, &documents, config.pack.seq_len as usize)?);
         if !packs.is_empty() {
             let token_bytes = if vocabulary.width() == TokenWidth::U16 { 2 } else { 4 };
             let bytes_per_pack = u64::from(config.pack.seq_len) * token_bytes;
             for shard in shard::write(&config.shard, split, &schema, &packs, bytes_per_pack)? {
                 self.units.store().create_content(&shard_path(shard.entry.digest), shard.bytes).await?;
-                record.shards.push(shard.entry);
+                record.shards.push(ShardEntry { variant, ..shard.entry });
             }
         }
-        self.commit(record).await
+        count(&packs, &documents, config.pack.seq_len as usize)
     }
 }
 
@@ -52,10 +67,11 @@ pub(crate) fn shard_path(digest: Digest) -> String {
     format!("shards/{digest}.arrow")
 }
 
-fn of_split(documents: &RecordBatch, split: Split) -> Result<RecordBatch> {
-    let splits = documents.column(position(&documents.schema(), columns::SPLIT)?).as_string::<i32>();
-    let wanted: BooleanArray = splits.iter().map(|found| Some(found == Some(split.name()))).collect();
-    table::filtered(documents, &wanted)
+/// Rows of `documents` that belong to `variant`, as [`columns::document`]; all of a table without variants.
+fn of_variant(documents: &RecordBatch, variant: u16) -> Result<RecordBatch> {
+    let Some(variants) = documents.column_by_name(columns::VARIANT) else { return Ok(documents.clone()) };
+    let wanted = variants.as_primitive::<UInt16Type>().iter().map(|found| Some(found == Some(variant))).collect();
+    table::projected(&table::filtered(documents, &wanted)?, &columns::document())
 }
 
 fn count(packs: &[RecordBatch], documents: &[RecordBatch], seq_len: usize) -> Result<PackStatistics> {

@@ -106,7 +106,7 @@ impl<'a> Layer<'a> {
                 self.store.create_content(&shard_path(written.entry.digest), written.bytes).await?;
             }
             self.overlay.shards += 1;
-            *shard = written.entry;
+            *shard = ShardEntry { variant: shard.variant, ..written.entry };
         }
         let wanted = documents.values().filter(|document| document.split == split).count() as u64;
         if recount.documents != wanted {

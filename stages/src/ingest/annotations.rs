@@ -79,11 +79,12 @@ struct ItemJson {
 }
 
 impl ItemJson {
-    /// The image, the text, and the caption of an image as a text of its own; empty texts are none.
+    /// The image with its caption, then the text; empty texts are none.
     fn into_items(self) -> impl Iterator<Item = Item> {
-        let text = |text: String| (!text.trim().is_empty()).then_some(Item { text: Some(text), image: None });
-        let image = self.image.map(|image| Item { text: None, image: Some(image) });
-        image.into_iter().chain(self.text.and_then(text)).chain(self.caption.and_then(text))
+        let written = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+        let captioned = Item { text: written(self.caption), image: self.image };
+        let alone = Item { text: written(self.text), image: None };
+        [captioned, alone].into_iter().filter(|item| item.text.is_some() || item.image.is_some())
     }
 }
 

@@ -38,7 +38,7 @@ use crate::stage::Transform;
 use crate::tokenize::TextTokenizer;
 
 /// Revision of this stage's code and templates: raised when the same input gives other rows.
-pub const REVISION: u32 = 3;
+pub const REVISION: u32 = 4;
 /// The stage's name.
 pub const NAME: &str = "instruct";
 
@@ -66,6 +66,9 @@ pub struct Instruct {
     context: Arc<InstructContext>,
     bank: Arc<Bank>,
     multipliers: BTreeMap<String, f64>,
+    variant: u16,
+    /// Tokens of a line's end, if the text tokenizer has them.
+    newline: Option<Vec<u32>>,
     tally: InstructTally,
 }
 
@@ -98,7 +101,15 @@ impl Instruct {
     #[must_use]
     pub fn new(context: Arc<InstructContext>, bank: Arc<Bank>, contents: &Contents) -> Self {
         let multipliers = context.config.multipliers(&context.templates.natural(contents));
-        Self { context, bank, multipliers, tally: InstructTally::default() }
+        let newline = context.tokenizer.encode("\n").ok();
+        Self { context, bank, multipliers, variant: 0, newline, tally: InstructTally::default() }
+    }
+
+    /// Makes documents of variant `variant`, with ids of their own, on which every draw depends.
+    #[must_use]
+    pub fn with_variant(mut self, variant: u16) -> Self {
+        self.variant = variant;
+        self
     }
 
     /// What it counts, also after it has been handed over to a chain.

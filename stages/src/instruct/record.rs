@@ -14,6 +14,7 @@ use crate::mask;
 use crate::tokenize::Unrepresentable;
 
 /// What a part becomes.
+#[derive(Clone)]
 enum Content<'a> {
     Text {
         role: Role,
@@ -57,12 +58,16 @@ impl Instruct {
         Ok(())
     }
 
+    fn id(&self, sample: &In, of: Of<'_>, number: u32) -> DocumentId {
+        DocumentId::of_variant(sample.sample_id, of.name, number, self.variant)
+    }
+
     /// Which items become records, and how often: the whole part of the weight, and once more with a chance of the rest. Of more than
     /// `most_per_sample` those with the least draws stay, in their order.
     fn wanted(&self, sample: &In, of: Of<'_>, config: &TaskConfig, items: usize) -> Vec<(usize, usize)> {
         let weight = config.weight * self.multipliers.get(of.name).copied().unwrap_or(1.0);
         let drawn = |what, item: usize| {
-            let id = DocumentId::of(sample.sample_id, of.name, item as u32);
+            let id = self.id(sample, of, item as u32);
             Draws::new(self.context.seed, what, &id.0).unit()
         };
         let copies = |item| weight as usize + usize::from(weight.fract() > 0.0 && drawn("task weight", item) < weight.fract());
@@ -76,7 +81,7 @@ impl Instruct {
     }
 
     fn document(&self, sample: &In, of: Of<'_>, item: usize, number: u32) -> Result<Option<Out>> {
-        let document_id = DocumentId::of(sample.sample_id, of.name, number);
+        let document_id = self.id(sample, of, number);
         let mut draws = Draws::new(self.context.seed, NAME, &document_id.0);
         let item = Item::of(of.task.each, sample, item, &mut draws);
         let needs = self.context.templates.needs(of.name);
@@ -104,39 +109,54 @@ impl Instruct {
         Ok(Some(out))
     }
 
-    /// Records of interleaved texts and images: as many items in each as fit, none of them split.
+    /// Records of interleaved texts and images: as many items in each as fit, none of them split, no image parted from its caption.
     fn interleaved(&self, sample: &In, of: Of<'_>, number: impl Fn(usize) -> u32, documents: &mut Vec<Out>) -> Result<()> {
-        let mut contents = Vec::new();
+        let mut items = Vec::new();
         for item in &sample.annotations.items {
-            if let Some(text) = &item.text {
-                contents.push(self.text(text, Role::Target, true));
+            let mut contents = Vec::new();
+            if let Some(image) = &item.image {
+                match sample.image_codes.iter().find(|found| found.role == *image) {
+                    Some(found) => contents.push(Content::Image(Role::Target, &found.codes)),
+                    None => self.tally.lack(of.name, "image of an item"),
+                }
             }
-            let Some(image) = &item.image else { continue };
-            match sample.image_codes.iter().find(|found| found.role == *image) {
-                Some(found) => contents.push(Content::Image(Role::Target, &found.codes)),
-                None => self.tally.lack(of.name, "image of an item"),
-            }
+            contents.extend(item.text.iter().map(|text| self.text(text, Role::Target, true)));
+            items.push(contents);
         }
+        items.retain(|contents| !contents.is_empty());
+        let mut rest = items.as_slice();
         let mut piece = 0;
-        while !contents.is_empty() {
-            let document_id = DocumentId::of(sample.sample_id, of.name, number(piece));
-            let mut out = self.begin(sample, of, document_id);
+        while !rest.is_empty() {
+            let mut out = self.begin(sample, of, self.id(sample, of, number(piece)));
             let room = self.room(&out);
             let mut taken = 1;
-            while taken < contents.len() && self.build(&contents[..=taken], &[])?.finished_len() <= room {
+            while taken < rest.len() && self.build(&self.joined(&rest[..=taken]), &[])?.finished_len() <= room {
                 taken += 1;
             }
-            let rest = contents.split_off(taken);
-            let is_cut = self.fit_length(&mut out, &mut contents, &[])?;
+            let is_cut = self.fit_length(&mut out, &mut self.joined(&rest[..taken]), &[])?;
             if is_cut {
                 self.tally.shorten();
             }
             self.weigh(&mut out, of.task.loss);
             documents.push(out);
-            contents = rest;
+            rest = &rest[taken..];
             piece += 1;
         }
         Ok(())
+    }
+
+    /// The contents of `items` in a row. Texts that follow each other become lines of one, since a break marks a change of modality.
+    fn joined<'s>(&self, items: &[Vec<Content<'s>>]) -> Vec<Content<'s>> {
+        let mut joined: Vec<Content<'s>> = Vec::new();
+        for content in items.iter().flatten() {
+            match (joined.last_mut(), content, &self.newline) {
+                (Some(Content::Text { ids, .. }), Content::Text { ids: line, .. }, Some(newline)) => {
+                    ids.extend(newline.iter().chain(line));
+                }
+                _ => joined.push(content.clone()),
+            }
+        }
+        joined
     }
 
     /// An empty record, with the number of its spans.

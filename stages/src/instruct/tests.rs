@@ -412,9 +412,14 @@ fn full_sample() -> In {
     annotations.narratives = vec!["A brown dog runs over a beach.".into()];
     annotations.translations = vec![Translation { language: "German".into(), caption: "ein Hund auf Sand".into() }];
     annotations.references = vec!["reference0".into()];
-    let (text, image) =
-        (|text: &str| Item { text: Some(text.into()), image: None }, |role: &str| Item { text: None, image: Some(role.into()) });
-    annotations.items = vec![text("First"), image(MAIN_IMAGE), text("then"), image("item0"), text("last")];
+    let item = |image: Option<&str>, text: Option<&str>| Item { text: text.map(str::to_owned), image: image.map(str::to_owned) };
+    annotations.items = vec![
+        item(None, Some("First")),
+        item(Some(MAIN_IMAGE), Some("a dog")),
+        item(None, Some("then")),
+        item(Some("item0"), None),
+        item(None, Some("last")),
+    ];
     annotations.ocr = Some("NO DOGS".into());
     annotations.fields = vec![NamedText { name: "haiku".into(), text: "sand in the fur".into() }];
     let roles = ["edge", "edit0", "object0", "reference0", "item0", "seg", "hed", "pose", "depth", "normal", "scribble", "outline"];
@@ -540,11 +545,15 @@ fn interleaved_documents_are_split_between_their_parts() {
         documents_of(context, bank_of(&[]), &full).iter().map(read).collect::<Vec<_>>()
     };
     let whole = made(1024);
-    assert_eq!(whole, ["</s>First<break>[16x1]<break>then<break>[16x6]<break>last</s>"]);
-    let pieces = made(36);
-    assert!(pieces.len() > 1, "{pieces:?}");
-    let joined = pieces.iter().map(|piece| piece.trim_start_matches("</s>").trim_end_matches("</s>")).collect::<Vec<_>>().join("<break>");
-    assert_eq!(format!("</s>{joined}</s>"), whole[0], "nothing is lost and all is in order");
+    assert_eq!(whole, ["</s>First<break>[16x1]<break>a dog\nthen<break>[16x6]<break>last</s>"]);
+    for seq_len in [36, 40, 44] {
+        let pieces = made(seq_len);
+        assert!(pieces.len() > 1, "{pieces:?}");
+        assert!(pieces.iter().any(|piece| piece.contains("[16x1]<break>a dog")), "an image keeps its caption: {pieces:?}");
+        let parts: Vec<&str> = pieces.iter().map(|piece| piece.trim_start_matches("</s>").trim_end_matches("</s>")).collect();
+        let in_a_row = |text: &str| text.replace('\n', "<break>");
+        assert_eq!(in_a_row(&format!("</s>{}</s>", parts.join("<break>"))), in_a_row(&whole[0]), "nothing is lost and all is in order");
+    }
 }
 
 #[test]

@@ -43,6 +43,15 @@ pub struct MaskConfig {
     /// Weight of sentinels as prediction targets, 0..=1. Default 1; 0 in the CM3 paper.
     #[serde(skip_serializing_if = "is_one")]
     pub sentinel_loss: f32,
+    /// Variants of every train document, 1..=64, with masks, retrieved documents and wordings of their own: epoch `e` reads variant `e` modulo
+    /// their number. Each takes as many bytes as the first. Default 1.
+    #[serde(skip_serializing_if = "is_single")]
+    pub variants: u16,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_single(variants: &u16) -> bool {
+    *variants == 1
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
@@ -57,7 +66,7 @@ fn is_one(weight: &f32) -> bool {
 
 impl Default for MaskConfig {
     fn default() -> Self {
-        Self { mean_spans: 1.0, max_spans: 16, full_segment: 0.0, sentinel_loss: 1.0 }
+        Self { mean_spans: 1.0, max_spans: 16, full_segment: 0.0, sentinel_loss: 1.0, variants: 1 }
     }
 }
 
@@ -74,6 +83,9 @@ impl MaskConfig {
         within("mean_spans", self.mean_spans, 16.0);
         within("full_segment", self.full_segment, 1.0);
         within("sentinel_loss", self.sentinel_loss.into(), 1.0);
+        if !(1..=64).contains(&self.variants) {
+            problems.push(format!("mask.variants must be in 1..=64, got {}", self.variants));
+        }
         problems
     }
 }

@@ -126,11 +126,12 @@ impl MixReader {
     /// What the feeds say.
     pub(super) async fn holds(&mut self, packs: u64, epochs: u64) -> Result<bool> {
         loop {
-            let known: u64 = self.sources.iter().map(|source| source.known().0).sum();
-            let Some(growing) = self.sources.iter_mut().find(|source| !source.known().1) else {
-                return Ok(packs <= known.saturating_mul(epochs));
+            let known = |epochs| self.sources.iter().map(|source| source.packs_in(epochs)).fold(0, u64::saturating_add);
+            let (one, all) = (known(1), known(epochs));
+            let Some(growing) = self.sources.iter_mut().find(|source| !source.is_complete()) else {
+                return Ok(packs <= all);
             };
-            if packs <= known {
+            if packs <= one {
                 return Ok(true);
             }
             growing.learn().await?;

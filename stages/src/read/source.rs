@@ -34,8 +34,8 @@ pub(super) struct Source {
     split: Split,
     seed: u64,
     windows: Vec<Window>,
-    /// Packs of those windows.
-    packs: u64,
+    /// Packs of those windows, variant by variant.
+    packs: Vec<u64>,
     complete: bool,
     orders: VecDeque<Arc<Groups>>,
     group: Option<Group>,
@@ -67,7 +67,7 @@ impl Source {
             split,
             seed,
             windows: Vec::new(),
-            packs: 0,
+            packs: Vec::new(),
             complete: false,
             orders: VecDeque::new(),
             group: None,
@@ -91,9 +91,21 @@ impl Source {
         std::mem::take(&mut self.waited)
     }
 
-    /// Packs of the windows that are known, and whether these are all.
-    pub(super) const fn known(&self) -> (u64, bool) {
-        (self.packs, self.complete)
+    /// Whether all windows are known.
+    pub(super) const fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Packs that `epochs` epochs read of the windows that are known. As long as these are not all, more than one epoch has no meaning.
+    pub(super) fn packs_in(&self, epochs: u64) -> u64 {
+        let variants = self.packs.len().max(1) as u64;
+        let cycle: u64 = self.packs.iter().sum();
+        cycle.saturating_mul(epochs / variants).saturating_add(self.packs.iter().take((epochs % variants) as usize).sum())
+    }
+
+    /// Which variant of the documents `epoch` reads.
+    const fn variant(&self, epoch: u64) -> usize {
+        if self.packs.is_empty() { 0 } else { (epoch % self.packs.len() as u64) as usize }
     }
 
     /// Waits for the next window.
@@ -101,7 +113,8 @@ impl Source {
         match self.feed.window(self.windows.len()).await? {
             Some(shards) => {
                 let window = Window::new(shards, self.split);
-                self.packs += window.packs();
+                self.packs.resize(self.packs.len().max(window.variants()), 0);
+                self.packs.iter_mut().enumerate().for_each(|(variant, packs)| *packs += window.packs(variant));
                 self.windows.push(window);
             }
             None => self.complete = true,
@@ -147,18 +160,25 @@ impl Source {
 
     /// Epoch, window and index within the window of a place.
     async fn place(&mut self, at: u64) -> Result<(u64, usize, u64)> {
-        while at >= self.packs && !self.complete {
+        while at >= self.packs_in(1) && !self.complete {
             self.learn().await?;
         }
-        if self.packs == 0 {
+        let cycle: u64 = self.packs.iter().sum();
+        if cycle == 0 {
             return Err(StageError::NoPacks { split: self.split.name() });
         }
-        let (epoch, mut index) = (at / self.packs, at % self.packs);
+        let (mut epoch, mut index) = (at / cycle * self.packs.len() as u64, at % cycle);
+        while index >= self.packs[self.variant(epoch)] {
+            index -= self.packs[self.variant(epoch)];
+            epoch += 1;
+        }
+        let variant = self.variant(epoch);
         for (number, window) in self.windows.iter().enumerate() {
-            if index < window.packs() {
+            let packs = window.packs(variant);
+            if index < packs {
                 return Ok((epoch, number, index));
             }
-            index -= window.packs();
+            index -= packs;
         }
         unreachable!("the index is below the sum of the windows' packs")
     }
@@ -167,7 +187,7 @@ impl Source {
         if let Some(found) = self.orders.iter().find(|groups| (groups.epoch, groups.window) == (epoch, window)) {
             return Arc::clone(found);
         }
-        let groups = Arc::new(self.windows[window].groups(self.seed, epoch, window));
+        let groups = Arc::new(self.windows[window].groups(self.variant(epoch), self.seed, epoch, window));
         if self.orders.len() == KEPT_ORDERS {
             self.orders.pop_front();
         }

@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 use super::*;
 use crate::error::{Result, StageError};
 use crate::fixtures::{self, SEQ_LEN};
-use crate::shard::{ShardConfig, write};
+use crate::shard::{Shard, ShardConfig, write};
 
 /// Packs of the fixture, made once.
 pub(super) fn packed() -> &'static RecordBatch {
@@ -78,21 +78,31 @@ pub(super) struct Dataset {
 impl Dataset {
     /// Windows of so many train packs each, in blocks of three and files of six, and one held-out pack a window.
     pub(super) fn new(sizes: &[u32]) -> Self {
+        Self::of_variants(&sizes.iter().map(std::slice::from_ref).collect::<Vec<_>>())
+    }
+
+    /// As [`Self::new`], with the packs of each variant of each window.
+    pub(super) fn of_variants(sizes: &[&[u32]]) -> Self {
         let runtime = Runtime::new().unwrap();
         let store = Arc::new(InMemory::new());
         let bytes = u64::from(SEQ_LEN) * 2;
         let config = ShardConfig { block_bytes: 3 * bytes, max_shard_bytes: 6 * bytes };
         let mut first = 0;
         let mut windows = Vec::new();
-        for (&size, number) in sizes.iter().zip(0..) {
-            let mut shards = write(&config, Split::Train, &packed().schema(), &[numbered(first, size)], bytes).unwrap();
+        for (size, number) in sizes.iter().zip(0..) {
+            let mut shards = Vec::new();
+            for (&size, variant) in size.iter().zip(0..) {
+                let of_variant = write(&config, Split::Train, &packed().schema(), &[numbered(first, size)], bytes).unwrap();
+                let named = |shard: Shard| Shard { entry: ShardEntry { variant, ..shard.entry }, ..shard };
+                shards.extend(of_variant.into_iter().map(named));
+                first += size;
+            }
             shards.extend(write(&config, Split::HeldOut, &packed().schema(), &[numbered(10_000 + number, 1)], bytes).unwrap());
             for shard in &shards {
                 let path = Path::from(format!("shards/{}.arrow", shard.entry.digest));
                 runtime.block_on(store.put(&path, shard.bytes.clone().into())).unwrap();
             }
             windows.push(shards.into_iter().map(|shard| shard.entry).collect());
-            first += size;
         }
         Self { store, windows, runtime }
     }
@@ -155,6 +165,23 @@ fn every_pack_comes_once_an_epoch() {
     assert_ne!(first, (0..20).collect::<Vec<_>>());
     assert_ne!(first, take(&mut dataset.reader(2), 20));
     assert_eq!(first, take(&mut dataset.reader(1), 20));
+}
+
+#[test]
+fn epochs_read_the_variants_in_turn() {
+    let dataset = Dataset::of_variants(&[&[7, 8], &[], &[5, 3]]);
+    let mut reader = dataset.reader(1);
+    let epochs = [12, 11, 12, 11].map(|packs| take(&mut reader, packs));
+    let sets = epochs.clone().map(|epoch| epoch.into_iter().collect::<BTreeSet<u32>>());
+    assert_eq!(sets[0], (0..7).chain(15..20).collect());
+    assert_eq!(sets[1], (7..15).chain(20..23).collect());
+    assert_eq!((&sets[2], &sets[3]), (&sets[0], &sets[1]));
+    assert_ne!(epochs[0], epochs[2], "a variant that is read again has another order");
+    let mut resumed = dataset.reader(1);
+    resumed.restore(ReaderState { position: 30 });
+    assert_eq!(take(&mut resumed, 16), [&epochs[2][7..], &epochs[3]].concat());
+    let held_out = take(&mut dataset.reader_of(Committed(dataset.windows.clone()), Split::HeldOut, 1), 6);
+    assert_eq!(held_out[..3].iter().collect::<BTreeSet<_>>(), held_out[3..].iter().collect(), "held-out packs have one variant");
 }
 
 #[test]

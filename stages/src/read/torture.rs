@@ -10,8 +10,8 @@ use cm3flow_schemas::sample::Split;
 use super::tests::{Committed, Dataset, packed};
 use super::*;
 
-/// Sources of the mixture with the sizes of their windows.
-const SOURCES: [(&str, &[u32]); 3] = [("a", &[9, 13]), ("b", &[5]), ("c", &[17, 0, 4])];
+/// Sources of the mixture with the packs of each variant of their windows.
+const SOURCES: [(&str, &[&[u32]]); 3] = [("a", &[&[9], &[13]]), ("b", &[&[5, 6, 4]]), ("c", &[&[17], &[], &[4]])];
 const SEED: u64 = 11;
 /// Packs of a global batch, whatever the ranks: all of 1 to 8 that are drawn divide it.
 const GLOBAL_BATCH: u64 = 24;
@@ -38,7 +38,7 @@ struct Stretch {
 
 impl World {
     fn new() -> Self {
-        let datasets: Vec<Dataset> = SOURCES.iter().map(|(_, sizes)| Dataset::new(sizes)).collect();
+        let datasets: Vec<Dataset> = SOURCES.iter().map(|(_, sizes)| Dataset::of_variants(sizes)).collect();
         let folder = tempfile::tempdir().unwrap();
         datasets.iter().for_each(|dataset| dataset.save(folder.path()));
         Self { datasets, folder }

@@ -14,11 +14,15 @@ pub(super) const GROUP_BLOCKS: u64 = 4;
 /// Shards of a window.
 pub type WindowShards = Vec<ShardEntry>;
 
-/// Blocks of one split of one window.
-pub(super) struct Window {
+/// Blocks of one split of one window, variant by variant.
+pub(super) struct Window(Vec<Blocks>);
+
+/// Blocks that an epoch reads.
+#[derive(Default)]
+struct Blocks {
     shards: Vec<ShardEntry>,
     /// Shard and block number of every block.
-    blocks: Vec<(u32, u32)>,
+    places: Vec<(u32, u32)>,
     packs: u64,
 }
 
@@ -43,45 +47,66 @@ impl BlockPlace {
 
 impl Window {
     pub(super) fn new(shards: WindowShards, split: Split) -> Self {
-        let shards: Vec<ShardEntry> = shards.into_iter().filter(|shard| shard.split == split).collect();
-        let blocks = (0_u32..).zip(&shards).flat_map(|(shard, entry)| (0..entry.blocks.len() as u32).map(move |block| (shard, block)));
-        let blocks = blocks.collect();
-        let packs = shards.iter().map(|shard| shard.packs).sum();
-        Self { shards, blocks, packs }
+        let mut variants: Vec<Blocks> = Vec::new();
+        for shard in shards.into_iter().filter(|shard| shard.split == split) {
+            let variant = usize::from(shard.variant);
+            variants.resize_with(variants.len().max(variant + 1), Blocks::default);
+            variants[variant].push(shard);
+        }
+        Self(variants)
     }
 
-    pub(super) const fn packs(&self) -> u64 {
-        self.packs
+    /// Number of variants.
+    pub(super) const fn variants(&self) -> usize {
+        self.0.len()
     }
 
-    /// The groups of this window, number `window`, in the order of `epoch`.
-    pub(super) fn groups(&self, seed: u64, epoch: u64, window: usize) -> Groups {
+    /// Packs of a variant; none if there is no such one.
+    pub(super) fn packs(&self, variant: usize) -> u64 {
+        self.0.get(variant).map_or(0, |blocks| blocks.packs)
+    }
+
+    /// The groups of a variant of this window, number `window`, in the order of `epoch`.
+    pub(super) fn groups(&self, variant: usize, seed: u64, epoch: u64, window: usize) -> Groups {
         let key = order_key(seed, epoch, window);
-        let order = Permutation::new(self.blocks.len() as u64, &[&[b"blocks".as_slice(), &key].concat()]);
-        let mut ends = Vec::with_capacity(self.blocks.len().div_ceil(GROUP_BLOCKS as usize));
+        let none = Blocks::default();
+        let blocks = self.0.get(variant).unwrap_or(&none);
+        let count = blocks.places.len() as u64;
+        let order = Permutation::new(count, &[&[b"blocks".as_slice(), &key].concat()]);
+        let mut ends = Vec::with_capacity(blocks.places.len().div_ceil(GROUP_BLOCKS as usize));
         let mut end = 0;
-        for place in 0..self.blocks.len() as u64 {
-            end += self.packs_of(order.at(place));
-            if (place + 1) % GROUP_BLOCKS == 0 || place + 1 == self.blocks.len() as u64 {
+        for place in 0..count {
+            end += blocks.packs_of(order.at(place));
+            if (place + 1) % GROUP_BLOCKS == 0 || place + 1 == count {
                 ends.push(end);
             }
         }
-        Groups { epoch, window, order, ends, key: [b"packs".as_slice(), &key].concat() }
-    }
-
-    fn packs_of(&self, block: u64) -> u64 {
-        let (shard, index) = self.blocks[block as usize];
-        self.shards[shard as usize].blocks[index as usize].packs
+        Groups { epoch, window, variant, order, ends, key: [b"packs".as_slice(), &key].concat() }
     }
 
     /// Blocks of group `group`, in their order.
     pub(super) fn group_blocks(&self, groups: &Groups, group: usize) -> impl Iterator<Item = BlockPlace> {
+        let blocks = &self.0[groups.variant];
         let first = group as u64 * GROUP_BLOCKS;
-        let end = (first + GROUP_BLOCKS).min(self.blocks.len() as u64);
-        (first..end).map(|place| {
-            let (shard, index) = self.blocks[groups.order.at(place) as usize];
-            BlockPlace::new(&self.shards[shard as usize], index as usize)
+        let end = (first + GROUP_BLOCKS).min(blocks.places.len() as u64);
+        (first..end).map(move |place| {
+            let (shard, index) = blocks.places[groups.order.at(place) as usize];
+            BlockPlace::new(&blocks.shards[shard as usize], index as usize)
         })
+    }
+}
+
+impl Blocks {
+    fn push(&mut self, shard: ShardEntry) {
+        let number = self.shards.len() as u32;
+        self.places.extend((0..shard.blocks.len() as u32).map(|block| (number, block)));
+        self.packs += shard.packs;
+        self.shards.push(shard);
+    }
+
+    fn packs_of(&self, block: u64) -> u64 {
+        let (shard, index) = self.places[block as usize];
+        self.shards[shard as usize].blocks[index as usize].packs
     }
 }
 
@@ -90,6 +115,7 @@ impl Window {
 pub(super) struct Groups {
     pub epoch: u64,
     pub window: usize,
+    variant: usize,
     order: Permutation,
     ends: Vec<u64>,
     key: Vec<u8>,

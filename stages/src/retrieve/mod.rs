@@ -85,6 +85,7 @@ pub struct Retrieve {
     bank: Arc<Bank>,
     embedder: EmbedderOwner,
     seed: u64,
+    variant: u16,
     change: ColumnChange,
 }
 
@@ -92,7 +93,22 @@ impl Retrieve {
     /// Retrieves from `bank`; `embedder` is the one that made its embeddings.
     #[must_use]
     pub fn new(config: RetrieveConfig, bank: Arc<Bank>, embedder: EmbedderOwner, seed: u64) -> Self {
-        Self { config, bank, embedder, seed, change: ColumnChange::new(&[], vec![columns::neighbours()]) }
+        Self { config, bank, embedder, seed, variant: 0, change: ColumnChange::new(&[], vec![columns::neighbours()]) }
+    }
+
+    /// Retrieves for variant `variant` of the documents: of the same candidates others may be drawn, and for other words.
+    #[must_use]
+    pub const fn with_variant(mut self, variant: u16) -> Self {
+        self.variant = variant;
+        self
+    }
+
+    /// Draws for `purpose` about a sample.
+    fn draws(&self, purpose: &str, sample: SampleId) -> Draws {
+        match self.variant {
+            0 => Draws::new(self.seed, purpose, &sample.0),
+            variant => Draws::new(self.seed, purpose, &[&sample.0[..], &variant.to_le_bytes()].concat()),
+        }
     }
 
     fn neighbours(&self, row: &In, text_query: &[f32]) -> Vec<Neighbour> {
@@ -101,7 +117,7 @@ impl Retrieve {
         for (query, wanted) in [(text_query, self.config.by_text), (row.image_embedding.as_slice(), self.config.by_image)] {
             self.choose(row, &pair, query, wanted as usize, &mut chosen);
         }
-        let mut draws = Draws::new(self.seed, NAME, &row.sample_id.0);
+        let mut draws = self.draws(NAME, row.sample_id);
         draws.shuffle(&mut chosen);
         chosen.truncate(self.config.documents as usize);
         let neighbour = |hit: Hit| Neighbour { sample_id: self.bank.sample_id(hit.row), similarity: hit.similarity };
@@ -135,7 +151,7 @@ impl Retrieve {
     /// The first caption without a drawn share of its words.
     fn query_text(&self, row: &In) -> String {
         let caption = row.annotations.captions.first().map_or("", String::as_str);
-        let mut draws = Draws::new(self.seed, "query dropout", &row.sample_id.0);
+        let mut draws = self.draws("query dropout", row.sample_id);
         let kept: Vec<&str> = caption.split_whitespace().filter(|_| draws.unit() >= self.config.query_dropout).collect();
         if kept.is_empty() { caption.to_owned() } else { kept.join(" ") }
     }

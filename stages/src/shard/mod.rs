@@ -59,7 +59,7 @@ impl ShardConfig {
 /// A shard with its bytes.
 #[derive(Debug)]
 pub struct Shard {
-    /// What the manifest says of it.
+    /// What the manifest says of it, but for the variant of its documents, which the file does not know.
     pub entry: ShardEntry,
     /// The file.
     pub bytes: Vec<u8>,
@@ -112,6 +112,7 @@ fn file_of(split: Split, schema: &SchemaRef, blocks: &[RecordBatch]) -> Result<S
         bytes: bytes.len() as u64,
         packs: packs.iter().sum(),
         blocks: blocks_of(&bytes, &packs)?,
+        variant: 0,
     };
     Ok(Shard { entry, bytes })
 }

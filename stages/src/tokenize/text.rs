@@ -37,7 +37,7 @@ pub enum Fidelity {
 }
 
 /// Why a text has no tokens.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum Unrepresentable {
     /// A part of the text has no token.
     #[error("the text tokenizer has no token for a part of the text: {problem}")]

@@ -157,7 +157,8 @@ class PackedDataset(_Base):  # type: ignore[misc,valid-type]
         return json.loads(_reader.describe(self._reader_options(0, 1), source))
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """Of each source: dataset, version, seq_len, vocabulary, and packs of the split. Reads the manifests."""
+        """Of each source: dataset, version, seq_len, vocabulary, and packs of the split, all of them and those of each variant, of which an epoch
+        reads one. Reads the manifests."""
         return {name: self._describe(number) for number, (name, _) in enumerate(self._options["sources"])}
 
     def __len__(self) -> int:
@@ -166,7 +167,7 @@ class PackedDataset(_Base):  # type: ignore[misc,valid-type]
             raise TypeError('a dataset with end="repeat" never ends')
         if self._options["follow"]:
             raise TypeError("a dataset that is followed has no length yet")
-        packs = sum(source["packs"] for source in self.describe().values()) * self._options["epochs"]
+        packs = sum(_packs_in(source["variant_packs"], self._options["epochs"]) for source in self.describe().values())
         whole, rest = divmod(packs, self._options["batch_size"] * self._options["world_size"])
         return whole + (1 if rest and self._options["end"] == "pad" else 0)
 
@@ -175,6 +176,12 @@ class PackedDataset(_Base):  # type: ignore[misc,valid-type]
         if self._batches is None:
             return {"batches": [], "waited_us": 0}
         return self._batches.stalls()
+
+
+def _packs_in(variant_packs: list[int], epochs: int) -> int:
+    """Packs of so many epochs, which read one variant each, in turn."""
+    rounds, rest = divmod(epochs, len(variant_packs))
+    return rounds * sum(variant_packs) + sum(variant_packs[:rest])
 
 
 class _Batches:

@@ -31,6 +31,8 @@ struct LineageRow {
     digest: Digest,
     first_row: u64,
     rows: u64,
+    #[serde(default)]
+    only: Vec<u64>,
     prepare: Digest,
     settle: Digest,
     compose: Digest,
@@ -177,9 +179,11 @@ impl Work<'_> {
         let path = self.catalog.table_path(manifest.lineage);
         let Ok(bytes) = self.store.get_checked(&path, manifest.lineage).await else { return Ok(None) };
         let names = ["window", columns::SOURCE, "file", "digest", "first_row", "rows", "prepare", "settle", "compose"];
+        let with_only = [&names[..], &[columns::ONLY]].concat();
         let mut found: Vec<LineageRow> = Vec::new();
         for batch in table::read(bytes, &path)? {
-            found.extend(rows::read::<LineageRow>(&batch, &names)?.into_iter().filter(|row| row.window == window));
+            let names = if batch.column_by_name(columns::ONLY).is_some() { &with_only } else { &names[..] };
+            found.extend(rows::read::<LineageRow>(&batch, names)?.into_iter().filter(|row| row.window == window));
         }
         let unit = |row: &LineageRow| SourceUnit {
             source: row.source.clone(),
@@ -187,7 +191,7 @@ impl Work<'_> {
             digest: row.digest,
             first_row: row.first_row,
             rows: row.rows,
-            only: Vec::new(),
+            only: row.only.clone(),
         };
         for blocklist in [manifest.blocklist, None] {
             let units = found.iter().map(unit).collect();
