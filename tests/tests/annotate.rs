@@ -187,15 +187,15 @@ async fn what_an_annotator_cannot_see_is_refused_by_reason() {
 async fn a_module_that_makes_no_pictures_ends_the_run_and_is_named() {
     let sources = corpus_source(25);
     let settings = with_annotator("hed", &modules().join("edges.jit"), "output = 0");
-    let error = Job::try_new(&settings, &sources).expect("a good configuration").run().await.err().expect("two channels are no picture");
+    let error = Job::try_new(&settings, &sources).expect("a good configuration").run().await.expect_err("two channels are no picture");
     let chain = chain(&error);
     assert!(chain.contains("annotator hed (") && chain.contains("edges.jit)") && chain.contains("shape [8, 2, 64, 64]"), "{chain}");
 
     let settings = with_annotator("hed", &modules().join("taming.ckpt"), "");
-    let error = Job::try_new(&settings, &sources).expect("a good configuration").run().await.err().expect("no module");
+    let error = Job::try_new(&settings, &sources).expect("a good configuration").run().await.expect_err("no module");
     assert!(error.to_string().contains("load annotator hed ("), "{error}");
     let settings = with_annotator("hed", Path::new("nowhere/hed.pt"), "");
-    let error = Job::try_new(&settings, &sources).expect("a good configuration").run().await.err().expect("no file");
+    let error = Job::try_new(&settings, &sources).expect("a good configuration").run().await.expect_err("no file");
     assert!(matches!(&error, PipelineError::File { path, .. } if path.ends_with("nowhere/hed.pt")), "{error}");
 }
 
