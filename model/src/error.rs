@@ -93,11 +93,21 @@ pub enum ModelError {
         /// Its name.
         tokenizer: String,
     },
+    /// libtorch refused or failed on the TorchScript module of an annotator.
+    #[error("libtorch failed to {doing} annotator {annotator}")]
+    Annotator {
+        /// What the configuration calls it.
+        annotator: String,
+        /// What it was asked to do.
+        doing: &'static str,
+        /// What it says.
+        source: TchError,
+    },
     /// A TorchScript module returned something else than it was described to return.
     #[error("the {module} returned {found}, expected {expected}")]
     ModuleOutput {
-        /// `encoder` or `decoder`.
-        module: &'static str,
+        /// `encoder`, `decoder`, or `annotator` with its name.
+        module: String,
         /// What it returned.
         found: String,
         /// What the configuration makes of it.

@@ -3,6 +3,7 @@
 //! `artefacts/<digest>/<file>` holds the bytes; `artefacts/pins/<dataset>/<k>.json` says which ones a dataset uses: numbered,
 //! append-only, the highest wins. A pin remembers the settings that it was fitted with, so that changed settings are noticed.
 
+mod annotators;
 mod changes;
 mod fit;
 mod fitted;
@@ -20,14 +21,17 @@ use cm3flow_model::vq::{TorchScriptTokenizer, VqTokenizer};
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec, PairEmbedder};
+use cm3flow_schemas::unit::NumericsClass;
 use cm3flow_schemas::version::{CodeChange, VersionManifest};
 use cm3flow_schemas::vocabulary::Vocabulary;
+use cm3flow_stages::annotate::Annotator;
 use cm3flow_stages::embed::{EmbedderOwner, IdfTable, NgramColourEmbedder};
 use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::owner::Owner;
 use cm3flow_stages::tokenize::{GivenTokenizer, ImageTokenizerOwner, PatchTokenizer, TextTokenizer};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use annotators::try_out as try_annotators;
 pub use fitted::{FittedCodebook, FittedText};
 pub(crate) use fitted::{fit_codebook, fit_text_tokenizer};
 pub use quality::Quality;
@@ -70,6 +74,10 @@ pub struct Artefacts {
     pub image_spec: ImageTokenizerSpec,
     /// Whether it can decode; if not, grey squares stand for decoded pictures.
     pub image_decodes: bool,
+    /// Annotators, by ascending role.
+    pub annotators: Vec<Annotator>,
+    /// What makes prepared units equal to the bit: the numerics class of the image tokenizer, or that of the annotators where the tokenizer uses no libtorch.
+    pub numerics: NumericsClass,
     /// Text tokenizer.
     pub text: TextTokenizer,
     /// Pair embedder.
@@ -211,18 +219,20 @@ pub(crate) async fn of_version(config: &Config, store: &Store, manifest: &Versio
     }
     let mut artefacts = load(config, &contents)?;
     check_of_version(&artefacts, manifest)?;
+    annotators::check_of_version(&artefacts.annotators, manifest)?;
     artefacts.code_changes.clone_from(&manifest.code_changes);
     Ok(artefacts)
 }
 
-/// Checks that `artefacts` are those that the version of `manifest` was made with.
+/// Checks that `artefacts` are those that the version of `manifest` was made with. Annotators may be others: nothing but making units needs them.
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`].
 pub(crate) fn check_of_version(artefacts: &Artefacts, manifest: &VersionManifest) -> Result<()> {
     let mismatch = |problem: String| PipelineError::Mismatch { problem };
     let version = manifest.version;
-    if let Some((name, _)) = artefacts.digests.iter().find(|(name, digest)| manifest.artefacts.get(*name) != Some(digest)) {
+    let mut digests = artefacts.digests.iter().filter(|(name, _)| !annotators::is_name(name));
+    if let Some((name, _)) = digests.find(|(name, digest)| manifest.artefacts.get(*name) != Some(digest)) {
         return Err(mismatch(format!("version {version} was made with another {name} than the configuration and its pins have now")));
     }
     let differs = |difference| {
@@ -263,12 +273,15 @@ fn settings(config: &Config, given: &Contents) -> Vec<(&'static str, Digest)> {
     all.into_iter().filter_map(|(name, settings)| Some((name, settings?))).collect()
 }
 
-/// Artefacts whose files the configuration names.
+/// Bytes of a file that the configuration names.
+fn read(config: &Config, path: &Path) -> Result<Bytes> {
+    let path = config.resolve(path);
+    std::fs::read(&path).map(Bytes::from).map_err(|source| PipelineError::File { path, source })
+}
+
+/// Artefacts whose files the configuration names, but for the modules of annotators, which nothing else is made of.
 fn given(config: &Config) -> Result<Contents> {
-    let read = |path: &Path| {
-        let path = config.resolve(path);
-        std::fs::read(&path).map(Bytes::from).map_err(|source| PipelineError::File { path, source })
-    };
+    let read = |path: &Path| read(config, path);
     let mut contents = Contents::new();
     match &config.tokenize.image {
         ImageTokenizerConfig::Vq(vq) => {
@@ -339,18 +352,22 @@ fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
     let embedder = NgramColourEmbedder::new(table, image.codebook(), image_spec.codebook_dim as usize, image_spec.side_px as usize);
     let (embedder_name, embedder_digest) = (embedder.name().to_owned(), embedder.digest());
     let fitted = settings(config, contents).into_iter().map(|(name, _)| (name.to_owned(), Digest::of(&contents[name]))).collect();
+    let annotators = annotators::load(config)?;
+    let numerics = annotators::numerics_with(&image_spec.numerics, &annotators);
     let digests = [("image_tokenizer", image_spec.digest), ("text_tokenizer", text.digest()), ("pair_embedder", embedder_digest)];
     Ok(Artefacts {
         image: Owner::spawn("image tokenizer", image)?,
         image_spec,
         image_decodes,
+        numerics,
         text,
         embedder: Owner::spawn("pair embedder", Box::new(embedder) as Box<dyn PairEmbedder>)?,
         embedder_name,
         embedder_digest,
         vocabulary,
         code_changes: BTreeMap::new(),
-        digests: digests.map(|(name, digest)| (name.to_owned(), digest)).into(),
+        digests: digests.into_iter().map(|(name, digest)| (name.to_owned(), digest)).chain(annotators::digests(&annotators)).collect(),
+        annotators,
         fitted,
     })
 }

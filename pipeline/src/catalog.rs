@@ -208,7 +208,7 @@ impl Catalog {
             preparation: Some(config.tokenize.image.preparation()),
             config: output_config(config),
             seed: config.dataset.seed,
-            numerics: artefacts.image_spec.numerics.clone(),
+            numerics: artefacts.numerics.clone(),
             code_changes: artefacts.code_changes.clone(),
             artefacts: artefacts.digests.clone(),
             fitted: artefacts.fitted.clone(),

@@ -2,6 +2,7 @@
 //!
 //! Every section belongs to a stage and lies beside it; here they are put together, with what only the runtime needs.
 
+mod annotate;
 mod model;
 mod runtime;
 mod store;
@@ -23,6 +24,7 @@ use cm3flow_stages::shard::ShardConfig;
 use cm3flow_stages::split::SplitConfig;
 use serde::Deserialize;
 
+pub use annotate::{AnnotateConfig, RoleConfig};
 pub use model::{
     EvalConfig, FitConfig, GivenConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, PerceptualFiles, TextConfig, TokenizeConfig,
     VqTokenizerConfig,
@@ -61,6 +63,9 @@ pub struct Config {
     /// `[derive]`.
     #[serde(default)]
     pub derive: DeriveConfig,
+    /// `[annotate]`.
+    #[serde(default)]
+    pub annotate: AnnotateConfig,
     /// `[tokenize.image]` and `[tokenize.text]`.
     #[serde(default)]
     pub tokenize: TokenizeConfig,
@@ -165,6 +170,7 @@ impl Config {
         problems.extend(self.window.problems());
         problems.extend(self.filter.problems());
         problems.extend(self.derive.problems());
+        problems.extend(self.annotate.problems(&self.tokenize.image, &self.instruct));
         problems.extend(self.tokenize.problems());
         problems.extend(self.vocabulary.problems(&self.tokenize.text, &self.mask));
         problems.extend(self.embed.problems());

@@ -68,7 +68,7 @@ fn bytes_of(record: &UnitRecord) -> u64 {
 /// a hundred tokens of text.
 fn rule_of_thumb(config: &Config, segment: SegmentName) -> u64 {
     let codes = 2 * config.tokenize.image.codes_per_image() as u64;
-    let images = 1 + u64::from(config.derive.edges);
+    let images = 1 + u64::from(config.derive.edges) + config.annotate.0.len() as u64;
     // Of the tasks that are there by themselves few fit a sample: the sample corpus gives 432 documents of 75 photos.
     let weights = config.instruct.tasks.values().map(|task| task.weight).sum::<f64>();
     let documents = if config.instruct.tasks.is_empty() { 6 } else { weights.ceil() as u64 };

@@ -11,7 +11,9 @@ use cm3flow_schemas::unit::{KeyParts, SegmentName};
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
 use cm3flow_stages::ingest::PlannedUnit;
-use cm3flow_stages::{dedup, derive, embed, filter, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, tokenize};
+use cm3flow_stages::{
+    annotate, dedup, derive, embed, filter, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, tokenize,
+};
 use futures::FutureExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -109,6 +111,7 @@ pub(crate) fn config_of_version(config: &Config, manifest: &VersionManifest) -> 
     section(manifest, "window", &mut config.window);
     section(manifest, "filter", &mut config.filter);
     section(manifest, "derive", &mut config.derive);
+    config.annotate = config.annotate.with_settings(&manifest.config["annotate"]);
     section(manifest, "embed", &mut config.embed);
     section(manifest, "split", &mut config.split);
     section(manifest, "dedup", &mut config.dedup);
@@ -123,7 +126,7 @@ pub(crate) fn config_of_version(config: &Config, manifest: &VersionManifest) -> 
 /// Configuration that changes what is written, as the manifest holds it.
 #[must_use]
 pub fn output_config(config: &Config) -> Value {
-    json!({
+    let mut output = json!({
         "window": config.window,
         "filter": config.filter,
         "derive": config.derive,
@@ -135,7 +138,11 @@ pub fn output_config(config: &Config) -> Value {
         "mask": config.mask,
         "pack": config.pack,
         "shard": config.shard,
-    })
+    });
+    if let Some(annotate) = config.annotate.canonical(config.tokenize.image.preparation().side_px) {
+        output["annotate"] = annotate;
+    }
+    output
 }
 
 /// Makes the keys of a configuration.
@@ -153,24 +160,31 @@ impl KeyMaker<'_> {
         config: &Value,
         (inputs, artefacts): (&[Digest], &[Digest]),
     ) -> Digest {
-        let numerics = (segment == SegmentName::Prepare).then_some(&self.artefacts.image_spec.numerics);
+        let numerics = (segment == SegmentName::Prepare).then_some(&self.artefacts.numerics);
         KeyParts { segment, stages, config, inputs, artefacts, seed: self.config.dataset.seed, numerics }.key()
     }
 
     fn prepare(&self, unit: &SourceUnit) -> Digest {
-        let stages = [
+        let mut stages = vec![
             (ingest::NAME, ingest::REVISION),
             (filter::NAME, filter::REVISION),
             (derive::NAME, derive::REVISION),
             (tokenize::NAME, tokenize::REVISION),
             (embed::NAME, embed::REVISION),
         ];
-        let Config { filter, derive, tokenize, .. } = self.config;
-        let config = json!({"filter": filter, "derive": derive, "preparation": tokenize.image.preparation()});
+        let Config { filter, derive, annotate: annotators, tokenize, .. } = self.config;
+        let preparation = tokenize.image.preparation();
+        let mut config = json!({"filter": filter, "derive": derive, "preparation": preparation});
+        let mut artefacts = vec![self.artefacts.image_spec.digest, self.artefacts.embedder_digest];
+        if let Some(settings) = annotators.canonical(preparation.side_px) {
+            stages.insert(3, (annotate::NAME, annotate::REVISION));
+            config["annotate"] = settings;
+            artefacts.extend(self.artefacts.annotators.iter().map(|annotator| annotator.spec.digest));
+        }
         // The file's name and place do not matter, what is read of it does.
         let all = digest_of("source unit", &(&unit.source, unit.digest, unit.first_row, unit.rows));
         let input = if unit.only.is_empty() { all } else { digest_of("some rows", &(all, &unit.only)) };
-        self.key(SegmentName::Prepare, &stages, &config, (&[input], &[self.artefacts.image_spec.digest, self.artefacts.embedder_digest]))
+        self.key(SegmentName::Prepare, &stages, &config, (&[input], &artefacts))
     }
 
     /// Keys of the window of `units` behind the one with the settle key `settled_before`.

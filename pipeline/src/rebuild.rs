@@ -126,7 +126,7 @@ fn begin(
         kept_units: 0,
         settings,
         other_units_from: Plan::differs_from(config, artefacts, windows).map(SegmentName::name),
-        is_same_numerics: artefacts.image_spec.numerics == manifest.numerics,
+        is_same_numerics: artefacts.numerics == manifest.numerics,
         manifest: recorded,
         first_difference: None,
     }

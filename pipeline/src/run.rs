@@ -151,6 +151,7 @@ async fn plan_and_execute(config: &Config, store: &Store, options: &RunOptions, 
     }
     progress.tell(Event::plan_made(&plan));
     if !plan.is_published {
+        artefact::try_annotators(&artefacts).await?;
         artefacts.code_changes = artefact::code_changes(config, store, &artefacts, &scan.units).await?;
     }
     let artefacts = Arc::new(artefacts);

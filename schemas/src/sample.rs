@@ -15,6 +15,10 @@ pub const SCRIBBLE_IMAGE: &str = "scribble";
 pub const SEGMENTATION_IMAGE: &str = "seg";
 /// Role of the outlines of a segmentation that `derive` makes.
 pub const OUTLINE_IMAGE: &str = "outline";
+/// Role of a depth map.
+pub const DEPTH_IMAGE: &str = "depth";
+/// Role of a map of surface normals.
+pub const NORMAL_IMAGE: &str = "normal";
 
 /// What people or models wrote about a picture. Every list may be empty; coordinates are in pixels of the main image.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::digest::Digest;
 use crate::document::Modality;
@@ -75,6 +76,57 @@ pub trait ImageTokenizer: Send {
 
     /// Codebook vectors, `codebook_size * codebook_dim` floats, row-major; none if the tokenizer shows no codebook.
     fn codebook(&self) -> &[f32];
+}
+
+/// What an image annotator is and takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageAnnotatorSpec {
+    /// Digest of settings and weights.
+    pub digest: Digest,
+    /// Side of the square that it takes, in pixels.
+    pub side_px: u32,
+    /// What makes its pictures equal to the bit.
+    pub numerics: NumericsClass,
+}
+
+impl ImageAnnotatorSpec {
+    /// Bytes of one picture that it takes: RGB, row-major, interleaved.
+    #[must_use]
+    pub const fn bytes_per_image(&self) -> usize {
+        (self.side_px * self.side_px * 3) as usize
+    }
+}
+
+/// What an annotator makes of a picture: a square of its own size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnnotatedImage {
+    /// Side of the square, in pixels.
+    pub side_px: u32,
+    /// `side_px * side_px * 3` bytes: RGB, row-major, interleaved.
+    pub pixels: Vec<u8>,
+}
+
+/// An annotator computed values for a picture that are no numbers, or infinite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("{values} of {of} values are not finite")]
+pub struct NotFinite {
+    /// How many.
+    pub values: usize,
+    /// Values of the picture.
+    pub of: usize,
+}
+
+/// Makes of pictures what else can be seen in them, as pictures: edges, depth, normals, poses.
+pub trait ImageAnnotator: Send {
+    /// What it is and takes.
+    fn spec(&self) -> &ImageAnnotatorSpec;
+
+    /// Annotates pictures. In: `n` pictures of [`ImageAnnotatorSpec::bytes_per_image`] bytes. Out: one result for each. Keeps order. A result does not
+    /// depend on the other pictures of the call: every computation has the fixed batch size, a short tail is padded.
+    ///
+    /// # Errors
+    /// The implementor's error if the bytes are no whole number of pictures, or what is computed is no picture at all, or the device fails.
+    fn annotate(&mut self, pixels: &[u8]) -> Result<Vec<Result<AnnotatedImage, NotFinite>>, DynError>;
 }
 
 /// An image as an embedder takes it.

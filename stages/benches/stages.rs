@@ -13,9 +13,11 @@ use cm3flow_schemas::document::{DocumentBuilder, Neighbour, Role, Segment};
 use cm3flow_schemas::preparation::{Crop, Preparation};
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, Refusal, RoleCodes, RoleImage, Split};
-use cm3flow_schemas::traits::{PackSource, PairEmbedder};
+use cm3flow_schemas::traits::{AnnotatedImage, ImageAnnotator, ImageAnnotatorSpec, NotFinite, PackSource, PairEmbedder};
+use cm3flow_schemas::unit::NumericsClass;
 use cm3flow_schemas::vocabulary::Vocabulary;
-use cm3flow_schemas::{DocumentId, ImageId, SampleId, columns, rows};
+use cm3flow_schemas::{Digest, DocumentId, DynError, ImageId, SampleId, columns, rows};
+use cm3flow_stages::annotate::{Annotate, Annotator};
 use cm3flow_stages::channel::ChannelLimits;
 use cm3flow_stages::dedup::{Dedup, DedupConfig};
 use cm3flow_stages::derive::{Derive, DeriveConfig};
@@ -133,6 +135,52 @@ fn filter_and_derive(criterion: &mut Criterion) {
     bench_chain(criterion, "filter and derive", &batches, |chain| {
         chain.map(Filter::new(FilterConfig::default())).map(Derive::new(DeriveConfig::default(), preparation.clone(), SEED))
     });
+}
+
+/// Makes nothing of pictures: what is measured is the stage around an annotator.
+struct Mirror(ImageAnnotatorSpec);
+
+impl ImageAnnotator for Mirror {
+    fn spec(&self) -> &ImageAnnotatorSpec {
+        &self.0
+    }
+
+    fn annotate(&mut self, pixels: &[u8]) -> Result<Vec<Result<AnnotatedImage, NotFinite>>, DynError> {
+        let picture = |pixels: &[u8]| Ok(AnnotatedImage { side_px: self.0.side_px, pixels: pixels.to_vec() });
+        Ok(pixels.chunks_exact(self.0.bytes_per_image()).map(picture).collect())
+    }
+}
+
+#[derive(Serialize)]
+struct Derived {
+    pixels: Vec<RoleImage>,
+    given_codes: Vec<RoleImage>,
+    refusal: Option<Refusal>,
+}
+
+/// Squares of 256 pixels for an annotator that takes 384.
+fn annotate(criterion: &mut Criterion) {
+    let row = |number: u32| {
+        let mut draws = Draws::new(SEED, "square", &number.to_le_bytes());
+        let bytes = (0..256 * 256 * 3).map(|_| draws.next_u64() as u8).collect();
+        let pixels = vec![RoleImage { role: MAIN_IMAGE.into(), bytes }];
+        Derived { pixels, given_codes: vec![], refusal: None }
+    };
+    let schema = Arc::new(arrow::datatypes::Schema::new(vec![columns::pixels(), columns::given_codes(), columns::refusal()]));
+    let batch = rows::write(&schema, &(0..64).map(row).collect::<Vec<_>>()).expect("derived rows");
+    let batches: Vec<RecordBatch> = (0..4).map(|piece| batch.slice(piece * 16, 16)).collect();
+    let numerics = NumericsClass {
+        device: "cpu".into(),
+        dtype: "none".into(),
+        batch_size: 8,
+        libtorch: "none".into(),
+        threads: 1,
+        cpu_capability: "any".into(),
+    };
+    let spec = ImageAnnotatorSpec { digest: Digest::of(b"mirror"), side_px: 384, numerics };
+    let owner = Owner::spawn("image annotator", Box::new(Mirror(spec.clone())) as Box<dyn ImageAnnotator>).expect("a thread");
+    let annotator = Annotator { role: "depth".into(), owner, spec };
+    bench_stage(criterion, "annotate", &batches, || Annotate::new(vec![annotator.clone()], 256));
 }
 
 fn tokenize_text(criterion: &mut Criterion) {
@@ -331,5 +379,5 @@ fn read(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, filter_and_derive, tokenize_text, dedup, retrieve, mask_and_pack, read);
+criterion_group!(benches, filter_and_derive, annotate, tokenize_text, dedup, retrieve, mask_and_pack, read);
 criterion_main!(benches);

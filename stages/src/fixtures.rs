@@ -1,19 +1,21 @@
 //! Small pictures, samples and documents for tests, made in memory, state by state as they flow through the stages.
 
 use std::io::Cursor;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::{filter_record_batch, is_null, not};
 use cm3flow_schemas::preparation::{Crop, Preparation};
 use cm3flow_schemas::sample::{self, Annotations, Edit, LabelledBox, MAIN_IMAGE, Question, Refusal, RoleImage};
-use cm3flow_schemas::traits::{ImageTokenizer, PairEmbedder};
+use cm3flow_schemas::traits::{AnnotatedImage, ImageAnnotator, ImageAnnotatorSpec, ImageTokenizer, NotFinite, PairEmbedder};
+use cm3flow_schemas::unit::NumericsClass;
 use cm3flow_schemas::vocabulary::{Vocabulary, VocabularySizes};
-use cm3flow_schemas::{ImageId, SampleId, columns, rows};
+use cm3flow_schemas::{Digest, DynError, ImageId, SampleId, columns, rows};
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use serde::Serialize;
 
+use crate::annotate::{Annotate, Annotator};
 use crate::conformance::{is_refused, run_whole};
 use crate::derive::{Derive, DeriveConfig};
 use crate::embed::{Embed, EmbedConfig, EmbedderOwner, IdfTable, NgramColourEmbedder};
@@ -225,6 +227,55 @@ pub(crate) fn vocabulary() -> Vocabulary {
     Vocabulary::try_new("fixture", &sizes).expect("small")
 }
 
+/// An annotator without a network: negatives of a quarter of the size that it takes, `batch_size` at once. Of a picture whose last pixel is less blue than
+/// `least_blue` it makes values that are not finite.
+pub(crate) struct Negatives {
+    spec: ImageAnnotatorSpec,
+    least_blue: u8,
+    /// Pictures of each call.
+    pub(crate) calls: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Negatives {
+    pub(crate) fn new(side_px: u32, batch_size: u32, least_blue: u8) -> Self {
+        let numerics = NumericsClass { batch_size, ..patch_tokenizer().spec().numerics.clone() };
+        Self { spec: ImageAnnotatorSpec { digest: Digest::of(b"negatives"), side_px, numerics }, least_blue, calls: Arc::default() }
+    }
+
+    /// On a thread, as the stage takes it.
+    pub(crate) fn annotator(self, role: &str) -> Annotator {
+        let spec = self.spec.clone();
+        let owner = Owner::spawn("image annotator", Box::new(self) as Box<dyn ImageAnnotator>).expect("a thread");
+        Annotator { role: role.into(), owner, spec }
+    }
+}
+
+impl ImageAnnotator for Negatives {
+    fn spec(&self) -> &ImageAnnotatorSpec {
+        &self.spec
+    }
+
+    fn annotate(&mut self, pixels: &[u8]) -> Result<Vec<Result<AnnotatedImage, NotFinite>>, DynError> {
+        let side = self.spec.side_px;
+        let one = |pixels: &[u8]| {
+            if pixels[pixels.len() - 1] < self.least_blue {
+                return Err(NotFinite { values: 1, of: pixels.len() });
+            }
+            let picture = RgbImage::from_raw(side, side, pixels.to_vec()).expect("a whole picture");
+            let negative = RgbImage::from_fn(side / 4, side / 4, |x, y| Rgb(picture.get_pixel(4 * x, 4 * y).0.map(|level| 255 - level)));
+            Ok(AnnotatedImage { side_px: side / 4, pixels: negative.into_raw() })
+        };
+        let made: Vec<_> = pixels.chunks_exact(self.spec.bytes_per_image()).map(one).collect();
+        self.calls.lock().expect("no panic").push(made.len());
+        Ok(made)
+    }
+}
+
+/// Two annotators of different sizes, of which the second one sees nothing in pictures without blue.
+pub(crate) fn annotate() -> Annotate {
+    Annotate::new(vec![Negatives::new(SIDE, 3, 0).annotator("depth"), Negatives::new(24, 2, 20).annotator("hed")], SIDE)
+}
+
 /// Raw samples, as `ingest` sends them.
 pub(crate) fn raw() -> RecordBatch {
     raw_batch(&raw_samples())
@@ -238,6 +289,11 @@ pub(crate) fn filtered() -> RecordBatch {
 /// What `derive` makes of [`filtered`].
 pub(crate) fn derived() -> RecordBatch {
     run_whole(Map(Derive::new(DeriveConfig::default(), preparation(), SEED)), &filtered())
+}
+
+/// What `annotate` makes of [`derived`].
+pub(crate) fn annotated() -> RecordBatch {
+    run_whole(annotate(), &derived())
 }
 
 /// What `tokenize` makes of [`derived`].

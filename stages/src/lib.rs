@@ -10,6 +10,8 @@ pub mod eval;
 pub mod read;
 
 #[cfg(feature = "prepare")]
+pub mod annotate;
+#[cfg(feature = "prepare")]
 pub mod channel;
 #[cfg(feature = "prepare")]
 mod codes;

@@ -13,7 +13,9 @@ use cm3flow_schemas::Digest;
 
 use crate::conformance::run_whole;
 use crate::shard::ShardConfig;
-use crate::{dedup, derive, embed, filter, fixtures, index, instruct, mask, pack, retrieve, shard, shuffle, split, stage::Map, tokenize};
+use crate::{
+    annotate, dedup, derive, embed, filter, fixtures, index, instruct, mask, pack, retrieve, shard, shuffle, split, stage::Map, tokenize,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Line {
@@ -55,6 +57,7 @@ fn lines() -> Vec<Line> {
     let mut lines = vec![
         Line::of((filter::NAME, filter::REVISION), &fixtures::raw(), &fixtures::filtered()),
         Line::of((derive::NAME, derive::REVISION), &fixtures::filtered(), &fixtures::derived()),
+        Line::of((annotate::NAME, annotate::REVISION), &fixtures::derived(), &fixtures::annotated()),
         Line::of((tokenize::NAME, tokenize::REVISION), &fixtures::derived(), &fixtures::tokenized()),
         Line::of((embed::NAME, embed::REVISION), &fixtures::tokenized(), &fixtures::embedded()),
         Line::of((split::NAME, split::REVISION), &fixtures::prepared(), &fixtures::split()),

@@ -10,20 +10,20 @@ VQ_VALUES is the program of model/examples/vq_values.rs.
 import argparse
 import collections
 import copy
-import io
 import json
 import pathlib
 import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+import annotators
 import reference
+from modules import save_module
 from pictures import pictures
 
 # Codes whose nearest and second nearest vectors differ by less are close calls: rounding may decide them. Those that it decides differently are ties.
@@ -163,16 +163,6 @@ class Decode(torch.nn.Module):
         return self.vqgan.decode(codes)
 
 
-def save_module(module, example, path):
-    """Traces a module and writes it without what names the files that it was written from."""
-    written = io.BytesIO()
-    torch.jit.save(torch.jit.trace(module, example), written)
-    with zipfile.ZipFile(written) as source, zipfile.ZipFile(path, "w") as target:
-        for entry in source.infolist():
-            if not entry.filename.endswith(".debug_pkl"):
-                target.writestr(entry, source.read(entry))
-
-
 class ModelCheckpoint:
     """Stands for the objects that Lightning puts into its checkpoints, of classes that no reader of weights can import."""
 
@@ -293,6 +283,7 @@ def write_golden():
             written.chmod(0o644)
         unclear = int((expected["margins"] <= RELATIVE_MARGIN).sum())
         print(f"{case.name}: {len(expected['codes'].unique())} different codes of {expected['codes'].numel()}, {unclear} close calls")
+    annotators.write_golden(folder)
 
 
 @torch.no_grad()

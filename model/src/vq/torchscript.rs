@@ -11,6 +11,7 @@ use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
 use crate::device::{self, DeviceChoice};
 use crate::error::{ModelError, Problems};
+use crate::torchscript::{is_whole, kind_of, load, tensors_of};
 use crate::vq::tokenizer::{check_codes, levels, scaled};
 
 /// What a pair of modules takes and returns.
@@ -107,7 +108,7 @@ impl TorchScriptTokenizer {
     fn codes(&self, output: IValue) -> Result<Vec<u32>, ModelError> {
         let (grid, size) = (self.spec.grid, self.spec.codebook_size);
         let refused = |found: String| ModelError::ModuleOutput {
-            module: "encoder",
+            module: "encoder".into(),
             found,
             expected: format!("codes of {} images, {grid} x {grid} each, in 0..{size}", self.batch_size),
         };
@@ -150,7 +151,7 @@ impl TorchScriptTokenizer {
             Some(other) => format!("{:?} of shape {:?}", other.kind(), other.size()),
             None => "no tensor".to_owned(),
         };
-        Err(ModelError::ModuleOutput { module: "decoder", found, expected: format!("floats of shape {expected:?}") })
+        Err(ModelError::ModuleOutput { module: "decoder".into(), found, expected: format!("floats of shape {expected:?}") })
     }
 
     /// Decodes codes to the values that the decoder returns, before they are cut and rounded to bytes. Out: for each image `3 * side *
@@ -201,31 +202,5 @@ impl ImageTokenizer for TorchScriptTokenizer {
 
     fn codebook(&self) -> &[f32] {
         &[]
-    }
-}
-
-fn load(mut bytes: &[u8], device: Device) -> Result<CModule, TchError> {
-    let mut module = CModule::load_data_on_device(&mut bytes, device)?;
-    module.f_set_eval()?;
-    Ok(module)
-}
-
-/// Type of the first parameter that is a float; f32 if there is none, as in frozen modules.
-fn kind_of(module: &CModule) -> Result<Kind, TchError> {
-    let kinds = module.named_parameters()?.into_iter().map(|(_, parameter)| parameter.kind());
-    Ok(kinds.into_iter().find(|kind| matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16)).unwrap_or(Kind::Float))
-}
-
-const fn is_whole(kind: Kind) -> bool {
-    matches!(kind, Kind::Int64 | Kind::Int | Kind::Int16 | Kind::Uint8 | Kind::Int8)
-}
-
-/// All tensors of what a module returned, in order.
-fn tensors_of(output: IValue, tensors: &mut Vec<Tensor>) {
-    match output {
-        IValue::Tensor(tensor) => tensors.push(tensor),
-        IValue::TensorList(list) => tensors.extend(list),
-        IValue::Tuple(items) | IValue::GenericList(items) => items.into_iter().for_each(|item| tensors_of(item, tensors)),
-        _ => {}
     }
 }

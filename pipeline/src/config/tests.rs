@@ -68,6 +68,52 @@ fn presets_and_modules_of_image_tokenizers_are_known() {
 }
 
 #[test]
+fn annotators_are_checked_with_the_rest_and_say_what_they_leave_open() {
+    let annotate = |sections: &str| parse(&format!("{SMALLEST}{sections}"));
+    let depth = "[annotate.depth]\nmodule = \"depth.pt\"\n";
+    let config = annotate(&format!(
+        "{depth}[annotate.normal]\nmodule = \"n.pt\"\nside_px = 384\n[annotate.pose]\nmodule = \"p.pt\"\nrange = [0, 255]\n"
+    ))
+    .expect("complete");
+    let settings = config.annotate.canonical(128).expect("three annotators").to_string();
+    let plain = |side: u32, range: &str| {
+        format!("{{\"batch_size\":8,\"input\":\"unit\",\"inverted\":false,\"output\":0,\"range\":{range},\"side_px\":{side}}}")
+    };
+    let [depth_map, normal, pose] = [plain(128, "\"picture\""), plain(384, "[-1.0,1.0]"), plain(128, "[0.0,255.0]")];
+    assert_eq!(settings, format!("{{\"depth\":{depth_map},\"normal\":{normal},\"pose\":{pose}}}"));
+    let recorded: serde_json::Value = serde_json::from_str(&settings).expect("JSON");
+    let again = config.annotate.with_settings(&recorded);
+    assert_eq!((again.canonical(512), &again.0["depth"].module), (Some(recorded), &PathBuf::from("depth.pt")));
+    assert_eq!(AnnotateConfig::default().canonical(128), None, "no key changes where there are none");
+
+    let error = annotate(&format!("{depth}side_px = 4\nbatch_size = 0\nrange = [1, 1]\ninput = {{ mean = [0, 0, 0], std = [1, 0, 1] }}\n"));
+    let error = error.expect_err("four bad fields").to_string();
+    for wanted in ["side_px must be in 8..=4096, got 4", "batch_size must be in 1..=1024, got 0", "range must be", "input.mean must be"] {
+        assert!(error.contains(&format!("annotate.depth.{wanted}")), "{wanted} is missing in {error}");
+    }
+    for (field, wanted) in
+        [("range = \"each\"", "it must be \"picture\" or [black, white]"), ("input = 3", "it must be \"unit\", \"signed\", or {")]
+    {
+        let PipelineError::Syntax { source, .. } = annotate(&format!("{depth}{field}\n")).expect_err("no such value") else {
+            panic!("{field}")
+        };
+        assert!(source.to_string().contains(wanted), "{source}");
+    }
+    for role in ["main", "edge", "seg", "edit", "thermal"] {
+        let error = annotate(&format!("[annotate.{role}]\nmodule = \"m.pt\"\n")).expect_err("no condition").to_string();
+        assert!(
+            error.contains(&format!("annotate.{role}: no task takes")) && error.contains("known are depth, hed, normal, pose"),
+            "{error}"
+        );
+    }
+    let own = "[instruct.templates.heat]\neach = \"sample\"\nwordings = [[{ image = \"thermal\", given = true }, { image = \"main\" }]]\n";
+    assert!(annotate(&format!("[annotate.thermal]\nmodule = \"m.pt\"\n{own}")).is_ok(), "a task of one's own takes it");
+    let given = "[tokenize.image]\nkind = \"given\"\nside_px = 256\ngrid = 16\ncodebook_size = 1024\n";
+    let error = annotate(&format!("{depth}{given}")).expect_err("no pictures").to_string();
+    assert!(error.contains("[annotate] needs pictures to look at") && error.contains("none is decoded"), "{error}");
+}
+
+#[test]
 fn packs_must_hold_an_image() {
     let error = parse(&format!("{SMALLEST}[pack]\nseq_len = 200\n")).expect_err("256 codes do not fit");
     assert!(error.to_string().contains("pack.seq_len must exceed the 256 codes"), "{error}");

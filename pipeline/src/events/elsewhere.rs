@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use cm3flow_stages::{
-    StageCounts, dedup, derive, embed, filter, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, tokenize,
+    StageCounts, annotate, dedup, derive, embed, filter, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, tokenize,
 };
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +13,11 @@ use crate::progress::Progress;
 use crate::store::{RequestCounts, requests};
 
 /// Stages whose counts are taken over.
-const STAGES: [&str; 14] = [
+const STAGES: [&str; 15] = [
     ingest::NAME,
     filter::NAME,
     derive::NAME,
+    annotate::NAME,
     tokenize::NAME,
     embed::NAME,
     split::NAME,

@@ -156,7 +156,7 @@ impl Again {
         if self.worker.is_there(SegmentName::Prepare, key).await? {
             return Ok(UnitTask::Found { segment: SegmentName::Prepare, key });
         }
-        let ours = &self.worker.artefacts().image_spec.numerics;
+        let ours = &self.worker.artefacts().numerics;
         if *ours != self.numerics {
             return Err(PipelineError::Numerics { theirs: Box::new(self.numerics.clone()), ours: Box::new(ours.clone()) });
         }

@@ -6,6 +6,7 @@ use cm3flow_schemas::sample::Refusal;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::{Digest, SampleId, columns, rows};
 use cm3flow_stages::ChannelLimits;
+use cm3flow_stages::annotate::Annotate;
 use cm3flow_stages::derive::Derive;
 use cm3flow_stages::embed::Embed;
 use cm3flow_stages::filter::Filter;
@@ -63,9 +64,12 @@ pub(crate) async fn derived_batches(config: &Config, unit: &PlannedUnit) -> Resu
 impl Worker {
     pub(super) async fn prepare(&self, source: &PlannedUnit, key: Digest) -> Result<UnitRecord> {
         let artefacts = &self.artefacts;
-        let chain = derived(&self.config, source.clone())?
-            .then(Tokenize::new(artefacts.image.clone(), artefacts.image_spec.clone()))
-            .map(Embed::new(artefacts.embedder.clone()));
+        let mut chain = derived(&self.config, source.clone())?;
+        if !artefacts.annotators.is_empty() {
+            chain = chain.then(Annotate::new(artefacts.annotators.clone(), artefacts.image_spec.side_px));
+        }
+        let chain =
+            chain.then(Tokenize::new(artefacts.image.clone(), artefacts.image_spec.clone())).map(Embed::new(artefacts.embedder.clone()));
         let mut batches: Vec<RecordBatch> = Vec::new();
         let collect = |batch| {
             batches.push(batch);

@@ -8,7 +8,7 @@ mod config;
 pub mod decode;
 pub mod edges;
 pub mod fit;
-mod resize;
+pub(crate) mod resize;
 mod segmentation;
 
 use std::collections::BTreeMap;

@@ -20,7 +20,7 @@ const BLOCK: usize = 16;
 ///
 /// # Source
 /// `ImagingResample` for 8 bits in `src/libImaging/Resample.c` of <https://github.com/python-pillow/Pillow>.
-pub(super) fn lanczos(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
+pub(crate) fn lanczos(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
     let narrowed = if picture.width() == width { None } else { Some(rows(picture, width)) };
     let picture = narrowed.as_ref().unwrap_or(picture);
     if picture.height() == height { picture.clone() } else { columns(picture, height) }

@@ -1,7 +1,8 @@
 //! Which tasks make documents, how, and how often.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use cm3flow_schemas::sample::{EDGE_IMAGE, MAIN_IMAGE, OUTLINE_IMAGE, SCRIBBLE_IMAGE, SEGMENTATION_IMAGE};
 use serde::{Deserialize, Serialize};
 
 use super::template::{DEFAULT_TASKS, Form, Loss, Order, Task, Templates, parse_tasks};
@@ -146,6 +147,16 @@ impl InstructConfig {
             Some((name, task.configured(&config)))
         };
         Templates::try_new(self.known_tasks()?.into_iter().filter_map(configured).collect())
+    }
+
+    /// Roles of images that tasks name, but for those of the sample itself, of its items, and those that `derive` makes.
+    ///
+    /// # Errors
+    /// [`crate::StageError::Template`] for templates that cannot be read.
+    pub fn condition_roles(&self) -> Result<BTreeSet<String>> {
+        const OTHERS: [&str; 8] = [MAIN_IMAGE, EDGE_IMAGE, SCRIBBLE_IMAGE, SEGMENTATION_IMAGE, OUTLINE_IMAGE, "edit", "mask", "reference"];
+        let parts = self.known_tasks()?.into_values().flat_map(|task| task.wordings).flatten();
+        Ok(parts.filter_map(|part| part.image).filter(|role| !OTHERS.contains(&role.as_str())).collect())
     }
 
     fn known_tasks(&self) -> Result<BTreeMap<String, Task>> {

@@ -1,6 +1,6 @@
 //! `tokenize`: images become codes; the text tokenizer and the baseline image tokenizer live here too.
 //!
-//! Fourth stage of `prepare`. Keeps order and number of rows. Codes that are given are read and checked. Other images are encoded in groups of the tokenizer's fixed batch size, in the
+//! Stage of `prepare` behind `derive` and `annotate`. Keeps order and number of rows. Codes that are given are read and checked. Other images are encoded in groups of the tokenizer's fixed batch size, in the
 //! order in which they stand in the unit, whatever the cuts of the input; groups never span units. Text becomes tokens in
 //! `instruct`, once templates have been filled in, since byte pairs merge across the edges of what is put in.
 

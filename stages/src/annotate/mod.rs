@@ -1,0 +1,266 @@
+//! `annotate`: condition images that models make of the main image, such as depth, normals, soft edges and poses.
+//!
+//! Stands between `derive` and `tokenize` if annotators are configured, and nowhere else. Keeps order and number of rows. Each annotator gets the main
+//! images in groups of its fixed batch size, in the order in which they stand in the unit, whatever the cuts of the input; groups never span
+//! units. An image that the source brought for the role stays, and no other one is made. Main images whose codes are given have no pixels, so
+//! nothing is made of them, as in `derive`. Pictures are fitted to an annotator, and what it makes to the square, by the filter of `derive`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use cm3flow_schemas::columns;
+use cm3flow_schemas::rows::{self, ColumnChange};
+use cm3flow_schemas::sample::{MAIN_IMAGE, Refusal, RoleImage};
+use cm3flow_schemas::traits::{AnnotatedImage, ImageAnnotator, ImageAnnotatorSpec, NotFinite};
+use cm3flow_schemas::{DynError, SchemaError};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use image::RgbImage;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use tracing::Span;
+
+use crate::channel::{BatchSender, BatchStream};
+use crate::derive::resize::lanczos;
+use crate::error::{Result, StageError};
+use crate::owner::Owner;
+use crate::stage::Stage;
+
+/// Revision of this stage's code: raised when the same input gives other rows.
+pub const REVISION: u32 = 1;
+/// The stage's name.
+pub const NAME: &str = "annotate";
+
+/// An image annotator on the thread that owns it.
+pub type ImageAnnotatorOwner = Owner<Box<dyn ImageAnnotator>>;
+
+/// An annotator and the role of what it makes.
+#[derive(Clone)]
+pub struct Annotator {
+    /// Role of its pictures among the sample's images.
+    pub role: String,
+    /// The annotator.
+    pub owner: ImageAnnotatorOwner,
+    /// What it is and takes.
+    pub spec: ImageAnnotatorSpec,
+}
+
+/// The stage.
+pub struct Annotate {
+    annotators: Arc<[Annotator]>,
+    side_px: u32,
+    change: ColumnChange,
+}
+
+impl Annotate {
+    /// Annotates squares of `side_px` pixels, and makes others of that size, with each of `annotators`, whose roles differ.
+    #[must_use]
+    pub fn new(annotators: Vec<Annotator>, side_px: u32) -> Self {
+        let change = ColumnChange::new(&[], vec![columns::pixels(), columns::given_codes(), columns::refusal()]);
+        Self { annotators: annotators.into(), side_px, change }
+    }
+
+    /// Runs `work` on a thread that may compute.
+    async fn compute<T: Send + 'static>(&self, work: impl FnOnce(&[Annotator], u32) -> Result<T> + Send + 'static) -> Result<T> {
+        let (annotators, side, span) = (Arc::clone(&self.annotators), self.side_px, Span::current());
+        let worked = tokio::task::spawn_blocking(move || span.in_scope(|| work(&annotators, side)));
+        worked.await.map_err(|source| StageError::Task { stage: NAME, source })?
+    }
+}
+
+fn failed(source: DynError) -> StageError {
+    StageError::Model { stage: NAME, component: "image annotator", source }
+}
+
+fn schema_error(source: SchemaError) -> StageError {
+    StageError::Schema { stage: NAME, source }
+}
+
+/// The columns that this stage reads and writes anew.
+#[derive(Deserialize, Serialize)]
+struct Columns {
+    pixels: Vec<RoleImage>,
+    given_codes: Vec<RoleImage>,
+    refusal: Option<Refusal>,
+}
+
+/// A row, and its main image as each annotator takes it whose role it lacks, in the annotators' order.
+struct Fitted {
+    columns: Columns,
+    inputs: Vec<Option<Vec<u8>>>,
+}
+
+/// A row that waits for its annotations.
+struct Row {
+    columns: Columns,
+    /// Whether each annotator makes a picture for it, in the annotators' order.
+    is_wanted: Vec<bool>,
+}
+
+type Annotation = Result<AnnotatedImage, NotFinite>;
+
+/// A row with what each annotator made for it, in the annotators' order; none where its role was there.
+type Annotated = (Columns, Vec<Option<Annotation>>);
+
+/// Pictures on their way through one annotator.
+#[derive(Default)]
+struct Queue {
+    /// What it has not seen yet, in order.
+    pixels: Vec<u8>,
+    /// What it made for rows that have not been sent, in order.
+    made: VecDeque<Annotation>,
+}
+
+impl Queue {
+    /// Annotates as many pictures as make whole groups, or all of them when `last`.
+    async fn annotate(&mut self, Annotator { role, owner, spec }: &Annotator, last: bool) -> Result<()> {
+        let group = spec.numerics.batch_size.max(1) as usize;
+        let mut count = self.pixels.len() / spec.bytes_per_image();
+        if !last {
+            count -= count % group;
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        let rest = self.pixels.split_off(count * spec.bytes_per_image());
+        let pixels = std::mem::replace(&mut self.pixels, rest);
+        let made = owner.call(move |annotator| annotator.annotate(&pixels)).await?.map_err(failed)?;
+        if made.len() != count {
+            return Err(failed(format!("the annotator of {role} made {} pictures of {count}", made.len()).into()));
+        }
+        self.made.extend(made);
+        Ok(())
+    }
+}
+
+/// Batches whose annotations are not all there yet.
+struct Waiting {
+    batches: VecDeque<(RecordBatch, Vec<Row>)>,
+    /// One for each annotator.
+    queues: Vec<Queue>,
+}
+
+impl Waiting {
+    fn push(&mut self, batch: RecordBatch, rows: Vec<Fitted>) {
+        let mut waiting = |Fitted { columns, inputs }: Fitted| {
+            let is_wanted = inputs.iter().map(Option::is_some).collect();
+            for (queue, input) in self.queues.iter_mut().zip(inputs) {
+                queue.pixels.extend(input.unwrap_or_default());
+            }
+            Row { columns, is_wanted }
+        };
+        let rows = rows.into_iter().map(&mut waiting).collect();
+        self.batches.push_back((batch, rows));
+    }
+
+    /// The next batch whose annotations are all there, each row with its own by annotator.
+    fn pop(&mut self) -> Option<(RecordBatch, Vec<Annotated>)> {
+        let rows = &self.batches.front()?.1;
+        let wanted = |annotator: usize| rows.iter().filter(|row| row.is_wanted[annotator]).count();
+        if (0..self.queues.len()).any(|annotator| self.queues[annotator].made.len() < wanted(annotator)) {
+            return None;
+        }
+        let (batch, rows) = self.batches.pop_front()?;
+        let mut finish = |Row { columns, is_wanted }: Row| {
+            let take = |(queue, is_wanted): (&mut Queue, bool)| if is_wanted { queue.made.pop_front() } else { None };
+            (columns, self.queues.iter_mut().zip(is_wanted).map(take).collect())
+        };
+        let rows = rows.into_iter().map(&mut finish).collect();
+        Some((batch, rows))
+    }
+}
+
+/// Reads the rows of `batch` and fits their main images, squares of `side` pixels, to the annotators.
+fn fitted(batch: &RecordBatch, annotators: &[Annotator], side: u32) -> Result<Vec<Fitted>> {
+    let wanted = [columns::PIXELS, columns::GIVEN_CODES, columns::REFUSAL];
+    let rows: Vec<Columns> = rows::read(batch, &wanted).map_err(schema_error)?;
+    rows.into_par_iter().map(|row| fit_row(row, annotators, side)).collect()
+}
+
+fn fit_row(columns: Columns, annotators: &[Annotator], side: u32) -> Result<Fitted> {
+    let main = columns.pixels.iter().find(|image| image.role == MAIN_IMAGE);
+    let Some(main) = main.filter(|_| columns.refusal.is_none()) else {
+        return Ok(Fitted { columns, inputs: vec![None; annotators.len()] });
+    };
+    let picture = square(side, main.bytes.clone()).map_err(|problem| failed(format!("the main image {problem}").into()))?;
+    let has = |role: &str| columns.pixels.iter().chain(&columns.given_codes).any(|image| image.role == role);
+    let input = |Annotator { role, spec, .. }: &Annotator| (!has(role)).then(|| resized(&picture, spec.side_px).into_raw());
+    let inputs = annotators.iter().map(input).collect();
+    Ok(Fitted { columns, inputs })
+}
+
+/// Adds to a row what was made for it, in squares of `side` pixels; or refuses it, as `derive` refuses a sample of which one image is broken.
+fn finished((mut columns, made): Annotated, annotators: &[Annotator], side: u32) -> Result<Columns> {
+    for (annotation, Annotator { role, .. }) in made.into_iter().zip(annotators) {
+        match annotation {
+            None => {}
+            Some(Ok(AnnotatedImage { side_px, pixels })) => {
+                let picture =
+                    square(side_px, pixels).map_err(|problem| failed(format!("the annotator of {role}: its picture {problem}").into()))?;
+                columns.pixels.push(RoleImage { role: role.clone(), bytes: resized(&picture, side).into_raw() });
+            }
+            Some(Err(problem)) => {
+                let refusal = Refusal::new(NAME, "not_finite", format!("image {role}: {problem}"));
+                return Ok(Columns { pixels: Vec::new(), given_codes: Vec::new(), refusal: Some(refusal) });
+            }
+        }
+    }
+    Ok(columns)
+}
+
+/// A square picture of `bytes`.
+fn square(side: u32, bytes: Vec<u8>) -> Result<RgbImage, String> {
+    let (found, expected) = (bytes.len(), side as usize * side as usize * 3);
+    let picture = if found == expected { RgbImage::from_raw(side, side, bytes) } else { None };
+    picture.ok_or_else(|| format!("has {found} bytes, a square of {side} pixels has {expected}"))
+}
+
+fn resized(picture: &RgbImage, side: u32) -> RgbImage {
+    lanczos(picture, side, side)
+}
+
+impl Stage for Annotate {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
+        rows::require(input, &[columns::pixels(), columns::given_codes(), columns::refusal()])?;
+        Ok(self.change.output_schema(input))
+    }
+
+    fn run(self: Box<Self>, input: BatchStream, out: BatchSender) -> BoxFuture<'static, Result<()>> {
+        async move {
+            let queues = self.annotators.iter().map(|_| Queue::default()).collect();
+            let mut waiting = Waiting { batches: VecDeque::new(), queues };
+            loop {
+                let batch = input.next().await;
+                let last = batch.is_none();
+                if let Some(batch) = batch {
+                    let (batch, rows) =
+                        self.compute(move |annotators, side| fitted(&batch, annotators, side).map(|rows| (batch, rows))).await?;
+                    waiting.push(batch, rows);
+                }
+                for (queue, annotator) in waiting.queues.iter_mut().zip(&*self.annotators) {
+                    queue.annotate(annotator, last).await?;
+                }
+                while let Some((batch, rows)) = waiting.pop() {
+                    let finish = move |annotators: &[Annotator], side| {
+                        rows.into_par_iter().map(|row| finished(row, annotators, side)).collect::<Result<Vec<Columns>>>()
+                    };
+                    let rows = self.compute(finish).await?;
+                    out.send(self.change.apply(&batch, &rows).map_err(schema_error)?).await?;
+                }
+                if last {
+                    return Ok(());
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests;
