@@ -281,8 +281,8 @@ mod tests {
     fn a_shard_ends_before_it_is_too_large_and_holds_one_pack_at_least() {
         let packs: Vec<Pack> = (0..7).map(pack).collect();
         let one = written(&packs[..1], TokenWidth::U16, 1 << 20).0[0].bytes.len() as u64;
-        // The limit stands in the settings, so its digits count.
-        let two = written(&packs[..2], TokenWidth::U16, 1 << 20).0[0].bytes.len() as u64 - 3;
+        // The limit stands in the settings, so its digits count: three instead of seven.
+        let two = written(&packs[..2], TokenWidth::U16, 1 << 20).0[0].bytes.len() as u64 - 4;
         for (limit, expected) in [(two, vec![2, 2, 2, 1]), (two - 1, vec![1; 7]), (one / 2, vec![1; 7]), (1 << 20, vec![7])] {
             let (files, _) = written(&packs, TokenWidth::U16, limit);
             assert_eq!(files.iter().map(|file| file.packs).collect::<Vec<_>>(), expected, "limit {limit}");

@@ -67,8 +67,10 @@ impl TarWriter {
     }
 
     fn append(&mut self, name: &str, bytes: &[u8]) {
-        // Times and owners are zero.
         let mut header = Header::new_ustar();
+        header.set_mtime(0);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
         self.tar.append_data(&mut header, name, bytes).expect("a short name, and memory to write to");
