@@ -60,6 +60,22 @@ pub enum PipelineError {
         /// What is wrong with it.
         problem: String,
     },
+    /// There is nothing to export.
+    #[error("version {version} has no {splits} packs to export")]
+    NoPacks {
+        /// The version.
+        version: u32,
+        /// Names of the splits that were asked for.
+        splits: String,
+    },
+    /// An export may only go where nothing is.
+    #[error(
+        "{address} is not empty; export into a new folder. One without index files is left over from an export that stopped, and can be deleted"
+    )]
+    NotEmpty {
+        /// Where the export was to go.
+        address: String,
+    },
     /// The store failed.
     #[error("cannot {action} {location}")]
     Store {
@@ -448,6 +464,8 @@ impl PipelineError {
                 | Self::Syntax { .. }
                 | Self::Config { .. }
                 | Self::Address { .. }
+                | Self::NoPacks { .. }
+                | Self::NotEmpty { .. }
                 | Self::NoVersion { .. }
                 | Self::NothingPublished { .. }
                 | Self::NoRun { .. }

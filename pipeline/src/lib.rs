@@ -13,6 +13,7 @@ mod estimate;
 pub mod evaluate;
 pub mod events;
 mod execute;
+pub mod export;
 pub mod follow;
 pub mod gc;
 pub mod inspect;

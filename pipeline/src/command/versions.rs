@@ -1,6 +1,7 @@
 //! `versions`.
 
 mod diff;
+mod export;
 mod gc;
 mod rebuild;
 mod tag;
@@ -30,6 +31,8 @@ pub(super) enum VersionsCommand {
     Withdraw(withdraw::WithdrawArgs),
     /// Says what differs between two versions
     Diff(diff::DiffArgs),
+    /// Writes a version's packs as files of MosaicML Streaming (MDS) or WebDataset
+    Export(export::ExportArgs),
     /// Re-reads every object of a version and checks it; exit code 1 if something is damaged
     Verify(verify::VerifyArgs),
     /// Makes a version again from its own record and compares; exit code 1 if something differs
@@ -65,6 +68,7 @@ pub(super) async fn versions(command: &VersionsCommand, progress: &Progress) -> 
         VersionsCommand::Tag(args) => tag::tag(args).await,
         VersionsCommand::Withdraw(args) => withdraw::withdraw(args).await,
         VersionsCommand::Diff(args) => diff::diff(args).await,
+        VersionsCommand::Export(args) => export::export(args).await,
         VersionsCommand::Verify(args) => verify::verify(args, progress).await,
         VersionsCommand::Rebuild(args) => rebuild::rebuild(args, progress).await,
         VersionsCommand::Gc(args) => gc::gc(args).await,

@@ -55,11 +55,19 @@ impl Store {
     /// # Errors
     /// [`PipelineError::Address`], [`PipelineError::Write`] or [`PipelineError::Store`].
     pub fn open_with(address: &str, folder: &FilePath, config: &StoreConfig) -> Result<Self> {
+        Self::open_named("dataset.store", address, folder, config)
+    }
+
+    /// Opens a store as [`Self::open_with`] does; `field` says what `address` is, for errors.
+    ///
+    /// # Errors
+    /// As [`Self::open_with`].
+    pub(crate) fn open_named(field: &str, address: &str, folder: &FilePath, config: &StoreConfig) -> Result<Self> {
         if let Some(url) = remote_url(address) {
             if url.scheme() == "memory" {
                 return Ok(Self::new(guarded(Arc::new(InMemory::new()), Listing::InOrder, config), address));
             }
-            let (objects, prefix) = remote(&url, config).map_err(|problem| refused("dataset.store", address, problem))?;
+            let (objects, prefix) = remote(&url, config).map_err(|problem| refused(field, address, problem))?;
             let objects = guarded(Arc::new(PrefixStore::new(objects, prefix)), Listing::InOrder, config);
             return Ok(Self::new(objects, &printable_address(address)));
         }

@@ -67,10 +67,17 @@ impl BlockReader {
     /// If the block has no such row.
     pub async fn pack(&mut self, shard: &ShardEntry, index: usize, row: usize) -> Result<Pack> {
         let block = self.block(shard, index).await?;
-        let mut tokens = Vec::new();
-        append_tokens(&block, row, &mut tokens);
-        let documents = placed_documents(&block, row).map_err(|problem| damaged(&BlockPlace::new(shard, index), problem))?;
-        Ok(Pack { tokens, segments: segments(&block, row), documents })
+        pack_of(&block, row).map_err(|problem| damaged(&BlockPlace::new(shard, index), problem))
+    }
+
+    /// All packs of block `index` of `shard`, in order. The block is not kept, so several may be fetched at once.
+    ///
+    /// # Errors
+    /// As [`Self::block`].
+    pub async fn packs(&self, shard: &ShardEntry, index: usize) -> Result<Vec<Pack>> {
+        let block = self.fetch(shard, index).await?;
+        let packs = (0..block.num_rows()).map(|row| pack_of(&block, row)).collect::<Result<_, _>>();
+        packs.map_err(|problem| damaged(&BlockPlace::new(shard, index), problem))
     }
 
     /// Documents of every pack of block `index` of `shard`, in order.
@@ -167,6 +174,12 @@ fn check_tokens(bytes: &[u8], schema: &SchemaRef, packs: u64) -> Result<(), Stri
         Some(found) if found == wanted => Ok(()),
         found => Err(format!("its tokens take {} bytes, the manifest's vocabulary and seq_len make {wanted}", found.unwrap_or_default())),
     }
+}
+
+fn pack_of(block: &RecordBatch, row: usize) -> Result<Pack, String> {
+    let mut tokens = Vec::new();
+    append_tokens(block, row, &mut tokens);
+    Ok(Pack { tokens, segments: segments(block, row), documents: placed_documents(block, row)? })
 }
 
 fn append_tokens(block: &RecordBatch, row: usize, out: &mut Vec<u32>) {
