@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::{filter_record_batch, is_null, not};
-use cm3flow_schemas::preparation::{Crop, Preparation};
+use cm3flow_schemas::preparation::{AspectBuckets, Crop, Preparation};
 use cm3flow_schemas::sample::{self, Annotations, Edit, LabelledBox, MAIN_IMAGE, Question, Refusal, RoleImage};
 use cm3flow_schemas::traits::{ImageTokenizer, PairEmbedder};
 use cm3flow_schemas::vocabulary::{Vocabulary, VocabularySizes};
@@ -223,6 +223,11 @@ pub(crate) fn embedder_owner() -> EmbedderOwner {
 pub(crate) fn vocabulary() -> Vocabulary {
     let sizes = VocabularySizes { text: text_tokenizer().size(), image: CODES, sentinels: 8, total: None };
     Vocabulary::try_new("fixture", &sizes).expect("small")
+}
+
+/// How pictures are prepared for the tokenizer where they have several shapes: 2x8, 3x5, 4x4, 5x3 or 8x2 codes.
+pub(crate) fn bucketed_preparation() -> Preparation {
+    preparation().with_buckets(Some(AspectBuckets { max_aspect: 4, grid_px: PATCH, code_px: PATCH }))
 }
 
 /// Raw samples, as `ingest` sends them.

@@ -36,31 +36,31 @@ fn mismatch(built: Result<(TextTokenizer, Vocabulary)>) -> String {
 
 #[test]
 fn fitted_is_as_small_as_the_tokenizers_allow() {
-    let (tokenizer, vocabulary) = config("").expect("defaults").build(&fitted_tokenizer(), 100).expect("fits");
+    let (tokenizer, vocabulary) = config("").expect("defaults").build(&fitted_tokenizer(), 100, &[]).expect("fits");
     let sizes = VocabularySizes { text: tokenizer.size(), image: 100, sentinels: 64, total: None };
     assert_eq!(vocabulary, Vocabulary::try_new("fitted", &sizes).expect("small"));
-    let few = config("[vocabulary]\nsentinels = 2\n").expect("two").build(&fitted_tokenizer(), 100).expect("fits").1;
+    let few = config("[vocabulary]\nsentinels = 2\n").expect("two").build(&fitted_tokenizer(), 100, &[]).expect("fits").1;
     assert_eq!(few.sentinels.len, 2);
 }
 
 #[test]
 fn cm3leon_has_the_papers_ids_for_any_tokenizer_that_fits() {
     let cm3leon = config("[vocabulary]\npreset = \"cm3leon\"\n").expect("a preset");
-    assert_eq!(cm3leon.build(LLAMA, 8192).expect("fits").1, Vocabulary::cm3leon());
-    assert_eq!(mismatch(cm3leon.build(LLAMA, 8193)), "the image tokenizer has 8193 ids, the vocabulary \"cm3leon\" has room for 8192");
+    assert_eq!(cm3leon.build(LLAMA, 8192, &[]).expect("fits").1, Vocabulary::cm3leon());
+    assert_eq!(mismatch(cm3leon.build(LLAMA, 8193, &[])), "the image tokenizer has 8193 ids, the vocabulary \"cm3leon\" has room for 8192");
 }
 
 #[test]
 fn further_modalities_are_placed_behind_everything_else_or_where_the_user_says() {
     let audio = "[vocabulary.modalities]\naudio = 500\nvideo = { start = 100000, len = 10 }\n";
-    let vocabulary = config(audio).expect("fields").build(&fitted_tokenizer(), 100).expect("grows").1;
+    let vocabulary = config(audio).expect("fields").build(&fitted_tokenizer(), 100, &[]).expect("grows").1;
     assert_eq!(vocabulary.modalities["video"], IdRange { start: 100_000, len: 10 });
     assert_eq!((vocabulary.used(), vocabulary.size), (100_010, 100_032));
     let audio = "[vocabulary.modalities]\naudio = 500\n";
-    let vocabulary = config(audio).expect("fields").build(&fitted_tokenizer(), 100).expect("grows").1;
+    let vocabulary = config(audio).expect("fields").build(&fitted_tokenizer(), 100, &[]).expect("grows").1;
     assert_eq!(vocabulary.modalities["audio"], IdRange { start: vocabulary.sentinels.end(), len: 500 });
     assert!(vocabulary.size >= vocabulary.used() && vocabulary.size.is_multiple_of(64));
-    let cm3leon = |sections: &str| config(&format!("[vocabulary]\npreset = \"cm3leon\"\n{sections}")).expect("fields").build(LLAMA, 8192);
+    let cm3leon = |sections: &str| config(&format!("[vocabulary]\npreset = \"cm3leon\"\n{sections}")).expect("fields").build(LLAMA, 8192, &[]);
     assert_eq!(cm3leon("modalities = { audio = 510 }").expect("as many as are reserved").1.size, 65_536);
     assert!(mismatch(cm3leon("modalities = { audio = 511 }")).contains("vocabulary range audio ends at id 65537"));
     assert_eq!(cm3leon("modalities = { audio = 511 }\nsize = 65600").expect("more ids").1.size, 65_600);
@@ -73,14 +73,14 @@ const PLAIN: &str = "[tokenize.text]\nfile = \"tokenizer.json\"\n[mask]\nmean_sp
 
 #[test]
 fn chameleon_takes_ids_over_by_name() {
-    let (tokenizer, v) = config(PLAIN).expect("no masks").build(CHAMELEON, 120).expect("fits");
+    let (tokenizer, v) = config(PLAIN).expect("no masks").build(CHAMELEON, 120, &[]).expect("fits");
     assert_eq!((v.image, v.image_order.len()), (IdRange { start: 4, len: 120 }, 120));
     assert_eq!(v.image_brackets, Some(Brackets { open: 125, close: 124 }));
     assert_eq!((v.break_, v.text_first, v.text.start, v.size), (142, 143, 143, 543));
     let tokens = tokenizer.encode("a dog IMGIMGAZ <racm3:break>").expect("bytes");
     assert_eq!(v.text_ids(&tokens), Ok(tokens), "the tokenizer's ids are the model's");
-    assert!(mismatch(config(PLAIN).expect("fields").build(CHAMELEON, 121)).contains("the image tokenizer has 121 ids"));
-    assert!(mismatch(config(PLAIN).expect("fields").build(LLAMA, 120)).starts_with("tokenize.text.file is no tokenizer of Chameleon's"));
+    assert!(mismatch(config(PLAIN).expect("fields").build(CHAMELEON, 121, &[])).contains("the image tokenizer has 121 ids"));
+    assert!(mismatch(config(PLAIN).expect("fields").build(LLAMA, 120, &[])).starts_with("tokenize.text.file is no tokenizer of Chameleon's"));
 }
 
 #[test]
@@ -94,14 +94,14 @@ fn chameleon_masks_only_with_reserved_tokens() {
         "sentinels = { first = 126, count = 8 }\n",
         "sentinels = [126, \"<reserved08691>\", 128, 129, 130, 131, 132, 133]\n",
     ] {
-        let built = config(&format!("{masked}{sentinels}{span_end}")).expect("mapped").build(CHAMELEON, 120);
+        let built = config(&format!("{masked}{sentinels}{span_end}")).expect("mapped").build(CHAMELEON, 120, &[]);
         let v = built.expect("fits").1;
         assert_eq!((v.sentinels, v.span_end), (IdRange { start: 126, len: 8 }, Some(141)), "{sentinels}");
         assert!(v.can_mask());
     }
     assert!(problems(&format!("{masked}{span_end}")).contains("must be given together"));
     assert!(problems(&format!("{PLAIN}sentinels = 8\n{span_end}")).contains("sentinels must name reserved tokens"));
-    let built = |sentinels: &str| mismatch(config(&format!("{masked}{sentinels}{span_end}")).expect("fields").build(CHAMELEON, 120));
+    let built = |sentinels: &str| mismatch(config(&format!("{masked}{sentinels}{span_end}")).expect("fields").build(CHAMELEON, 120, &[]));
     assert_eq!(built("sentinels = [126, 128]\n"), "ids of vocabulary.sentinels must follow each other, 128 stands behind 126");
     assert!(built("sentinels = [\"<reserved1>\", 127]\n").contains("<reserved1>"));
     assert!(built("sentinels = { first = 126, count = 100 }\n").contains("overlap"));
@@ -109,10 +109,10 @@ fn chameleon_masks_only_with_reserved_tokens() {
 
 #[test]
 fn a_custom_vocabulary_is_that_of_a_manifest() {
-    let (_, fitted) = config("").expect("defaults").build(&fitted_tokenizer(), 100).expect("fits");
+    let (_, fitted) = config("").expect("defaults").build(&fitted_tokenizer(), 100, &[]).expect("fits");
     let written = format!("[vocabulary]\npreset = \"custom\"\ncustom = {}\n", inline(&serde_json::to_value(&fitted).expect("plain data")));
-    assert_eq!(config(&written).expect("its own fields").build(&fitted_tokenizer(), 100).expect("fits").1, fitted);
-    assert!(mismatch(config(&written).expect("fields").build(LLAMA, 100)).contains("the text tokenizer has 480 ids"));
+    assert_eq!(config(&written).expect("its own fields").build(&fitted_tokenizer(), 100, &[]).expect("fits").1, fitted);
+    assert!(mismatch(config(&written).expect("fields").build(LLAMA, 100, &[])).contains("the text tokenizer has 480 ids"));
     let without = written.replace("span_end", "begin2");
     assert!(matches!(config(&without), Err(PipelineError::Syntax { .. })), "an unknown field");
     let overlapping = written.replace("pad = 1", "pad = 0");
