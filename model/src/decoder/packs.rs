@@ -65,7 +65,9 @@ impl ParsedPacks {
     #[must_use]
     pub(crate) fn with_shapes(mut self, shapes: Option<&ImageShapes>) -> Self {
         let targets = self.0.iter_mut().flat_map(|pack| &mut pack.targets);
-        targets.filter(|target| shapes.is_some_and(|shapes| shapes.contains(target.id))).for_each(|target| target.modality = Modality::Control);
+        targets
+            .filter(|target| shapes.is_some_and(|shapes| shapes.contains(target.id)))
+            .for_each(|target| target.modality = Modality::Control);
         self
     }
 

@@ -40,9 +40,7 @@ pub fn check(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary) -> R
 fn belongs(id: u32, segment: &Segment, vocabulary: &Vocabulary) -> bool {
     match (segment.modality, segment.role) {
         (Modality::Text, _) => vocabulary.text.contains(id),
-        (Modality::Image, _) => {
-            vocabulary.image.contains(id) || vocabulary.shapes.as_ref().is_some_and(|shapes| shapes.contains(id))
-        }
+        (Modality::Image, _) => vocabulary.image.contains(id) || vocabulary.shapes.as_ref().is_some_and(|shapes| shapes.contains(id)),
         (Modality::Control, Role::Boundary) => id == vocabulary.boundary,
         (Modality::Control, Role::Break) => {
             id == vocabulary.break_ || vocabulary.image_brackets.is_some_and(|brackets| id == brackets.open || id == brackets.close)

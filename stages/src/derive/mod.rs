@@ -70,8 +70,7 @@ impl Derive {
 
     fn derive(&self, row: In) -> Out {
         let In { image_id, images, annotations, width, height, refusal } = row;
-        let mut out =
-            Out { pixels: Vec::new(), given_codes: Vec::new(), image_grids: Vec::new(), annotations, width, height, refusal };
+        let mut out = Out { pixels: Vec::new(), given_codes: Vec::new(), image_grids: Vec::new(), annotations, width, height, refusal };
         if out.refusal.is_some() {
             return out;
         }

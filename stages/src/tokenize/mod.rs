@@ -135,7 +135,8 @@ impl Waiting {
         if let Some(refusal) = row.refusal {
             return refused(refusal);
         }
-        let given: Result<Vec<RoleCodes>, Refusal> = row.given_codes.iter().map(|image| read_given(image, &row.image_grids, spec)).collect();
+        let given: Result<Vec<RoleCodes>, Refusal> =
+            row.given_codes.iter().map(|image| read_given(image, &row.image_grids, spec)).collect();
         let given = match given {
             Ok(given) => given,
             Err(refusal) => return refused(refusal),

@@ -13,8 +13,8 @@ use crate::conformance::{cases, check_stage, cut, cuts_do_not_matter, output_tab
 use crate::derive::{Derive, DeriveConfig};
 use crate::filter::Filter;
 use crate::fixtures::{
-    CODES, PATCH, Raw, SEED, SIDE, bucketed_preparation, derived, filter_config, patch_tokenizer, picture, png, preparation, raw_batch, text_tokenizer,
-    tokenizer_owner,
+    CODES, PATCH, Raw, SEED, SIDE, bucketed_preparation, derived, filter_config, patch_tokenizer, picture, png, preparation, raw_batch,
+    text_tokenizer, tokenizer_owner,
 };
 use crate::stage::Map;
 

@@ -62,7 +62,10 @@ fn documents_hold_whole_images_of_any_shape_masked_or_not() {
     let (tokens, segments) = builder.finish();
     assert_eq!(check(&tokens, &segments, &v), Ok(()));
     let found: Vec<_> = segments.iter().filter(|segment| segment.modality == Modality::Image).collect();
-    assert_eq!(found.iter().map(|found| image_of(&v, &tokens[found.range()])).collect::<Vec<_>>(), [Ok(image(GRIDS[0])), Ok(image(GRIDS[4]))]);
+    assert_eq!(
+        found.iter().map(|found| image_of(&v, &tokens[found.range()])).collect::<Vec<_>>(),
+        [Ok(image(GRIDS[0])), Ok(image(GRIDS[4]))]
+    );
     for (place, id) in [(3, 33), (4, 29), (5, 34), (13, 14), (5, 4)] {
         let mut broken = tokens.clone();
         broken[place] = id;

@@ -52,7 +52,9 @@ fn with_ends(width: u32, height: u32) -> RgbImage {
 
 #[test]
 fn pictures_take_the_shape_of_the_nearest_aspect() {
-    for (width, height, expected) in [(64, 64, "4x4"), (60, 40, "3x5"), (40, 60, "5x3"), (128, 32, "2x8"), (320, 32, "2x8"), (32, 320, "8x2")] {
+    for (width, height, expected) in
+        [(64, 64, "4x4"), (60, 40, "3x5"), (40, 60, "5x3"), (128, 32, "2x8"), (320, 32, "2x8"), (32, 320, "8x2")]
+    {
         let derived = bucket_one(Raw::new("a", png(&with_ends(width, height)), &["a"]));
         assert_eq!((derived.grid(MAIN_IMAGE), derived.width, derived.height), (expected.into(), width, height));
         let fitted = derived.image(MAIN_IMAGE);
