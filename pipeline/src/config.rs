@@ -25,6 +25,7 @@ use cm3flow_stages::shard::ShardConfig;
 use cm3flow_stages::split::SplitConfig;
 use serde::Deserialize;
 
+pub use buckets::BucketsConfig;
 pub use model::{
     EvalConfig, FitConfig, GivenConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, PerceptualFiles, TextConfig, TokenizeConfig,
     VqTokenizerConfig,

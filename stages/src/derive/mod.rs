@@ -100,7 +100,8 @@ impl Derive {
         if image.role == MAIN_IMAGE {
             let size = self.preparation.size_px(RoleGrid::of(&out.image_grids, MAIN_IMAGE));
             (out.width, out.height) = size;
-            map_boxes(&mut out.annotations, &self.fit(out, MAIN_IMAGE, id, size));
+            let fit = self.fit(out, MAIN_IMAGE, id, size);
+            map_boxes(&mut out.annotations, &fit);
         }
         out.given_codes.push(image);
     }

@@ -63,6 +63,11 @@ struct Ids {
     image_id: ImageId,
 }
 
+#[derive(Deserialize)]
+struct Gridded {
+    grid: Grid,
+}
+
 /// Normalised average of both embeddings; one alone if the other is empty or zero.
 ///
 /// # Source
@@ -93,10 +98,6 @@ impl Part {
     /// Columns of a [`columns::bank_sample`].
     fn try_new(first: usize, batch: &RecordBatch) -> Result<Self, SchemaError> {
         let list = |name| position(&batch.schema(), name).map(|column| batch.column(column).as_list::<i32>().clone());
-        #[derive(Deserialize)]
-        struct Gridded {
-            grid: Grid,
-        }
         let has_grids = batch.schema().index_of(columns::GRID).is_ok();
         let gridded: Vec<Gridded> = if has_grids { rows::read(batch, &[columns::GRID])? } else { Vec::new() };
         let (captions, codes, embeddings) = (list(columns::CAPTIONS)?, list(columns::CODES)?, list(columns::EMBEDDING)?);

@@ -49,7 +49,7 @@ fn codes_without_a_grid_that_images_have_are_refused() {
     assert!(refused(&[0; 16], None).contains("without their rows and columns"));
     assert!(refused(&[0; 6], Some(Grid { rows: 2, columns: 3 })).contains("no image has a grid of 2x3"));
     assert!(refused(&[0; 15], Some(GRIDS[0])).contains("15 codes are none of 2x8"));
-    assert_eq!(DocumentBuilder::new(&v).image(Role::Target, &[]), Ok(()), "an image that is not there adds nothing");
+    assert_eq!(DocumentBuilder::new(&v).image(Role::Target, ImageRef::default()), Ok(()), "an image that is not there adds nothing");
 }
 
 #[test]
