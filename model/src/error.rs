@@ -2,7 +2,7 @@
 //!
 //! Causes are typed and kept in `source`. Everything that a caller can get wrong is checked before libtorch sees it.
 
-use cm3flow_schemas::{DynError, VocabularyError};
+use cm3flow_schemas::{DynError, Grid, VocabularyError};
 use safetensors::SafeTensorError;
 use tch::TchError;
 use thiserror::Error;
@@ -156,6 +156,14 @@ pub enum ModelError {
         bytes: usize,
         /// Bytes of one image.
         bytes_per_image: usize,
+    },
+    /// An image tokenizer is asked for a grid that it does not have.
+    #[error("{tokenizer} takes squares alone, no image of {grid} codes")]
+    Grid {
+        /// Name of the tokenizer.
+        tokenizer: String,
+        /// What was asked for.
+        grid: Grid,
     },
     /// Codes that are no whole number of images.
     #[error("{codes} codes are no whole number of images of {codes_per_image} codes")]

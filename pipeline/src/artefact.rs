@@ -15,15 +15,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use cm3flow_model::device;
 use cm3flow_model::vq::{TorchScriptTokenizer, VqTokenizer};
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec, PairEmbedder};
 use cm3flow_schemas::unit::NumericsClass;
 use cm3flow_schemas::version::{CodeChange, VersionManifest};
 use cm3flow_schemas::vocabulary::Vocabulary;
+use cm3flow_schemas::{Digest, columns};
 use cm3flow_stages::annotate::Annotator;
 use cm3flow_stages::embed::{EmbedderOwner, IdfTable, NgramColourEmbedder};
 use cm3flow_stages::ingest::PlannedUnit;
@@ -72,7 +73,7 @@ pub struct Artefacts {
     pub image: ImageTokenizerOwner,
     /// What it is.
     pub image_spec: ImageTokenizerSpec,
-    /// Whether it can decode; if not, grey squares stand for decoded pictures.
+    /// Whether it can decode; if not, grey stands for decoded pictures.
     pub image_decodes: bool,
     /// Annotators, by ascending role.
     pub annotators: Vec<Annotator>,
@@ -97,10 +98,10 @@ pub struct Artefacts {
 }
 
 impl Artefacts {
-    /// Grey squares for the pictures of so many codes, if they cannot be decoded.
-    pub(crate) fn grey(&self, codes: usize) -> Option<Vec<u8>> {
-        let images = codes / self.image_spec.codes_per_image();
-        (!self.image_decodes).then(|| vec![127; images * self.image_spec.bytes_per_image()])
+    /// Columns of a prepared unit.
+    pub(crate) fn prepared_schema(&self) -> SchemaRef {
+        let prepared = columns::prepared_sample();
+        if self.vocabulary.shapes.is_some() { columns::with(&prepared, &[columns::image_grids()]) } else { prepared }
     }
 }
 
@@ -257,7 +258,7 @@ async fn given_or_pinned(config: &Config, store: &Store, pins: &Pins) -> Result<
 /// Names of the artefacts that are fitted, with the digest of what decides them: their own settings, and which samples are held out.
 fn settings(config: &Config, given: &Contents) -> Vec<(&'static str, Digest)> {
     let population = (config.dataset.seed, config.split.held_out);
-    let codebook = match &config.tokenize.image {
+    let codebook = match &config.tokenize.image.without_buckets() {
         ImageTokenizerConfig::Vq(vq) if vq.weights.is_some() => None,
         ImageTokenizerConfig::Vq(vq) => {
             let perceptual = PERCEPTUAL.map(|name| given.get(name).map(|bytes| Digest::of(bytes)));
@@ -347,7 +348,8 @@ fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
     if !image_decodes {
         tracing::warn!(tokenizer = image_spec.name, "it has no decoder: grey squares stand for decoded pictures");
     }
-    let (text, vocabulary) = config.vocabulary.build(&contents[TOKENIZER], image_spec.codebook_size)?;
+    let grids = config.tokenize.image.preparation().grids();
+    let (text, vocabulary) = config.vocabulary.build(&contents[TOKENIZER], image_spec.codebook_size, &grids)?;
     let table = IdfTable::from_bytes(&contents[IDF])?;
     let embedder = NgramColourEmbedder::new(table, image.codebook(), image_spec.codebook_dim as usize, image_spec.side_px as usize);
     let (embedder_name, embedder_digest) = (embedder.name().to_owned(), embedder.digest());

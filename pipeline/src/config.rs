@@ -3,6 +3,7 @@
 //! Every section belongs to a stage and lies beside it; here they are put together, with what only the runtime needs.
 
 mod annotate;
+mod buckets;
 mod model;
 mod runtime;
 mod store;
@@ -11,6 +12,7 @@ mod vocabulary;
 use std::path::{Path, PathBuf};
 
 use cm3flow_model::vq::VqFitConfig;
+use cm3flow_schemas::vocabulary::ImageShapes;
 use cm3flow_stages::dedup::DedupConfig;
 use cm3flow_stages::derive::DeriveConfig;
 use cm3flow_stages::embed::EmbedConfig;
@@ -25,6 +27,7 @@ use cm3flow_stages::split::SplitConfig;
 use serde::Deserialize;
 
 pub use annotate::{AnnotateConfig, RoleConfig};
+pub use buckets::BucketsConfig;
 pub use model::{
     EvalConfig, FitConfig, GivenConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, PerceptualFiles, TextConfig, TokenizeConfig,
     VqTokenizerConfig,
@@ -171,8 +174,12 @@ impl Config {
         problems.extend(self.filter.problems());
         problems.extend(self.derive.problems());
         problems.extend(self.annotate.problems(&self.tokenize.image, &self.instruct));
-        problems.extend(self.tokenize.problems());
-        problems.extend(self.vocabulary.problems(&self.tokenize.text, &self.mask));
+        let of_tokenizers = self.tokenize.problems();
+        // Shapes of bad sizes are not to be looked at.
+        let grids = if of_tokenizers.is_empty() { self.tokenize.image.preparation().grids() } else { Vec::new() };
+        problems.extend(of_tokenizers);
+        let sides = self.tokenize.image.buckets().map(|_| ImageShapes::sides(&grids).len());
+        problems.extend(self.vocabulary.problems(&self.tokenize.text, &self.mask, sides));
         problems.extend(self.embed.problems());
         problems.extend(self.split.problems());
         problems.extend(self.retrieve.problems());
@@ -186,7 +193,8 @@ impl Config {
             problems.extend(train.problems().into_iter().map(|problem| format!("train.{problem}")));
         }
         problems.extend(self.eval.problems());
-        let image_tokens = self.tokenize.image.codes_per_image() + self.vocabulary.tokens_around_an_image();
+        let image_tokens = if grids.is_empty() { self.tokenize.image.codes_per_image() } else { ImageShapes::most_tokens(&grids) };
+        let image_tokens = image_tokens + self.vocabulary.tokens_around_an_image();
         if self.pack.seq_len as usize <= image_tokens + 2 {
             problems.push(format!(
                 "pack.seq_len must exceed the {image_tokens} codes of an image with its boundaries, got {}",

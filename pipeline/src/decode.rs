@@ -1,6 +1,6 @@
 //! Packs back into what people read: documents without masks, as text and codes.
 
-use cm3flow_schemas::document::{Modality, Role, Segment, unmasked};
+use cm3flow_schemas::document::{ImageCodes, Modality, Role, Segment, image_of, unmasked};
 use cm3flow_schemas::pack::{Pack, PlacedDocument};
 use cm3flow_schemas::vocabulary::Vocabulary;
 use cm3flow_stages::tokenize::TextTokenizer;
@@ -21,8 +21,8 @@ pub struct Part {
 pub enum Content {
     /// Decoded text.
     Text(String),
-    /// Codes of an image, row-major.
-    Image(Vec<u32>),
+    /// Codes of an image.
+    Image(ImageCodes),
 }
 
 /// Tokens and segments of a document of `pack`, counted from its first token.
@@ -39,11 +39,13 @@ pub fn tokens_of(pack: &Pack, document: &PlacedDocument) -> (Vec<u32>, Vec<Segme
 pub struct Run {
     /// The segment.
     pub segment: Segment,
-    /// Its text, its control token by name, or the number of its codes in brackets.
+    /// Its text, its control token by name, or the number of its codes in brackets: rows and columns, if it is a whole image that says
+    /// them.
     pub text: String,
 }
 
-/// Spells a document segment by segment: text decoded, control tokens by name, images as `[n codes]`.
+/// Spells a document segment by segment: text decoded, control tokens by name, images as `[n codes]`, or as `[rows x columns codes]` if they
+/// say so as a whole.
 ///
 /// # Errors
 /// If an id is not what its segment says, or the text tokenizer cannot decode it.
@@ -51,7 +53,10 @@ pub fn spelled(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary, te
     let spell = |segment: &Segment| {
         let ids = &tokens[segment.range()];
         let text = match segment.modality {
-            Modality::Image => format!("[{} codes]", ids.len()),
+            Modality::Image => match image_of(vocabulary, ids).ok().and_then(|image| image.grid) {
+                Some(grid) => format!("[{} x {} codes]", grid.rows, grid.columns),
+                None => format!("[{} codes]", ids.iter().filter(|id| vocabulary.image.contains(**id)).count()),
+            },
             Modality::Text => text_of(ids, vocabulary, text)?,
             Modality::Control => ids.iter().map(|&id| vocabulary.control_name(id).unwrap_or_else(|| id.to_string())).collect(),
         };
@@ -75,7 +80,7 @@ pub fn parts(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary, text
         let ids = &tokens[segment.range()];
         let content = match segment.modality {
             Modality::Text => Content::Text(text_of(ids, vocabulary, text)?),
-            Modality::Image => Content::Image(vocabulary.image_codes(ids)?),
+            Modality::Image => Content::Image(image_of(vocabulary, ids)?),
             Modality::Control => continue,
         };
         parts.push(Part { role: segment.role, content });

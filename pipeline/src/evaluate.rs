@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use cm3flow_schemas::canonical::digest_of;
-use cm3flow_schemas::document::{Modality, Role, image_prompt, text_prompt, unconditional_image_prompt};
+use cm3flow_schemas::document::{ImageCodes, Modality, Role, image_of, image_prompt, text_prompt, unconditional_image_prompt};
 use cm3flow_schemas::pack::{Pack, PackBatch, ShardEntry};
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::traits::{Continuation, LanguageModel, ModalityLosses, Prompt, Sampling};
+use cm3flow_schemas::vocabulary::ImageShapes;
 use cm3flow_stages::StageError;
 use cm3flow_stages::eval::perplexity;
 use cm3flow_stages::read::{BlockReader, read_packs};
@@ -22,7 +23,7 @@ use crate::config::{Config, EvalConfig};
 use crate::decode::{Content, Part, parts, tokens_of};
 use crate::error::{PipelineError, Result};
 use crate::follow::Feed;
-use crate::picture::png;
+use crate::picture::{self, png};
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::train::Training;
@@ -75,7 +76,7 @@ struct Pair {
     caption: String,
     /// The caption in the ids of the text tokenizer.
     caption_tokens: Vec<u32>,
-    codes: Vec<u32>,
+    image: ImageCodes,
 }
 
 /// Evaluates the models of one training.
@@ -159,7 +160,13 @@ impl Evaluator {
         Ok(losses)
     }
 
-    /// Held-out pairs, each image once.
+    /// Tokens of an image, of the longest where images have several shapes.
+    fn tokens_per_image(&self) -> usize {
+        let squares = self.artefacts.image_spec.codes_per_image();
+        self.artefacts.vocabulary.shapes.as_ref().map_or(squares, |shapes| ImageShapes::most_tokens(&shapes.grids))
+    }
+
+    /// Held-out pairs, each image once, whose captions leave room for any image.
     fn pairs(&self, packs: &[Pack]) -> Result<Vec<Pair>> {
         let mut pairs: Vec<Pair> = Vec::new();
         let (vocabulary, text) = (&self.artefacts.vocabulary, &self.artefacts.text);
@@ -168,12 +175,15 @@ impl Evaluator {
                 let (tokens, segments) = tokens_of(pack, document);
                 let targets: Vec<Part> =
                     parts(&tokens, &segments, vocabulary, text)?.into_iter().filter(|part| part.role == Role::Target).collect();
-                let [Part { content: Content::Text(caption), .. }, Part { content: Content::Image(codes), .. }] = targets.as_slice() else {
+                let [Part { content: Content::Text(caption), .. }, Part { content: Content::Image(image), .. }] = targets.as_slice() else {
                     continue;
                 };
-                if !pairs.iter().any(|pair| pair.codes == *codes) {
+                if !pairs.iter().any(|pair| pair.image == *image) {
                     let caption_tokens = text.encode(caption).map_err(StageError::from)?;
-                    pairs.push(Pair { caption: caption.clone(), caption_tokens, codes: codes.clone() });
+                    if caption_tokens.len() + 2 + self.tokens_per_image() > self.config.pack.seq_len as usize {
+                        continue;
+                    }
+                    pairs.push(Pair { caption: caption.clone(), caption_tokens, image: image.clone() });
                 }
             }
         }
@@ -192,14 +202,13 @@ impl Evaluator {
         let eval = &self.config.eval;
         let sampling =
             Sampling { temperature: eval.temperature, top_p: eval.top_p, guidance: eval.guidance, seed: self.config.dataset.seed };
-        let codes = self.artefacts.image_spec.codes_per_image();
+        let tokens = self.tokens_per_image();
         let prompts: Vec<Prompt> = pairs.iter().map(prompt).collect::<Result<_>>()?;
-        let generated = model.generate(&prompts, Continuation::Image { codes }, &sampling).map_err(PipelineError::Training)?;
+        let generated = model.generate(&prompts, Continuation::Image { tokens }, &sampling).map_err(PipelineError::Training)?;
         let mut images = Vec::with_capacity(pairs.len());
         for (index, (pair, ids)) in pairs.iter().zip(generated).enumerate() {
-            let codes = vocabulary.image_codes(&ids)?;
-            let generated = self.put_image(folder, &format!("generated-{index}.png"), codes)?;
-            let reference = self.put_image(folder, &format!("held-out-{index}.png"), pair.codes.clone())?;
+            let generated = self.put_image(folder, &format!("generated-{index}.png"), image_of(vocabulary, &ids)?)?;
+            let reference = self.put_image(folder, &format!("held-out-{index}.png"), pair.image.clone())?;
             images.push(GeneratedImage { caption: pair.caption.clone(), generated, reference });
         }
         Ok(images)
@@ -211,34 +220,29 @@ impl Evaluator {
         }
         let vocabulary = &self.artefacts.vocabulary;
         let prompt = |pair: &Pair| -> Result<Prompt> {
-            let tokens = text_prompt(vocabulary, &pair.codes)?;
+            let tokens = text_prompt(vocabulary, &pair.image)?;
             Ok(Prompt { unconditional: tokens.clone(), tokens })
         };
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, guidance: 1.0, seed: self.config.dataset.seed };
         let prompts: Vec<Prompt> = pairs.iter().map(prompt).collect::<Result<_>>()?;
-        let room = (self.config.pack.seq_len as usize).saturating_sub(prompts[0].tokens.len());
+        let longest = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
+        let room = (self.config.pack.seq_len as usize).saturating_sub(longest);
         let continuation = Continuation::Text { max_tokens: room.min(self.config.eval.max_caption_tokens as usize) };
         let generated = model.generate(&prompts, continuation, &sampling).map_err(PipelineError::Training)?;
         let mut captions = Vec::with_capacity(pairs.len());
         for (index, (pair, ids)) in pairs.iter().zip(generated).enumerate() {
             let generated = self.artefacts.text.decode(&vocabulary.text_tokens(&ids)?)?;
-            let image = self.put_image(folder, &format!("held-out-{index}.png"), pair.codes.clone())?;
+            let image = self.put_image(folder, &format!("held-out-{index}.png"), pair.image.clone())?;
             captions.push(GeneratedCaption { image, reference: pair.caption.clone(), generated });
         }
         Ok(captions)
     }
 
-    /// Decodes codes to a picture, to a grey square without a decoder, and stores it; returns its file name.
-    fn put_image(&self, folder: &str, name: &str, codes: Vec<u32>) -> Result<String> {
-        let pixels = match self.artefacts.grey(codes.len()) {
-            Some(grey) => grey,
-            None => {
-                let decoded = self.artefacts.image.call_blocking(move |tokenizer| tokenizer.decode(&codes))?;
-                decoded.map_err(|source| StageError::Model { stage: "eval", component: "image tokenizer", source })?
-            }
-        };
-        let side = self.artefacts.image_spec.side_px;
-        let bytes = png(&pixels, side, side)?;
+    /// Decodes codes to a picture, to a grey one without a decoder, and stores it; returns its file name.
+    fn put_image(&self, folder: &str, name: &str, image: ImageCodes) -> Result<String> {
+        let decoded = self.runtime.block_on(picture::decode(&self.artefacts, vec![image]))?;
+        let picture = decoded.first().ok_or(PipelineError::Lost { what: "decoding a picture" })?;
+        let bytes = png(&picture.pixels, picture.size.0, picture.size.1)?;
         self.runtime.block_on(self.store.create(&format!("{folder}/{name}"), bytes))?;
         Ok(name.to_owned())
     }

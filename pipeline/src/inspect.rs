@@ -14,7 +14,8 @@ mod withdrawn;
 
 use std::ops::Range;
 
-use cm3flow_schemas::document::{Modality, Segment};
+use cm3flow_schemas::Grid;
+use cm3flow_schemas::document::{ImageCodes, Modality, Segment};
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
 use serde::Serialize;
@@ -34,6 +35,7 @@ use crate::config::Config;
 use crate::decode::{Content, Part, Run};
 use crate::error::Result;
 use crate::execute::WindowTables;
+use crate::picture::Decoded;
 use crate::store::Store;
 use crate::{picture, run};
 
@@ -84,29 +86,32 @@ pub struct Picture {
     /// Its codes, row-major; only when token ids are asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub codes: Option<Vec<u32>>,
+    /// Their rows and columns, where images have several shapes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grid: Option<Grid>,
     /// PNG file.
     #[serde(skip)]
     pub png: Vec<u8>,
 }
 
 /// Decodes pictures from `images`: names of their files without ending, what they are, and codes.
-async fn pictures(artefacts: &Artefacts, images: Vec<(String, String, Vec<u32>)>) -> Result<Vec<Picture>> {
-    let decoded = picture::decode(artefacts, images.iter().map(|(.., codes)| codes.clone()).collect()).await?;
-    let picture = |((name, role, codes), pixels): ((String, String, Vec<u32>), Vec<u8>)| {
+async fn pictures(artefacts: &Artefacts, images: Vec<(String, String, ImageCodes)>) -> Result<Vec<Picture>> {
+    let decoded = picture::decode(artefacts, images.iter().map(|(.., image)| image.clone()).collect()).await?;
+    let picture = |((name, role, image), decoded): ((String, String, ImageCodes), Decoded)| {
         let file = format!("{}.png", file_name(&name));
-        let side = artefacts.image_spec.side_px;
-        Ok(Picture { file, role, codes: Some(codes), png: picture::png(&pixels, side, side)? })
+        let (width, height) = decoded.size;
+        Ok(Picture { file, role, codes: Some(image.codes), grid: image.grid, png: picture::png(&decoded.pixels, width, height)? })
     };
     images.into_iter().zip(decoded).map(picture).collect()
 }
 
 /// The images of an unmasked document, for [`pictures`]; their names begin with `prefix`.
-fn images_of(parts: &[Part], prefix: &str) -> Vec<(String, String, Vec<u32>)> {
+fn images_of(parts: &[Part], prefix: &str) -> Vec<(String, String, ImageCodes)> {
     let images = parts.iter().filter_map(|part| match &part.content {
-        Content::Image(codes) => Some((part.role.name(), codes)),
+        Content::Image(image) => Some((part.role.name(), image)),
         Content::Text(_) => None,
     });
-    images.enumerate().map(|(index, (role, codes))| (format!("{prefix}{index}-{role}"), role.to_owned(), codes.clone())).collect()
+    images.enumerate().map(|(index, (role, image))| (format!("{prefix}{index}-{role}"), role.to_owned(), image.clone())).collect()
 }
 
 /// Roles of images come from the sources: what could lead out of a folder is replaced.

@@ -1,30 +1,48 @@
 //! Pictures from codes, and as PNG files.
 
+use std::collections::BTreeMap;
 use std::io::Cursor;
 
+use cm3flow_schemas::Grid;
+use cm3flow_schemas::document::ImageCodes;
 use cm3flow_stages::StageError;
 
 use crate::artefact::Artefacts;
 use crate::error::{PipelineError, Result};
 
-/// Decodes images from their codes, to grey squares without a decoder, each `codes_per_image` long; pixels of each as in
-/// [`cm3flow_schemas::traits::ImageTokenizer::decode`].
+/// A picture that was decoded from its codes.
+pub(crate) struct Decoded {
+    /// RGB, row-major, interleaved.
+    pub(crate) pixels: Vec<u8>,
+    /// Width and height in pixels.
+    pub(crate) size: (u32, u32),
+}
+
+/// Decodes images from their codes, to grey without a decoder; those of one shape together. Keeps order.
 ///
 /// # Errors
 /// What the image tokenizer says.
-pub(crate) async fn decode(artefacts: &Artefacts, images: Vec<Vec<u32>>) -> Result<Vec<Vec<u8>>> {
-    if images.is_empty() {
-        return Ok(Vec::new());
+pub(crate) async fn decode(artefacts: &Artefacts, images: Vec<ImageCodes>) -> Result<Vec<Decoded>> {
+    let spec = &artefacts.image_spec;
+    let mut by_grid: BTreeMap<Grid, (Vec<usize>, Vec<u32>)> = BTreeMap::new();
+    for (index, image) in images.iter().enumerate() {
+        let (indices, codes) = by_grid.entry(image.grid.unwrap_or(spec.square())).or_default();
+        indices.push(index);
+        codes.extend(&image.codes);
     }
-    let codes = images.concat();
-    let pixels = match artefacts.grey(codes.len()) {
-        Some(grey) => grey,
-        None => {
-            let decoded = artefacts.image.call(move |tokenizer| tokenizer.decode(&codes)).await?;
+    let mut decoded = Vec::with_capacity(images.len());
+    for (grid, (indices, codes)) in by_grid {
+        let pixels = if artefacts.image_decodes {
+            let decoded = artefacts.image.call(move |tokenizer| tokenizer.decode_grid(&codes, grid)).await?;
             decoded.map_err(|source| StageError::Model { stage: "decode", component: "image tokenizer", source })?
-        }
-    };
-    Ok(pixels.chunks_exact(artefacts.image_spec.bytes_per_image()).map(<[u8]>::to_vec).collect())
+        } else {
+            vec![127; indices.len() * spec.bytes_of(grid)]
+        };
+        let pictures = pixels.chunks_exact(spec.bytes_of(grid));
+        decoded.extend(indices.into_iter().zip(pictures.map(|pixels| Decoded { pixels: pixels.to_vec(), size: spec.size_px(grid) })));
+    }
+    decoded.sort_unstable_by_key(|(index, _)| *index);
+    Ok(decoded.into_iter().map(|(_, picture)| picture).collect())
 }
 
 /// An RGB image as PNG.

@@ -12,7 +12,7 @@ mod overlay;
 
 use std::collections::BTreeSet;
 
-use cm3flow_schemas::{ImageId, SampleId};
+use cm3flow_schemas::{ImageId, SampleId, columns};
 use serde::Serialize;
 
 pub use near::{EQUAL_CODES, Likeness, Near, ParseNearError, SIMILARITY};
@@ -142,9 +142,10 @@ pub async fn withdraw(config: &Config, store: &Store, request: &Request) -> Resu
     let tables = WindowTables::new(store, &windows);
 
     let named = find::named(&tables, windows.len(), request, base.version).await?;
-    let mut rows = find::rows_of(&tables, &named).await?;
+    let names = columns::with_image_grids(&find::PreparedRow::COLUMNS, base.vocabulary.shapes.is_some());
+    let mut rows = find::rows_of(&tables, &named, &names).await?;
     if let Near::From(similarity) = request.near {
-        let copies = near::copies(&tables, windows.len(), &rows, similarity).await?;
+        let copies = near::copies((&tables, windows.len()), &names, &rows, similarity).await?;
         rows.extend(copies);
     }
     rows.sort_by_key(|found| (found.place, found.row.row));

@@ -24,7 +24,7 @@ pub const IMAGES: &str = "images";
 pub const ANNOTATIONS: &str = "annotations";
 /// [`crate::sample::Refusal`], null for a row that is still wanted.
 pub const REFUSAL: &str = "refusal";
-/// Fitted RGB images: `side * side * 3` bytes each, row-major, interleaved.
+/// Fitted RGB images, row-major, interleaved: `side * side * 3` bytes each where all are squares.
 pub const PIXELS: &str = "pixels";
 /// Images whose codes are given, each with its role: the files that hold the codes.
 pub const GIVEN_CODES: &str = "given_codes";
@@ -34,6 +34,10 @@ pub const WIDTH: &str = "width";
 pub const HEIGHT: &str = "height";
 /// Images as codes, each with its role.
 pub const IMAGE_CODES: &str = "image_codes";
+/// Grids of images with their roles; only where images have several shapes.
+pub const IMAGE_GRIDS: &str = "image_grids";
+/// Grid of the main image of a sample of the bank; only where images have several shapes.
+pub const GRID: &str = "grid";
 /// Embedding of the first caption, of unit length; empty without captions.
 pub const TEXT_EMBEDDING: &str = "text_embedding";
 /// Embedding of the main image, of unit length.
@@ -152,6 +156,31 @@ pub fn image_codes() -> FieldRef {
     field(IMAGE_CODES, list(structure(vec![field("role", DataType::Utf8), field("codes", list(DataType::UInt32))])))
 }
 
+/// The `image_grids` column: rows and columns of the codes of each image. One that is not listed is shaped as the main one.
+#[must_use]
+pub fn image_grids() -> FieldRef {
+    let count = |name| field(name, DataType::UInt32);
+    field(IMAGE_GRIDS, list(structure(vec![field("role", DataType::Utf8), count("rows"), count("columns")])))
+}
+
+/// `names` of columns, and [`IMAGE_GRIDS`] where images have several shapes.
+#[must_use]
+pub fn with_image_grids<'n>(names: &[&'n str], has_shapes: bool) -> Vec<&'n str> {
+    names.iter().copied().chain(has_shapes.then_some(IMAGE_GRIDS)).collect()
+}
+
+/// The `grid` column.
+#[must_use]
+pub fn grid() -> FieldRef {
+    field(GRID, structure(["rows", "columns"].map(|name| field(name, DataType::UInt32)).to_vec()))
+}
+
+/// `schema` with the columns `added` behind its own.
+#[must_use]
+pub fn with(schema: &SchemaRef, added: &[FieldRef]) -> SchemaRef {
+    Arc::new(Schema::new(schema.fields().iter().chain(added).cloned().collect::<Vec<_>>()))
+}
+
 /// The `text_embedding` and `image_embedding` columns.
 #[must_use]
 pub fn embeddings() -> Vec<FieldRef> {
@@ -201,7 +230,7 @@ pub fn raw_sample() -> SchemaRef {
     ]))
 }
 
-/// What a prepared unit holds: one kept sample a row, with codes and embedding.
+/// What a prepared unit holds: one kept sample a row, with codes and embedding; where images have several shapes, [`image_grids`] too.
 #[must_use]
 pub fn prepared_sample() -> SchemaRef {
     let mut fields = vec![
@@ -246,7 +275,8 @@ pub fn kept_sample() -> SchemaRef {
     Arc::new(Schema::new([SHARED_ID, SAMPLE_ID].map(|name| field(name, DataType::FixedSizeBinary(16))).to_vec()))
 }
 
-/// A row of the retrieval bank: a train sample with what a document that retrieves it needs.
+/// A row of the retrieval bank: a train sample with what a document that retrieves it needs; where images have several shapes, [`grid`]
+/// too.
 #[must_use]
 pub fn bank_sample() -> SchemaRef {
     let text = |name| field(name, DataType::Utf8);

@@ -8,10 +8,14 @@
 //! A vocabulary with brackets has no break beside an image: `part := text tokens | <image> image tokens </image>`, and a break stands
 //! between neighbouring texts alone.
 //!
+//! Where images have several shapes, the tokens of an image begin with its size, and every row of codes ends with a token: [`image_ids`]. Such
+//! tokens belong to the segment of the image.
+//!
 //! Segments cover all tokens without gap; each has one modality and one role.
 
 mod builder;
 mod check;
+mod image;
 mod prompt;
 mod unmask;
 
@@ -19,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use builder::DocumentBuilder;
 pub use check::check;
+pub use image::{ImageCodes, ImageRef, NextInImage, image_ids, image_of, next_in_image};
 pub use prompt::{image_prompt, text_prompt, unconditional_image_prompt};
 pub use unmask::unmasked;
 
@@ -71,7 +76,7 @@ byte_enum!(
         Control = 0, "control";
         /// Ids of the text tokenizer.
         Text = 1, "text";
-        /// Codes of the image tokenizer.
+        /// Codes of the image tokenizer, and where images have several shapes the tokens that say which.
         Image = 2, "image";
     }
 );

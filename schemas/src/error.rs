@@ -53,6 +53,18 @@ pub struct ParseIdError {
 /// A vocabulary that contradicts itself, or an id outside the range that it should be in.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum VocabularyError {
+    /// An image whose codes and grid do not fit, or ids that are not one whole image.
+    #[error("no image: {problem}")]
+    Image {
+        /// What is wrong.
+        problem: String,
+    },
+    /// Shapes of images that contradict themselves.
+    #[error("vocabulary shapes: {problem}")]
+    Shapes {
+        /// What is wrong.
+        problem: String,
+    },
     /// Two ranges share an id.
     #[error("vocabulary ranges {first} and {second} overlap at id {id}")]
     Overlap {
@@ -154,6 +166,14 @@ pub enum GrammarError {
     #[error("images must stand between their brackets, broken at token {position}: {problem}")]
     Brackets {
         /// Index of the token.
+        position: usize,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// An image whose size, rows and ends of rows do not fit each other.
+    #[error("image is broken at token {position}: {problem}")]
+    Image {
+        /// Index of the token in the document as it was before masking.
         position: usize,
         /// What is wrong.
         problem: &'static str,

@@ -4,7 +4,7 @@
 //!
 //! - Rows and columns: [`columns`] (Arrow schemas by state), [`rows`] (between batches and Rust structs), [`sample`].
 //! - Identity: [`digest`], [`canonical`] (configuration as bytes), [`random`] (draws keyed by what they decide).
-//! - Tokens: [`vocabulary`], [`document`], [`pack`].
+//! - Tokens: [`vocabulary`], [`document`], [`pack`]; shapes of images: [`grid`].
 //! - Runtime records: [`mod@unit`], [`window`], [`version`], [`ledger`].
 //! - Traits that models and stores implement: [`traits`]; how pictures become what a model takes: [`preparation`].
 
@@ -13,6 +13,7 @@ pub mod columns;
 pub mod digest;
 pub mod document;
 pub mod error;
+pub mod grid;
 pub mod ledger;
 pub mod pack;
 pub mod preparation;
@@ -27,3 +28,4 @@ pub mod window;
 
 pub use digest::{Digest, DocumentId, ImageId, SampleId};
 pub use error::{DynError, GrammarError, LedgerError, ParseIdError, SchemaError, VocabularyError};
+pub use grid::{Grid, RoleGrid};

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::grid::Grid;
+
 /// How a picture becomes the square that an image tokenizer takes: named, because codes depend on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +24,9 @@ pub struct Preparation {
     pub transparency: Transparency,
     /// What the levels 0 to 255 become.
     pub values: Values,
+    /// Shapes beside the square, the nearest of which a picture is fitted to; `None` for the square alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buckets: Option<AspectBuckets>,
     /// Crates that decode, with their versions: two decoders of one JPEG differ by a level here and there.
     pub decoder: BTreeMap<String, String>,
 }
@@ -42,6 +47,7 @@ impl Preparation {
             long_side: LongSide::Nearest,
             transparency: Transparency::WhiteDown,
             values: Values::TwoOver255,
+            buckets: None,
             decoder: BTreeMap::new(),
         }
     }
@@ -68,11 +74,74 @@ impl Preparation {
         Self { name: "levels".into(), values: Values::Levels, ..Self::chameleon(side_px, crop) }
     }
 
+    /// The same with shapes beside the square.
+    #[must_use]
+    pub fn with_buckets(mut self, buckets: Option<AspectBuckets>) -> Self {
+        self.buckets = buckets;
+        self
+    }
+
+    /// Grids that pictures may be fitted to, ascending; none if all are fitted to the square.
+    #[must_use]
+    pub fn grids(&self) -> Vec<Grid> {
+        self.buckets.map(|buckets| buckets.grids(self.side_px)).unwrap_or_default()
+    }
+
+    /// Grid whose aspect is nearest to that of a picture of `width` x `height`, in any unit; `None` if all are fitted to the square.
+    #[must_use]
+    pub fn grid_for(&self, width: u32, height: u32) -> Option<Grid> {
+        self.grids().into_iter().min_by(|one, other| {
+            // Quotients of aspects, the larger one above, are compared as whole numbers: what is nearest is so on every machine.
+            let [one, other] = [one, other].map(|grid| {
+                let (a, b) = (u128::from(width.max(1)) * u128::from(grid.rows), u128::from(height.max(1)) * u128::from(grid.columns));
+                (a.max(b), a.min(b))
+            });
+            (one.0 * other.1).cmp(&(other.0 * one.1))
+        })
+    }
+
+    /// Width and height in pixels of what a picture is fitted to, if its grid is `grid`, or of the square.
+    #[must_use]
+    pub fn size_px(&self, grid: Option<Grid>) -> (u32, u32) {
+        match (self.buckets, grid) {
+            (Some(buckets), Some(grid)) => (grid.columns * buckets.code_px, grid.rows * buckets.code_px),
+            _ => (self.side_px, self.side_px),
+        }
+    }
+
     /// The same with what decodes.
     #[must_use]
     pub fn with_decoder(mut self, decoder: BTreeMap<String, String>) -> Self {
         self.decoder = decoder;
         self
+    }
+}
+
+/// Shapes of about the area of the square, with sides on a grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AspectBuckets {
+    /// Longest side over the shortest, at most.
+    pub max_aspect: u32,
+    /// What sides are multiples of, in pixels: a multiple of `code_px` that divides the square's side.
+    pub grid_px: u32,
+    /// Side of the square that one code stands for, in pixels.
+    pub code_px: u32,
+}
+
+impl AspectBuckets {
+    /// Grids of codes of the shapes that have at most the area of the square of `side_px`, and none of whose sides could be longer. Ascending;
+    /// the square is among them.
+    #[must_use]
+    pub fn grids(&self, side_px: u32) -> Vec<Grid> {
+        let (side, step) = (side_px / self.grid_px.max(1), self.grid_px / self.code_px.max(1));
+        let area = side * side;
+        let grid = |rows: u32| {
+            let columns = area / rows;
+            let is_within = rows <= self.max_aspect * columns && columns <= self.max_aspect * rows;
+            (area / columns == rows && is_within).then_some(Grid { rows: rows * step, columns: columns * step })
+        };
+        (1..=area).filter_map(grid).collect()
     }
 }
 
@@ -156,6 +225,35 @@ mod tests {
         for preparation in [Preparation::chameleon(512, Crop::Center), Preparation::chameleon_hf(512, Crop::Center)] {
             assert_eq!(preparation.values.table()[..], levels[&preparation.name][..], "{}", preparation.name);
         }
+    }
+
+    fn buckets(side_px: u32, grid_px: u32, code_px: u32) -> Preparation {
+        Preparation::levels(side_px, Crop::Center).with_buckets(Some(AspectBuckets { max_aspect: 4, grid_px, code_px }))
+    }
+
+    #[test]
+    fn shapes_are_as_large_as_the_square_allows() {
+        let grids = |preparation: Preparation| preparation.grids().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        assert_eq!(grids(buckets(128, 32, 8)), "8x32 12x20 16x16 20x12 32x8");
+        assert_eq!(grids(buckets(64, 32, 8)), "4x16 8x8 16x4");
+        assert_eq!(grids(Preparation::levels(64, Crop::Center)), "");
+        let chameleon = buckets(512, 32, 16);
+        assert_eq!(chameleon.grids().len(), 17);
+        for grid in chameleon.grids() {
+            let (width, height) = chameleon.size_px(Some(grid));
+            assert!(width % 32 == 0 && height % 32 == 0 && width.max(height) <= 4 * width.min(height), "{grid}");
+            assert!((880..=1024).contains(&grid.codes()), "{grid} has {} codes, the square 1024", grid.codes());
+        }
+    }
+
+    #[test]
+    fn pictures_are_fitted_to_the_nearest_aspect() {
+        let preparation = buckets(512, 32, 16);
+        let size = |width, height| preparation.size_px(preparation.grid_for(width, height));
+        assert_eq!([size(100, 100), size(900, 600), size(600, 900)], [(512, 512), (608, 416), (416, 608)]);
+        assert_eq!([size(400, 100), size(1000, 100), size(1, 4000)], [(1024, 256), (1024, 256), (256, 1024)]);
+        let square = Preparation::levels(512, Crop::Center);
+        assert_eq!((square.grid_for(900, 600), square.size_px(None)), (None, (512, 512)));
     }
 
     #[test]

@@ -52,6 +52,16 @@ pub fn read<T: DeserializeOwned>(batch: &RecordBatch, columns: &[&str]) -> Resul
     serde_arrow::from_record_batch(&chosen).map_err(|source| SchemaError::Rows { columns: columns.join(", "), source })
 }
 
+/// As [`read`], with those of the columns `optional` that are there; the struct has a default for them.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_with<T: DeserializeOwned>(batch: &RecordBatch, columns: &[&str], optional: &[&str]) -> Result<Vec<T>, SchemaError> {
+    let schema = batch.schema();
+    let there = optional.iter().copied().filter(|column| schema.index_of(column).is_ok());
+    read(batch, &columns.iter().copied().chain(there).collect::<Vec<_>>())
+}
+
 /// Builds a batch of `schema` from rows whose struct fields have the columns' names.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::digest::Digest;
 use crate::document::Modality;
 use crate::error::DynError;
+use crate::grid::Grid;
 use crate::pack::PackBatch;
 use crate::unit::NumericsClass;
 
@@ -31,13 +32,32 @@ pub struct ImageTokenizerSpec {
 }
 
 impl ImageTokenizerSpec {
-    /// Codes of one image.
+    /// Rows and columns of a square.
+    #[must_use]
+    pub const fn square(&self) -> Grid {
+        Grid::square(self.grid)
+    }
+
+    /// Width and height in pixels of an image of `grid`.
+    #[must_use]
+    pub const fn size_px(&self, grid: Grid) -> (u32, u32) {
+        (self.side_px * grid.columns / self.grid, self.side_px * grid.rows / self.grid)
+    }
+
+    /// Bytes of one fitted image of `grid`: RGB, row-major, interleaved.
+    #[must_use]
+    pub const fn bytes_of(&self, grid: Grid) -> usize {
+        let (width, height) = self.size_px(grid);
+        width as usize * height as usize * 3
+    }
+
+    /// Codes of one square.
     #[must_use]
     pub const fn codes_per_image(&self) -> usize {
         (self.grid * self.grid) as usize
     }
 
-    /// Bytes of one fitted image: RGB, row-major, interleaved.
+    /// Bytes of one fitted square: RGB, row-major, interleaved.
     #[must_use]
     pub const fn bytes_per_image(&self) -> usize {
         (self.side_px * self.side_px * 3) as usize
@@ -54,25 +74,43 @@ pub trait ImageTokenizer: Send {
         true
     }
 
-    /// Encodes images. In: `n` images of [`ImageTokenizerSpec::bytes_per_image`] bytes. Out: `n` times
-    /// [`ImageTokenizerSpec::codes_per_image`] codes, row-major, each below `codebook_size`. Keeps order. Codes do not depend on
-    /// the other images of the call: every computation has the fixed batch size, a short tail is padded.
+    /// Encodes images of `grid`. In: `n` images of [`ImageTokenizerSpec::bytes_of`] bytes. Out: `n` times [`Grid::codes`] codes, row-major,
+    /// each below `codebook_size`. Keeps order. Codes do not depend on the other images of the call: every computation has the fixed batch
+    /// size, a short tail is padded.
     ///
     /// # Errors
-    /// The implementor's error if there is no encoder, or the bytes are no whole number of images, or the device fails.
-    fn encode(&mut self, pixels: &[u8]) -> Result<Vec<u32>, DynError>;
+    /// The implementor's error if there is no encoder, or none for this grid, or the bytes are no whole number of images, or the device fails.
+    fn encode_grid(&mut self, pixels: &[u8], grid: Grid) -> Result<Vec<u32>, DynError>;
+
+    /// Encodes squares, as [`Self::encode_grid`].
+    ///
+    /// # Errors
+    /// As [`Self::encode_grid`].
+    fn encode(&mut self, pixels: &[u8]) -> Result<Vec<u32>, DynError> {
+        let square = self.spec().square();
+        self.encode_grid(pixels, square)
+    }
 
     /// Whether [`Self::decode`] works: some weights are published without their decoder.
     fn can_decode(&self) -> bool {
         true
     }
 
-    /// Decodes codes. In and out as in [`Self::encode`], the other way round.
+    /// Decodes codes. In and out as in [`Self::encode_grid`], the other way round.
     ///
     /// # Errors
-    /// The implementor's error if there is no decoder, or the codes are no whole number of images, or one is out of range, or the
-    /// device fails.
-    fn decode(&mut self, codes: &[u32]) -> Result<Vec<u8>, DynError>;
+    /// The implementor's error if there is no decoder, or none for this grid, or the codes are no whole number of images, or one is out of
+    /// range, or the device fails.
+    fn decode_grid(&mut self, codes: &[u32], grid: Grid) -> Result<Vec<u8>, DynError>;
+
+    /// Decodes squares, as [`Self::decode_grid`].
+    ///
+    /// # Errors
+    /// As [`Self::decode_grid`].
+    fn decode(&mut self, codes: &[u32]) -> Result<Vec<u8>, DynError> {
+        let square = self.spec().square();
+        self.decode_grid(codes, square)
+    }
 
     /// Codebook vectors, `codebook_size * codebook_dim` floats, row-major; none if the tokenizer shows no codebook.
     fn codebook(&self) -> &[f32];
@@ -134,8 +172,10 @@ pub trait ImageAnnotator: Send {
 pub struct ImageView<'a> {
     /// Its codes.
     pub codes: &'a [u32],
-    /// Its pixels as in [`ImageTokenizer::encode`].
+    /// Its pixels as in [`ImageTokenizer::encode_grid`].
     pub pixels: &'a [u8],
+    /// Rows and columns of its codes; `None` for a square.
+    pub grid: Option<Grid>,
 }
 
 /// Maps texts and images to vectors whose inner product says how alike they are. A pair's embedding is the normalised average of
@@ -226,10 +266,10 @@ pub struct StepReport {
 /// What a sampled sequence may consist of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Continuation {
-    /// Exactly so many image tokens.
+    /// A whole image: exactly so many tokens, or at most so many where its first tokens say its size.
     Image {
-        /// Number of codes.
-        codes: usize,
+        /// Number of tokens.
+        tokens: usize,
     },
     /// Text tokens until the span end, one or more, at most so many.
     Text {

@@ -7,12 +7,14 @@
 mod chameleon;
 mod compare;
 mod ids;
+mod shapes;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 pub use chameleon::NamedToken;
+pub use shapes::ImageShapes;
 
 use crate::error::VocabularyError;
 
@@ -113,6 +115,9 @@ pub struct Vocabulary {
     /// as numbers in one line of text.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "ids::numbers")]
     pub image_order: Vec<u32>,
+    /// Shapes of images, with the tokens that say them; `None` where all images are squares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shapes: Option<ImageShapes>,
     /// Codes of further modalities by the modality's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub modalities: BTreeMap<String, IdRange>,
@@ -160,6 +165,7 @@ impl Vocabulary {
             text_first: 0,
             image,
             image_order: Vec::new(),
+            shapes: None,
             modalities: BTreeMap::new(),
         };
         vocabulary.check()?;
@@ -176,12 +182,14 @@ impl Vocabulary {
     /// Checks that no two ranges overlap, that all end within the size, and that the order of the codes is one.
     ///
     /// # Errors
-    /// [`VocabularyError::Overlap`], [`VocabularyError::TooLarge`], [`VocabularyError::Order`] or [`VocabularyError::Modality`].
+    /// [`VocabularyError::Overlap`], [`VocabularyError::TooLarge`], [`VocabularyError::Order`], [`VocabularyError::Modality`] or
+    /// [`VocabularyError::Shapes`].
     pub fn check(&self) -> Result<(), VocabularyError> {
         if let Some(name) = self.modalities.keys().find(|name| name.is_empty() || ["text", "image", "sentinels"].contains(&name.as_str())) {
             return Err(VocabularyError::Modality { name: name.clone() });
         }
         self.check_order()?;
+        self.shapes.as_ref().map_or(Ok(()), ImageShapes::check)?;
         let ranges = self.named_ranges();
         for pair in ranges.windows(2) {
             let [(first, low), (second, high)] = pair else { unreachable!("windows of two") };
@@ -200,6 +208,7 @@ impl Vocabulary {
         let mut ranges: Vec<(&str, IdRange)> =
             self.control_tokens().into_iter().map(|(name, start)| (name, IdRange { start, len: 1 })).collect();
         ranges.extend([("sentinels", self.sentinels), ("text", self.text), ("image", self.image)]);
+        ranges.extend(self.shapes.iter().map(|shapes| ("sizes", shapes.sizes)));
         ranges.extend(self.modalities.iter().map(|(name, range)| (name.as_str(), *range)));
         ranges.retain(|(_, range)| range.len > 0);
         ranges.sort_by_key(|(_, range)| range.start);
@@ -212,6 +221,7 @@ impl Vocabulary {
             vec![("<s>", self.begin), ("<pad>", self.pad), ("</s>", self.boundary), ("<unk>", self.unknown), ("<break>", self.break_)];
         tokens.extend(self.span_end.map(|id| ("<eoss>", id)));
         tokens.extend(self.image_brackets.into_iter().flat_map(|brackets| [("<image>", brackets.open), ("</image>", brackets.close)]));
+        tokens.extend(self.shapes.iter().map(|shapes| ("<eol>", shapes.line_end)));
         tokens
     }
 
@@ -238,6 +248,9 @@ impl Vocabulary {
     pub fn control_name(&self, id: u32) -> Option<String> {
         if self.sentinels.contains(id) {
             return Some(format!("<sentinel:{}>", id - self.sentinels.start));
+        }
+        if let Some(side) = self.shapes.as_ref().and_then(|shapes| shapes.side_of(id)) {
+            return Some(format!("<size:{side}>"));
         }
         self.control_tokens().iter().find(|(_, known)| *known == id).map(|(name, _)| (*name).to_owned())
     }

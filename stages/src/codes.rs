@@ -7,6 +7,8 @@
 //! Format: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>. Its header is a Python literal; the files that NumPy
 //! writes of plain arrays have one shape of it, which is read here without a parser that recurses into what a stranger wrote.
 
+use cm3flow_schemas::Grid;
+
 /// What a NumPy file begins with.
 const MAGIC: &[u8] = b"\x93NUMPY";
 
@@ -35,6 +37,15 @@ pub(crate) fn to_file(codes: &[u32]) -> Vec<u8> {
     let mut file = [MAGIC, &[1, 0], &(header.len() as u16).to_le_bytes(), header.as_bytes()].concat();
     file.extend(codes.iter().flat_map(|code| code.to_le_bytes()));
     file
+}
+
+/// Rows and columns of the codes in a file, if they have some; what is wrong with it is left to [`from_file`].
+pub(crate) fn grid_of(bytes: &[u8]) -> Option<Grid> {
+    let shape = dimensions(field(split_header(bytes)?.0, "shape").ok()?)?;
+    match shape[..] {
+        [rows, columns] => Some(Grid { rows: u32::try_from(rows).ok()?, columns: u32::try_from(columns).ok()? }),
+        _ => None,
+    }
 }
 
 /// Reads a file: whole numbers of 1 to 8 bytes, little-endian, in C order, of one or two dimensions.
@@ -136,6 +147,8 @@ mod tests {
         }
         let square = from_file(&file("'|u1'", "(2, 3)", "False", &[1, 2, 3, 4, 5, 6])).expect("two dimensions");
         assert_eq!((square.shape, square.codes), (vec![2, 3], vec![1, 2, 3, 4, 5, 6]));
+        let bytes = file("'|u1'", "(2, 3)", "False", &[1, 2, 3, 4, 5, 6]);
+        assert_eq!((grid_of(&bytes), grid_of(&to_file(&[1, 2]))), (Some(Grid { rows: 2, columns: 3 }), None));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::{filter_record_batch, is_null, not};
-use cm3flow_schemas::preparation::{Crop, Preparation};
+use cm3flow_schemas::preparation::{AspectBuckets, Crop, Preparation};
 use cm3flow_schemas::sample::{self, Annotations, Edit, LabelledBox, MAIN_IMAGE, Question, Refusal, RoleImage};
 use cm3flow_schemas::traits::{AnnotatedImage, ImageAnnotator, ImageAnnotatorSpec, ImageTokenizer, NotFinite, PairEmbedder};
 use cm3flow_schemas::unit::NumericsClass;
@@ -274,6 +274,11 @@ impl ImageAnnotator for Negatives {
 /// Two annotators of different sizes, of which the second one sees nothing in pictures without blue.
 pub(crate) fn annotate() -> Annotate {
     Annotate::new(vec![Negatives::new(SIDE, 3, 0).annotator("depth"), Negatives::new(24, 2, 20).annotator("hed")], SIDE)
+}
+
+/// How pictures are prepared for the tokenizer where they have several shapes: 2x8, 3x5, 4x4, 5x3 or 8x2 codes.
+pub(crate) fn bucketed_preparation() -> Preparation {
+    preparation().with_buckets(Some(AspectBuckets { max_aspect: 4, grid_px: PATCH, code_px: PATCH }))
 }
 
 /// Raw samples, as `ingest` sends them.

@@ -32,7 +32,7 @@ async fn pairs(job: &Job, outcome: &RunOutcome) -> BTreeMap<String, Vec<u32>> {
         let (Some(Content::Text(caption)), Some(Content::Image(codes))) = (targets.next(), targets.next()) else {
             panic!("a pair is a caption and an image")
         };
-        pairs.insert(caption, codes);
+        pairs.insert(caption, codes.codes);
     }
     pairs
 }

@@ -105,7 +105,7 @@ async fn every_document_of_a_pack_is_found_by_its_id_with_text_and_pictures() {
                         let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
                         assert!(words(&view.unmasked).contains(&words(&text)), "{text:?} is not in {}", view.unmasked);
                     }
-                    Content::Image(image) => codes.push(image),
+                    Content::Image(image) => codes.push(image.codes),
                 }
             }
             assert_eq!(view.images.len(), codes.len());

@@ -30,12 +30,12 @@ async fn captions_and_images_survive_masking_and_packing() {
         }
         let parts: Vec<Part> = parts(&tokens, &segments, &outcome.manifest.vocabulary, &artefacts.text).expect("ids of the vocabulary");
         let targets: Vec<&Content> = parts.iter().filter(|part| part.role == Role::Target).map(|part| &part.content).collect();
-        let [Content::Text(caption), Content::Image(codes)] = targets.as_slice() else {
+        let [Content::Text(caption), Content::Image(image)] = targets.as_slice() else {
             panic!("a pair is a caption and an image, not {targets:?}")
         };
         assert!(captions.contains(caption.as_str()), "{caption:?} is no caption of the corpus");
-        assert_eq!(codes.len(), artefacts.image_spec.codes_per_image());
-        pairs.insert(document.sample_id, codes.clone());
+        assert_eq!((image.codes.len(), image.grid), (artefacts.image_spec.codes_per_image(), None));
+        pairs.insert(document.sample_id, image.codes.clone());
     }
     assert!(masked * 2 > outcome.manifest.documents.packed as usize, "{masked} documents have masks");
     assert_eq!(pairs.len() as u64, outcome.manifest.samples.kept, "every kept sample made a pair");
@@ -68,8 +68,8 @@ async fn no_held_out_sample_is_trained_on_or_retrieved() {
             for (document, tokens, segments) in documents(&packs).filter(|(document, ..)| document.task == "pair") {
                 for part in parts(&tokens, &segments, vocabulary, &artefacts.text).expect("ids of the vocabulary") {
                     match (part.role, part.content) {
-                        (Role::Target, Content::Image(codes)) => drop(images.entry(is_train).or_default().insert(codes)),
-                        (Role::Retrieved, Content::Image(codes)) => drop(retrieved.insert(codes)),
+                        (Role::Target, Content::Image(image)) => drop(images.entry(is_train).or_default().insert(image.codes)),
+                        (Role::Retrieved, Content::Image(image)) => drop(retrieved.insert(image.codes)),
                         (_, Content::Text(_)) => {}
                         (role, Content::Image(_)) => panic!("{}: an image as {}", document.document_id, role.name()),
                     }

@@ -79,7 +79,7 @@ impl TokenModel {
 
 impl LanguageModel for TokenModel {
     fn losses(&mut self, batch: &PackBatch) -> Result<ModalityLosses, DynError> {
-        let packs = ParsedPacks::try_new(batch, &self.decoder.config)?;
+        let packs = ParsedPacks::try_new(batch, &self.decoder.config)?.with_shapes(self.vocabulary.shapes.as_ref());
         Ok(self.losses_of(&packs).map_err(ModelError::torch("compute losses"))?)
     }
 

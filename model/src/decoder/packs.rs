@@ -5,6 +5,7 @@
 
 use cm3flow_schemas::document::Modality;
 use cm3flow_schemas::pack::PackBatch;
+use cm3flow_schemas::vocabulary::ImageShapes;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::decoder::config::{AttentionScope, DecoderConfig};
@@ -58,6 +59,16 @@ impl ParsedPacks {
             return Err(ModelError::PackShape { rows, seq_len, tokens: batch.tokens.len(), expected });
         }
         (0..rows).map(|row| parse(batch, row, config)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Counts the tokens that say the shapes of images as control tokens, so that losses of images are those of their codes.
+    #[must_use]
+    pub(crate) fn with_shapes(mut self, shapes: Option<&ImageShapes>) -> Self {
+        let targets = self.0.iter_mut().flat_map(|pack| &mut pack.targets);
+        targets
+            .filter(|target| shapes.is_some_and(|shapes| shapes.contains(target.id)))
+            .for_each(|target| target.modality = Modality::Control);
+        self
     }
 
     /// Number of packs.
@@ -176,6 +187,15 @@ mod tests {
         let targets: Vec<_> = packs.0[0].targets.iter().map(|t| (t.from, t.id, t.weight, t.modality.name())).collect();
         assert_eq!(targets, [(0, 5, 1.0, "text"), (2, 2, 1.0, "control"), (3, 7, 0.5, "image"), (4, 2, 1.0, "control")]);
         assert_eq!(packs.weight(), 3.5);
+    }
+
+    #[test]
+    fn tokens_that_say_shapes_are_control_tokens() {
+        let targets = |packs: ParsedPacks| packs.0[0].targets.iter().map(|target| target.modality.name()).collect::<Vec<_>>();
+        let packs = || ParsedPacks::try_new(&batch(), &DecoderPreset::Tiny.config(16, 8)).expect("fits");
+        let shapes = ImageShapes { sizes: cm3flow_schemas::vocabulary::IdRange { start: 7, len: 1 }, line_end: 8, grids: Vec::new() };
+        assert_eq!(targets(packs().with_shapes(Some(&shapes))), ["text", "control", "control", "control"]);
+        assert_eq!(targets(packs().with_shapes(None)), targets(packs()));
     }
 
     #[test]

@@ -52,7 +52,12 @@ pub(crate) fn packs(rows: usize, first: u64) -> PackBatch {
 
 /// A model whose matrices are all far from zero, so that every part of it matters.
 pub(crate) fn shaken(attention: AttentionScope) -> TokenModel {
-    let model = TokenModel::drawn(&config(attention), vocabulary(), 1, DeviceChoice::Cpu).expect("small");
+    shaken_over(attention, vocabulary())
+}
+
+/// The same over another vocabulary of 64 ids.
+pub(crate) fn shaken_over(attention: AttentionScope, vocabulary: Vocabulary) -> TokenModel {
+    let model = TokenModel::drawn(&config(attention), vocabulary, 1, DeviceChoice::Cpu).expect("small");
     for (name, tensor) in &model.decoder.parameters {
         let mut draws = Draws::new(1, "shaken", name.as_bytes());
         let values: Vec<f32> = (0..tensor.numel()).map(|_| draws.unit() as f32 - 0.5).collect();

@@ -1,8 +1,12 @@
-//! Continues prompts by an image or by text; ids of any other kind cannot be sampled.
+//! Continues prompts by an image or by text; ids of any other kind cannot be sampled. Of an image that says its shape, only what may stand
+//! next can be.
 
+use std::ops::Range;
+
+use cm3flow_schemas::document::{NextInImage, next_in_image};
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::traits::{Continuation, Prompt, Sampling};
-use cm3flow_schemas::vocabulary::{IdRange, Vocabulary};
+use cm3flow_schemas::vocabulary::{IdRange, ImageShapes, Vocabulary};
 use tch::{Device, TchError, Tensor};
 
 use crate::decoder::{TokenModel, check_ids};
@@ -19,6 +23,8 @@ pub(super) struct Allowed {
     ids: Vec<u32>,
     /// Those that end the continuation.
     stops: Vec<u32>,
+    /// Shapes of the image, whose size tokens and end of a row stand last among `ids`.
+    shapes: Option<ImageShapes>,
 }
 
 impl Allowed {
@@ -26,15 +32,45 @@ impl Allowed {
     pub(super) fn of(continuation: Continuation, vocabulary: &Vocabulary) -> Self {
         let all = |range: IdRange| (range.start..range.end()).collect::<Vec<_>>();
         match continuation {
-            Continuation::Image { .. } => Self { ids: all(vocabulary.image), stops: Vec::new() },
+            Continuation::Image { .. } => {
+                let mut ids = all(vocabulary.image);
+                ids.extend(vocabulary.shapes.iter().flat_map(|shapes| all(shapes.sizes).into_iter().chain([shapes.line_end])));
+                Self { ids, stops: Vec::new(), shapes: vocabulary.shapes.clone() }
+            }
             Continuation::Text { .. } => {
                 let mut stops: Vec<u32> = vocabulary.span_end.into_iter().collect();
                 stops.extend([vocabulary.break_, vocabulary.boundary]);
                 stops.extend(vocabulary.image_brackets.map(|brackets| brackets.open));
-                Self { ids: [all(vocabulary.text), stops.clone()].concat(), stops }
+                Self { ids: [all(vocabulary.text), stops.clone()].concat(), stops, shapes: None }
             }
         }
     }
+
+    /// Whether `continued` is an image that has told its size, as a whole.
+    fn is_whole(&self, continued: &[u32]) -> bool {
+        self.shapes.as_ref().is_some_and(|shapes| next_in_image(shapes, continued) == NextInImage::Nothing)
+    }
+
+    /// Which of `ids` may stand behind `continued`.
+    fn next(&self, continued: &[u32]) -> Places {
+        let Some(shapes) = &self.shapes else {
+            // The first is none that ends the continuation: a masked span is never empty.
+            return Places::Run(0..self.ids.len() - if continued.is_empty() { self.stops.len() } else { 0 });
+        };
+        let codes = self.ids.len() - shapes.sizes.len as usize - 1;
+        match next_in_image(shapes, continued) {
+            NextInImage::Size(sizes) => Places::Some(sizes.into_iter().map(|id| codes + (id - shapes.sizes.start) as usize).collect()),
+            NextInImage::LineEnd => Places::Some(vec![self.ids.len() - 1]),
+            // What is drawn behind a whole image is left out.
+            NextInImage::Code | NextInImage::Nothing => Places::Run(0..codes),
+        }
+    }
+}
+
+/// Places of allowed ids.
+enum Places {
+    Run(Range<usize>),
+    Some(Vec<usize>),
 }
 
 /// Continues each prompt, as [`cm3flow_schemas::traits::LanguageModel::generate`] says.
@@ -50,7 +86,7 @@ pub(crate) fn generate(
 ) -> Result<Vec<Vec<u32>>, ModelError> {
     sampler::check(sampling)?;
     let count = match continuation {
-        Continuation::Image { codes } => codes,
+        Continuation::Image { tokens } => tokens,
         Continuation::Text { max_tokens } => max_tokens,
     };
     for (index, prompt) in prompts.iter().enumerate() {
@@ -111,11 +147,12 @@ impl Run<'_> {
         for step in 1..=self.count {
             let logits = hidden.f_linear(&output, None::<&Tensor>)?;
             let logits = if guided { self.guided(&logits)? } else { logits };
-            let next = self.choose(&logits, &mut draws, step == 1)?;
+            let next = self.choose(&logits, &mut draws, &continued)?;
             for (prompt, id) in next.iter().enumerate() {
                 ended[prompt] |= self.allowed.stops.contains(id);
                 if !ended[prompt] {
                     continued[prompt].push(*id);
+                    ended[prompt] = self.allowed.is_whole(&continued[prompt]);
                 }
             }
             if step == self.count || ended.iter().all(|ended| *ended) {
@@ -131,12 +168,20 @@ impl Run<'_> {
         guided(&logits.f_narrow(0, 0, prompts)?, &logits.f_narrow(0, prompts, prompts)?, self.sampling.guidance)
     }
 
-    /// One id for each prompt. The first is none that ends the continuation: a masked span is never empty.
-    fn choose(&self, logits: &Tensor, draws: &mut [Draws], is_first: bool) -> Result<Vec<u32>, TchError> {
+    /// One id for each prompt, of those that may stand behind what it is continued by; any for one that is whole.
+    fn choose(&self, logits: &Tensor, draws: &mut [Draws], continued: &[Vec<u32>]) -> Result<Vec<u32>, TchError> {
         let logits = Vec::<f32>::try_from(logits.f_to_device(Device::Cpu)?.f_reshape([-1])?)?;
-        let open = self.allowed.ids.len() - if is_first { self.allowed.stops.len() } else { 0 };
-        let rows = logits.chunks(self.allowed.ids.len()).zip(draws);
-        Ok(rows.map(|(row, draws)| self.allowed.ids[sampler::choose(&row[..open], self.sampling, draws)]).collect())
+        let rows = logits.chunks(self.allowed.ids.len()).zip(draws).zip(continued);
+        let choose = |((row, draws), continued): ((&[f32], &mut Draws), &Vec<u32>)| {
+            self.allowed.ids[match self.allowed.next(continued) {
+                Places::Run(run) => run.start + sampler::choose(&row[run], self.sampling, draws),
+                Places::Some(places) => {
+                    let logits: Vec<f32> = places.iter().map(|place| row[*place]).collect();
+                    places[sampler::choose(&logits, self.sampling, draws)]
+                }
+            }]
+        };
+        Ok(rows.map(choose).collect())
     }
 }
 

@@ -1,9 +1,12 @@
 //! Sampling: cache against recomputation, guidance, ranges.
 
+use cm3flow_schemas::Grid;
+use cm3flow_schemas::document::image_of;
 use cm3flow_schemas::traits::{Continuation, LanguageModel, Prompt, Sampling};
+use cm3flow_schemas::vocabulary::{IdRange, ImageShapes};
 use tch::{Kind, Tensor};
 
-use crate::decoder::tests::{shaken, vocabulary};
+use crate::decoder::tests::{shaken, shaken_over, vocabulary};
 use crate::decoder::{AttentionScope, TokenModel, attention};
 use crate::generate::continuation::guided;
 
@@ -32,7 +35,7 @@ fn cached_generation_equals_full_recomputation() {
     for scope in [AttentionScope::Causal, AttentionScope::Document] {
         let mut model = shaken(scope);
         for strength in [1.0, 3.0] {
-            let continued = model.generate(&prompts(), Continuation::Image { codes: 12 }, &sampling(0.0, strength)).expect("fits");
+            let continued = model.generate(&prompts(), Continuation::Image { tokens: 12 }, &sampling(0.0, strength)).expect("fits");
             let image = model.vocabulary.image;
             let output = model.decoder.embedding.narrow(0, i64::from(image.start), i64::from(image.len));
             for (prompt, continued) in prompts().iter().zip(continued) {
@@ -59,10 +62,27 @@ fn guidance_goes_from_unconditional_through_conditional_logits() {
 #[test]
 fn images_have_exactly_the_codes_asked_for() {
     let mut model = shaken(AttentionScope::Causal);
-    let continued = model.generate(&prompts(), Continuation::Image { codes: 20 }, &sampling(2.0, 1.5)).expect("fits");
+    let continued = model.generate(&prompts(), Continuation::Image { tokens: 20 }, &sampling(2.0, 1.5)).expect("fits");
     let image = model.vocabulary.image;
     assert_eq!(continued.iter().map(Vec::len).collect::<Vec<_>>(), [20, 20, 20]);
     assert!(continued.iter().flatten().all(|id| image.contains(*id)));
+}
+
+#[test]
+fn an_image_says_its_size_and_ends_with_its_last_row() {
+    let mut vocabulary = vocabulary();
+    let grids = [(1, 4), (2, 2), (2, 3), (4, 1)].map(|(rows, columns)| Grid { rows, columns }).to_vec();
+    let start = vocabulary.used();
+    let most = ImageShapes::most_tokens(&grids);
+    vocabulary.shapes = Some(ImageShapes { sizes: IdRange { start, len: 4 }, line_end: start + 4, grids: grids.clone() });
+    let mut model = shaken_over(AttentionScope::Causal, vocabulary.clone());
+    let many: Vec<Prompt> = prompts().into_iter().cycle().take(40).collect();
+    for strength in [1.0, 2.0] {
+        let continued = model.generate(&many, Continuation::Image { tokens: most }, &sampling(3.0, strength)).expect("fits");
+        let found: Vec<Grid> =
+            continued.iter().map(|ids| image_of(&vocabulary, ids).expect("one whole image").grid.expect("shapes")).collect();
+        assert!(grids.iter().all(|grid| found.contains(grid)), "{found:?}");
+    }
 }
 
 #[test]
@@ -82,7 +102,7 @@ fn draws_depend_on_the_seed_and_the_place_of_the_prompt() {
     let same = vec![prompts()[0].clone(); 2];
     let mut of = |seed| {
         let sampling = Sampling { seed, ..sampling(2.0, 1.0) };
-        model.generate(&same, Continuation::Image { codes: 16 }, &sampling).expect("fits")
+        model.generate(&same, Continuation::Image { tokens: 16 }, &sampling).expect("fits")
     };
     let one = of(1);
     assert_eq!(one, of(1));
@@ -93,9 +113,9 @@ fn draws_depend_on_the_seed_and_the_place_of_the_prompt() {
 #[test]
 fn prompts_that_do_not_fit_are_named() {
     let mut model = shaken(AttentionScope::Causal);
-    let mut refused = |prompt: Prompt, codes| {
+    let mut refused = |prompt: Prompt, tokens| {
         let prompts = [prompts()[0].clone(), prompt];
-        model.generate(&prompts, Continuation::Image { codes }, &sampling(1.0, 1.0)).expect_err("does not fit").to_string()
+        model.generate(&prompts, Continuation::Image { tokens }, &sampling(1.0, 1.0)).expect_err("does not fit").to_string()
     };
     let prompt = |tokens: &[u32]| Prompt { tokens: tokens.to_vec(), unconditional: vec![2, 2] };
     assert_eq!(refused(prompt(&[]), 1), "prompt 1 is empty");

@@ -130,7 +130,7 @@ impl Trainer {
     fn take_step(&mut self, source: &mut dyn PackSource) -> Result<StepReport, ModelError> {
         let (step, asked) = (self.step + 1, self.config.batch_packs as usize);
         let batch = source.next_batch(asked).map_err(|cause| ModelError::Source { step, source: cause })?;
-        let packs = ParsedPacks::try_new(&batch, &self.model.decoder.config)?;
+        let packs = ParsedPacks::try_new(&batch, &self.model.decoder.config)?.with_shapes(self.model.vocabulary.shapes.as_ref());
         if packs.rows() != asked {
             return Err(ModelError::PacksEnded { step, asked, found: packs.rows() });
         }

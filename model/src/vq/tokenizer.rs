@@ -5,7 +5,7 @@
 use cm3flow_schemas::digest::{Digest, PartHasher};
 use cm3flow_schemas::preparation::Values;
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
-use cm3flow_schemas::{DynError, canonical};
+use cm3flow_schemas::{DynError, Grid, canonical};
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::device::{self, DeviceChoice};
@@ -24,7 +24,6 @@ pub struct VqTokenizer {
     device: Device,
     kind: Kind,
     batch_size: usize,
-    bytes_per_image: usize,
     /// Value of each level, `[256]` on the device.
     values: Tensor,
 }
@@ -57,9 +56,8 @@ impl VqTokenizer {
             codebook_dim: config.embedding_dim,
             numerics: device::numerics_class(device, Kind::Float, batch_size),
         };
-        let bytes_per_image = config.bytes_per_image();
         let values = value_table(Values::TwoOver255, device)?;
-        Ok(Self { spec, network, quantizer, codebook, device, kind: Kind::Float, batch_size: batch_size as usize, bytes_per_image, values })
+        Ok(Self { spec, network, quantizer, codebook, device, kind: Kind::Float, batch_size: batch_size as usize, values })
     }
 
     /// Computes in `precision` instead of f32.
@@ -84,59 +82,55 @@ impl VqTokenizer {
         Ok(self)
     }
 
-    fn encode_batch(&self, pixels: &[u8]) -> Result<Vec<u32>, TchError> {
-        let images = pixels.len() / self.bytes_per_image;
-        let side = i64::from(self.spec.side_px);
+    fn encode_batch(&self, pixels: &[u8], grid: Grid) -> Result<Vec<u32>, TchError> {
+        let size = self.spec.bytes_of(grid);
+        let images = pixels.len() / size;
+        let (width, height) = self.spec.size_px(grid);
         let mut levels = pixels.to_vec();
-        levels.resize(self.batch_size * self.bytes_per_image, 0);
+        levels.resize(self.batch_size * size, 0);
         // Bytes travel, a quarter of the floats; and a table gives the same values on every device, where a division does not.
         let levels = Tensor::f_from_slice(&levels)?.f_to_device(self.device)?.f_to_kind(Kind::Int)?;
         let batch = self.values.f_index_select(0, &levels)?;
         // Interleaved bytes are NHWC already; seen as NCHW that is channels-last, which the convolutions keep.
-        let batch = batch.f_reshape([-1, side, side, 3])?.f_permute([0, 3, 1, 2])?;
+        let batch = batch.f_reshape([-1, i64::from(height), i64::from(width), 3])?.f_permute([0, 3, 1, 2])?;
         let latents = self.network.encode(&batch.f_to_kind(self.kind)?)?.f_to_kind(Kind::Float)?;
         let codes = self.quantizer.encode(&latents)?;
         let codes = Vec::<i64>::try_from(codes.f_to_device(Device::Cpu)?)?;
-        Ok(codes[..images * self.spec.codes_per_image()].iter().map(|code| *code as u32).collect())
+        Ok(codes[..images * grid.codes()].iter().map(|code| *code as u32).collect())
     }
 
-    /// Pixels of at most `batch_size` images: `[batch_size, 3, side, side]`, about -1 to 1; those behind the ones given are padding.
-    fn decoded(&self, codes: &[u32]) -> Result<Tensor, TchError> {
-        let grid = i64::from(self.spec.grid);
+    /// Pixels of at most `batch_size` images: `[batch_size, 3, height, width]`, about -1 to 1; those behind the ones given are padding.
+    fn decoded(&self, codes: &[u32], grid: Grid) -> Result<Tensor, TchError> {
         let mut padded: Vec<i64> = codes.iter().map(|code| i64::from(*code)).collect();
-        padded.resize(self.batch_size * self.spec.codes_per_image(), 0);
+        padded.resize(self.batch_size * grid.codes(), 0);
         let codes = Tensor::f_from_slice(&padded)?.f_to_device(self.device)?;
-        let vectors = grid_of(&self.quantizer.vectors_of(&codes)?, grid, grid)?.f_to_kind(self.kind)?;
+        let vectors = grid_of(&self.quantizer.vectors_of(&codes)?, i64::from(grid.rows), i64::from(grid.columns))?.f_to_kind(self.kind)?;
         self.network.decode(&vectors)?.f_to_kind(Kind::Float)
     }
 
-    fn decode_batch(&self, codes: &[u32]) -> Result<Vec<u8>, TchError> {
-        let images = codes.len() / self.spec.codes_per_image();
-        levels(&self.decoded(codes)?, images)
-    }
-
-    /// Decodes codes to the values that the network computes, before they are cut and rounded to bytes. Out: for each image `3 * side *
+    /// Decodes codes of squares to the values that the network computes, before they are cut and rounded to bytes. Out: for each image `3 * side *
     /// side` floats, channel by channel, about -1 to 1. For comparisons; [`ImageTokenizer::decode`] makes pictures.
     ///
     /// # Errors
     /// As [`ImageTokenizer::decode`].
     pub fn decode_values(&mut self, codes: &[u32]) -> Result<Vec<f32>, ModelError> {
-        self.check_codes(codes)?;
+        let square = self.spec.square();
+        self.check_codes(codes, square)?;
         let _no_grad = tch::no_grad_guard();
         let mut values = Vec::new();
         for batch in codes.chunks(self.batch_size * self.spec.codes_per_image()) {
             let images = (batch.len() / self.spec.codes_per_image()) as i64;
-            let pixels = self.decoded(batch).and_then(|pixels| floats(&pixels.f_narrow(0, 0, images)?.f_contiguous()?));
+            let pixels = self.decoded(batch, square).and_then(|pixels| floats(&pixels.f_narrow(0, 0, images)?.f_contiguous()?));
             values.extend(pixels.map_err(ModelError::torch("decode images"))?);
         }
         Ok(values)
     }
 
-    fn check_codes(&self, codes: &[u32]) -> Result<(), ModelError> {
+    fn check_codes(&self, codes: &[u32], grid: Grid) -> Result<(), ModelError> {
         if !self.network.has_decoder() {
             return Err(ModelError::NoDecoder { tokenizer: self.spec.name.clone() });
         }
-        check_codes(&self.spec, codes)
+        check_codes(&self.spec, codes, grid)
     }
 }
 
@@ -145,14 +139,15 @@ impl ImageTokenizer for VqTokenizer {
         &self.spec
     }
 
-    fn encode(&mut self, pixels: &[u8]) -> Result<Vec<u32>, DynError> {
-        if !pixels.len().is_multiple_of(self.bytes_per_image) {
-            return Err(ModelError::Pixels { bytes: pixels.len(), bytes_per_image: self.bytes_per_image }.into());
+    fn encode_grid(&mut self, pixels: &[u8], grid: Grid) -> Result<Vec<u32>, DynError> {
+        let bytes_per_image = self.spec.bytes_of(grid);
+        if bytes_per_image == 0 || !pixels.len().is_multiple_of(bytes_per_image) {
+            return Err(ModelError::Pixels { bytes: pixels.len(), bytes_per_image }.into());
         }
         let _no_grad = tch::no_grad_guard();
-        let mut codes = Vec::with_capacity(pixels.len() / self.bytes_per_image * self.spec.codes_per_image());
-        for batch in pixels.chunks(self.batch_size * self.bytes_per_image) {
-            codes.extend(self.encode_batch(batch).map_err(ModelError::torch("encode images"))?);
+        let mut codes = Vec::with_capacity(pixels.len() / bytes_per_image * grid.codes());
+        for batch in pixels.chunks(self.batch_size * bytes_per_image) {
+            codes.extend(self.encode_batch(batch, grid).map_err(ModelError::torch("encode images"))?);
         }
         Ok(codes)
     }
@@ -161,12 +156,13 @@ impl ImageTokenizer for VqTokenizer {
         self.network.has_decoder()
     }
 
-    fn decode(&mut self, codes: &[u32]) -> Result<Vec<u8>, DynError> {
-        self.check_codes(codes)?;
+    fn decode_grid(&mut self, codes: &[u32], grid: Grid) -> Result<Vec<u8>, DynError> {
+        self.check_codes(codes, grid)?;
         let _no_grad = tch::no_grad_guard();
-        let mut pixels = Vec::with_capacity(codes.len() / self.spec.codes_per_image() * self.bytes_per_image);
-        for batch in codes.chunks(self.batch_size * self.spec.codes_per_image()) {
-            pixels.extend(self.decode_batch(batch).map_err(ModelError::torch("decode images"))?);
+        let mut pixels = Vec::with_capacity(codes.len() / grid.codes() * self.spec.bytes_of(grid));
+        for batch in codes.chunks(self.batch_size * grid.codes()) {
+            let decoded = self.decoded(batch, grid).and_then(|pixels| levels(&pixels, batch.len() / grid.codes()));
+            pixels.extend(decoded.map_err(ModelError::torch("decode images"))?);
         }
         Ok(pixels)
     }
@@ -182,7 +178,7 @@ pub(super) fn scaled(pixels: &[u8]) -> Vec<f32> {
     pixels.iter().map(|level| levels[usize::from(*level)]).collect()
 }
 
-/// Values of about -1 to 1, `[n, 3, side, side]`, to bytes, RGB, interleaved, of the first `images`.
+/// Values of about -1 to 1, `[n, 3, height, width]`, to bytes, RGB, interleaved, of the first `images`.
 pub(super) fn levels(pixels: &Tensor, images: usize) -> Result<Vec<u8>, TchError> {
     let pixels = pixels.f_narrow(0, 0, images as i64)?;
     // The last addition of a half and the cut to an integer round to the nearest level.
@@ -193,10 +189,10 @@ pub(super) fn levels(pixels: &Tensor, images: usize) -> Result<Vec<u8>, TchError
     Ok(bytes)
 }
 
-/// Checks that `codes` are whole images of codes in range.
-pub(super) fn check_codes(spec: &ImageTokenizerSpec, codes: &[u32]) -> Result<(), ModelError> {
-    let (codes_per_image, codebook_size) = (spec.codes_per_image(), spec.codebook_size);
-    if !codes.len().is_multiple_of(codes_per_image) {
+/// Checks that `codes` are whole images of `grid` of codes in range.
+pub(super) fn check_codes(spec: &ImageTokenizerSpec, codes: &[u32], grid: Grid) -> Result<(), ModelError> {
+    let (codes_per_image, codebook_size) = (grid.codes(), spec.codebook_size);
+    if codes_per_image == 0 || !codes.len().is_multiple_of(codes_per_image) {
         return Err(ModelError::Codes { codes: codes.len(), codes_per_image });
     }
     match codes.iter().position(|code| *code >= codebook_size) {

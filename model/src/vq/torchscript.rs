@@ -5,7 +5,7 @@
 
 use cm3flow_schemas::digest::{Digest, PartHasher};
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
-use cm3flow_schemas::{DynError, canonical};
+use cm3flow_schemas::{DynError, Grid, canonical};
 use serde::{Deserialize, Serialize};
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
@@ -166,7 +166,7 @@ impl TorchScriptTokenizer {
     }
 
     fn decode_batches<T>(&self, codes: &[u32], values: impl Fn(&Tensor, usize) -> Result<Vec<T>, TchError>) -> Result<Vec<T>, ModelError> {
-        check_codes(&self.spec, codes)?;
+        check_codes(&self.spec, codes, self.spec.square())?;
         let _no_grad = tch::no_grad_guard();
         let mut all = Vec::new();
         for batch in codes.chunks(self.batch_size * self.spec.codes_per_image()) {
@@ -178,12 +178,20 @@ impl TorchScriptTokenizer {
     }
 }
 
+impl TorchScriptTokenizer {
+    /// Modules are published for one size.
+    fn check_square(&self, grid: Grid) -> Result<(), ModelError> {
+        if grid == self.spec.square() { Ok(()) } else { Err(ModelError::Grid { tokenizer: self.spec.name.clone(), grid }) }
+    }
+}
+
 impl ImageTokenizer for TorchScriptTokenizer {
     fn spec(&self) -> &ImageTokenizerSpec {
         &self.spec
     }
 
-    fn encode(&mut self, pixels: &[u8]) -> Result<Vec<u32>, DynError> {
+    fn encode_grid(&mut self, pixels: &[u8], grid: Grid) -> Result<Vec<u32>, DynError> {
+        self.check_square(grid)?;
         let bytes_per_image = self.spec.bytes_per_image();
         if !pixels.len().is_multiple_of(bytes_per_image) {
             return Err(ModelError::Pixels { bytes: pixels.len(), bytes_per_image }.into());
@@ -196,7 +204,8 @@ impl ImageTokenizer for TorchScriptTokenizer {
         Ok(codes)
     }
 
-    fn decode(&mut self, codes: &[u32]) -> Result<Vec<u8>, DynError> {
+    fn decode_grid(&mut self, codes: &[u32], grid: Grid) -> Result<Vec<u8>, DynError> {
+        self.check_square(grid)?;
         Ok(self.decode_batches(codes, levels)?)
     }
 

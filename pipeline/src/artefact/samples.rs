@@ -47,15 +47,17 @@ struct Row {
 }
 
 impl Samples {
-    /// Reads `units` in order until there are enough, or no more.
+    /// Reads `units` in order until there are enough, or no more. Pictures are fitted to the square, whatever other shapes there are.
     pub(super) async fn collect(config: &Config, units: &[PlannedUnit], wanted: Wanted) -> Result<Self> {
         let mut samples = Self::default();
+        let mut config = config.clone();
+        config.tokenize.image = config.tokenize.image.without_buckets();
         for unit in units {
             if samples.train >= wanted.train && samples.held_out >= wanted.held_out {
                 break;
             }
-            for batch in derived_batches(config, unit).await? {
-                samples.push(config, &batch, wanted)?;
+            for batch in derived_batches(&config, unit).await? {
+                samples.push(&config, &batch, wanted)?;
             }
         }
         Ok(samples)

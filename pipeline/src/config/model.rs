@@ -8,6 +8,8 @@ use cm3flow_schemas::preparation::{Crop, Preparation};
 use cm3flow_stages::derive;
 use serde::{Deserialize, Serialize};
 
+use super::buckets::BucketsConfig;
+
 /// `[tokenize]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -60,6 +62,9 @@ pub struct VqTokenizerConfig {
     pub preparation: PreparationName,
     /// Which square of a picture is taken: `center` or `random`. Default `center`.
     pub crop: Crop,
+    /// Whether pictures are fitted to the nearest of several shapes instead of the square. Default false.
+    #[serde(deserialize_with = "super::buckets::switched", skip_serializing_if = "Option::is_none")]
+    pub aspect_buckets: Option<BucketsConfig>,
 }
 
 /// Preparations to choose from; [`Preparation`] says what each does.
@@ -82,6 +87,7 @@ impl Default for VqTokenizerConfig {
             batch_size: 16,
             preparation: PreparationName::Chameleon,
             crop: Crop::Center,
+            aspect_buckets: None,
         }
     }
 }
@@ -144,11 +150,14 @@ pub struct PatchesConfig {
     pub codes: u32,
     /// Which square of a picture is taken. Default `center`.
     pub crop: Crop,
+    /// Whether pictures are fitted to the nearest of several shapes instead of the square. Default false.
+    #[serde(deserialize_with = "super::buckets::switched", skip_serializing_if = "Option::is_none")]
+    pub aspect_buckets: Option<BucketsConfig>,
 }
 
 impl Default for PatchesConfig {
     fn default() -> Self {
-        Self { side_px: 128, patch_px: 8, codes: 512, crop: Crop::Center }
+        Self { side_px: 128, patch_px: 8, codes: 512, crop: Crop::Center, aspect_buckets: None }
     }
 }
 
@@ -162,6 +171,9 @@ pub struct GivenConfig {
     pub grid: u32,
     /// Number of codes, 2..=1048576.
     pub codebook_size: u32,
+    /// Whether codes may have the grids of several shapes. Default false.
+    #[serde(default, deserialize_with = "super::buckets::switched", skip_serializing_if = "Option::is_none")]
+    pub aspect_buckets: Option<BucketsConfig>,
 }
 
 impl GivenConfig {
@@ -195,23 +207,67 @@ impl ImageTokenizerConfig {
             Self::Given(given) => Preparation::levels(given.side_px, Crop::Center),
             Self::TorchScript(script) => Preparation::chameleon(script.side_px, script.crop),
         };
-        preparation.with_decoder(derive::decoder())
+        let buckets = self.buckets().map(|buckets| buckets.shapes(self.code_px()));
+        preparation.with_decoder(derive::decoder()).with_buckets(buckets)
     }
 
-    /// Codes of one image.
+    /// Codes of one square.
     #[must_use]
     pub fn codes_per_image(&self) -> usize {
-        let grid = match self {
+        let grid = self.grid();
+        (grid * grid) as usize
+    }
+
+    /// Codes in a row and in a column of a square.
+    fn grid(&self) -> u32 {
+        match self {
             Self::Vq(vq) => vq.network().map_or(0, |network| network.grid()),
             Self::Patches(patches) => patches.side_px / patches.patch_px.max(1),
             Self::TorchScript(script) => script.grid,
             Self::Given(given) => given.grid,
+        }
+    }
+
+    /// Shapes beside the square, if they are switched on.
+    #[must_use]
+    pub const fn buckets(&self) -> Option<BucketsConfig> {
+        match self {
+            Self::Vq(vq) => vq.aspect_buckets,
+            Self::Patches(patches) => patches.aspect_buckets,
+            Self::Given(given) => given.aspect_buckets,
+            Self::TorchScript(_) => None,
+        }
+    }
+
+    /// The same for squares alone: what is fitted is fitted on squares.
+    #[must_use]
+    pub fn without_buckets(&self) -> Self {
+        let mut image = self.clone();
+        match &mut image {
+            Self::Vq(vq) => vq.aspect_buckets = None,
+            Self::Patches(patches) => patches.aspect_buckets = None,
+            Self::Given(given) => given.aspect_buckets = None,
+            Self::TorchScript(_) => {}
+        }
+        image
+    }
+
+    /// Side of the square that one code stands for, in pixels.
+    fn code_px(&self) -> u32 {
+        let side = match self {
+            Self::Vq(vq) => vq.network().map_or(0, |network| network.resolution),
+            Self::Patches(patches) => patches.side_px,
+            Self::TorchScript(script) => script.side_px,
+            Self::Given(given) => given.side_px,
         };
-        (grid * grid) as usize
+        side / self.grid().max(1)
     }
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
+        if let Some(buckets) = self.buckets() {
+            problems.extend(buckets.problems(self.grid(), self.code_px()));
+        }
         match self {
             Self::Vq(vq) => {
                 match vq.network() {

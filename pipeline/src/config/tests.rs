@@ -142,3 +142,30 @@ fn what_is_fitted_here_takes_the_values_that_it_was_fitted_on() {
     let error = parse(&format!("{SMALLEST}[tokenize.image]\nkind = \"vq\"\npreparation = \"chameleon-hf\"\n")).expect_err("no weights");
     assert!(error.to_string().contains("needs tokenize.image.weights"), "{error}");
 }
+
+#[test]
+fn shapes_are_switched_on_by_a_word_or_a_table() {
+    let parsed = |image: &str| {
+        let text = format!(
+            "[dataset]\nname = \"d\"\n[[source]]\nname = \"s\"\nformat = \"folder\"\nurl = \"photos\"\n[tokenize.image]\n{image}\n"
+        );
+        Config::parse(&text, Path::new("d.toml"))
+    };
+    let grids = |image: &str| parsed(image).expect("complete").tokenize.image.preparation().grids().len();
+    let patches = "kind = \"patches\"\nside_px = 128\n";
+    assert_eq!(grids(patches), 0);
+    assert_eq!(grids(&format!("{patches}aspect_buckets = false")), 0);
+    assert_eq!(grids(&format!("{patches}aspect_buckets = true")), 5);
+    assert_eq!(grids(&format!("{patches}aspect_buckets = {{ max_aspect = 2 }}")), 3);
+    assert_eq!(grids("kind = \"vq\"\npreset = \"photos-tiny\"\naspect_buckets = true"), 5);
+    assert_eq!(grids("kind = \"given\"\nside_px = 64\ngrid = 8\ncodebook_size = 9\naspect_buckets = true"), 3);
+    let refused = |image: &str| parsed(image).expect_err("bad").to_string();
+    let uneven = refused(&format!("{patches}aspect_buckets = {{ grid_px = 12, max_aspect = 17 }}"));
+    assert!(uneven.contains("grid_px must be a multiple of the 8 pixels of a code") && uneven.contains("max_aspect must be in 1..=16"));
+    assert!(refused(&format!("{patches}aspect_buckets = {{ grid_px = 0 }}")).contains("got 0"));
+    assert!(format!("{:?}", parsed(&format!("{patches}aspect_buckets = 4")).expect_err("a number")).contains("true, false, or a table"));
+    let torchscript = "kind = \"torchscript\"\nencoder = \"e\"\ndecoder = \"d\"\nside_px = 64\ngrid = 8\ncodebook_size = 9\n";
+    assert!(parsed(&format!("{torchscript}aspect_buckets = true")).is_err(), "modules take squares alone");
+    let short = refused(&format!("{patches}aspect_buckets = true\n[pack]\nseq_len = 290"));
+    assert!(short.contains("pack.seq_len must exceed the 290 codes of an image"), "{short}");
+}

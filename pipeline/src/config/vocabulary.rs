@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use cm3flow_schemas::vocabulary::{IdRange, NamedToken, Vocabulary, VocabularySizes};
+use cm3flow_schemas::Grid;
+use cm3flow_schemas::vocabulary::{IdRange, ImageShapes, NamedToken, Vocabulary, VocabularySizes};
 use cm3flow_stages::mask::MaskConfig;
 use cm3flow_stages::tokenize::TextTokenizer;
 use serde::Deserialize;
@@ -26,6 +27,10 @@ pub struct VocabularyConfig {
     pub sentinels: Option<SentinelsConfig>,
     /// `chameleon`: the reserved token that ends an infilled span; given together with `sentinels`.
     pub span_end: Option<TokenRef>,
+    /// `chameleon`: the reserved tokens that say numbers of rows and columns, as `sentinels`; with `tokenize.image.aspect_buckets` alone.
+    pub sizes: Option<SentinelsConfig>,
+    /// `chameleon`: the reserved token that ends a row of codes; given together with `sizes`.
+    pub line_end: Option<TokenRef>,
     /// Codes of further modalities by name: their number, which places them behind everything else, or their range of ids.
     pub modalities: BTreeMap<String, RangeConfig>,
     /// `custom`: every id and range, as a manifest's `vocabulary` holds them.
@@ -90,8 +95,9 @@ pub enum RangeConfig {
 }
 
 impl VocabularyConfig {
-    pub(super) fn problems(&self, text: &TextConfig, mask: &MaskConfig) -> Vec<String> {
-        let mut problems = Vec::new();
+    /// Problems of the fields; `sides` is the number of different sides of images that are no squares alone.
+    pub(super) fn problems(&self, text: &TextConfig, mask: &MaskConfig, sides: Option<usize>) -> Vec<String> {
+        let mut problems = self.shape_problems(sides);
         let mut check = |holds: bool, problem: &str| {
             if !holds {
                 problems.push(format!("vocabulary.{problem}"));
@@ -127,6 +133,37 @@ impl VocabularyConfig {
         problems
     }
 
+    /// Problems of the tokens that say shapes.
+    fn shape_problems(&self, sides: Option<usize>) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut check = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(format!("vocabulary.{problem}"));
+            }
+        };
+        let names_some = self.sizes.is_some() || self.line_end.is_some();
+        match (self.preset, sides) {
+            (VocabularyPreset::Chameleon, Some(sides)) if self.sizes.is_none() || self.line_end.is_none() => check(
+                false,
+                &format!(
+                    "preset \"chameleon\" has no tokens for the shapes that tokenize.image.aspect_buckets asks for; let reserved ones serve: \
+                     vocabulary.sizes = {{ first = \"<reserved…>\", count = {sides} }} and vocabulary.line_end"
+                ),
+            ),
+            (VocabularyPreset::Chameleon, None) => {
+                check(!names_some, "sizes and vocabulary.line_end are for tokenize.image.aspect_buckets, which is off");
+            }
+            (VocabularyPreset::Chameleon, Some(_)) => {}
+            (VocabularyPreset::Custom, _) => {
+                let has_shapes = self.custom.as_ref().is_some_and(|custom| custom.shapes.is_some());
+                check(has_shapes == sides.is_some(), "custom.shapes and tokenize.image.aspect_buckets must be given together");
+                check(!names_some, "sizes and vocabulary.line_end stand in vocabulary.custom.shapes with vocabulary.preset = \"custom\"");
+            }
+            _ => check(!names_some, "sizes and vocabulary.line_end are for vocabulary.preset = \"chameleon\""),
+        }
+        problems
+    }
+
     /// Why the preset cannot have `sentinels`.
     fn problem_of(&self, sentinels: &SentinelsConfig) -> Option<&'static str> {
         use VocabularyPreset::{Chameleon, Cm3leon, Custom, Fitted};
@@ -152,12 +189,13 @@ impl VocabularyConfig {
         if has_brackets { 2 } else { 0 }
     }
 
-    /// The text tokenizer in the `tokenizer.json` `text`, and the vocabulary over it and `codes` codes of images.
+    /// The text tokenizer in the `tokenizer.json` `text`, and the vocabulary over it and `codes` codes of images, which may have `grids` beside
+    /// the square.
     ///
     /// # Errors
     /// [`PipelineError::Mismatch`] if the tokenizers do not fit into the vocabulary, the vocabulary is not in the tokenizer, or ranges
     /// overlap; [`PipelineError::Stage`] if the file is no tokenizer.
-    pub fn build(&self, text: &[u8], codes: u32) -> Result<(TextTokenizer, Vocabulary)> {
+    pub fn build(&self, text: &[u8], codes: u32, grids: &[Grid]) -> Result<(TextTokenizer, Vocabulary)> {
         let tokenizer = TextTokenizer::from_json(text)?;
         let mut vocabulary = match (self.preset, &self.custom) {
             (VocabularyPreset::Custom, Some(custom)) => custom.clone(),
@@ -168,6 +206,7 @@ impl VocabularyConfig {
                 Vocabulary::try_new("fitted", &VocabularySizes { text: tokenizer.size(), image: codes, sentinels, total: None })?
             }
         };
+        self.place_shapes(&mut vocabulary, text, grids)?;
         self.place_modalities(&mut vocabulary);
         vocabulary.check().map_err(|error| PipelineError::Mismatch { problem: format!("[vocabulary] contradicts itself: {error}") })?;
         // Where ids are taken over, those outside the range are control tokens.
@@ -181,6 +220,27 @@ impl VocabularyConfig {
         }
         let within = vocabulary.text_first..vocabulary.text_first.saturating_add(vocabulary.text.len);
         Ok((if takes_over { TextTokenizer::within(text, within)? } else { tokenizer }, vocabulary))
+    }
+
+    /// Gives the shapes of images their tokens: those that are named, or ids behind everything else.
+    fn place_shapes(&self, vocabulary: &mut Vocabulary, text: &[u8], grids: &[Grid]) -> Result<()> {
+        if let Some(shapes) = &vocabulary.shapes {
+            let problem = "vocabulary.custom.shapes.grids are not those of tokenize.image.aspect_buckets";
+            return if shapes.grids == grids { Ok(()) } else { Err(PipelineError::Mismatch { problem: problem.into() }) };
+        }
+        if grids.is_empty() {
+            return Ok(());
+        }
+        let (start, len) = (vocabulary.used(), ImageShapes::sides(grids).len() as u32);
+        let (sizes, line_end) = match (&self.sizes, &self.line_end) {
+            (Some(sizes), Some(line_end)) => {
+                let tokens = TextTokenizer::named_tokens(text)?;
+                (range_of("sizes", sizes, &tokens)?, id_of(line_end, &tokens)?)
+            }
+            _ => (IdRange { start, len }, start + len),
+        };
+        vocabulary.shapes = Some(ImageShapes { sizes, line_end, grids: grids.to_vec() });
+        Ok(())
     }
 
     fn place_modalities(&self, vocabulary: &mut Vocabulary) {
@@ -204,22 +264,23 @@ impl VocabularyConfig {
         let mut vocabulary = Vocabulary::chameleon(&tokens)
             .map_err(|error| PipelineError::Mismatch { problem: format!("tokenize.text.file is no tokenizer of Chameleon's: {error}") })?;
         if let (Some(sentinels), Some(span_end)) = (&self.sentinels, &self.span_end) {
-            vocabulary.sentinels = sentinel_range(sentinels, &tokens)?;
+            vocabulary.sentinels = range_of("sentinels", sentinels, &tokens)?;
             vocabulary.span_end = Some(id_of(span_end, &tokens)?);
         }
         Ok(vocabulary)
     }
 }
 
-fn sentinel_range(sentinels: &SentinelsConfig, tokens: &[NamedToken]) -> Result<IdRange> {
-    let ids = match sentinels {
+/// Ids of the tokens that `vocabulary.<field>` names.
+fn range_of(field: &str, named: &SentinelsConfig, tokens: &[NamedToken]) -> Result<IdRange> {
+    let ids = match named {
         SentinelsConfig::Count(_) => Vec::new(),
         SentinelsConfig::From(run) => return Ok(IdRange { start: id_of(&run.first, tokens)?, len: run.count }),
         SentinelsConfig::Tokens(list) => list.iter().map(|token| id_of(token, tokens)).collect::<Result<Vec<u32>>>()?,
     };
     match ids.windows(2).find(|pair| pair[1] != pair[0].saturating_add(1)) {
         Some(pair) => {
-            let problem = format!("ids of vocabulary.sentinels must follow each other, {} stands behind {}", pair[1], pair[0]);
+            let problem = format!("ids of vocabulary.{field} must follow each other, {} stands behind {}", pair[1], pair[0]);
             Err(PipelineError::Mismatch { problem })
         }
         None => Ok(IdRange { start: ids.first().copied().unwrap_or(0), len: ids.len() as u32 }),

@@ -15,6 +15,8 @@ use crate::blocklist::Blocklist;
 use crate::error::Result;
 
 const COLUMNS: [&str; 5] = [columns::SAMPLE_ID, columns::IMAGE_ID, columns::CAPTIONS, columns::CODES, columns::EMBEDDING];
+/// The same where images have several shapes.
+const WITH_GRID: [&str; 6] = [COLUMNS[0], COLUMNS[1], COLUMNS[2], COLUMNS[3], COLUMNS[4], columns::GRID];
 
 /// The bank of a window, and what that of the next one grows from.
 pub(super) struct WindowBank {
@@ -75,7 +77,8 @@ impl Worker {
 
     /// Fills `wanted` with rows of a window that are not blocked.
     async fn bank_rows(&self, settled: &UnitRecord, blocklist: &Blocklist, mut wanted: WindowRows) -> Result<WindowRows> {
-        let mut batches = self.units.columns(settled, Table::Bank, &COLUMNS).await?;
+        let names: &[&str] = if self.artefacts.vocabulary.shapes.is_some() { &WITH_GRID } else { &COLUMNS };
+        let mut batches = self.units.columns(settled, Table::Bank, names).await?;
         while wanted.is_wanting()
             && let Some(batch) = batches.try_next().await?
         {

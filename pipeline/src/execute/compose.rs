@@ -132,7 +132,7 @@ impl Worker {
         struct Id {
             sample_id: SampleId,
         }
-        let prepared = table::concatenated(&columns::prepared_sample(), &self.units.read(unit, Table::Prepared).await?)?;
+        let prepared = table::concatenated(&self.artefacts.prepared_schema(), &self.units.read(unit, Table::Prepared).await?)?;
         let prepared = self.blocklist(window).await?.without_blocked(prepared)?;
         let mut decided: Vec<Settled> = Vec::new();
         for batch in self.units.read(settled, Table::Settled).await? {

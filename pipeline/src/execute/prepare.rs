@@ -77,15 +77,16 @@ impl Worker {
         };
         chain.run(&self.limits, self.progress.meters(), collect).await?;
 
+        let schema = artefacts.prepared_schema();
         let mut kept = Vec::new();
         let mut refused: Vec<Refused> = Vec::new();
         for batch in &batches {
             let (wanted, unwanted) = table::split_refused(batch)?;
-            kept.push(table::projected(&wanted, &columns::prepared_sample())?);
+            kept.push(table::projected(&wanted, &schema)?);
             let names = [columns::SAMPLE_ID, columns::SOURCE, columns::KEY, columns::ROW, columns::REFUSAL];
             refused.extend(rows::read::<Refused>(&unwanted, &names)?);
         }
-        let kept = table::concatenated(&columns::prepared_sample(), &kept)?;
+        let kept = table::concatenated(&schema, &kept)?;
         let mut record = UnitRecord::new(SegmentName::Prepare, key);
         record.samples = Some(SampleLedger {
             input: (kept.num_rows() + refused.len()) as u64,

@@ -119,7 +119,7 @@ impl Worker {
     async fn bank_and_counts(&self, units: &[UnitRecord], settled: &RecordBatch, blocklist: &Blocklist) -> Result<(RecordBatch, Counted)> {
         let (mut bank, mut counted, mut seen) = (Vec::new(), Counted::default(), 0);
         for unit in units {
-            let prepared = table::concatenated(&columns::prepared_sample(), &self.units.read(unit, Table::Prepared).await?)?;
+            let prepared = table::concatenated(&self.artefacts.prepared_schema(), &self.units.read(unit, Table::Prepared).await?)?;
             let prepared = blocklist.without_blocked(prepared)?;
             let decided = settled.slice(seen, prepared.num_rows().min(settled.num_rows() - seen));
             seen += decided.num_rows();

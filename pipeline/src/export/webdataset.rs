@@ -148,7 +148,10 @@ mod tests {
     }
 
     /// Members by name, with the header's time, owner and mode.
-    fn members(file: &NewFile) -> Vec<(String, Vec<u8>, (u64, u64, u32))> {
+    /// Name, contents and owner, group and mode of a member.
+    type Member = (String, Vec<u8>, (u64, u64, u32));
+
+    fn members(file: &NewFile) -> Vec<Member> {
         let mut archive = tar::Archive::new(&*file.bytes);
         let member = |entry: std::io::Result<tar::Entry<'_, &[u8]>>| {
             let mut entry = entry.expect("a member");

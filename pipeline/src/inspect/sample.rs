@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, HashSet};
 use std::ops::ControlFlow;
 
-use cm3flow_schemas::document::{Neighbour, Segment};
+use cm3flow_schemas::document::{ImageCodes, Neighbour, Segment};
 use cm3flow_schemas::sample::{Annotations, Refusal, RoleCodes, Split};
 use cm3flow_schemas::unit::SegmentName;
-use cm3flow_schemas::{DocumentId, ImageId, SampleId, columns};
+use cm3flow_schemas::{DocumentId, ImageId, RoleGrid, SampleId, columns};
 use serde::{Deserialize, Serialize};
 
 use super::document::{DOCUMENTS, REFUSED_DOCUMENTS, RefusedDocument};
@@ -128,9 +128,20 @@ struct PreparedRow {
     width: u32,
     height: u32,
     image_codes: Vec<RoleCodes>,
+    #[serde(default)]
+    image_grids: Vec<RoleGrid>,
 }
 
 impl PreparedRow {
+    /// Names, roles and codes of its images.
+    fn images(&self) -> Vec<(String, String, ImageCodes)> {
+        let image = |image: &RoleCodes| {
+            let grid = RoleGrid::of(&self.image_grids, &image.role);
+            (image.role.clone(), image.role.clone(), ImageCodes { codes: image.codes.clone(), grid })
+        };
+        self.image_codes.iter().map(image).collect()
+    }
+
     const COLUMNS: [&str; 9] = [
         columns::SAMPLE_ID,
         columns::IMAGE_ID,
@@ -187,21 +198,20 @@ impl Inspector {
             }
             return Ok(view);
         }
-        let mut codes = Vec::new();
+        let mut images = Vec::new();
         for (place, is_kept, row) in self.prepared(sample_id, &settled, &mut view.places).await? {
             if is_kept || view.annotations.is_none() {
+                images = row.images();
                 view.image_id = Some(row.image_id);
                 view.annotations = Some(row.annotations);
                 (view.width, view.height) = (Some(row.width), Some(row.height));
-                codes = row.image_codes;
             }
             if is_kept {
                 view.documents = self.documents_of(sample_id, place).await?;
                 view.retrieved_by = self.retrieved_by(sample_id, place.window).await?;
             }
         }
-        if !codes.is_empty() {
-            let images = codes.into_iter().map(|image| (image.role.clone(), image.role, image.codes)).collect();
+        if !images.is_empty() {
             view.images = pictures(&self.artefacts().await?, images).await?;
         }
         Ok(view)
@@ -243,7 +253,8 @@ impl Inspector {
         let mut decisions = settled.iter().peekable();
         while let Some(&&(place, _)) = decisions.peek() {
             // Prepared and settled rows of a unit stand in the same order.
-            let rows = self.tables().wanted(PREPARED, place, &PreparedRow::COLUMNS, |row: &PreparedRow| row.sample_id == sample).await?;
+            let names = columns::with_image_grids(&PreparedRow::COLUMNS, self.manifest.vocabulary.shapes.is_some());
+            let rows = self.tables().wanted(PREPARED, place, &names, |row: &PreparedRow| row.sample_id == sample).await?;
             for row in rows {
                 let Some((_, decided)) = decisions.next_if(|(of, _)| *of == place) else { break };
                 let state = decided.duplicate_of.map_or(SampleState::Kept, |duplicate_of| SampleState::Duplicate { duplicate_of });

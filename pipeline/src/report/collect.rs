@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use cm3flow_schemas::document::{Document, Modality, Role};
+use cm3flow_schemas::document::{Document, ImageCodes, Modality, Role};
 use cm3flow_schemas::pack::{PackStatistics, ShardEntry, TaskStatistics};
 use cm3flow_schemas::sample::{Annotations, EDGE_IMAGE, MAIN_IMAGE, RoleCodes, RoleImage, Split};
 use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::window::SourceUnit;
-use cm3flow_schemas::{ImageId, SampleId, columns, rows};
+use cm3flow_schemas::{Grid, ImageId, RoleGrid, SampleId, columns, rows};
 use cm3flow_stages::eval::{perplexity, psnr};
 use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::read::{BlockReader, read_packs};
@@ -46,11 +46,14 @@ struct Prepared {
     key: String,
     annotations: Annotations,
     image_codes: Vec<RoleCodes>,
+    #[serde(default)]
+    image_grids: Vec<RoleGrid>,
 }
 
 impl Prepared {
-    fn main_codes(&self) -> Vec<u32> {
-        self.image_codes.iter().find(|image| image.role == MAIN_IMAGE).map(|image| image.codes.clone()).unwrap_or_default()
+    fn main_image(&self) -> ImageCodes {
+        let codes = self.image_codes.iter().find(|image| image.role == MAIN_IMAGE).map(|image| image.codes.clone()).unwrap_or_default();
+        ImageCodes { codes, grid: RoleGrid::of(&self.image_grids, MAIN_IMAGE) }
     }
 
     fn caption(&self) -> String {
@@ -63,6 +66,7 @@ pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
     let units = WindowTables::new(subject.store, subject.windows);
     let blocked = Blocklist::read(subject.store, &manifest.dataset, manifest.blocklist).await?;
     let names = [columns::SAMPLE_ID, columns::IMAGE_ID, columns::KEY, columns::ANNOTATIONS, columns::IMAGE_CODES];
+    let names = columns::with_image_grids(&names, manifest.vocabulary.shapes.is_some());
     let mut prepared: Vec<Prepared> = units.rows(SegmentName::Prepare, Table::Prepared, &names, CREDITS).await?;
     prepared.retain(|sample| !blocked.contains(sample.sample_id, sample.image_id));
     let refused = refused::list(subject.store, subject.windows, REFUSED).await?;
@@ -138,11 +142,13 @@ fn funnel(subject: &Subject<'_>) -> Vec<FunnelStep> {
 
 /// Fitted photos with their derived images by sample, as far as the sources still hold them. Looks no further than the units that
 /// `wanted`, which stand among the first [`CREDITS`] samples, can be in.
-async fn photos(subject: &Subject<'_>, wanted: &[&Prepared]) -> Result<HashMap<SampleId, Vec<RoleImage>>> {
+async fn photos(subject: &Subject<'_>, wanted: &[&Prepared]) -> Result<HashMap<SampleId, Vec<(RoleImage, Option<Grid>)>>> {
     #[derive(Deserialize)]
     struct Row {
         sample_id: SampleId,
         pixels: Vec<RoleImage>,
+        #[serde(default)]
+        image_grids: Vec<RoleGrid>,
     }
     let by_unit: HashMap<&SourceUnit, &PlannedUnit> = subject.units.iter().map(|planned| (&planned.unit, planned)).collect();
     let units: Vec<&SourceUnit> = subject.windows.iter().flat_map(|window| &window.units).collect();
@@ -162,9 +168,14 @@ async fn photos(subject: &Subject<'_>, wanted: &[&Prepared]) -> Result<HashMap<S
             }
         };
         for batch in batches {
-            for row in rows::read::<Row>(&batch, &[columns::SAMPLE_ID, columns::PIXELS])? {
+            for row in rows::read_with::<Row>(&batch, &[columns::SAMPLE_ID, columns::PIXELS], &[columns::IMAGE_GRIDS])? {
                 if wanted.iter().any(|sample| sample.sample_id == row.sample_id) {
-                    found.insert(row.sample_id, row.pixels);
+                    let grids = row.image_grids;
+                    let with_grid = |image: RoleImage| {
+                        let grid = RoleGrid::of(&grids, &image.role);
+                        (image, grid)
+                    };
+                    found.insert(row.sample_id, row.pixels.into_iter().map(with_grid).collect());
                 }
             }
         }
@@ -175,18 +186,21 @@ async fn photos(subject: &Subject<'_>, wanted: &[&Prepared]) -> Result<HashMap<S
 async fn samples(subject: &Subject<'_>, prepared: &[Prepared]) -> Result<Vec<Sample>> {
     let shown: Vec<&Prepared> = spread(prepared, SAMPLES);
     let photos = photos(subject, &shown).await?;
-    let decoded = picture::decode(subject.artefacts, shown.iter().map(|sample| sample.main_codes()).collect()).await?;
-    let side = subject.artefacts.image_spec.side_px;
+    let decoded = picture::decode(subject.artefacts, shown.iter().map(|sample| sample.main_image()).collect()).await?;
+    let spec = &subject.artefacts.image_spec;
+    let photo = |(image, grid): &(RoleImage, Option<Grid>)| pictures::photo(&image.bytes, spec.size_px(grid.unwrap_or(spec.square())));
     let mut samples = Vec::new();
     for (sample, reconstruction) in shown.into_iter().zip(decoded) {
-        let image = |role: &str| photos.get(&sample.sample_id).and_then(|images| images.iter().find(|image| image.role == role));
+        let image = |role: &str| photos.get(&sample.sample_id).and_then(|images| images.iter().find(|(image, _)| image.role == role));
         samples.push(Sample {
             sample_id: sample.sample_id,
             key: sample.key.clone(),
-            photo: image(MAIN_IMAGE).map(|image| pictures::photo(&image.bytes, side)).transpose()?,
-            edges: image(EDGE_IMAGE).map(|image| pictures::photo(&image.bytes, side)).transpose()?,
-            psnr: image(MAIN_IMAGE).filter(|_| subject.artefacts.image_decodes).map(|image| psnr(&reconstruction, &image.bytes)),
-            reconstruction: pictures::photo(&reconstruction, side)?,
+            photo: image(MAIN_IMAGE).map(photo).transpose()?,
+            edges: image(EDGE_IMAGE).map(photo).transpose()?,
+            psnr: image(MAIN_IMAGE)
+                .filter(|_| subject.artefacts.image_decodes)
+                .map(|(image, _)| psnr(&reconstruction.pixels, &image.bytes)),
+            reconstruction: pictures::photo(&reconstruction.pixels, reconstruction.size)?,
             caption: sample.caption(),
         });
     }
@@ -206,15 +220,15 @@ async fn neighbours(subject: &Subject<'_>, units: &WindowTables<'_>, prepared: &
         .filter_map(|query| Some((*query, prepared.iter().find(|sample| sample.sample_id == query.sample_id)?)))
         .collect();
     let wanted = queries.iter().flat_map(|(document, _)| &document.retrieved).map(|neighbour| neighbour.sample_id).collect();
-    let bank = banked(units, wanted).await?;
-    let side = subject.artefacts.image_spec.side_px;
+    let bank = banked(units, wanted, subject.manifest.vocabulary.shapes.is_some()).await?;
     let mut gallery = Vec::new();
     for (document, sample) in queries {
         let found: Vec<_> =
             document.retrieved.iter().filter_map(|neighbour| Some((neighbour.similarity, bank.get(&neighbour.sample_id)?))).collect();
-        let codes = std::iter::once(sample.main_codes()).chain(found.iter().map(|(_, row)| row.codes.clone())).collect();
-        let mut images = picture::decode(subject.artefacts, codes).await?.into_iter();
-        let mut next = || images.next().map_or_else(|| Ok(String::new()), |pixels| pictures::photo(&pixels, side));
+        let of_bank = found.iter().map(|(_, row)| ImageCodes { codes: row.codes.clone(), grid: row.grid });
+        let shown = std::iter::once(sample.main_image()).chain(of_bank).collect();
+        let mut images = picture::decode(subject.artefacts, shown).await?.into_iter();
+        let mut next = || images.next().map_or_else(|| Ok(String::new()), |found| pictures::photo(&found.pixels, found.size));
         let image = next()?;
         let mut shown = Vec::new();
         for (similarity, row) in found {
@@ -231,10 +245,13 @@ struct Banked {
     sample_id: SampleId,
     captions: Vec<String>,
     codes: Vec<u32>,
+    #[serde(default)]
+    grid: Option<Grid>,
 }
 
-/// The rows of `wanted` samples in the banks of all windows. Only banks that hold one are fetched as a whole.
-async fn banked(units: &WindowTables<'_>, mut wanted: HashSet<SampleId>) -> Result<HashMap<SampleId, Banked>> {
+/// The rows of `wanted` samples in the banks of all windows, with their grids if they have some. Only banks that hold one are fetched as a
+/// whole.
+async fn banked(units: &WindowTables<'_>, mut wanted: HashSet<SampleId>, has_grids: bool) -> Result<HashMap<SampleId, Banked>> {
     #[derive(Deserialize)]
     struct Id {
         sample_id: SampleId,
@@ -252,8 +269,9 @@ async fn banked(units: &WindowTables<'_>, mut wanted: HashSet<SampleId>) -> Resu
         };
         let _ = units.visit_unit(BANK, place, &[columns::SAMPLE_ID], look).await?;
         if is_here {
-            let names = [columns::SAMPLE_ID, columns::CAPTIONS, columns::CODES];
-            for row in units.wanted(BANK, place, &names, |row: &Banked| wanted.contains(&row.sample_id)).await? {
+            let names = [columns::SAMPLE_ID, columns::CAPTIONS, columns::CODES, columns::GRID];
+            let names = if has_grids { &names[..] } else { &names[..3] };
+            for row in units.wanted(BANK, place, names, |row: &Banked| wanted.contains(&row.sample_id)).await? {
                 wanted.remove(&row.sample_id);
                 found.insert(row.sample_id, row);
             }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 
+use cm3flow_schemas::document::ImageRef;
 use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, RoleCodes};
 use cm3flow_schemas::unit::SegmentName;
-use cm3flow_schemas::{ImageId, SampleId, columns};
+use cm3flow_schemas::{ImageId, RoleGrid, SampleId, columns};
 use serde::Deserialize;
 
 use super::{FormerState, Request, Why};
@@ -27,10 +28,13 @@ pub(super) struct PreparedRow {
     pub(super) row: u64,
     pub(super) annotations: Annotations,
     pub(super) image_codes: Vec<RoleCodes>,
+    #[serde(default)]
+    pub(super) image_grids: Vec<RoleGrid>,
     pub(super) image_embedding: Vec<f32>,
 }
 
 impl PreparedRow {
+    /// Columns that it is read from; those that say shapes come on top.
     pub(super) const COLUMNS: [&str; 8] = [
         columns::SAMPLE_ID,
         columns::IMAGE_ID,
@@ -42,9 +46,10 @@ impl PreparedRow {
         columns::IMAGE_EMBEDDING,
     ];
 
-    /// Codes of the main image, row-major.
-    pub(super) fn main_codes(&self) -> &[u32] {
-        self.image_codes.iter().find(|image| image.role == MAIN_IMAGE).map_or(&[], |image| &image.codes)
+    /// The main image.
+    pub(super) fn main_image(&self) -> ImageRef<'_> {
+        let codes = self.image_codes.iter().find(|image| image.role == MAIN_IMAGE).map_or(&[][..], |image| &image.codes);
+        ImageRef { codes, grid: RoleGrid::of(&self.image_grids, MAIN_IMAGE) }
     }
 }
 
@@ -184,12 +189,12 @@ pub(super) async fn named(tables: &WindowTables<'_>, windows: usize, request: &R
     Ok(named)
 }
 
-/// The prepared rows of `named`, in order of windows and units.
-pub(super) async fn rows_of(tables: &WindowTables<'_>, named: &Named) -> Result<Vec<FoundRow>> {
+/// The prepared rows of `named`, read from the columns `names`, in order of windows and units.
+pub(super) async fn rows_of(tables: &WindowTables<'_>, named: &Named, names: &[&str]) -> Result<Vec<FoundRow>> {
     let mut found = Vec::new();
     for &place in &named.places {
         let is_named = |row: &PreparedRow| named.samples.contains(&row.sample_id) || named.images.contains(&row.image_id);
-        let rows = tables.wanted(PREPARED, place, &PreparedRow::COLUMNS, is_named).await?;
+        let rows = tables.wanted(PREPARED, place, names, is_named).await?;
         found.extend(rows.into_iter().map(|row| FoundRow { place, row, why: Why::Named }));
     }
     Ok(found)

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::Float32Type;
+use cm3flow_schemas::document::ImageRef;
 use cm3flow_schemas::{ImageId, columns, rows};
 use futures::TryStreamExt;
 use serde::Serialize;
@@ -82,13 +83,19 @@ impl Likeness {
     fn of(one: &PreparedRow, other: &PreparedRow) -> Self {
         Self {
             similarity: inner_product(&one.image_embedding, &other.image_embedding),
-            equal_codes: equal_share(one.main_codes(), other.main_codes()),
+            equal_codes: equal_share(one.main_image(), other.main_image()),
         }
     }
 }
 
-/// Rows, `named` ones left out, that are copies of these: in a version of `windows` windows, in order of windows and units.
-pub(super) async fn copies(tables: &WindowTables<'_>, windows: usize, named: &[FoundRow], similarity: f32) -> Result<Vec<FoundRow>> {
+/// Rows, `named` ones left out, that are copies of these: in a version of `windows` windows, read from the columns `names`, in order of windows
+/// and units.
+pub(super) async fn copies(
+    (tables, windows): (&WindowTables<'_>, usize),
+    names: &[&str],
+    named: &[FoundRow],
+    similarity: f32,
+) -> Result<Vec<FoundRow>> {
     let seeds: BTreeMap<ImageId, &PreparedRow> = named.iter().map(|found| (found.row.image_id, &found.row)).collect();
     let listed: HashSet<(UnitPlace, u64)> = named.iter().map(|found| (found.place, found.row.row)).collect();
     let mut copies = Vec::new();
@@ -96,10 +103,10 @@ pub(super) async fn copies(tables: &WindowTables<'_>, windows: usize, named: &[F
         return Ok(copies);
     }
     for place in tables.places(PREPARED.0, 0..windows) {
-        let Some(mut batches) = tables.batches(PREPARED, place, &PreparedRow::COLUMNS).await? else { continue };
+        let Some(mut batches) = tables.batches(PREPARED, place, names).await? else { continue };
         while let Some(batch) = batches.try_next().await? {
             let candidates = table::filtered(&batch, &near_by_embedding(&batch, &seeds, similarity)?)?;
-            for row in rows::read::<PreparedRow>(&candidates, &PreparedRow::COLUMNS)? {
+            for row in rows::read::<PreparedRow>(&candidates, names)? {
                 let why = likeness(&row, &seeds, similarity);
                 copies.extend(why.filter(|_| !listed.contains(&(place, row.row))).map(|why| FoundRow { place, row, why }));
             }
@@ -138,17 +145,17 @@ fn inner_product(one: &[f32], other: &[f32]) -> f32 {
 }
 
 /// Images of different grids, and images without codes, share none.
-fn equal_share(one: &[u32], other: &[u32]) -> f32 {
-    if one.is_empty() || one.len() != other.len() {
+fn equal_share(one: ImageRef<'_>, other: ImageRef<'_>) -> f32 {
+    if one.codes.is_empty() || one.codes.len() != other.codes.len() || one.grid != other.grid {
         return 0.0;
     }
-    one.iter().zip(other).filter(|(a, b)| a == b).count() as f32 / one.len() as f32
+    one.codes.iter().zip(other.codes).filter(|(a, b)| a == b).count() as f32 / one.codes.len() as f32
 }
 
 #[cfg(test)]
 mod tests {
-    use cm3flow_schemas::SampleId;
     use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, RoleCodes};
+    use cm3flow_schemas::{Grid, RoleGrid, SampleId};
 
     use super::*;
 
@@ -161,6 +168,7 @@ mod tests {
             row: 0,
             annotations: Annotations::default(),
             image_codes: vec![RoleCodes { role: MAIN_IMAGE.into(), codes: codes.to_vec() }],
+            image_grids: Vec::new(),
             image_embedding: embedding.to_vec(),
         }
     }
@@ -176,6 +184,8 @@ mod tests {
         assert_eq!(why(&row(2, [0.8, 0.6], &[1, 2, 3, 4])), None, "the embedding is another");
         assert_eq!(why(&row(2, [1.0, 0.0], &[9, 9, 9, 9])), None, "the codes are others");
         assert_eq!(why(&row(2, [1.0, 0.0], &[1, 2])), None, "the grid is another");
+        let tall = vec![RoleGrid::new(MAIN_IMAGE, Grid { rows: 4, columns: 1 })];
+        assert_eq!(why(&PreparedRow { image_grids: tall, ..row(2, [1.0, 0.0], &[1, 2, 3, 4]) }), None, "the grid is another");
     }
 
     #[test]

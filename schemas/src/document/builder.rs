@@ -1,6 +1,6 @@
 //! Puts documents together: boundaries, parts with a break between any two or images between brackets, ids of the vocabulary.
 
-use crate::document::{Modality, Role, Segment};
+use crate::document::{ImageRef, Modality, Role, Segment, image_ids};
 use crate::error::VocabularyError;
 use crate::vocabulary::Vocabulary;
 
@@ -37,13 +37,16 @@ impl<'v> DocumentBuilder<'v> {
         Ok(())
     }
 
-    /// Appends a whole image, given as codes.
+    /// Appends a whole image, given as codes. An image without codes adds nothing.
     ///
     /// # Errors
-    /// [`VocabularyError::OutOfRange`] for a code that the image range does not have.
-    pub fn image(&mut self, role: Role, codes: &[u32]) -> Result<(), VocabularyError> {
-        let ids = self.vocabulary.image_ids(codes)?;
-        self.part(Modality::Image, role, &ids);
+    /// As [`image_ids`].
+    pub fn image<'i>(&mut self, role: Role, image: impl Into<ImageRef<'i>>) -> Result<(), VocabularyError> {
+        let image = image.into();
+        if !image.codes.is_empty() {
+            let ids = image_ids(self.vocabulary, image)?;
+            self.part(Modality::Image, role, &ids);
+        }
         Ok(())
     }
 

@@ -1,11 +1,12 @@
 //! Checks a document against the grammar.
 
-use crate::document::{Modality, Role, Segment};
+use crate::document::image::check_image;
+use crate::document::{Modality, Role, Segment, unmasked};
 use crate::error::GrammarError;
 use crate::vocabulary::Vocabulary;
 
-/// Checks boundaries, coverage by segments, ids against modalities, brackets of images, and that every sentinel has one place and one
-/// tail.
+/// Checks boundaries, coverage by segments, ids against modalities, brackets of images, that every sentinel has one place and one
+/// tail, and where images have several shapes that each of them is whole once it is unmasked.
 ///
 /// # Errors
 /// [`GrammarError`] for the first rule that is broken.
@@ -32,13 +33,14 @@ pub fn check(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary) -> R
     }
     let tail_start = tail_start(tokens, vocabulary).unwrap_or(tokens.len());
     check_brackets(tokens, segments, tail_start, vocabulary)?;
-    check_sentinels(tokens, tail_start, vocabulary)
+    check_sentinels(tokens, tail_start, vocabulary)?;
+    check_images(tokens, segments, vocabulary)
 }
 
 fn belongs(id: u32, segment: &Segment, vocabulary: &Vocabulary) -> bool {
     match (segment.modality, segment.role) {
         (Modality::Text, _) => vocabulary.text.contains(id),
-        (Modality::Image, _) => vocabulary.image.contains(id),
+        (Modality::Image, _) => vocabulary.image.contains(id) || vocabulary.shapes.as_ref().is_some_and(|shapes| shapes.contains(id)),
         (Modality::Control, Role::Boundary) => id == vocabulary.boundary,
         (Modality::Control, Role::Break) => {
             id == vocabulary.break_ || vocabulary.image_brackets.is_some_and(|brackets| id == brackets.open || id == brackets.close)
@@ -83,6 +85,17 @@ fn check_sentinels(tokens: &[u32], tail_start: usize, vocabulary: &Vocabulary) -
         if body.get(number as usize) != Some(&number) || tail.get(number as usize) != Some(&number) {
             return Err(error);
         }
+    }
+    Ok(())
+}
+
+/// Sizes, rows and ends of rows of the images of a document whose sentinels have been checked.
+fn check_images(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary) -> Result<(), GrammarError> {
+    let Some(shapes) = &vocabulary.shapes else { return Ok(()) };
+    let (tokens, segments) = unmasked(tokens, segments, vocabulary);
+    for segment in segments.iter().filter(|segment| segment.modality == Modality::Image) {
+        let broken = |(place, problem)| GrammarError::Image { position: segment.start as usize + place, problem };
+        check_image(vocabulary, shapes, &tokens[segment.range()]).map_err(broken)?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! Prompts with sentinels: CM3 paper, section 2, <https://arxiv.org/abs/2201.07520>. Vocabularies without sentinels prompt by what
 //! stands before, as Chameleon does.
 
+use crate::document::{ImageRef, image_ids};
 use crate::error::VocabularyError;
 use crate::vocabulary::Vocabulary;
 
@@ -28,11 +29,11 @@ pub fn unconditional_image_prompt(vocabulary: &Vocabulary) -> Vec<u32> {
 /// without sentinels.
 ///
 /// # Errors
-/// [`VocabularyError::OutOfRange`] for a code that the image range does not have.
-pub fn text_prompt(vocabulary: &Vocabulary, codes: &[u32]) -> Result<Vec<u32>, VocabularyError> {
+/// As [`image_ids`].
+pub fn text_prompt<'i>(vocabulary: &Vocabulary, image: impl Into<ImageRef<'i>>) -> Result<Vec<u32>, VocabularyError> {
     let sentinel = first_sentinel(vocabulary);
     let mut prompt = unconditional_image_prompt(vocabulary);
-    prompt.extend(vocabulary.image_ids(codes)?);
+    prompt.extend(image_ids(vocabulary, image.into())?);
     match (vocabulary.image_brackets, sentinel) {
         (Some(brackets), _) => prompt.push(brackets.close),
         (None, None) => prompt.push(vocabulary.break_),

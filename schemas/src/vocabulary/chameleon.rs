@@ -52,6 +52,7 @@ impl Vocabulary {
             text_first: first,
             image,
             image_order,
+            shapes: None,
             modalities: BTreeMap::new(),
         };
         vocabulary.check()?;

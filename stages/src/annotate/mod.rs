@@ -3,7 +3,8 @@
 //! Stands between `derive` and `tokenize` if annotators are configured, and nowhere else. Keeps order and number of rows. Each annotator gets the main
 //! images in groups of its fixed batch size, in the order in which they stand in the unit, whatever the cuts of the input; groups never span
 //! units. An image that the source brought for the role stays, and no other one is made. Main images whose codes are given have no pixels, so
-//! nothing is made of them, as in `derive`. Pictures are fitted to an annotator, and what it makes to the square, by the filter of `derive`.
+//! nothing is made of them, as in `derive`. Pictures are squeezed into the square of an annotator, and what it makes is stretched to the shape of the
+//! main image, by the filter of `derive`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use cm3flow_schemas::columns;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{MAIN_IMAGE, Refusal, RoleImage};
 use cm3flow_schemas::traits::{AnnotatedImage, ImageAnnotator, ImageAnnotatorSpec, NotFinite};
-use cm3flow_schemas::{DynError, SchemaError};
+use cm3flow_schemas::{DynError, RoleGrid, SchemaError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use image::RgbImage;
@@ -55,7 +56,8 @@ pub struct Annotate {
 }
 
 impl Annotate {
-    /// Annotates squares of `side_px` pixels, and makes others of that size, with each of `annotators`, whose roles differ.
+    /// Annotates squares of `side_px` pixels, or pictures of the shapes that [`columns::IMAGE_GRIDS`] says, with each of `annotators`, whose roles differ; what
+    /// they make has the same shape.
     #[must_use]
     pub fn new(annotators: Vec<Annotator>, side_px: u32) -> Self {
         let change = ColumnChange::new(&[], vec![columns::pixels(), columns::given_codes(), columns::refusal()]);
@@ -83,7 +85,20 @@ fn schema_error(source: SchemaError) -> StageError {
 struct Columns {
     pixels: Vec<RoleImage>,
     given_codes: Vec<RoleImage>,
+    #[serde(default, skip_serializing)]
+    image_grids: Vec<RoleGrid>,
     refusal: Option<Refusal>,
+}
+
+impl Columns {
+    fn main(&self) -> Option<&RoleImage> {
+        self.pixels.iter().find(|image| image.role == MAIN_IMAGE).filter(|_| self.refusal.is_none())
+    }
+
+    /// Width and height of the main image, which is `main`.
+    fn size_px(&self, main: &RoleImage, side: u32) -> (u32, u32) {
+        RoleGrid::of(&self.image_grids, MAIN_IMAGE).map_or((side, side), |grid| grid.size_px(main.bytes.len() / 3))
+    }
 }
 
 /// A row, and its main image as each annotator takes it whose role it lacks, in the annotators' order.
@@ -172,53 +187,50 @@ impl Waiting {
     }
 }
 
-/// Reads the rows of `batch` and fits their main images, squares of `side` pixels, to the annotators.
+/// Reads the rows of `batch` and fits their main images, squares of `side` pixels if nothing else is said, to the annotators.
 fn fitted(batch: &RecordBatch, annotators: &[Annotator], side: u32) -> Result<Vec<Fitted>> {
     let wanted = [columns::PIXELS, columns::GIVEN_CODES, columns::REFUSAL];
-    let rows: Vec<Columns> = rows::read(batch, &wanted).map_err(schema_error)?;
+    let rows: Vec<Columns> = rows::read_with(batch, &wanted, &[columns::IMAGE_GRIDS]).map_err(schema_error)?;
     rows.into_par_iter().map(|row| fit_row(row, annotators, side)).collect()
 }
 
 fn fit_row(columns: Columns, annotators: &[Annotator], side: u32) -> Result<Fitted> {
-    let main = columns.pixels.iter().find(|image| image.role == MAIN_IMAGE);
-    let Some(main) = main.filter(|_| columns.refusal.is_none()) else {
+    let Some(main) = columns.main() else {
         return Ok(Fitted { columns, inputs: vec![None; annotators.len()] });
     };
-    let picture = square(side, main.bytes.clone()).map_err(|problem| failed(format!("the main image {problem}").into()))?;
+    let picture =
+        picture(columns.size_px(main, side), main.bytes.clone()).map_err(|problem| failed(format!("the main image {problem}").into()))?;
     let has = |role: &str| columns.pixels.iter().chain(&columns.given_codes).any(|image| image.role == role);
-    let input = |Annotator { role, spec, .. }: &Annotator| (!has(role)).then(|| resized(&picture, spec.side_px).into_raw());
+    let input = |Annotator { role, spec, .. }: &Annotator| (!has(role)).then(|| lanczos(&picture, spec.side_px, spec.side_px).into_raw());
     let inputs = annotators.iter().map(input).collect();
     Ok(Fitted { columns, inputs })
 }
 
-/// Adds to a row what was made for it, in squares of `side` pixels; or refuses it, as `derive` refuses a sample of which one image is broken.
+/// Adds to a row what was made for it, in the shape of its main image, a square of `side` pixels if nothing else is said; or refuses it, as `derive` refuses a sample of which one image is broken.
 fn finished((mut columns, made): Annotated, annotators: &[Annotator], side: u32) -> Result<Columns> {
+    let (width, height) = columns.main().map_or((side, side), |main| columns.size_px(main, side));
     for (annotation, Annotator { role, .. }) in made.into_iter().zip(annotators) {
         match annotation {
             None => {}
             Some(Ok(AnnotatedImage { side_px, pixels })) => {
-                let picture =
-                    square(side_px, pixels).map_err(|problem| failed(format!("the annotator of {role}: its picture {problem}").into()))?;
-                columns.pixels.push(RoleImage { role: role.clone(), bytes: resized(&picture, side).into_raw() });
+                let picture = picture((side_px, side_px), pixels)
+                    .map_err(|problem| failed(format!("the annotator of {role}: its picture {problem}").into()))?;
+                columns.pixels.push(RoleImage { role: role.clone(), bytes: lanczos(&picture, width, height).into_raw() });
             }
             Some(Err(problem)) => {
                 let refusal = Refusal::new(NAME, "not_finite", format!("image {role}: {problem}"));
-                return Ok(Columns { pixels: Vec::new(), given_codes: Vec::new(), refusal: Some(refusal) });
+                return Ok(Columns { pixels: Vec::new(), given_codes: Vec::new(), refusal: Some(refusal), ..columns });
             }
         }
     }
     Ok(columns)
 }
 
-/// A square picture of `bytes`.
-fn square(side: u32, bytes: Vec<u8>) -> Result<RgbImage, String> {
-    let (found, expected) = (bytes.len(), side as usize * side as usize * 3);
-    let picture = if found == expected { RgbImage::from_raw(side, side, bytes) } else { None };
-    picture.ok_or_else(|| format!("has {found} bytes, a square of {side} pixels has {expected}"))
-}
-
-fn resized(picture: &RgbImage, side: u32) -> RgbImage {
-    lanczos(picture, side, side)
+/// A picture of `bytes`.
+fn picture((width, height): (u32, u32), bytes: Vec<u8>) -> Result<RgbImage, String> {
+    let (found, expected) = (bytes.len(), width as usize * height as usize * 3);
+    let picture = if found == expected { RgbImage::from_raw(width, height, bytes) } else { None };
+    picture.ok_or_else(|| format!("has {found} bytes, one of {width}x{height} pixels has {expected}"))
 }
 
 impl Stage for Annotate {

@@ -9,7 +9,9 @@ use crate::codes::to_file;
 use crate::conformance::{cases, check_stage, cut, cuts_do_not_matter, output_table, rows_and_cuts, run, run_whole};
 use crate::derive::{Derive, DeriveConfig};
 use crate::filter::Filter;
-use crate::fixtures::{Negatives, Raw, SEED, SIDE, annotate, derived, filter_config, picture, png, preparation, raw_batch};
+use crate::fixtures::{
+    Negatives, Raw, SEED, SIDE, annotate, bucketed_preparation, derived, filter_config, picture, png, preparation, raw_batch,
+};
 use crate::stage::Map;
 
 #[derive(Deserialize)]
@@ -70,6 +72,22 @@ proptest! {
 #[test]
 fn annotate_schema() {
     insta::assert_snapshot!(output_table(&annotate(), &derived().schema()));
+}
+
+#[test]
+fn annotations_have_the_shape_of_their_image() {
+    let samples: Vec<Raw> = [(64, 32), (32, 32), (32, 96)]
+        .map(|(width, height)| Raw::new(&format!("{width}"), png(&picture(1, width, height)), &["a picture"]))
+        .into();
+    let filtered = run_whole(Map(Filter::new(filter_config())), &raw_batch(&samples));
+    let config = DeriveConfig { edges: false, ..DeriveConfig::default() };
+    let derived = run_whole(Map(Derive::new(config, bucketed_preparation(), SEED)), &filtered);
+    let rows = read(&run_whole(of_role("depth"), &derived));
+    assert!(rows.iter().all(|row| row.refusal.is_none()), "{:?}", rows.iter().map(|row| &row.refusal).collect::<Vec<_>>());
+    for row in rows {
+        let [main, depth] = &row.pixels[..] else { panic!("{:?}", row.roles()) };
+        assert_eq!((main.role.as_str(), depth.role.as_str(), depth.bytes.len()), ("main", "depth", main.bytes.len()), "{}", row.key);
+    }
 }
 
 #[test]

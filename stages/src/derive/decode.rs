@@ -33,6 +33,17 @@ pub fn decode(bytes: &[u8], transparency: Transparency) -> Result<RgbImage, Deco
     Ok(upright.into_rgb8())
 }
 
+/// Width and height of a picture once it is turned upright, as its header says; `None` for what the decoder refuses.
+pub(super) fn upright_size(bytes: &[u8]) -> Option<(u32, u32)> {
+    let mut decoder = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?.into_decoder().ok()?;
+    let (width, height) = decoder.dimensions();
+    let is_turned = matches!(
+        decoder.orientation(),
+        Ok(Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH)
+    );
+    Some(if is_turned { (height, width) } else { (width, height) })
+}
+
 /// Whether the marker that ends the picture is there. Goes from segment to segment, so that neither a thumbnail before the scan nor data
 /// behind the picture, such as a film, is mistaken for a part of it.
 ///

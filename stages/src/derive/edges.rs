@@ -12,14 +12,15 @@ pub fn canny(picture: &RgbImage, low: f32, high: f32) -> RgbImage {
     in_three_channels(&imageproc::edges::canny(&grey, low, high))
 }
 
-/// Thick strokes along the strongest edges of `picture`, white on black: blurred by a 64th of its width, so that only large shapes are left, their
-/// edges drawn a 64th of it wide.
+/// Thick strokes along the strongest edges of `picture`, white on black: blurred by a 64th of its side, so that only large shapes are left, their
+/// edges drawn a 64th of it wide; the side of what is no square is that of the square of its area.
 #[must_use]
 pub fn scribble(picture: &RgbImage) -> RgbImage {
     let grey: GrayImage = image::imageops::grayscale(picture);
-    let blurred = imageproc::filter::gaussian_blur_f32(&grey, (picture.width() as f32 / 64.0).max(0.5));
+    let side = (picture.width() * picture.height()).isqrt();
+    let blurred = imageproc::filter::gaussian_blur_f32(&grey, (side as f32 / 64.0).max(0.5));
     let strokes = imageproc::edges::canny(&blurred, 15.0, 40.0);
-    let radius = (picture.width() / 128).clamp(1, 255) as u8;
+    let radius = (side / 128).clamp(1, 255) as u8;
     in_three_channels(&imageproc::morphology::dilate(&strokes, imageproc::distance_transform::Norm::L2, radius))
 }
 

@@ -1,17 +1,17 @@
-//! Fits a picture into the tokenizer's square: short side resized to the square's side by Lanczos, then a square cut out.
+//! Fits a picture into the tokenizer's square, or into another shape: resized by Lanczos until it just covers it, then cut.
 
-use cm3flow_schemas::ImageId;
 use cm3flow_schemas::preparation::{Crop, LongSide, Preparation, ResizeFilter};
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::sample::LabelledBox;
+use cm3flow_schemas::{Grid, ImageId};
 use image::{GrayImage, RgbImage};
 
 use crate::derive::resize::lanczos;
 
-/// Share of a box's area that must lie within the square for the box to be kept.
+/// Share of a box's area that must lie within the shape for the box to be kept.
 const MIN_VISIBLE_SHARE: f64 = 0.5;
 
-/// The way from a picture's pixels to the square's.
+/// The way from a picture's pixels to those of the shape that is cut out of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fit {
     width: u32,
@@ -20,27 +20,35 @@ pub struct Fit {
     resized_height: u32,
     left: u32,
     top: u32,
-    side: u32,
+    cut_width: u32,
+    cut_height: u32,
     filter: ResizeFilter,
 }
 
 impl Fit {
-    /// Fit of a picture of `width` x `height` pixels; a random crop is drawn from `seed` and `id`.
+    /// Fit of a picture of `width` x `height` pixels into the square; a random crop is drawn from `seed` and `id`.
     ///
     /// # Source
     /// Resize the short side, then crop: Chameleon's image tokenizer, <https://arxiv.org/abs/2405.09818>.
     #[must_use]
     pub fn of(width: u32, height: u32, preparation: &Preparation, seed: u64, id: &ImageId) -> Self {
-        let side = preparation.side_px;
-        let short = width.min(height).max(1);
+        Self::into_grid((width, height), None, preparation, (seed, id))
+    }
+
+    /// As [`Self::of`], into the shape of `grid`, or into the square without one. In: width and height of the picture.
+    #[must_use]
+    pub fn into_grid((width, height): (u32, u32), grid: Option<Grid>, preparation: &Preparation, (seed, id): (u64, &ImageId)) -> Self {
+        let (cut_width, cut_height) = preparation.size_px(grid);
+        // The side that has less to spare becomes that of the shape.
+        let is_tall = u64::from(width) * u64::from(cut_height) <= u64::from(height) * u64::from(cut_width);
+        let (side, short) = if is_tall { (cut_width, width.max(1)) } else { (cut_height, height.max(1)) };
         // Both to the last bit as the references compute it: they decide what becomes of a half.
         let scaled = |length: u32| match preparation.long_side {
             LongSide::Nearest => (f64::from(side) / f64::from(short) * f64::from(length)).round_ties_even() as u32,
             LongSide::Down => u32::try_from(u64::from(side) * u64::from(length) / u64::from(short)).unwrap_or(u32::MAX),
         };
-        let scaled = |length: u32| scaled(length).max(side);
-        let (resized_width, resized_height) = (scaled(width), scaled(height));
-        let (spare_x, spare_y) = (resized_width - side, resized_height - side);
+        let (resized_width, resized_height) = (scaled(width).max(cut_width), scaled(height).max(cut_height));
+        let (spare_x, spare_y) = (resized_width - cut_width, resized_height - cut_height);
         let (left, top) = match preparation.crop {
             Crop::Center => (spare_x / 2, spare_y / 2),
             Crop::Random => {
@@ -49,10 +57,10 @@ impl Fit {
                 (offset(spare_x), offset(spare_y))
             }
         };
-        Self { width, height, resized_width, resized_height, left, top, side, filter: preparation.filter }
+        Self { width, height, resized_width, resized_height, left, top, cut_width, cut_height, filter: preparation.filter }
     }
 
-    /// Resizes and cuts. In: the picture that the fit was made for. Out: `side` x `side` pixels.
+    /// Resizes and cuts. In: the picture that the fit was made for. Out: the shape's pixels.
     #[must_use]
     pub fn apply(&self, picture: &RgbImage) -> RgbImage {
         let (width, height) = (self.resized_width, self.resized_height);
@@ -60,27 +68,26 @@ impl Fit {
             _ if picture.dimensions() == (width, height) => None,
             ResizeFilter::Lanczos3 => Some(lanczos(picture, width, height)),
         };
-        image::imageops::crop_imm(resized.as_ref().unwrap_or(picture), self.left, self.top, self.side, self.side).to_image()
+        image::imageops::crop_imm(resized.as_ref().unwrap_or(picture), self.left, self.top, self.cut_width, self.cut_height).to_image()
     }
 
     /// As [`Self::apply`], by the nearest pixel: for pictures whose levels are numbers.
     #[must_use]
     pub fn apply_to_levels(&self, levels: &GrayImage) -> GrayImage {
         let resized = image::imageops::resize(levels, self.resized_width, self.resized_height, image::imageops::FilterType::Nearest);
-        image::imageops::crop_imm(&resized, self.left, self.top, self.side, self.side).to_image()
+        image::imageops::crop_imm(&resized, self.left, self.top, self.cut_width, self.cut_height).to_image()
     }
 
-    /// Maps a box from the picture's pixels to the square's; `None` if less than half of it is within the square.
+    /// Maps a box from the picture's pixels to the shape's; `None` if less than half of it is within the shape.
     #[must_use]
     pub fn map_box(&self, found: &LabelledBox) -> Option<LabelledBox> {
         let along = |position: u32, resized: u32, length: u32, offset: u32| {
             f64::from(position.min(length)) * f64::from(resized) / f64::from(length.max(1)) - f64::from(offset)
         };
-        let side = f64::from(self.side);
         let x = [found.x0, found.x1].map(|x| along(x, self.resized_width, self.width, self.left));
         let y = [found.y0, found.y1].map(|y| along(y, self.resized_height, self.height, self.top));
         let area = |x: [f64; 2], y: [f64; 2]| (x[1] - x[0]).max(0.0) * (y[1] - y[0]).max(0.0);
-        let (inner_x, inner_y) = (x.map(|x| x.clamp(0.0, side)), y.map(|y| y.clamp(0.0, side)));
+        let (inner_x, inner_y) = (x.map(|x| x.clamp(0.0, f64::from(self.cut_width))), y.map(|y| y.clamp(0.0, f64::from(self.cut_height))));
         if area(x, y) <= 0.0 || area(inner_x, inner_y) < MIN_VISIBLE_SHARE * area(x, y) {
             return None;
         }

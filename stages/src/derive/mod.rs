@@ -2,12 +2,16 @@
 //!
 //! Third stage of `prepare`, and the only place where a picture is decoded. Row-local: keeps order and number of rows. Pixels are
 //! fitted here at once, so that no full-size picture ever waits in a channel. Images whose codes are given pass by: their boxes are taken to
-//! be those of the square, and no edges are found.
+//! be those of the square, or of their own grid, and no edges are found.
+//!
+//! Where images have several shapes (`grids.rs`), the main image is fitted to the one of the nearest aspect, and whatever shows it (edges, edits,
+//! masks, segmentations) to the same one, so that they lie upon each other; references and items have shapes of their own.
 
 mod config;
 pub mod decode;
 pub mod edges;
 pub mod fit;
+mod grids;
 pub(crate) mod resize;
 mod segmentation;
 
@@ -21,7 +25,7 @@ use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{
     Annotations, EDGE_IMAGE, MAIN_IMAGE, OUTLINE_IMAGE, ObjectMask, Refusal, RoleImage, SCRIBBLE_IMAGE, SEGMENTATION_IMAGE,
 };
-use cm3flow_schemas::{ImageId, SchemaError};
+use cm3flow_schemas::{ImageId, RoleGrid, SchemaError};
 use image::{GrayImage, RgbImage};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -60,15 +64,17 @@ impl Derive {
     pub fn new(config: DeriveConfig, preparation: Preparation, seed: u64) -> Self {
         let mut added = vec![columns::pixels(), columns::given_codes(), columns::annotations(), columns::refusal()];
         added.extend(columns::size());
+        added.extend(preparation.buckets.map(|_| columns::image_grids()));
         Self { config, preparation, seed, change: ColumnChange::new(&[columns::IMAGES], added) }
     }
 
     fn derive(&self, row: In) -> Out {
         let In { image_id, images, annotations, width, height, refusal } = row;
-        let mut out = Out { pixels: Vec::new(), given_codes: Vec::new(), annotations, width, height, refusal };
+        let mut out = Out { pixels: Vec::new(), given_codes: Vec::new(), image_grids: Vec::new(), annotations, width, height, refusal };
         if out.refusal.is_some() {
             return out;
         }
+        out.image_grids = grids::of(&images, &out.annotations, &self.preparation);
         for image in images {
             if codes::is_given(&image.bytes) {
                 self.pass(&mut out, &image_id, image);
@@ -81,7 +87,7 @@ impl Derive {
                 decoded.map(|picture| self.add(&mut out, &image.role, &image_id, &picture))
             };
             if let Err((reason, detail)) = added {
-                (out.pixels, out.given_codes) = (Vec::new(), Vec::new());
+                (out.pixels, out.given_codes, out.image_grids) = (Vec::new(), Vec::new(), Vec::new());
                 out.refusal = Some(Refusal::new(NAME, reason, format!("image {}: {detail}", image.role)));
                 break;
             }
@@ -89,35 +95,41 @@ impl Derive {
         out
     }
 
-    /// Lets an image pass whose codes are given; of what it was made, only the square is known.
+    /// Lets an image pass whose codes are given; of what it was made, only the shape is known.
     fn pass(&self, out: &mut Out, id: &ImageId, image: RoleImage) {
         if image.role == MAIN_IMAGE {
-            let side = self.preparation.side_px;
-            (out.width, out.height) = (side, side);
-            map_boxes(&mut out.annotations, &Fit::of(side, side, &self.preparation, self.seed, id));
+            let size = self.preparation.size_px(RoleGrid::of(&out.image_grids, MAIN_IMAGE));
+            (out.width, out.height) = size;
+            let fit = self.fit(out, MAIN_IMAGE, id, size);
+            map_boxes(&mut out.annotations, &fit);
         }
         out.given_codes.push(image);
     }
 
+    /// Fit of the image `role` of the picture `id`, which has `size`.
+    fn fit(&self, out: &Out, role: &str, id: &ImageId, size: (u32, u32)) -> Fit {
+        Fit::into_grid(size, RoleGrid::of(&out.image_grids, role), &self.preparation, (self.seed, id))
+    }
+
     fn add(&self, out: &mut Out, role: &str, id: &ImageId, picture: &RgbImage) {
         // All images of a sample are cut alike, so that an edit lines up with what it edits.
-        let fit = Fit::of(picture.width(), picture.height(), &self.preparation, self.seed, id);
-        let square = fit.apply(picture);
+        let fit = self.fit(out, role, id, picture.dimensions());
+        let fitted = fit.apply(picture);
         if role == MAIN_IMAGE {
             (out.width, out.height) = picture.dimensions();
             map_boxes(&mut out.annotations, &fit);
             if self.config.edges {
-                out.push(EDGE_IMAGE, edges::canny(&square, self.config.canny_low, self.config.canny_high));
+                out.push(EDGE_IMAGE, edges::canny(&fitted, self.config.canny_low, self.config.canny_high));
             }
             if self.config.scribbles {
-                out.push(SCRIBBLE_IMAGE, edges::scribble(&square));
+                out.push(SCRIBBLE_IMAGE, edges::scribble(&fitted));
             }
         }
-        out.push(role, square);
+        out.push(role, fitted);
     }
 
     fn add_segmentation(&self, out: &mut Out, id: &ImageId, levels: &GrayImage) {
-        let levels = Fit::of(levels.width(), levels.height(), &self.preparation, self.seed, id).apply_to_levels(levels);
+        let levels = self.fit(out, SEGMENTATION_IMAGE, id, levels.dimensions()).apply_to_levels(levels);
         out.push(SEGMENTATION_IMAGE, segmentation::coloured(&levels, &out.annotations.seg_labels));
         if self.config.outlines {
             out.push(OUTLINE_IMAGE, segmentation::outlines(&levels));
@@ -149,6 +161,7 @@ struct In {
 struct Out {
     pixels: Vec<RoleImage>,
     given_codes: Vec<RoleImage>,
+    image_grids: Vec<RoleGrid>,
     annotations: Annotations,
     width: u32,
     height: u32,

@@ -15,6 +15,7 @@ use crate::filter::Filter;
 use crate::fixtures::{Raw, SEED, SIDE, encoded, filter_config, filtered, jpeg, picture, png, preparation, raw_batch};
 use crate::stage::Map;
 
+mod buckets;
 mod pillow;
 
 const RED: Rgb<u8> = Rgb([255, 0, 0]);

@@ -6,11 +6,11 @@ mod ngrams;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::SchemaError;
 use cm3flow_schemas::columns;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, Refusal, RoleCodes, RoleImage};
 use cm3flow_schemas::traits::{ImageView, PairEmbedder};
+use cm3flow_schemas::{RoleGrid, SchemaError};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use ngrams::normalize;
@@ -46,6 +46,8 @@ impl Embed {
 struct In {
     pixels: Vec<RoleImage>,
     image_codes: Vec<RoleCodes>,
+    #[serde(default)]
+    image_grids: Vec<RoleGrid>,
     annotations: Annotations,
     refusal: Option<Refusal>,
 }
@@ -69,7 +71,7 @@ impl Transform for Embed {
     fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
         let schema_error = |source| StageError::Schema { stage: NAME, source };
         let wanted = [columns::PIXELS, columns::IMAGE_CODES, columns::ANNOTATIONS, columns::REFUSAL];
-        let input: Vec<In> = rows::read(&batch, &wanted).map_err(schema_error)?;
+        let input: Vec<In> = rows::read_with(&batch, &wanted, &[columns::IMAGE_GRIDS]).map_err(schema_error)?;
         let embedded = self.embedder.call_blocking(move |embedder| embed(embedder.as_mut(), &input))?;
         let embedded = embedded.map_err(|source| StageError::Model { stage: NAME, component: "pair embedder", source })?;
         self.change.apply(&batch, &embedded).map_err(schema_error)
@@ -93,7 +95,11 @@ fn embed(embedder: &mut dyn PairEmbedder, rows: &[In]) -> Result<Vec<Out>, cm3fl
 fn main_image(row: &In) -> ImageView<'_> {
     let codes = row.image_codes.iter().find(|image| image.role == MAIN_IMAGE);
     let pixels = row.pixels.iter().find(|image| image.role == MAIN_IMAGE);
-    ImageView { codes: codes.map_or(&[], |image| &image.codes), pixels: pixels.map_or(&[], |image| &image.bytes) }
+    ImageView {
+        codes: codes.map_or(&[], |image| &image.codes),
+        pixels: pixels.map_or(&[], |image| &image.bytes),
+        grid: RoleGrid::of(&row.image_grids, MAIN_IMAGE),
+    }
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ pub struct NgramColourEmbedder {
 }
 
 impl NgramColourEmbedder {
-    /// An embedder over a fitted table and the codebook of the image tokenizer: `codebook_dim` floats a code, for images of `side_px`. Of
+    /// An embedder over a fitted table and the codebook of the image tokenizer: `codebook_dim` floats a code, for squares of `side_px`. Of
     /// a tokenizer that shows no codebook, images have their colour layout alone, and hashed codes if they have no pixels.
     #[must_use]
     pub fn new(table: IdfTable, codebook: &[f32], codebook_dim: usize, side_px: usize) -> Self {
@@ -167,10 +167,14 @@ impl NgramColourEmbedder {
         }
         normalize(codes);
         // Means of cells around mid-grey: without it all daylight photos would look alike.
-        let cell = (self.side_px / LAYOUT_CELLS).max(1);
+        let square = (self.side_px as u32, self.side_px as u32);
+        let (width, height) = image.grid.map_or(square, |grid| grid.size_px(image.pixels.len() / 3));
+        let (width, height) = (width.max(1) as usize, height as usize);
+        let (cell_width, cell_height) = ((width / LAYOUT_CELLS).max(1), (height / LAYOUT_CELLS).max(1));
         for (index, &value) in image.pixels.iter().enumerate() {
             let (pixel, channel) = (index / 3, index % 3);
-            let (row, column) = ((pixel / self.side_px / cell).min(LAYOUT_CELLS - 1), (pixel % self.side_px / cell).min(LAYOUT_CELLS - 1));
+            let cell = |place: usize, length: usize| (place / length).min(LAYOUT_CELLS - 1);
+            let (row, column) = (cell(pixel / width, cell_height), cell(pixel % width, cell_width));
             layout[(row * LAYOUT_CELLS + column) * 3 + channel] += f32::from(value) - 127.5;
         }
         if image.pixels.is_empty() && self.codebook_dim == 0 {

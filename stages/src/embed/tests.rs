@@ -69,7 +69,7 @@ fn texts_and_images_share_no_coordinate() {
     let image = picture(1, SIDE, SIDE).into_raw();
     let codes = patch_tokenizer().encode(&image).unwrap();
     let text = embedder().embed_texts(&["a red kite"]).unwrap();
-    let image = embedder().embed_images(&[ImageView { codes: &codes, pixels: &image }]).unwrap();
+    let image = embedder().embed_images(&[ImageView { codes: &codes, pixels: &image, grid: None }]).unwrap();
     assert!(dot(&text, &image) == 0.0);
 }
 
@@ -77,7 +77,7 @@ fn texts_and_images_share_no_coordinate() {
 fn likeness_of_images_follows_their_colours() {
     let embed = |picture: image::RgbImage| {
         let codes = patch_tokenizer().encode(picture.as_raw()).unwrap();
-        embedder().embed_images(&[ImageView { codes: &codes, pixels: picture.as_raw() }]).unwrap()
+        embedder().embed_images(&[ImageView { codes: &codes, pixels: picture.as_raw(), grid: None }]).unwrap()
     };
     let mut nearly = picture(1, SIDE, SIDE);
     nearly.put_pixel(0, 0, image::Rgb([0, 0, 0]));
@@ -96,8 +96,8 @@ fn images_of_a_tokenizer_without_codebook_have_their_colours_alone() {
         ("hashed character n-grams, and colour layout or hashed codes", text_buckets + 4 * 4 * 3)
     );
     let pictures = [picture(1, SIDE, SIDE).into_raw(), picture(1, SIDE, SIDE).into_raw(), picture(5, SIDE, SIDE).into_raw()];
-    let views = [ImageView { codes: &[3], pixels: &pictures[0] }, ImageView { codes: &[7], pixels: &pictures[1] }];
-    let views = [views[0], views[1], ImageView { codes: &[3], pixels: &pictures[2] }];
+    let views = [ImageView { codes: &[3], pixels: &pictures[0], grid: None }, ImageView { codes: &[7], pixels: &pictures[1], grid: None }];
+    let views = [views[0], views[1], ImageView { codes: &[3], pixels: &pictures[2], grid: None }];
     let embedded = colours.embed_images(&views).unwrap();
     let rows: Vec<&[f32]> = embedded.chunks_exact(colours.dimension()).collect();
     assert!(rows.iter().all(|row| is_unit(row)));
@@ -107,7 +107,7 @@ fn images_of_a_tokenizer_without_codebook_have_their_colours_alone() {
 #[test]
 fn a_code_that_the_codebook_lacks_stops_the_stage() {
     let mut small = embedder();
-    assert!(small.embed_images(&[ImageView { codes: &[CODES], pixels: &[] }]).is_err());
+    assert!(small.embed_images(&[ImageView { codes: &[CODES], pixels: &[], grid: None }]).is_err());
     let table = IdfTable::fit(&EmbedConfig::default(), []);
     let one_code = NgramColourEmbedder::new(table, &[0.0; 48], 48, SIDE as usize);
     let owner = Owner::spawn("small", Box::new(one_code) as Box<dyn PairEmbedder>).unwrap();
@@ -149,7 +149,7 @@ fn images_without_pixels_are_alike_when_they_share_codes() {
     let with_codebook = NgramColourEmbedder::new(table(), tokenizer.codebook(), tokenizer.spec().codebook_dim as usize, SIDE as usize);
     for mut embedder in [NgramColourEmbedder::new(table(), &[], 0, SIDE as usize), with_codebook] {
         let codes: [&[u32]; 3] = [&[0, 1, 2, 3, 3, 3], &[0, 1, 2, 3, 3, 4], &[5, 6, 7, 5, 6, 7]];
-        let views: Vec<ImageView<'_>> = codes.iter().map(|codes| ImageView { codes, pixels: &[] }).collect();
+        let views: Vec<ImageView<'_>> = codes.iter().map(|codes| ImageView { codes, pixels: &[], grid: None }).collect();
         let embedded = embedder.embed_images(&views).unwrap();
         let rows: Vec<&[f32]> = embedded.chunks_exact(embedder.dimension()).collect();
         assert!(rows.iter().all(|row| is_unit(row)));

@@ -3,8 +3,9 @@
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{ArrowNativeType, Float32Type, UInt32Type};
+use cm3flow_schemas::document::ImageRef;
 use cm3flow_schemas::rows::position;
-use cm3flow_schemas::{ImageId, SampleId, SchemaError, columns, rows};
+use cm3flow_schemas::{Grid, ImageId, SampleId, SchemaError, columns, rows};
 use rayon::prelude::*;
 use serde::Deserialize;
 
@@ -38,6 +39,8 @@ struct Part {
     captions: StringArray,
     caption_offsets: OffsetBuffer<i32>,
     codes: Lists<u32>,
+    /// Grids of all rows, where images have several shapes.
+    grids: Vec<Grid>,
     embeddings: Lists<f32>,
 }
 
@@ -58,6 +61,11 @@ impl<T: ArrowNativeType> Lists<T> {
 struct Ids {
     sample_id: SampleId,
     image_id: ImageId,
+}
+
+#[derive(Deserialize)]
+struct Gridded {
+    grid: Grid,
 }
 
 /// Normalised average of both embeddings; one alone if the other is empty or zero.
@@ -90,12 +98,15 @@ impl Part {
     /// Columns of a [`columns::bank_sample`].
     fn try_new(first: usize, batch: &RecordBatch) -> Result<Self, SchemaError> {
         let list = |name| position(&batch.schema(), name).map(|column| batch.column(column).as_list::<i32>().clone());
+        let has_grids = batch.schema().index_of(columns::GRID).is_ok();
+        let gridded: Vec<Gridded> = if has_grids { rows::read(batch, &[columns::GRID])? } else { Vec::new() };
         let (captions, codes, embeddings) = (list(columns::CAPTIONS)?, list(columns::CODES)?, list(columns::EMBEDDING)?);
         Ok(Self {
             first,
             captions: captions.values().as_string::<i32>().clone(),
             caption_offsets: captions.offsets().clone(),
             codes: Lists { values: codes.values().as_primitive::<UInt32Type>().values().clone(), offsets: codes.offsets().clone() },
+            grids: gridded.into_iter().map(|row| row.grid).collect(),
             embeddings: Lists {
                 values: embeddings.values().as_primitive::<Float32Type>().values().clone(),
                 offsets: embeddings.offsets().clone(),
@@ -183,8 +194,14 @@ impl Bank {
     /// Codes of the main image of `row`.
     #[must_use]
     pub fn codes(&self, row: usize) -> &[u32] {
+        self.image(row).codes
+    }
+
+    /// The main image of `row`, with its grid where images have several shapes.
+    #[must_use]
+    pub fn image(&self, row: usize) -> ImageRef<'_> {
         let (part, row) = self.part_of(row);
-        part.codes.get(row)
+        ImageRef { codes: part.codes.get(row), grid: part.grids.get(row).copied() }
     }
 
     /// Whether `row` has captions and codes.

@@ -37,7 +37,7 @@ pub fn by_place(batches: &[RecordBatch], seed: u64) -> Result<RecordBatch, Schem
         order.extend(places(batch, seed)?.into_iter().enumerate().map(|(row, place)| (place, (number, row))));
     }
     if order.is_empty() {
-        return Ok(RecordBatch::new_empty(columns::bank_sample()));
+        return Ok(RecordBatch::new_empty(batches.first().map_or_else(columns::bank_sample, RecordBatch::schema)));
     }
     order.sort_unstable();
     let order: Vec<(usize, usize)> = order.into_iter().map(|(_, row)| row).collect();

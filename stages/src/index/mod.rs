@@ -10,7 +10,7 @@ use arrow::datatypes::SchemaRef;
 use cm3flow_schemas::columns;
 use cm3flow_schemas::rows;
 use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, RoleCodes, Split};
-use cm3flow_schemas::{ImageId, SampleId, SchemaError};
+use cm3flow_schemas::{Grid, ImageId, RoleGrid, SampleId, SchemaError};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use bank::dot;
@@ -25,7 +25,8 @@ pub const REVISION: u32 = 2;
 /// The stage's name.
 pub const NAME: &str = "index";
 
-/// The transform: prepared samples with split and election become rows of the bank. Keeps order, drops rows.
+/// The transform: prepared samples with split and election become rows of the bank, with the grids of their main images where these have
+/// several shapes. Keeps order, drops rows.
 #[derive(Debug, Default)]
 pub struct Index;
 
@@ -35,6 +36,8 @@ struct In {
     image_id: ImageId,
     annotations: Annotations,
     image_codes: Vec<RoleCodes>,
+    #[serde(default)]
+    image_grids: Vec<RoleGrid>,
     text_embedding: Vec<f32>,
     image_embedding: Vec<f32>,
     split: Split,
@@ -48,6 +51,8 @@ struct Out {
     captions: Vec<String>,
     codes: Vec<u32>,
     embedding: Vec<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grid: Option<Grid>,
 }
 
 impl Transform for Index {
@@ -58,7 +63,7 @@ impl Transform for Index {
     fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
         rows::require(input, columns::prepared_sample().fields())?;
         rows::require(input, &[columns::split(), columns::duplicate_of()])?;
-        Ok(columns::bank_sample())
+        Ok(bank_schema(input))
     }
 
     fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
@@ -73,16 +78,23 @@ impl Transform for Index {
             columns::SPLIT,
             columns::DUPLICATE_OF,
         ];
-        let input: Vec<In> = rows::read(&batch, &wanted).map_err(schema_error)?;
+        let input: Vec<In> = rows::read_with(&batch, &wanted, &[columns::IMAGE_GRIDS]).map_err(schema_error)?;
         let banked = input.into_iter().filter(|row| row.split == Split::Train && row.duplicate_of.is_none()).map(|row| Out {
             sample_id: row.sample_id,
             image_id: row.image_id,
             captions: row.annotations.captions,
             codes: row.image_codes.into_iter().find(|image| image.role == MAIN_IMAGE).map(|image| image.codes).unwrap_or_default(),
             embedding: pair_embedding(&row.text_embedding, &row.image_embedding),
+            grid: RoleGrid::of(&row.image_grids, MAIN_IMAGE),
         });
-        rows::write(&columns::bank_sample(), &banked.collect::<Vec<_>>()).map_err(schema_error)
+        rows::write(&bank_schema(&batch.schema()), &banked.collect::<Vec<_>>()).map_err(schema_error)
     }
+}
+
+/// Columns of the bank of prepared samples with those of `input`.
+fn bank_schema(input: &SchemaRef) -> SchemaRef {
+    let bank = columns::bank_sample();
+    if input.index_of(columns::IMAGE_GRIDS).is_ok() { columns::with(&bank, &[columns::grid()]) } else { bank }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What of a sample a record is made of.
 
+use cm3flow_schemas::document::ImageRef;
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::sample::{Annotations, LabelledBox, Question};
 
@@ -96,10 +97,10 @@ impl<'s> Item<'s> {
         Self { values, image }
     }
 
-    /// Codes of the image that a part calls `name`.
-    pub(super) fn image(&self, name: &str, sample: &'s In) -> Option<&'s [u32]> {
+    /// The image that a part calls `name`.
+    pub(super) fn image(&self, name: &str, sample: &'s In) -> Option<ImageRef<'s>> {
         let role = self.image.filter(|(called, _)| *called == name).map_or(name, |(_, role)| role);
-        sample.image_codes.iter().find(|image| image.role == role).map(|image| image.codes.as_slice())
+        sample.image(role)
     }
 
     /// The first thing that a wording needs and the sample lacks.

@@ -19,11 +19,11 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use cm3flow_schemas::columns;
-use cm3flow_schemas::document::Neighbour;
+use cm3flow_schemas::document::{ImageRef, Neighbour};
 use cm3flow_schemas::rows;
 use cm3flow_schemas::sample::{Annotations, Refusal, RoleCodes, Split};
 use cm3flow_schemas::vocabulary::Vocabulary;
-use cm3flow_schemas::{DocumentId, SampleId, SchemaError};
+use cm3flow_schemas::{DocumentId, RoleGrid, SampleId, SchemaError};
 use serde::{Deserialize, Serialize};
 
 pub use config::{InstructConfig, LongText, TaskConfig};
@@ -77,6 +77,8 @@ struct In {
     sample_id: SampleId,
     annotations: Annotations,
     image_codes: Vec<RoleCodes>,
+    #[serde(default)]
+    image_grids: Vec<RoleGrid>,
     neighbours: Vec<Neighbour>,
     split: Split,
 }
@@ -94,6 +96,14 @@ struct Out {
     retrieved_wanted: u16,
     spans: u16,
     refusal: Option<Refusal>,
+}
+
+impl In {
+    /// The image `role`, with its grid where images have several shapes.
+    fn image(&self, role: &str) -> Option<ImageRef<'_>> {
+        let found = self.image_codes.iter().find(|image| image.role == role)?;
+        Some(ImageRef { codes: &found.codes, grid: RoleGrid::of(&self.image_grids, role) })
+    }
 }
 
 impl Instruct {
@@ -133,7 +143,7 @@ impl Transform for Instruct {
     fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
         let schema_error = |source| StageError::Schema { stage: NAME, source };
         let wanted = [columns::SAMPLE_ID, columns::ANNOTATIONS, columns::IMAGE_CODES, columns::NEIGHBOURS, columns::SPLIT];
-        let input: Vec<In> = rows::read(&batch, &wanted).map_err(schema_error)?;
+        let input: Vec<In> = rows::read_with(&batch, &wanted, &[columns::IMAGE_GRIDS]).map_err(schema_error)?;
         let mut documents = Vec::new();
         for sample in &input {
             self.documents_of(sample, &mut documents)?;

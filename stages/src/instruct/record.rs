@@ -1,7 +1,7 @@
 //! Builds the records of a sample.
 
 use cm3flow_schemas::DocumentId;
-use cm3flow_schemas::document::{DocumentBuilder, Neighbour, Role};
+use cm3flow_schemas::document::{DocumentBuilder, ImageRef, Neighbour, Role};
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::sample::Refusal;
 
@@ -24,7 +24,7 @@ enum Content<'a> {
     },
     /// A text that has no tokens, and why.
     Unrepresentable(Unrepresentable),
-    Image(Role, &'a [u32]),
+    Image(Role, ImageRef<'a>),
     Retrieved,
 }
 
@@ -115,8 +115,8 @@ impl Instruct {
         for item in &sample.annotations.items {
             let mut contents = Vec::new();
             if let Some(image) = &item.image {
-                match sample.image_codes.iter().find(|found| found.role == *image) {
-                    Some(found) => contents.push(Content::Image(Role::Target, &found.codes)),
+                match sample.image(image) {
+                    Some(found) => contents.push(Content::Image(Role::Target, found)),
                     None => self.tally.lack(of.name, "image of an item"),
                 }
             }
@@ -243,13 +243,13 @@ impl Instruct {
             for content in contents {
                 match content {
                     Content::Text { role, ids, .. } => builder.text(*role, ids)?,
-                    Content::Image(role, codes) => builder.image(*role, codes)?,
+                    Content::Image(role, image) => builder.image(*role, *image)?,
                     // Such a record is refused before it is built.
                     Content::Unrepresentable(_) => {}
                     Content::Retrieved => {
-                        for (_, caption, codes) in retrieved {
+                        for (_, caption, image) in retrieved {
                             builder.text(Role::Retrieved, caption)?;
-                            builder.image(Role::Retrieved, codes)?;
+                            builder.image(Role::Retrieved, *image)?;
                         }
                     }
                 }
@@ -311,15 +311,15 @@ impl Instruct {
             wanted += 1;
             // The record of that sample itself is refused with the reason.
             if let Ok(caption) = self.context.tokenizer.encode(caption) {
-                drawn.push((neighbour.clone(), caption, self.bank.codes(row)));
+                drawn.push((neighbour.clone(), caption, self.bank.image(row)));
             }
         }
         (drawn, wanted)
     }
 }
 
-/// A neighbour, the tokens of its caption, the codes of its image.
-type Retrieved<'s> = (Neighbour, Vec<u32>, &'s [u32]);
+/// A neighbour, the tokens of its caption, its image.
+type Retrieved<'s> = (Neighbour, Vec<u32>, ImageRef<'s>);
 
 /// Puts texts and the image in the order that is asked for; retrieved pairs stay in front.
 fn order(order: Order, contents: &mut [Content<'_>], draws: &mut Draws) {

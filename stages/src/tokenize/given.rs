@@ -2,7 +2,7 @@
 
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
 use cm3flow_schemas::unit::NumericsClass;
-use cm3flow_schemas::{DynError, canonical};
+use cm3flow_schemas::{DynError, Grid, canonical};
 
 /// Stands for the tokenizer that made the codes, of which only the sizes are known.
 #[derive(Debug, Clone)]
@@ -44,7 +44,7 @@ impl ImageTokenizer for GivenTokenizer {
         false
     }
 
-    fn encode(&mut self, _: &[u8]) -> Result<Vec<u32>, DynError> {
+    fn encode_grid(&mut self, _: &[u8], _: Grid) -> Result<Vec<u32>, DynError> {
         Err("pictures are not encoded where codes are given".into())
     }
 
@@ -52,7 +52,7 @@ impl ImageTokenizer for GivenTokenizer {
         false
     }
 
-    fn decode(&mut self, _: &[u32]) -> Result<Vec<u8>, DynError> {
+    fn decode_grid(&mut self, _: &[u32], _: Grid) -> Result<Vec<u8>, DynError> {
         Err("codes that are given cannot be decoded".into())
     }
 

@@ -1,10 +1,12 @@
 //! `tokenize`: images become codes; the text tokenizer and the baseline image tokenizer live here too.
 //!
-//! Stage of `prepare` behind `derive` and `annotate`. Keeps order and number of rows. Codes that are given are read and checked. Other images are encoded in groups of the tokenizer's fixed batch size, in the
-//! order in which they stand in the unit, whatever the cuts of the input; groups never span units. Text becomes tokens in
-//! `instruct`, once templates have been filled in, since byte pairs merge across the edges of what is put in.
+//! Stage of `prepare` behind `derive` and `annotate`. Keeps order and number of rows. Codes that are given are read and checked. Other images are encoded in
+//! groups of one shape and of the tokenizer's fixed batch size (`groups.rs`), in the order in which they stand in the unit, whatever the cuts of the
+//! input; groups never span units. Text becomes tokens in `instruct`, once templates have been filled in, since byte pairs merge across the
+//! edges of what is put in.
 
 mod given;
+mod groups;
 mod patches;
 mod text;
 
@@ -16,12 +18,13 @@ use cm3flow_schemas::columns;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{Refusal, RoleCodes, RoleImage};
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
-use cm3flow_schemas::{DynError, SchemaError};
+use cm3flow_schemas::{DynError, RoleGrid, SchemaError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 pub use given::GivenTokenizer;
+use groups::Groups;
 pub use patches::PatchTokenizer;
 pub use text::{Fidelity, TextTokenizer, Unrepresentable, fit as fit_text};
 
@@ -53,25 +56,17 @@ impl Tokenize {
         Self { tokenizer, spec, change: ColumnChange::new(&[columns::GIVEN_CODES], vec![columns::image_codes(), columns::refusal()]) }
     }
 
-    /// Encodes as many images at the front of `waiting` as make whole groups, or all of them when `last`.
-    async fn encode(&self, waiting: &mut Waiting, last: bool) -> Result<()> {
-        let group = self.spec.numerics.batch_size.max(1) as usize;
-        let size = self.spec.bytes_per_image();
-        let mut count = waiting.pixels.len() / size;
-        if !last {
-            count -= count % group;
+    /// Encodes the groups that are complete, or all images when `last`.
+    async fn encode(&self, groups: &mut Groups, last: bool) -> Result<()> {
+        for group in groups.complete(last) {
+            let (grid, pixels, images) = (group.grid, group.pixels, group.images);
+            let encoded = self.tokenizer.call(move |tokenizer| tokenizer.encode_grid(&pixels, grid)).await?;
+            let codes = encoded.map_err(failed)?;
+            if codes.len() != images.len() * grid.codes() {
+                return Err(failed(format!("{} codes for {} images of {grid}", codes.len(), images.len()).into()));
+            }
+            images.iter().zip(codes.chunks_exact(grid.codes())).for_each(|(image, codes)| groups.fill(*image, codes));
         }
-        if count == 0 {
-            return Ok(());
-        }
-        let rest = waiting.pixels.split_off(count * size);
-        let pixels = std::mem::replace(&mut waiting.pixels, rest);
-        let encoded = self.tokenizer.call(move |tokenizer| tokenizer.encode(&pixels)).await?;
-        let codes = encoded.map_err(failed)?;
-        if codes.len() != count * self.spec.codes_per_image() {
-            return Err(failed(format!("{} codes for {count} images of {}", codes.len(), self.spec.codes_per_image()).into()));
-        }
-        waiting.codes.extend(codes.chunks_exact(self.spec.codes_per_image()).map(<[u32]>::to_vec));
         Ok(())
     }
 }
@@ -84,6 +79,8 @@ fn failed(source: DynError) -> StageError {
 struct In {
     pixels: Vec<RoleImage>,
     given_codes: Vec<RoleImage>,
+    #[serde(default)]
+    image_grids: Vec<RoleGrid>,
     refusal: Option<Refusal>,
 }
 
@@ -101,13 +98,14 @@ struct Row {
     refusal: Option<Refusal>,
 }
 
-/// Reads the codes of an image and checks that they are some of `spec`.
-fn read_given(image: &RoleImage, spec: &ImageTokenizerSpec) -> Result<RoleCodes, Refusal> {
+/// Reads the codes of an image and checks that they are some of `spec`, in the image's grid among `grids` or in a square.
+fn read_given(image: &RoleImage, grids: &[RoleGrid], spec: &ImageTokenizerSpec) -> Result<RoleCodes, Refusal> {
     let refused = |reason, problem: String| Refusal::new(NAME, reason, format!("codes of image {}: {problem}", image.role));
     let given = codes::from_file(&image.bytes).map_err(|problem| refused("bad_codes", problem))?;
-    let (grid, size) = (spec.grid as usize, spec.codebook_size);
-    if given.codes.len() != spec.codes_per_image() || (given.shape.len() == 2 && given.shape != [grid, grid]) {
-        return Err(refused("wrong_number_of_codes", format!("their shape is {:?}, the tokenizer has {grid} x {grid}", given.shape)));
+    let (grid, size) = (RoleGrid::of(grids, &image.role).unwrap_or(spec.square()), spec.codebook_size);
+    if given.codes.len() != grid.codes() || (given.shape.len() == 2 && given.shape != [grid.rows as usize, grid.columns as usize]) {
+        let problem = format!("their shape is {:?}, the tokenizer has {} x {}", given.shape, grid.rows, grid.columns);
+        return Err(refused("wrong_number_of_codes", problem));
     }
     if let Some(code) = given.codes.iter().find(|code| **code >= size) {
         return Err(refused("code_out_of_range", format!("{code} is not below {size}")));
@@ -116,13 +114,9 @@ fn read_given(image: &RoleImage, spec: &ImageTokenizerSpec) -> Result<RoleCodes,
 }
 
 /// Batches whose images are not all encoded yet.
-#[derive(Default)]
 struct Waiting {
     batches: VecDeque<(RecordBatch, Vec<Row>)>,
-    /// Pixels of images to be encoded, in order.
-    pixels: Vec<u8>,
-    /// Codes of images whose rows have not been sent, in order.
-    codes: VecDeque<Vec<u32>>,
+    groups: Groups,
 }
 
 impl Waiting {
@@ -130,7 +124,7 @@ impl Waiting {
     fn push(&mut self, batch: RecordBatch, spec: &ImageTokenizerSpec, can_encode: bool) -> Result<()> {
         let schema_error = |source| StageError::Schema { stage: NAME, source };
         let wanted = [columns::PIXELS, columns::GIVEN_CODES, columns::REFUSAL];
-        let rows: Vec<In> = rows::read(&batch, &wanted).map_err(schema_error)?;
+        let rows: Vec<In> = rows::read_with(&batch, &wanted, &[columns::IMAGE_GRIDS]).map_err(schema_error)?;
         let rows = rows.into_iter().map(|row| self.push_row(row, spec, can_encode)).collect::<Result<_>>()?;
         self.batches.push_back((batch, rows));
         Ok(())
@@ -141,7 +135,8 @@ impl Waiting {
         if let Some(refusal) = row.refusal {
             return refused(refusal);
         }
-        let given: Result<Vec<RoleCodes>, Refusal> = row.given_codes.iter().map(|image| read_given(image, spec)).collect();
+        let given: Result<Vec<RoleCodes>, Refusal> =
+            row.given_codes.iter().map(|image| read_given(image, &row.image_grids, spec)).collect();
         let given = match given {
             Ok(given) => given,
             Err(refusal) => return refused(refusal),
@@ -152,22 +147,22 @@ impl Waiting {
             return refused(Refusal::new(NAME, "no_encoder", detail));
         }
         // One image of another size would shift the codes of all that follow.
-        let size = spec.bytes_per_image();
-        if let Some(image) = row.pixels.iter().find(|image| image.bytes.len() != size) {
-            return Err(failed(format!("image {} has {} bytes, the tokenizer takes {size}", image.role, image.bytes.len()).into()));
+        for image in &row.pixels {
+            let grid = RoleGrid::of(&row.image_grids, &image.role).unwrap_or(spec.square());
+            let size = spec.bytes_of(grid);
+            if image.bytes.len() != size {
+                return Err(failed(format!("image {} has {} bytes, the tokenizer takes {size}", image.role, image.bytes.len()).into()));
+            }
+            self.groups.push(grid, &image.bytes);
         }
-        row.pixels.iter().for_each(|image| self.pixels.extend(&image.bytes));
         Ok(Row { roles: row.pixels.into_iter().map(|image| image.role).collect(), given, refusal: None })
     }
 
     /// The next batch whose images all have codes.
     fn pop(&mut self) -> Option<(RecordBatch, Vec<Out>)> {
         let images: usize = self.batches.front()?.1.iter().map(|row| row.roles.len()).sum();
-        if images > self.codes.len() {
-            return None;
-        }
+        let mut codes = self.groups.take(images)?.into_iter();
         let (batch, rows) = self.batches.pop_front()?;
-        let mut codes = self.codes.drain(..images);
         let mut take = |role| RoleCodes { role, codes: codes.next().unwrap_or_default() };
         let mut finish = |row: Row| {
             let image_codes = row.roles.into_iter().map(&mut take).chain(row.given).collect();
@@ -192,14 +187,15 @@ impl Stage for Tokenize {
         async move {
             let schema_error = |source| StageError::Schema { stage: NAME, source };
             let can_encode = self.tokenizer.call(|tokenizer| tokenizer.can_encode()).await?;
-            let mut waiting = Waiting::default();
+            let group = self.spec.numerics.batch_size.max(1) as usize;
+            let mut waiting = Waiting { batches: VecDeque::new(), groups: Groups::new(group) };
             loop {
                 let batch = input.next().await;
                 let last = batch.is_none();
                 if let Some(batch) = batch {
                     waiting.push(batch, &self.spec, can_encode)?;
                 }
-                self.encode(&mut waiting, last).await?;
+                self.encode(&mut waiting.groups, last).await?;
                 while let Some((batch, rows)) = waiting.pop() {
                     out.send(self.change.apply(&batch, &rows).map_err(schema_error)?).await?;
                 }

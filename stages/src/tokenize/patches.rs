@@ -5,7 +5,7 @@
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
 use cm3flow_schemas::unit::NumericsClass;
-use cm3flow_schemas::{DynError, canonical};
+use cm3flow_schemas::{DynError, Grid, canonical};
 use rayon::prelude::*;
 
 use crate::error::{Result, StageError};
@@ -42,7 +42,7 @@ impl PatchTokenizer {
         let dim = (patch_px * patch_px * 3) as usize;
         let mut patches: Vec<Vec<f32>> = images
             .chunks_exact((side_px * side_px * 3) as usize)
-            .flat_map(|image| cut(image, side_px as usize, patch_px as usize))
+            .flat_map(|image| cut(image, Grid::square(side_px / patch_px), patch_px as usize))
             .collect();
         let mut draws = Draws::new(seed, "patch tokenizer", &[]);
         draws.shuffle(&mut patches);
@@ -112,18 +112,19 @@ impl PatchTokenizer {
         Self::from_codebook(bytes.chunks_exact(4).map(value).collect(), side_px, patch_px)
     }
 
-    fn encode_image(&self, image: &[u8]) -> Vec<u32> {
-        let patches = cut(image, self.spec.side_px as usize, self.patch_px);
+    fn encode_image(&self, image: &[u8], grid: Grid) -> Vec<u32> {
+        let patches = cut(image, grid, self.patch_px);
         patches.iter().map(|patch| nearest(patch, &self.codebook, &self.norms)).collect()
     }
 
-    fn decode_image(&self, codes: &[u32]) -> Vec<u8> {
-        let (side, patch, grid) = (self.spec.side_px as usize, self.patch_px, self.spec.grid as usize);
-        let mut image = vec![0; self.spec.bytes_per_image()];
+    fn decode_image(&self, codes: &[u32], grid: Grid) -> Vec<u8> {
+        let (patch, columns) = (self.patch_px, grid.columns as usize);
+        let width = columns * patch;
+        let mut image = vec![0; self.spec.bytes_of(grid)];
         for (index, &code) in codes.iter().enumerate() {
             let vector = &self.codebook[code as usize * self.spec.codebook_dim as usize..][..self.spec.codebook_dim as usize];
             for (line, values) in vector.chunks_exact(patch * 3).enumerate() {
-                let start = ((index / grid * patch + line) * side + index % grid * patch) * 3;
+                let start = ((index / columns * patch + line) * width + index % columns * patch) * 3;
                 image[start..start + patch * 3].iter_mut().zip(values).for_each(|(to, from)| *to = from.round().clamp(0.0, 255.0) as u8);
             }
         }
@@ -136,21 +137,22 @@ impl ImageTokenizer for PatchTokenizer {
         &self.spec
     }
 
-    fn encode(&mut self, pixels: &[u8]) -> Result<Vec<u32>, DynError> {
-        if !pixels.len().is_multiple_of(self.spec.bytes_per_image()) {
-            return Err(format!("{} bytes are no whole number of images of {}", pixels.len(), self.spec.bytes_per_image()).into());
+    fn encode_grid(&mut self, pixels: &[u8], grid: Grid) -> Result<Vec<u32>, DynError> {
+        let size = self.spec.bytes_of(grid);
+        if size == 0 || !pixels.len().is_multiple_of(size) {
+            return Err(format!("{} bytes are no whole number of images of {size}", pixels.len()).into());
         }
-        Ok(pixels.par_chunks_exact(self.spec.bytes_per_image()).flat_map_iter(|image| self.encode_image(image)).collect())
+        Ok(pixels.par_chunks_exact(size).flat_map_iter(|image| self.encode_image(image, grid)).collect())
     }
 
-    fn decode(&mut self, codes: &[u32]) -> Result<Vec<u8>, DynError> {
-        if !codes.len().is_multiple_of(self.spec.codes_per_image()) {
-            return Err(format!("{} codes are no whole number of images of {}", codes.len(), self.spec.codes_per_image()).into());
+    fn decode_grid(&mut self, codes: &[u32], grid: Grid) -> Result<Vec<u8>, DynError> {
+        if grid.codes() == 0 || !codes.len().is_multiple_of(grid.codes()) {
+            return Err(format!("{} codes are no whole number of images of {}", codes.len(), grid.codes()).into());
         }
         if let Some(code) = codes.iter().find(|code| **code >= self.spec.codebook_size) {
             return Err(format!("code {code} is out of range 0..{}", self.spec.codebook_size).into());
         }
-        Ok(codes.par_chunks_exact(self.spec.codes_per_image()).flat_map_iter(|codes| self.decode_image(codes)).collect())
+        Ok(codes.par_chunks_exact(grid.codes()).flat_map_iter(|codes| self.decode_image(codes, grid)).collect())
     }
 
     fn codebook(&self) -> &[f32] {
@@ -158,14 +160,15 @@ impl ImageTokenizer for PatchTokenizer {
     }
 }
 
-/// Patches of an image, row-major, each as floats.
-fn cut(image: &[u8], side: usize, patch: usize) -> Vec<Vec<f32>> {
-    let grid = side / patch;
+/// Patches of an image of `grid`, row-major, each as floats.
+fn cut(image: &[u8], grid: Grid, patch: usize) -> Vec<Vec<f32>> {
+    let columns = grid.columns as usize;
     let one = |index: usize| {
-        let (top, left) = (index / grid * patch, index % grid * patch);
-        (0..patch).flat_map(|line| image[((top + line) * side + left) * 3..][..patch * 3].iter().map(|&value| f32::from(value))).collect()
+        let (top, left) = (index / columns * patch, index % columns * patch);
+        let line = |line: usize| image[((top + line) * columns * patch + left) * 3..][..patch * 3].iter();
+        (0..patch).flat_map(|at| line(at).map(|&value| f32::from(value))).collect()
     };
-    (0..grid * grid).map(one).collect()
+    (0..grid.codes()).map(one).collect()
 }
 
 fn nearest(patch: &[f32], codebook: &[f32], norms: &[f32]) -> u32 {

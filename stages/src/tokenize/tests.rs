@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use cm3flow_schemas::DynError;
+use cm3flow_schemas::{DynError, Grid};
 use proptest::prelude::*;
 
 use super::*;
@@ -13,8 +13,8 @@ use crate::conformance::{cases, check_stage, cut, cuts_do_not_matter, output_tab
 use crate::derive::{Derive, DeriveConfig};
 use crate::filter::Filter;
 use crate::fixtures::{
-    CODES, PATCH, Raw, SEED, SIDE, derived, filter_config, patch_tokenizer, picture, png, preparation, raw_batch, text_tokenizer,
-    tokenizer_owner,
+    CODES, PATCH, Raw, SEED, SIDE, bucketed_preparation, derived, filter_config, patch_tokenizer, picture, png, preparation, raw_batch,
+    text_tokenizer, tokenizer_owner,
 };
 use crate::stage::Map;
 
@@ -30,13 +30,13 @@ impl ImageTokenizer for Grouped {
         &self.spec
     }
 
-    fn encode(&mut self, pixels: &[u8]) -> Result<Vec<u32>, DynError> {
-        self.groups.lock().unwrap().push(pixels.len() / self.spec.bytes_per_image());
-        self.inner.encode(pixels)
+    fn encode_grid(&mut self, pixels: &[u8], grid: Grid) -> Result<Vec<u32>, DynError> {
+        self.groups.lock().unwrap().push(pixels.len() / self.spec.bytes_of(grid));
+        self.inner.encode_grid(pixels, grid)
     }
 
-    fn decode(&mut self, codes: &[u32]) -> Result<Vec<u8>, DynError> {
-        self.inner.decode(codes)
+    fn decode_grid(&mut self, codes: &[u32], grid: Grid) -> Result<Vec<u8>, DynError> {
+        self.inner.decode_grid(codes, grid)
     }
 
     fn codebook(&self) -> &[f32] {
@@ -127,10 +127,10 @@ fn an_error_of_the_tokenizer_stops_the_stage() {
         fn spec(&self) -> &ImageTokenizerSpec {
             self.0.spec()
         }
-        fn encode(&mut self, _: &[u8]) -> Result<Vec<u32>, DynError> {
+        fn encode_grid(&mut self, _: &[u8], _: Grid) -> Result<Vec<u32>, DynError> {
             Err("out of memory".into())
         }
-        fn decode(&mut self, _: &[u32]) -> Result<Vec<u8>, DynError> {
+        fn decode_grid(&mut self, _: &[u32], _: Grid) -> Result<Vec<u8>, DynError> {
             Err("out of memory".into())
         }
         fn codebook(&self) -> &[f32] {
@@ -313,4 +313,77 @@ fn a_picture_is_refused_where_codes_are_given() {
         [None, none, none, Some("wrong_number_of_codes"), Some("code_out_of_range"), Some("bad_codes"), none, Some("no_caption")]
     );
     assert!(rows[1].refusal.as_ref().unwrap().detail.contains("image main is a picture"), "{:?}", rows[1].refusal);
+}
+
+/// Pictures of several shapes, edits, and codes of whose grids one is none of an image.
+fn shaped() -> RecordBatch {
+    let npy = |rows: usize, columns: usize| {
+        let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({rows}, {columns}), }}\n");
+        let codes = vec![3; rows * columns];
+        [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes(), header.as_bytes(), &codes].concat()
+    };
+    let of = |kind: u8, width, height| Raw::new("p", png(&picture(kind, width, height)), &["a"]);
+    let mut samples: Vec<Raw> = [(64, 16), (32, 32), (16, 64), (30, 20), (32, 32), (20, 30), (64, 16), (31, 32), (64, 16), (32, 31)]
+        .into_iter()
+        .zip(0..)
+        .map(|((width, height), kind)| of(kind, width, height))
+        .collect();
+    samples[3] = samples[3].clone().with_image("edit0", png(&picture(9, 32, 32)));
+    samples.push(Raw::new("codes", npy(8, 2), &["a"]));
+    samples.push(Raw::new("codes", npy(2, 6), &["a"]));
+    samples.push(Raw::new("codes", npy(16, 1), &["a"]));
+    let filtered = run_whole(Map(Filter::new(filter_config())), &raw_batch(&samples));
+    run_whole(Map(Derive::new(DeriveConfig::default(), bucketed_preparation(), SEED)), &filtered)
+}
+
+#[test]
+fn images_of_several_shapes_have_the_codes_of_their_own() {
+    #[derive(Deserialize)]
+    struct Shaped {
+        pixels: Vec<RoleImage>,
+        image_codes: Vec<RoleCodes>,
+        image_grids: Vec<RoleGrid>,
+        refusal: Option<Refusal>,
+    }
+    for size in [1, 2, 3] {
+        let out = check_stage(|| grouped(size).0, &shaped());
+        let wanted = [columns::PIXELS, columns::IMAGE_CODES, columns::IMAGE_GRIDS, columns::REFUSAL];
+        let rows: Vec<Shaped> = rows::read(&out, &wanted).unwrap();
+        let reasons: Vec<_> = rows[10..].iter().map(|row| row.refusal.as_ref().map(|refusal| refusal.reason.as_str())).collect();
+        assert_eq!(reasons, [None, Some("wrong_number_of_codes"), Some("wrong_number_of_codes")]);
+        assert_eq!(RoleGrid::of(&rows[10].image_grids, "main"), Some(Grid { rows: 8, columns: 2 }));
+        assert_eq!(rows[10].image_codes[0].codes, [3; 16]);
+        let mut tokenizer = patch_tokenizer();
+        let mut grids = std::collections::BTreeSet::new();
+        for row in &rows[..10] {
+            assert_eq!(row.pixels.len(), row.image_codes.len());
+            for (image, coded) in row.pixels.iter().zip(&row.image_codes) {
+                let grid = RoleGrid::of(&row.image_grids, &image.role).unwrap();
+                assert_eq!(coded.codes, tokenizer.encode_grid(&image.bytes, grid).unwrap(), "{} of {grid}", image.role);
+                grids.insert(grid);
+            }
+        }
+        assert_eq!(grids.len(), 5, "there are images of every shape");
+    }
+}
+
+#[test]
+fn a_patch_of_a_shape_stands_where_it_was_cut() {
+    let mut tokenizer = patch_tokenizer();
+    for grid in [Grid { rows: 2, columns: 8 }, Grid { rows: 8, columns: 2 }, Grid { rows: 3, columns: 5 }] {
+        let codes: Vec<u32> = (0..grid.codes() as u32).map(|place| place % CODES).collect();
+        let pixels = tokenizer.decode_grid(&codes, grid).unwrap();
+        assert_eq!(pixels.len(), tokenizer.spec().bytes_of(grid));
+        assert_eq!(tokenizer.encode_grid(&pixels, grid).unwrap(), codes, "{grid}");
+    }
+    assert!(tokenizer.encode_grid(&[0; 100], Grid { rows: 0, columns: 1 }).is_err());
+    assert!(tokenizer.decode_grid(&[0; 15], Grid { rows: 2, columns: 8 }).is_err());
+}
+
+proptest! {
+    #![proptest_config(cases())]
+    #[test]
+    fn codes_of_shapes_do_not_depend_on_cuts(case in rows_and_cuts(shaped().num_rows()), group in 1_u32..6) {
+        cuts_do_not_matter(|| grouped(group).0, &shaped(), &case)?;
+    }
 }

@@ -45,6 +45,32 @@ fn codes_do_not_depend_on_batch_neighbours() {
 }
 
 #[test]
+fn pictures_of_every_shape_are_coded_by_the_same_network() {
+    let mut tokenizer = tokenizer(&weights(1));
+    let (wide, tall) = (Grid { rows: 4, columns: 16 }, Grid { rows: 16, columns: 4 });
+    assert_eq!((tokenizer.spec().size_px(wide), tokenizer.spec().bytes_of(wide)), ((64, 16), 3072));
+    let pixels = noise(5);
+    let together = tokenizer.encode_grid(&pixels, wide).expect("whole images");
+    assert_eq!(together.len(), 5 * 64);
+    let last = tokenizer.encode_grid(&pixels[4 * 3072..], wide).expect("a whole image");
+    assert_eq!(together[4 * 64..], last[..], "neighbours do not matter");
+    assert_ne!(together, tokenizer.encode_grid(&pixels, tall).expect("the same bytes in other rows"));
+    // A picture that is black above and white below, in either shape: its first row of codes is not like its last one.
+    let half: Vec<u8> = [vec![0; 1536], vec![255; 1536]].concat();
+    for grid in [wide, tall] {
+        let codes = tokenizer.encode_grid(&half, grid).expect("a whole image");
+        let columns = grid.columns as usize;
+        assert_ne!(codes[..columns], codes[64 - columns..], "{grid}");
+        let picture = tokenizer.decode_grid(&codes, grid).expect("its own codes");
+        assert_eq!(picture.len(), 3072);
+    }
+    let pictures = tokenizer.decode_grid(&together, wide).expect("its own codes");
+    assert!(pictures[4 * 3072..] == tokenizer.decode_grid(&last, wide).expect("its own codes")[..]);
+    let error = tokenizer.encode_grid(&[0; 3072], Grid { rows: 0, columns: 4 }).expect_err("no image").to_string();
+    assert!(error.contains("no whole number of images"), "{error}");
+}
+
+#[test]
 fn digest_is_that_of_configuration_and_weights() {
     let (one, other) = (weights(1), weights(2));
     let digest = tokenizer(&one).spec().digest;
