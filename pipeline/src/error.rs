@@ -68,6 +68,16 @@ pub enum PipelineError {
         /// Names of the splits that were asked for.
         splits: String,
     },
+    /// The version does not hold its train documents so often.
+    #[error("version {version} has {variants} variants of its train documents (mask.variants), numbered from 0: {asked} is none of them")]
+    NoVariant {
+        /// The version.
+        version: u32,
+        /// Number of its variants.
+        variants: usize,
+        /// What was asked for.
+        asked: u16,
+    },
     /// An export may only go where nothing is.
     #[error(
         "{address} is not empty; export into a new folder. One without index files is left over from an export that stopped, and can be deleted"
@@ -465,6 +475,7 @@ impl PipelineError {
                 | Self::Config { .. }
                 | Self::Address { .. }
                 | Self::NoPacks { .. }
+                | Self::NoVariant { .. }
                 | Self::NotEmpty { .. }
                 | Self::NoVersion { .. }
                 | Self::NothingPublished { .. }

@@ -62,6 +62,8 @@ pub struct ExportOptions {
     pub format: ExportFormat,
     /// The only split; every one that has packs without.
     pub split: Option<Split>,
+    /// The variant of the train documents, which is what one epoch reads; held-out ones have one.
+    pub variant: u16,
     /// Most bytes of a file of packs, [`MAX_FILE_BYTES`] at most; a pack that is larger by itself has its own.
     pub max_file_bytes: u64,
 }
@@ -139,8 +141,8 @@ impl Exporter {
     /// Reads the records of `version` of `dataset` in `store`.
     ///
     /// # Errors
-    /// [`PipelineError::NoVersion`], [`PipelineError::NothingPublished`], [`PipelineError::NoPacks`], [`PipelineError::Damaged`], or what the store
-    /// says.
+    /// [`PipelineError::NoVersion`], [`PipelineError::NothingPublished`], [`PipelineError::NoPacks`], [`PipelineError::NoVariant`],
+    /// [`PipelineError::Damaged`], or what the store says.
     pub async fn open(store: &Store, dataset: &str, version: &VersionRef, options: &ExportOptions) -> Result<Self> {
         let catalog = Catalog::new(store.clone(), dataset);
         let manifest = catalog.version_or_latest(Some(version)).await?;
@@ -149,8 +151,12 @@ impl Exporter {
             None => record_bytes(&manifest).into(),
         };
         let windows = catalog.windows_of(&manifest).await?;
+        let variants = manifest.statistics.get(Split::Train.name()).map_or(0, |train| train.variant_packs.len()).max(1);
+        if usize::from(options.variant) >= variants {
+            return Err(PipelineError::NoVariant { version: manifest.version, variants, asked: options.variant });
+        }
         let wanted: Vec<Split> = options.split.map_or_else(|| Split::ALL.to_vec(), |split| vec![split]);
-        let splits: Vec<Split> = wanted.iter().copied().filter(|split| shards(&windows, *split).next().is_some()).collect();
+        let splits: Vec<Split> = wanted.iter().copied().filter(|split| shards(&windows, *split, options.variant).next().is_some()).collect();
         if splits.is_empty() {
             let splits = wanted.iter().map(|split| split.name()).collect::<Vec<_>>().join(" or ");
             return Err(PipelineError::NoPacks { version: manifest.version, splits });
@@ -220,7 +226,7 @@ impl Exporter {
     /// The packs of each block of `split`, in order.
     fn blocks(&self, split: Split) -> impl Stream<Item = Result<Vec<Pack>>> {
         let schema = columns::pack(self.manifest.seq_len as usize, self.manifest.vocabulary.width());
-        let places = shards(&self.windows, split).flat_map(|shard| (0..shard.blocks.len()).map(move |block| (shard, block)));
+        let places = shards(&self.windows, split, self.options.variant).flat_map(|shard| (0..shard.blocks.len()).map(move |block| (shard, block)));
         let objects = self.store.objects();
         let fetch = move |(shard, block): (&ShardEntry, usize)| {
             let blocks = BlockReader::new(objects.clone(), schema.clone());
@@ -231,9 +237,10 @@ impl Exporter {
     }
 }
 
-/// Shards of a split, in the order in which packs are counted.
-fn shards(windows: &[WindowRecord], split: Split) -> impl Iterator<Item = &ShardEntry> {
-    windows.iter().flat_map(|window| &window.shards).filter(move |shard| shard.split == split)
+/// Shards of a split, of one variant if it has several, in the order in which packs are counted.
+fn shards(windows: &[WindowRecord], split: Split, variant: u16) -> impl Iterator<Item = &ShardEntry> {
+    let variant = if split == Split::Train { variant } else { 0 };
+    windows.iter().flat_map(|window| &window.shards).filter(move |shard| (shard.split, shard.variant) == (split, variant))
 }
 
 impl Export {

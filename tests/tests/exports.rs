@@ -52,7 +52,7 @@ async fn exported(job: &Job, version: u32, options: &ExportOptions, target: &Sto
 }
 
 fn options(format: ExportFormat) -> ExportOptions {
-    ExportOptions { format, split: None, max_file_bytes: FILE_BYTES }
+    ExportOptions { format, split: None, variant: 0, max_file_bytes: FILE_BYTES }
 }
 
 /// All objects of a store by path.

@@ -28,6 +28,9 @@ pub(in crate::command) struct ExportArgs {
     /// The only split to export, train or held_out; both by default
     #[arg(long, value_parser = split)]
     split: Option<Split>,
+    /// The variant of the train documents, from 0, if there are several (mask.variants)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    variant: u16,
     /// Most bytes of a file, 64 KiB to 1 GiB; one file at a time is held in memory
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(64 << 10..=MAX_FILE_BYTES))]
     max_file_bytes: u64,
@@ -46,7 +49,7 @@ pub(super) async fn export(args: &ExportArgs) -> Result<()> {
         let problem = "what lies in memory is gone when the command ends; name a folder".to_owned();
         return Err(PipelineError::Address { field: "--to".into(), url: args.to.clone(), problem });
     }
-    let options = ExportOptions { format: args.format, split: args.split, max_file_bytes: args.max_file_bytes };
+    let options = ExportOptions { format: args.format, split: args.split, variant: args.variant, max_file_bytes: args.max_file_bytes };
     let exporter = Exporter::open(&store, &config.dataset.name, &args.version, &options).await?;
     // Like a store that is named on the command line, it is looked for from where the command is run.
     let target = Store::open_named("--to", &args.to, Path::new("."), &config.store)?;
