@@ -30,6 +30,7 @@ fn bank_rows(first: u16, count: u16, seed: u64) -> RecordBatch {
             captions: vec![format!("caption {number}")],
             codes: vec![u32::from(number)],
             embedding,
+            grid: None,
         }
     };
     rows::write(&columns::bank_sample(), &(first..first + count).map(row).collect::<Vec<_>>()).unwrap()
@@ -113,7 +114,7 @@ fn equally_similar_rows_come_by_id() {
     let mut rows: Vec<RecordBatch> = Vec::new();
     for id in [3_u8, 1, 2] {
         let row =
-            Out { sample_id: SampleId([id; 16]), image_id: ImageId([id; 16]), captions: vec![], codes: vec![], embedding: vec![1.0, 0.0] };
+            Out { sample_id: SampleId([id; 16]), image_id: ImageId([id; 16]), captions: vec![], codes: vec![], embedding: vec![1.0, 0.0], grid: None };
         rows.push(rows::write(&columns::bank_sample(), &[row]).unwrap());
     }
     let bank = Bank::try_new(&rows).unwrap();

@@ -40,6 +40,7 @@ fn sample(captions: &[&str]) -> In {
         sample_id: SampleId([1; 16]),
         annotations: Annotations { captions: captions.iter().map(ToString::to_string).collect(), ..Annotations::default() },
         image_codes: vec![codes(MAIN_IMAGE, 1)],
+        image_grids: Vec::new(),
         neighbours: vec![],
         split: Split::Train,
     }

@@ -58,7 +58,7 @@ fn pictures_take_the_shape_of_the_nearest_aspect() {
         let derived = bucket_one(Raw::new("a", png(&with_ends(width, height)), &["a"]));
         assert_eq!((derived.grid(MAIN_IMAGE), derived.width, derived.height), (expected.into(), width, height));
         let fitted = derived.image(MAIN_IMAGE);
-        let ends = fitted.pixels().filter(|pixel| is_near(pixel, GREEN)).count();
+        let ends = fitted.pixels().filter(|pixel| is_near(pixel, &GREEN)).count();
         assert_eq!(ends == 0, width.max(height) == 320, "{width}x{height}: what is longer than four squares is cut, all else stays");
         assert_eq!(derived.image(EDGE_IMAGE).dimensions(), fitted.dimensions());
     }
