@@ -303,6 +303,8 @@ impl S3 for Objects {
 
     async fn list_objects_v2(&self, request: S3Request<dto::ListObjectsV2Input>) -> S3Result<S3Response<dto::ListObjectsV2Output>> {
         let dto::ListObjectsV2Input { bucket, prefix, delimiter, continuation_token, start_after, max_keys, .. } = request.input;
+        // Some clients send an empty one.
+        let delimiter = delimiter.filter(|delimiter| !delimiter.is_empty());
         let from = prefix.clone().unwrap_or_default();
         let after = continuation_token.clone().or_else(|| start_after.clone()).unwrap_or_default();
         let limit = max_keys.unwrap_or(1000).clamp(1, 1000) as usize;

@@ -162,6 +162,8 @@ class LitData:
         if remote:
             places = {"input_dir": f"s3://bench/{Path(folder).name}", "cache_dir": scratch()}
             places["storage_options"] = {"endpoint_url": remote, "region_name": "us-east-1", **KEYS}
+            # It has no option for a service without TLS.
+            litdata.streaming.downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True
         dataset = litdata.StreamingDataset(**places, shuffle=True, seed=1, **options)
         return litdata.StreamingDataLoader(
             dataset, batch_size=BATCH, num_workers=workers, persistent_workers=workers > 0, collate_fn=self.collated
