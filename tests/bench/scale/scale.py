@@ -4,8 +4,8 @@
 
 Each sample has 64 codes and a caption; every hundredth is a copy of an earlier one, so that deduplication has something to find. Samples lie in
 lists of 20,000, and units have 1,000. Windows have four units and the bank 4,000 rows by default, so that either size fills both. Sizes take turns.
-The table has medians:
-peak memory of the process, time per sample, and both as ratios to the first size. FOLDER is where lists and stores go; stores are removed.
+The table has medians: peak memory of the process, time per sample, and both as ratios to the first size. FOLDER is where lists and stores go; stores
+are removed.
 """
 
 import argparse
