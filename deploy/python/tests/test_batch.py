@@ -114,6 +114,8 @@ def test_what_a_worker_changes_travels_too(uri, monkeypatch):
     replaced = next(iter(PackedDataset(uri, 8)))
     replaced.tokens = replaced.tokens[:, :16] + 1
     assert_same(pickle.loads(ForkingPickler.dumps(replaced)), replaced)
+    replaced.segment_weights = replaced.segment_weights.to(torch.bfloat16)
+    assert_same(pickle.loads(ForkingPickler.dumps(replaced)), replaced)
     views = next(iter(PackedDataset(uri, 8, dtype="uint16")))
     sent = pickle.loads(ForkingPickler.dumps(views))
     assert all((row == view).all() for row, view in zip(sent.tokens, views.tokens, strict=True))

@@ -206,9 +206,13 @@ class Batch:
 
 def _sent(part: Any) -> tuple[Any, bool]:
     """A part as another process is to have it, and whether it was a tensor."""
-    if part is None or isinstance(part, (np.ndarray, list)) or part.device.type != "cpu" or part.requires_grad:
+    if part is None or isinstance(part, (np.ndarray, list)):
         return part, False
-    return part.numpy(), True
+    try:
+        return part.numpy(), True
+    except (TypeError, RuntimeError):
+        # On a device, of a type that NumPy lacks, or with a gradient: PyTorch sends it its own way.
+        return part, False
 
 
 def _received(parts: list[tuple[Any, bool]], state: str, stored: Optional[np.ndarray]) -> Batch:
