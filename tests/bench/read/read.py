@@ -1,7 +1,7 @@
 """Reads the same packs by several readers, interleaved, and prints medians as a Markdown table.
 
     read.py prepare FOLDER                        writes the packs of FOLDER/cm3flow (made by `synthetic_version`) in every reader's format
-    read.py compare FOLDER [--workers N] [--rounds N] [--readers a,b] [--remote ENDPOINT] [--raw FILE]
+    read.py compare FOLDER [--workers N] [--rounds N] [--readers a,b] [--remote ENDPOINT] [--raw FILE] [--without-memory]
     read.py table FILE                            prints the table of the results in FILE, of all calls that added to it
 
 Python needs the packages of requirements.txt beside this file, installed as it says, and cm3flow's wheel (`make wheel`).
@@ -142,12 +142,12 @@ def run(name, folder, workers, remote, look):
     return {"reader": name, "workers": workers, "remote": bool(remote), "memory_mib": memory} if look else result
 
 
-def compare(folder, workers, rounds, names, remote, raw):
+def compare(folder, workers, rounds, names, remote, raw, memory):
     results = []
     for number in range(rounds):
         for name in names:
             # Once a call, and before the timed ones: it warms what others left cold.
-            wanted = [True, False] if number == 0 else [False]
+            wanted = [True, False] if memory and number == 0 else [False]
             for look in wanted:
                 result = run(name, folder, workers, remote, look)
                 if result:
@@ -184,17 +184,19 @@ def main():
     arguments.add_argument("--readers")
     arguments.add_argument("--remote")
     arguments.add_argument("--raw")
+    arguments.add_argument("--without-memory", action="store_true")
     arguments = arguments.parse_args()
     if arguments.action == "table":
         table([json.loads(line) for line in arguments.folder.read_text().splitlines()])
         return
     from readers import READERS
 
-    names = arguments.readers.split(",") if arguments.readers else list(READERS)
+    # The limit is one of this machine's memory.
+    names = arguments.readers.split(",") if arguments.readers else [name for name in READERS if name != "memmap" or not arguments.remote]
     if arguments.action == "prepare":
         prepare(arguments.folder)
     elif arguments.action == "compare":
-        compare(arguments.folder.resolve(), arguments.workers, arguments.rounds, names, arguments.remote, arguments.raw)
+        compare(arguments.folder.resolve(), arguments.workers, arguments.rounds, names, arguments.remote, arguments.raw, not arguments.without_memory)
     else:
         measure(names[0], arguments.folder, arguments.workers, arguments.remote)
 
