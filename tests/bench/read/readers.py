@@ -1,9 +1,9 @@
 """The readers that are compared: how each stores the packs, and how each hands out shuffled batches of int64 tokens.
 
 An entry of `READERS` is a class with `write(tokens, folder)`, with `tokens` as `[packs, seq_len]` uint16, and `open(folder, workers, remote)`, an
-iterable of `[batch, seq_len]` int64 tensors; each iteration is one epoch. `modules` are what it imports. `remote` is `None`, or the endpoint of an S3 service whose bucket `bench` is
-the folder's parent. Each peer stands here twice: as the first example of its documentation has it, and (`-best`) with what its
-documentation recommends for speed.
+iterable of `[batch, seq_len]` int64 tensors; each iteration is one epoch. `modules` are what it imports. `remote` is `None`, or the endpoint of an S3
+service whose bucket `bench` is the folder's parent. Each peer stands here twice: as the first example of its documentation has it, and (`-best`) with
+what its documentation recommends for speed.
 """
 
 import os
