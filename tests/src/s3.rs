@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,6 +26,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::fault::{Fault, Faults};
+
+/// Path that answers `{"requests": n}`, without latency and to anybody. No bucket has such a name.
+const COUNT: &str = "/-/requests";
 
 /// How a service behaves.
 #[derive(Debug, Clone)]
@@ -50,6 +54,7 @@ impl Default for S3Options {
 pub struct S3Service {
     address: SocketAddr,
     options: S3Options,
+    requests: Arc<AtomicU64>,
     accepts: JoinHandle<()>,
 }
 
@@ -63,14 +68,21 @@ impl S3Service {
         let address = listener.local_addr()?;
         let mut builder = S3ServiceBuilder::new(Objects(objects));
         builder.set_auth(SimpleAuth::from_single(options.access_key.clone(), options.secret_key.clone()));
-        let accepts = tokio::spawn(accept(listener, builder.build(), options.clone()));
-        Ok(Self { address, options, accepts })
+        let requests = Arc::new(AtomicU64::new(0));
+        let accepts = tokio::spawn(accept(listener, builder.build(), options.clone(), Arc::clone(&requests)));
+        Ok(Self { address, options, requests, accepts })
     }
 
     /// Its address: `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Requests so far, whatever became of them. `GET /-/requests` of the service answers the same.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// The `[store]` section that reaches it.
@@ -95,13 +107,20 @@ impl Drop for S3Service {
     }
 }
 
-async fn accept(listener: TcpListener, router: Router, options: S3Options) {
+async fn accept(listener: TcpListener, router: Router, options: S3Options, requests: Arc<AtomicU64>) {
     while let Ok((socket, _)) = listener.accept().await {
-        let (router, options) = (router.clone(), options.clone());
+        let (router, options, requests) = (router.clone(), options.clone(), Arc::clone(&requests));
         tokio::spawn(async move {
             let answer = service_fn(|request: hyper::Request<Incoming>| {
-                let (router, options) = (router.clone(), options.clone());
-                async move { Ok::<_, Infallible>(answer(request.map(Body::from), &router, &options).await) }
+                let (router, options, requests) = (router.clone(), options.clone(), Arc::clone(&requests));
+                async move {
+                    if request.uri().path() == COUNT {
+                        let count = format!("{{\"requests\": {}}}", requests.load(Ordering::Relaxed));
+                        return Ok(HttpResponse::new(Body::from(count)));
+                    }
+                    requests.fetch_add(1, Ordering::Relaxed);
+                    Ok::<_, Infallible>(answer(request.map(Body::from), &router, &options).await)
+                }
             });
             // A client that goes away is its own affair.
             let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), answer).await;
@@ -284,6 +303,8 @@ impl S3 for Objects {
 
     async fn list_objects_v2(&self, request: S3Request<dto::ListObjectsV2Input>) -> S3Result<S3Response<dto::ListObjectsV2Output>> {
         let dto::ListObjectsV2Input { bucket, prefix, delimiter, continuation_token, start_after, max_keys, .. } = request.input;
+        // Some clients send an empty one.
+        let delimiter = delimiter.filter(|delimiter| !delimiter.is_empty());
         let from = prefix.clone().unwrap_or_default();
         let after = continuation_token.clone().or_else(|| start_after.clone()).unwrap_or_default();
         let limit = max_keys.unwrap_or(1000).clamp(1, 1000) as usize;

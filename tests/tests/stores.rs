@@ -16,11 +16,37 @@ use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 async fn service(options: S3Options) -> (S3Service, Arc<dyn ObjectStore>) {
     let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let service = S3Service::start(Arc::clone(&objects), 0, options).await.expect("loopback");
     (service, objects)
+}
+
+/// Status line and last line of the answer to a request without a signature.
+async fn unsigned(service: &S3Service, path: &str) -> (String, String) {
+    let address = service.endpoint().replace("http://", "");
+    let mut stream = TcpStream::connect(&address).await.expect("somebody listens");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer in UTF-8");
+    let lines: Vec<&str> = answer.lines().collect();
+    (lines[0].to_owned(), lines[lines.len() - 1].to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_counts_requests_but_not_those_for_the_count() {
+    let (service, _) = service(S3Options::default()).await;
+    for count in 1..=2 {
+        let (status, _) = unsigned(&service, "/bucket/key").await;
+        assert!(status.contains("403"), "{status}");
+        assert_eq!(service.requests(), count);
+        let counted = ("HTTP/1.1 200 OK".to_owned(), format!("{{\"requests\": {count}}}"));
+        assert_eq!(unsigned(&service, "/-/requests").await, counted);
+    }
 }
 
 /// Runs on the store at `address` with the `[store]` section `store`, and returns all objects.

@@ -1,4 +1,4 @@
-//! From rows of blocks to arrays: one copy of the tokens that widens them, or none.
+//! From rows of blocks to arrays: one copy of the tokens, which widens them or does not, or none.
 
 use std::sync::Arc;
 
@@ -62,6 +62,24 @@ pub(crate) fn widened<'py>(py: Python<'py>, rows: &[PackRow]) -> PyResult<Bound<
         py.detach(|| out.chunks_exact_mut(seq_len.max(1)).zip(rows).for_each(|(to, row)| row.widen_into(to)));
     }
     Ok(array)
+}
+
+/// `[rows, seq_len]` u16, or u32 for large vocabularies: the ids as they are stored, which take a fraction of the room to send elsewhere.
+pub(crate) fn stored<'py>(py: Python<'py>, rows: &[PackRow]) -> PyResult<Bound<'py, PyAny>> {
+    let seq_len = rows.first().map_or(0, PackRow::seq_len);
+    let (mut narrow, mut wide): (Vec<u16>, Vec<u32>) = (Vec::new(), Vec::new());
+    for row in rows {
+        match row.tokens() {
+            TokenIds::U16(ids) => narrow.extend_from_slice(ids),
+            TokenIds::U32(ids) => wide.extend_from_slice(ids),
+        }
+    }
+    // A reader's sources have ids of one width.
+    let shape = [rows.len(), seq_len];
+    if wide.is_empty() {
+        return Ok(PyArray1::from_vec(py, narrow).reshape(shape)?.into_any());
+    }
+    Ok(PyArray1::from_vec(py, wide).reshape(shape)?.into_any())
 }
 
 /// Keeps a block in memory as long as an array views it.

@@ -15,7 +15,7 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::gather::{Tables, views, widened};
+use crate::gather::{Tables, stored, views, widened};
 use crate::options::Options;
 
 /// Threads that fetch blocks of remote sources.
@@ -50,12 +50,17 @@ impl Reader {
         Ok(Self { inner: ManuallyDrop::new(Mutex::new(inner)), process: std::process::id() })
     }
 
-    /// The next batch, or `None` at the end. `widen` asks for i64 tokens in one array instead of views of the rows.
-    fn next<'py>(&mut self, py: Python<'py>, widen: bool) -> PyResult<Option<Parts<'py>>> {
+    /// The next batch, or `None` at the end. `form` is that of its tokens: `"int64"` or `"stored"` for one array of them, `"views"` for the rows
+    /// where they lie.
+    fn next<'py>(&mut self, py: Python<'py>, form: &str) -> PyResult<Option<Parts<'py>>> {
         let inner = self.own()?;
         let Some(RowBatch { rows, state }) = py.detach(|| inner.next())? else { return Ok(None) };
         let (segments, weights, documents) = Tables::of(&rows).into_arrays(py)?;
-        let tokens = if widen { widened(py, &rows)?.into_any() } else { views(py, rows)?.into_any() };
+        let tokens = match form {
+            "int64" => widened(py, &rows)?.into_any(),
+            "stored" => stored(py, &rows)?,
+            _ => views(py, rows)?.into_any(),
+        };
         Ok(Some((tokens, segments.into_any(), weights.into_any(), documents.into_any(), to_json(&state))))
     }
 

@@ -1,9 +1,17 @@
 """What batches derive from their tables agrees with walking through the tables token by token."""
 
+import pickle
+from multiprocessing.reduction import ForkingPickler
+from types import SimpleNamespace
+
+import cm3flow.dataset
 import numpy as np
 import pytest
 import torch
 from cm3flow import Modality, PackedDataset, Role
+from torch.utils.data import DataLoader
+
+PARTS = ("tokens", "segments", "segment_weights", "documents")
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +77,45 @@ def test_arrays_and_tensors_agree(uri, batch):
         assert isinstance(array, np.ndarray) and (torch.from_numpy(array) == tensor).all(), name
     moved = batch.to("cpu", non_blocking=True)
     assert moved.state == batch.state and (moved.tokens == batch.tokens).all()
+
+
+def assert_same(found, wanted):
+    assert (found.state, len(found), found.seq_len) == (wanted.state, len(wanted), wanted.seq_len)
+    for name in PARTS:
+        part, expected = getattr(found, name), getattr(wanted, name)
+        assert type(part) is type(expected) and part.dtype == expected.dtype and (part == expected).all(), name
+
+
+@pytest.mark.parametrize("tensors", [True, False])
+def test_batches_of_workers_are_those_that_are_read_here(uri, tensors):
+    dataset = PackedDataset(uri, 3, tensors=tensors, end="drop")
+    here, sent = list(dataset), list(DataLoader(dataset, batch_size=None, num_workers=2))
+    assert len(here) == len(sent) > 4
+    for found, wanted in zip(sent, here):
+        assert_same(found, wanted)
+
+
+def test_what_a_worker_reads_travels_as_bytes_of_stored_ids(uri, monkeypatch):
+    read = next(iter(PackedDataset(uri, 8)))
+    monkeypatch.setattr(cm3flow.dataset, "get_worker_info", lambda: SimpleNamespace(id=0, num_workers=1))
+    batch = next(iter(PackedDataset(uri, 8)))
+    message = bytes(ForkingPickler.dumps(batch))
+    tables = sum(part.numpy().nbytes for part in (batch.segments, batch.segment_weights, batch.documents))
+    assert b"storage" not in message and len(message) < 2 * 8 * batch.seq_len + tables + 1000
+    assert_same(pickle.loads(message), read)
+    assert_same(batch, read)
+
+
+def test_what_a_worker_changes_travels_too(uri, monkeypatch):
+    monkeypatch.setattr(cm3flow.dataset, "get_worker_info", lambda: SimpleNamespace(id=0, num_workers=1))
+    changed = next(iter(PackedDataset(uri, 8)))
+    changed.tokens[0, 0] = -100
+    assert pickle.loads(ForkingPickler.dumps(changed)).tokens[0, 0] == -100
+    replaced = next(iter(PackedDataset(uri, 8)))
+    replaced.tokens = replaced.tokens[:, :16] + 1
+    assert_same(pickle.loads(ForkingPickler.dumps(replaced)), replaced)
+    replaced.segment_weights = replaced.segment_weights.to(torch.bfloat16)
+    assert_same(pickle.loads(ForkingPickler.dumps(replaced)), replaced)
+    views = next(iter(PackedDataset(uri, 8, dtype="uint16")))
+    sent = pickle.loads(ForkingPickler.dumps(views))
+    assert all((row == view).all() for row, view in zip(sent.tokens, views.tokens, strict=True))

@@ -70,6 +70,8 @@ pub(super) struct BlockPool {
     by_age: VecDeque<Key>,
     bytes: u64,
     checked: HashSet<Key>,
+    /// Keys of mapped blocks that are read now or soon, which the system was told of.
+    advised: HashSet<Key>,
     mapped: VecDeque<(Digest, Arc<Mmap>)>,
 }
 
@@ -85,6 +87,7 @@ impl BlockPool {
             by_age: VecDeque::new(),
             bytes: 0,
             checked: HashSet::new(),
+            advised: HashSet::new(),
             mapped: VecDeque::new(),
         }
     }
@@ -109,9 +112,12 @@ impl BlockPool {
                     let coming = self.begin(Arc::clone(store), place);
                     self.coming.insert(key, coming);
                 }
+                // Saying it again for each group that is entered would take longer than to read the packs.
+                Origin::Folder(_) if self.advised.contains(&key) => {}
                 Origin::Folder(_) => self.read_ahead(place)?,
             }
         }
+        self.advised = keys;
         Ok(())
     }
 

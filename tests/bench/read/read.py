@@ -1,95 +1,202 @@
 """Reads the same packs by several readers, interleaved, and prints medians as a Markdown table.
 
     read.py prepare FOLDER                        writes the packs of FOLDER/cm3flow (made by `synthetic_version`) in every reader's format
-    read.py compare FOLDER [--workers N] [--rounds N] [--readers a,b] [--remote ENDPOINT]
+    read.py compare FOLDER [--workers N] [--rounds N] [--readers a,b] [--remote ENDPOINT] [--raw FILE] [--without-memory]
+    read.py table FILE                            prints the table of the results in FILE, of all calls that added to it
 
-Each measurement is a process of its own: two epochs, the first of which warms the page cache and is left out locally. Through S3 the first epoch is
-what counts, since readers keep what they fetched.
+Python needs the packages of requirements.txt beside this file, installed as it says, and cm3flow's wheel (`make wheel`).
+
+Each measurement is a process of its own. Locally it reads two epochs: the first warms the page cache, and every pack must come once in it; the second is
+timed. Through S3 the one epoch is timed, since readers keep what they fetched. The first batch is timed from opening on, without imports.
+CPU is that of the process and its workers in the timed epoch. Memory is what processes and workers hold for themselves or share between them, without
+mapped files, at its peak; it is looked at in a run of its own, because looking takes time. ENDPOINT is that of the tests' `s3-service`, with the bucket
+`bench` over FOLDER; it counts the requests.
 """
 
 import argparse
+import importlib
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
-from readers import READERS
+import psutil
 
 SEQ_LEN = 4096
+# Time between two looks at memory.
+LOOK_S = 0.02
+
+
+def packs_of(folder):
+    return np.memmap(folder / "cm3flow/tokens.u16", dtype=np.uint16, mode="r").reshape(-1, SEQ_LEN)
 
 
 def prepare(folder):
-    tokens = np.fromfile(folder / "cm3flow/tokens.u16", dtype=np.uint16).reshape(-1, SEQ_LEN)
+    from readers import READERS
+
     for name, reader in READERS.items():
         if not (folder / name).exists():
             (folder / name).mkdir()
-            reader().write(tokens, folder / name)
+            reader().write(np.array(packs_of(folder)), folder / name)
             print("wrote", name, flush=True)
 
 
 def cpu_seconds():
-    return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    """Of this process, its children, and those that ended."""
+    times = psutil.Process().cpu_times()
+    used = times.user + times.system + times.children_user + times.children_system
+    for child in psutil.Process().children(recursive=True):
+        times = child.cpu_times()
+        used += times.user + times.system
+    return used
 
 
-def epoch(reader, folder, workers, remote):
-    began, used, first, tokens, check = time.perf_counter(), cpu_seconds(), None, 0, 0
-    for batch in reader.batches(folder, workers, remote):
+def opened(name, folder, workers, remote):
+    from readers import READERS
+
+    reader = READERS[name]()
+    for module in reader.modules:
+        importlib.import_module(module)
+    began = time.perf_counter()
+    batches = reader.open(folder / name, workers, remote)
+    return began, batches
+
+
+def checked(began, batches, folder):
+    """Reads an epoch; every pack must come once. Returns seconds until the first batch, and those and CPU seconds of the whole."""
+    used, first, check, rows = cpu_seconds(), None, 0, 0
+    for batch in batches:
         first = first or time.perf_counter() - began
+        check += int(batch[:, :4].sum())
+        rows += len(batch)
+    took, used = time.perf_counter() - began, cpu_seconds() - used
+    packs = packs_of(folder)
+    wanted = int(packs[:, :4].astype(np.int64).sum())
+    assert (rows, check) == (len(packs), wanted), f"{rows} packs of {len(packs)} came, with sum {check} in place of {wanted}"
+    return first, took, used
+
+
+def timed(batches):
+    used, began, tokens = cpu_seconds(), time.perf_counter(), 0
+    for batch in batches:
         tokens += batch.numel()
-        check ^= int(batch[0, 0])
-    took = time.perf_counter() - began
-    return {"tokens_per_s": tokens / took, "first_ms": first * 1e3, "cpu_s": cpu_seconds() - used, "tokens": tokens}
+    return time.perf_counter() - began, cpu_seconds() - used
 
 
 def measure(name, folder, workers, remote):
-    reader = READERS[name]()
-    epochs = [epoch(reader, folder / name, workers, remote) for _ in range(1 if remote else 2)]
-    memory = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
-    print(json.dumps({**epochs[-1], "memory_mib": memory}))
+    began, batches = opened(name, folder, workers, remote)
+    first, took, used = checked(began, batches, folder)
+    if not remote:
+        took, used = timed(batches)
+    print(json.dumps({"tokens_per_s": len(packs_of(folder)) * SEQ_LEN / took, "first_ms": first * 1e3, "cpu_s": used}))
 
 
-def compare(folder, workers, rounds, names, remote):
-    found = {name: [] for name in names}
-    for _ in range(rounds):
+def held_mib(process):
+    """What a tree of processes holds in memory: pages of its own, and those that it shares, divided by who shares them; no mapped files."""
+    total = 0
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            rollup = Path(f"/proc/{member.pid}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+    return total / 1024
+
+
+def requests(remote):
+    with urllib.request.urlopen(f"{remote}/-/requests") as answer:
+        return json.load(answer)["requests"]
+
+
+def run(name, folder, workers, remote, look):
+    """One measurement in a process of its own; with its peak of memory if `look`. `None` if it failed."""
+    scratch = tempfile.mkdtemp(dir=folder)
+    command = [sys.executable, __file__, "measure", str(folder), "--workers", str(workers), "--readers", name]
+    command += ["--remote", remote] if remote else []
+    before = requests(remote) if remote else 0
+    environment = {**os.environ, "BENCH_SCRATCH": scratch, "TMPDIR": scratch}
+    with tempfile.TemporaryFile("w+") as errors:
+        child = psutil.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        memory = 0
+        while look and child.poll() is None:
+            memory = max(memory, held_mib(child))
+            time.sleep(LOOK_S)
+        answer = child.communicate()[0]
+        if child.returncode != 0:
+            errors.seek(0)
+            print(name, "failed:", errors.read().strip().splitlines()[-3:], file=sys.stderr)
+            answer = None
+    shutil.rmtree(scratch, ignore_errors=True)
+    if answer is None:
+        return None
+    result = {"reader": name, "workers": workers, "remote": bool(remote), **json.loads(answer.splitlines()[-1])}
+    if remote:
+        result["requests"] = requests(remote) - before
+    return {"reader": name, "workers": workers, "remote": bool(remote), "memory_mib": memory} if look else result
+
+
+def compare(folder, workers, rounds, names, remote, raw, memory):
+    results = []
+    for number in range(rounds):
         for name in names:
-            scratch = tempfile.mkdtemp(dir=folder)
-            command = [sys.executable, __file__, "measure", str(folder), "--workers", str(workers), "--readers", name]
-            command += ["--remote", remote] if remote else []
-            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "BENCH_SCRATCH": scratch, "TMPDIR": scratch})
-            shutil.rmtree(scratch, ignore_errors=True)
-            if done.returncode != 0:
-                print(name, "failed:", done.stderr.strip().splitlines()[-1:], file=sys.stderr)
-                continue
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
-    print("| reader | M tokens/s (least, most) | first batch, ms | CPU, s | memory, MiB |\n| --- | ---: | ---: | ---: | ---: |")
-    for name, results in found.items():
-        if results:
-            speeds = [result["tokens_per_s"] / 1e6 for result in results]
-            first, cpu, memory = (statistics.median(result[key] for result in results) for key in ("first_ms", "cpu_s", "memory_mib"))
-            print(f"| {name} | {statistics.median(speeds):.1f} ({min(speeds):.1f}, {max(speeds):.1f}) | {first:.0f} | {cpu:.2f} | {memory:.0f} |")
+            # Once a call, and before the timed ones: it warms what others left cold.
+            wanted = [True, False] if memory and number == 0 else [False]
+            for look in wanted:
+                result = run(name, folder, workers, remote, look)
+                if result:
+                    results.append(result)
+                    if raw:
+                        with open(raw, "a") as out:
+                            out.write(json.dumps(result) + "\n")
+    table(results)
+
+
+def table(results):
+    print("| reader | M tokens/s (least, most) | first batch, ms | CPU, s | memory, MiB | requests |\n| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name in dict.fromkeys(result["reader"] for result in results):
+        own = [result for result in results if result["reader"] == name]
+        speeds = [result["tokens_per_s"] / 1e6 for result in own if "tokens_per_s" in result]
+        if not speeds:
+            continue
+        middle = {}
+        for key in ["first_ms", "cpu_s", "memory_mib", "requests"]:
+            values = [result[key] for result in own if key in result]
+            middle[key] = statistics.median(values) if values else 0
+        print(
+            f"| {name} | {statistics.median(speeds):.1f} ({min(speeds):.1f}, {max(speeds):.1f}) | {middle['first_ms']:.0f} | {middle['cpu_s']:.2f} "
+            f"| {middle['memory_mib']:.0f} | {middle['requests']:.0f} |"
+        )
 
 
 def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("action", choices=["prepare", "compare", "measure"])
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("action", choices=["prepare", "compare", "measure", "table"])
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--workers", type=int, default=0)
     arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--readers", default=",".join(READERS))
+    arguments.add_argument("--readers")
     arguments.add_argument("--remote")
+    arguments.add_argument("--raw")
+    arguments.add_argument("--without-memory", action="store_true")
     arguments = arguments.parse_args()
-    names = arguments.readers.split(",")
+    if arguments.action == "table":
+        table([json.loads(line) for line in arguments.folder.read_text().splitlines()])
+        return
+    from readers import READERS
+
+    # The limit is one of this machine's memory.
+    names = arguments.readers.split(",") if arguments.readers else [name for name in READERS if name != "memmap" or not arguments.remote]
     if arguments.action == "prepare":
         prepare(arguments.folder)
     elif arguments.action == "compare":
-        compare(arguments.folder.resolve(), arguments.workers, arguments.rounds, names, arguments.remote)
+        compare(arguments.folder.resolve(), arguments.workers, arguments.rounds, names, arguments.remote, arguments.raw, not arguments.without_memory)
     else:
         measure(names[0], arguments.folder, arguments.workers, arguments.remote)
 

@@ -1,10 +1,11 @@
 """Times whole runs over synthetic samples with codes given, of two sizes: does memory or time per sample grow with the corpus?
 
-    python scale.py CM3FLOW FOLDER [--samples 20000 200000] [--repeats 3] [--no-retrieval]
+    python scale.py CM3FLOW FOLDER [--samples 20000 200000] [--repeats 3] [--window-units 4] [--bank-rows 4000] [--no-retrieval]
 
 Each sample has 64 codes and a caption; every hundredth is a copy of an earlier one, so that deduplication has something to find. Samples lie in
-lists of 20,000. Windows have 4,000 samples and the bank 4,000 rows, so that either size fills both. Sizes take turns. The table has medians:
-peak memory of the process, time per sample, and both as ratios to the first size. FOLDER is where lists and stores go; stores are removed.
+lists of 20,000, and units have 1,000. Windows have four units and the bank 4,000 rows by default, so that either size fills both. Sizes take turns.
+The table has medians: peak memory of the process, time per sample, and both as ratios to the first size. FOLDER is where lists and stores go; stores
+are removed.
 """
 
 import argparse
@@ -32,7 +33,7 @@ unit_samples = 1000
 workers = 2
 threads = 1
 [window]
-units = 4
+units = {window_units}
 [tokenize.image]
 kind = "given"
 side_px = 128
@@ -44,7 +45,7 @@ vocabulary_size = 1000
 max_samples = 2000
 [retrieve]
 documents = {documents}
-bank_rows = 4000
+bank_rows = {bank_rows}
 [pack]
 seq_len = 1024
 """
@@ -74,15 +75,17 @@ def write_lists(folder, samples):
             path.write_text("".join(row(number) for number in range(first, min(first + LIST_SAMPLES, samples))))
 
 
-def run(program, folder, samples, documents):
+def run(arguments, samples):
     """Seconds and peak memory in MiB of one run into an empty store."""
+    folder, documents = arguments.folder, 0 if arguments.no_retrieval else 2
     store = folder / f"store-{samples}"
     shutil.rmtree(store, ignore_errors=True)
     config = folder / f"scale-{samples}.toml"
-    config.write_text(CONFIG.format(samples=samples, documents=documents))
+    settings = {"samples": samples, "documents": documents, "window_units": arguments.window_units, "bank_rows": arguments.bank_rows}
+    config.write_text(CONFIG.format(**settings))
     began = time.perf_counter()
     with open(folder / f"scale-{samples}.log", "w") as log:
-        child = subprocess.Popen([program, "run", config], stdout=log, stderr=log)
+        child = subprocess.Popen([arguments.program, "run", config], stdout=log, stderr=log)
         _, status, usage = os.wait4(child.pid, 0)
     seconds = time.perf_counter() - began
     if status != 0:
@@ -97,15 +100,16 @@ def main():
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--samples", type=int, nargs="+", default=[20_000, 200_000])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--window-units", type=int, default=4)
+    parser.add_argument("--bank-rows", type=int, default=4000)
     parser.add_argument("--no-retrieval", action="store_true")
     arguments = parser.parse_args()
-    documents = 0 if arguments.no_retrieval else 2
     for samples in arguments.samples:
         write_lists(arguments.folder, samples)
     runs = {samples: [] for samples in arguments.samples}
     for _ in range(arguments.repeats):
         for samples in arguments.samples:
-            runs[samples].append(run(arguments.program, arguments.folder, samples, documents))
+            runs[samples].append(run(arguments, samples))
             seconds, memory = runs[samples][-1]
             print(f"{samples}: {seconds:.1f} s, {memory:.0f} MiB", file=sys.stderr, flush=True)
     print("| samples | peak memory, MiB | s per 1,000 samples | memory, ratio | time per sample, ratio |")

@@ -1,5 +1,6 @@
 //! `s3-service [--folder FOLDER] [--port PORT] [--latency-ms MS] [--access-key KEY] [--secret-key KEY]`: serves a folder, or memory, as S3 on
-//! loopback until it is killed. Prints its address as its first line. For benchmarks and for trying things out: it is no server for real use.
+//! loopback until it is killed. Prints its address as its first line; `GET /-/requests` says how many requests came. For benchmarks and for trying things
+//! out: it is no server for real use.
 
 use std::path::PathBuf;
 use std::sync::Arc;

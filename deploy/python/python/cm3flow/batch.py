@@ -46,14 +46,33 @@ class Batch:
     documents: `[documents, 2]` int32, columns row, start. A start may be the last token of the document before.
     """
 
-    __slots__ = ("tokens", "segments", "segment_weights", "documents", "_state")
+    __slots__ = ("_tokens", "_stored", "segments", "segment_weights", "documents", "_state")
 
-    def __init__(self, tokens: Any, segments: Any, segment_weights: Any, documents: Any, state: str) -> None:
-        self.tokens = tokens
+    def __init__(
+        self, tokens: Any, segments: Any, segment_weights: Any, documents: Any, state: str, stored: Optional[np.ndarray] = None
+    ) -> None:
+        # Without tokens, `stored` has their ids, and nobody has looked at them yet.
+        self._tokens = tokens
+        self._stored = stored
         self.segments = segments
         self.segment_weights = segment_weights
         self.documents = documents
         self._state = state
+
+    @property
+    def tokens(self) -> Any:
+        if self._stored is not None:
+            self.tokens = self._like(self._stored.astype(np.int64))
+        return self._tokens
+
+    @tokens.setter
+    def tokens(self, tokens: Any) -> None:
+        self._tokens, self._stored = tokens, None
+
+    def __reduce__(self) -> Any:
+        # Bytes in the message itself: by itself PyTorch would send a file of shared memory, over a connection, for each tensor.
+        parts = [_sent(part) for part in (self._tokens, self.segments, self.segment_weights, self.documents)]
+        return _received, (parts, self._state, self._stored)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -61,7 +80,7 @@ class Batch:
         return json.loads(self._state)
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self._rows)
 
     def __repr__(self) -> str:
         return f"Batch(rows={len(self)}, segments={len(self.segments)}, documents={len(self.documents)}, state={self._state})"
@@ -69,7 +88,11 @@ class Batch:
     @property
     def seq_len(self) -> int:
         """Tokens of a pack."""
-        return int(self.tokens[0].shape[0])
+        return int(self._rows[0].shape[0])
+
+    @property
+    def _rows(self) -> Any:
+        return self._tokens if self._stored is None else self._stored
 
     def _like(self, values: np.ndarray) -> Any:
         """`values` as what the tables are: an array, or a tensor on their device."""
@@ -179,3 +202,23 @@ class Batch:
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         """The batch with its tensors moved as `torch.Tensor.to` moves them; what Lightning calls."""
         return self._map(lambda tensor: tensor.to(*args, **kwargs))
+
+
+def _sent(part: Any) -> tuple[Any, bool]:
+    """A part as another process is to have it, and whether it was a tensor."""
+    if part is None or isinstance(part, (np.ndarray, list)):
+        return part, False
+    try:
+        return part.numpy(), True
+    except (TypeError, RuntimeError):
+        # On a device, of a type that NumPy lacks, or with a gradient: PyTorch sends it its own way.
+        return part, False
+
+
+def _received(parts: list[tuple[Any, bool]], state: str, stored: Optional[np.ndarray]) -> Batch:
+    if any(was_tensor for _, was_tensor in parts):
+        import torch
+
+        parts = [(torch.from_numpy(part) if was_tensor else part, False) for part, was_tensor in parts]
+    tokens, segments, weights, documents = (part for part, _ in parts)
+    return Batch(tokens, segments, weights, documents, state, stored)

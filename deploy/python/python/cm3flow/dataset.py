@@ -188,8 +188,9 @@ class _Batches:
     """An iteration. It is rebuilt, where it stands, in a process that was forked meanwhile."""
 
     def __init__(self, dataset: PackedDataset) -> None:
-        self._widen = dataset._widen
         self._tensors = dataset._tensors
+        # What a worker reads goes to another process, where it is widened.
+        self._form = ("int64" if get_worker_info() is None else "stored") if dataset._widen else "views"
         self._worker, self._workers = dataset._worker()
         self._options = dataset._reader_options(self._worker, self._workers)
         self._stand = dataset._start
@@ -206,7 +207,7 @@ class _Batches:
         if self._process != os.getpid():
             self._open()
         assert self._reader is not None
-        parts = self._reader.next(self._widen)
+        parts = self._reader.next(self._form)
         self._is_new = False
         if parts is None:
             raise StopIteration
@@ -214,8 +215,10 @@ class _Batches:
         self._last = state
         if self._tensors:
             segments, weights, documents = (torch.from_numpy(array) for array in (segments, weights, documents))
-            if self._widen:
+            if self._form == "int64":
                 tokens = torch.from_numpy(tokens)
+        if self._form == "stored":
+            return Batch(None, segments, weights, documents, state, tokens)
         return Batch(tokens, segments, weights, documents, state)
 
     def _open(self) -> None:
