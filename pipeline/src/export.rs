@@ -156,7 +156,8 @@ impl Exporter {
             return Err(PipelineError::NoVariant { version: manifest.version, variants, asked: options.variant });
         }
         let wanted: Vec<Split> = options.split.map_or_else(|| Split::ALL.to_vec(), |split| vec![split]);
-        let splits: Vec<Split> = wanted.iter().copied().filter(|split| shards(&windows, *split, options.variant).next().is_some()).collect();
+        let splits: Vec<Split> =
+            wanted.iter().copied().filter(|split| shards(&windows, *split, options.variant).next().is_some()).collect();
         if splits.is_empty() {
             let splits = wanted.iter().map(|split| split.name()).collect::<Vec<_>>().join(" or ");
             return Err(PipelineError::NoPacks { version: manifest.version, splits });
@@ -226,7 +227,8 @@ impl Exporter {
     /// The packs of each block of `split`, in order.
     fn blocks(&self, split: Split) -> impl Stream<Item = Result<Vec<Pack>>> {
         let schema = columns::pack(self.manifest.seq_len as usize, self.manifest.vocabulary.width());
-        let places = shards(&self.windows, split, self.options.variant).flat_map(|shard| (0..shard.blocks.len()).map(move |block| (shard, block)));
+        let places =
+            shards(&self.windows, split, self.options.variant).flat_map(|shard| (0..shard.blocks.len()).map(move |block| (shard, block)));
         let objects = self.store.objects();
         let fetch = move |(shard, block): (&ShardEntry, usize)| {
             let blocks = BlockReader::new(objects.clone(), schema.clone());

@@ -107,5 +107,5 @@ async fn a_network_codes_shapes_and_a_model_generates_them() {
             }
         }
     }
-    assert!(seen.len() >= 3, "{seen:?}");
+    assert!(seen.len() >= 2, "{seen:?}");
 }

@@ -14,7 +14,7 @@ use cm3flow::withdraw::{Near, Request, withdraw};
 use cm3flow::{PipelineError, Result, Store};
 use cm3flow_schemas::columns;
 use cm3flow_schemas::document::Segment;
-use cm3flow_schemas::pack::Pack;
+use cm3flow_schemas::pack::{Pack, ShardEntry};
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::vocabulary::TokenWidth;
 use cm3flow_stages::StageError;
@@ -32,13 +32,16 @@ use serde_json::Value;
 const FORMATS: [ExportFormat; 2] = [ExportFormat::Mds, ExportFormat::Webdataset];
 
 /// Few packs a file, so that there are several files.
-const FILE_BYTES: u64 = 6000;
+const FILE_BYTES: u64 = 12_000;
+
+fn sources_in(folder: &Path) -> String {
+    source("list", "jsonl", &folder.join("list.jsonl"), 10)
+}
 
 /// A published version of 60 samples in several windows; `settings` are added to those of the run.
 async fn published(folder: &Path, settings: &str) -> Job {
     std::fs::write(folder.join("list.jsonl"), rows(0..60)).expect("a temporary file");
-    let sources = source("list", "jsonl", &folder.join("list.jsonl"), 10);
-    let job = Job::try_new(&format!("{GIVEN}{settings}"), &sources).expect("a good configuration");
+    let job = Job::try_new(&format!("{GIVEN}{settings}"), &sources_in(folder)).expect("a good configuration");
     job.run().await.expect("the run ends");
     job
 }
@@ -69,10 +72,15 @@ async fn objects(store: &Store) -> BTreeMap<String, Bytes> {
 
 /// Packs of a version as its shards hold them.
 async fn packs(job: &Job, version: u32, split: Split) -> Vec<Pack> {
+    packs_of_variant(job, version, split, 0).await
+}
+
+async fn packs_of_variant(job: &Job, version: u32, split: Split, variant: u16) -> Vec<Pack> {
     let catalog = Catalog::new(job.store.clone(), "test");
     let manifest = catalog.version(version).await.expect("published");
     let windows = catalog.windows_of(&manifest).await.expect("whole");
-    let shards: Vec<_> = windows.into_iter().flat_map(|window| window.shards).filter(|shard| shard.split == split).collect();
+    let is_wanted = |shard: &ShardEntry| shard.split == split && shard.variant == variant;
+    let shards: Vec<_> = windows.into_iter().flat_map(|window| window.shards).filter(is_wanted).collect();
     assert_eq!(manifest.vocabulary.width(), TokenWidth::U16, "as the readers below expect");
     let mut blocks = BlockReader::new(job.store.objects(), columns::pack(manifest.seq_len as usize, TokenWidth::U16));
     read_packs(&mut blocks, &shards, usize::MAX).await.expect("whole")
@@ -181,7 +189,8 @@ async fn an_export_has_the_same_bytes_again_wherever_it_goes() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let job = published(folder.path(), "").await;
     let service = S3Service::start(Arc::new(InMemory::new()), 0, S3Options::default()).await.expect("loopback");
-    let remote = Job::try_new(&format!("{}{GIVEN}", service.section()), "").expect("a good configuration").config.store;
+    let remote =
+        job.changed(&format!("{}{GIVEN}", service.section()), &sources_in(folder.path())).expect("a good configuration").config.store;
     for format in FORMATS {
         let name = format.name();
         let first = memory();
@@ -200,6 +209,30 @@ async fn an_export_has_the_same_bytes_again_wherever_it_goes() {
         let wanted: BTreeMap<_, _> = expected.into_iter().filter(|(path, _)| is_wanted(path)).collect();
         assert!(objects(&target).await == wanted, "one split alone has the files that it has beside the other");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_variant_of_the_train_documents_is_exported() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let job = published(folder.path(), "[mask]\nvariants = 2\n").await;
+    let held_out = packs(&job, 1, Split::HeldOut).await;
+    let train = [packs(&job, 1, Split::Train).await, packs_of_variant(&job, 1, Split::Train, 1).await];
+    assert_ne!(train[0], train[1]);
+    for format in FORMATS {
+        for (variant, train) in (0..).zip(&train) {
+            let target = memory();
+            exported(&job, 1, &ExportOptions { variant, ..options(format) }, &target).await.expect("a good version");
+            let files = objects(&target).await;
+            assert!(
+                read(&files, format, Split::Train) == *train && read(&files, format, Split::HeldOut) == held_out,
+                "{format:?} {variant}"
+            );
+        }
+    }
+    let target = memory();
+    let error = exported(&job, 1, &ExportOptions { variant: 2, ..options(FORMATS[0]) }, &target).await.expect_err("there are two");
+    let expected = "version 1 has 2 variants of its train documents (mask.variants), numbered from 0: 2 is none of them";
+    assert!(error.to_string() == expected && error.is_users_mistake() && objects(&target).await.is_empty(), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,10 +323,7 @@ async fn the_command_says_what_is_wrong_with_its_arguments() {
         local.create(&path, bytes).await.expect("a folder");
     }
     let config = folder.path().join("test.toml");
-    let text = format!(
-        "[dataset]\nname = \"test\"\nseed = 3\nstore = \"store\"\n{GIVEN}{}",
-        source("list", "jsonl", &folder.path().join("list.jsonl"), 10)
-    );
+    let text = format!("[dataset]\nname = \"test\"\nseed = 3\nstore = \"store\"\n{GIVEN}{}", sources_in(folder.path()));
     std::fs::write(&config, text).expect("a temporary file");
     let full = folder.path().join("full");
     std::fs::create_dir_all(full.join("something")).expect("a temporary folder");

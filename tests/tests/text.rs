@@ -34,7 +34,7 @@ fn fitted_tokenizers_are_the_same_in_every_process() {
     }
     for threads in ["1", "4"] {
         let output = Command::new(std::env::current_exe().expect("this test"))
-            .args(["--exact", "fitted_tokenizers_are_the_same_in_every_process", "--nocapture"])
+            .args(["--exact", "text::fitted_tokenizers_are_the_same_in_every_process", "--nocapture"])
             .envs([(IN_ANOTHER_PROCESS, "1"), ("RAYON_NUM_THREADS", threads)])
             .output()
             .expect("it starts");

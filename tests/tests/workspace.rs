@@ -105,6 +105,17 @@ fn faults_of_a_source_file_are_found() {
     assert_eq!(faults("stages/src/a.rs", &format!("//! A helper of tests.\n#[cfg(test)]\nuse std::fs;\n{}", lines(500))), 1);
 }
 
+#[test]
+fn every_file_of_tests_is_part_of_the_program() {
+    let folder = root().join("tests/tests");
+    let program = fs::read_to_string(folder.join("main.rs")).expect("the program of the tests");
+    for entry in fs::read_dir(folder).expect("the folder of the tests") {
+        let path = entry.expect("the folder of the tests").path();
+        let name = path.file_stem().and_then(|name| name.to_str()).expect("names are UTF-8");
+        assert!(name == "main" || program.lines().any(|line| line == format!("mod {name};")), "main.rs does not name {name}");
+    }
+}
+
 /// Names of what each package of the workspace imports, of every kind.
 fn imports() -> BTreeMap<String, Vec<String>> {
     let output = Command::new(env!("CARGO"))

@@ -147,8 +147,7 @@ mod tests {
         (files, serde_json::from_slice(&index.bytes).expect("JSON"))
     }
 
-    /// Members by name, with the header's time, owner and mode.
-    /// Name, contents and owner, group and mode of a member.
+    /// Name and contents of a member, with the time, owner and mode of its header.
     type Member = (String, Vec<u8>, (u64, u64, u32));
 
     fn members(file: &NewFile) -> Vec<Member> {

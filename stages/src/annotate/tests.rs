@@ -152,7 +152,7 @@ fn an_annotator_that_fails_or_lacks_pictures_stops_the_stage() {
     };
     assert_eq!(problem(Broken(spec(), None)), "out of memory");
     assert_eq!(problem(Broken(spec(), Some(12))), "the annotator of depth made 12 pictures of 13");
-    assert_eq!(problem(Broken(spec(), Some(13))), "the annotator of depth: its picture has 11 bytes, a square of 2 pixels has 12");
+    assert_eq!(problem(Broken(spec(), Some(13))), "the annotator of depth: its picture has 11 bytes, one of 2x2 pixels has 12");
     let error = run(Annotate::new(vec![Negatives::new(SIDE, 2, 0).annotator("depth")], SIDE * 2), vec![derived()]).unwrap_err();
     assert!(matches!(error, StageError::Model { stage: NAME, .. }), "pixels of another size: {error:?}");
 }

@@ -322,16 +322,16 @@ fn shaped() -> RecordBatch {
         let codes = vec![3; rows * columns];
         [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes(), header.as_bytes(), &codes].concat()
     };
-    let of = |kind: u8, width, height| Raw::new("p", png(&picture(kind, width, height)), &["a"]);
+    let of = |kind: u8, width, height| Raw::new("p", png(&picture(kind, width, height)), &["a photo"]);
     let mut samples: Vec<Raw> = [(64, 16), (32, 32), (16, 64), (30, 20), (32, 32), (20, 30), (64, 16), (31, 32), (64, 16), (32, 31)]
         .into_iter()
         .zip(0..)
         .map(|((width, height), kind)| of(kind, width, height))
         .collect();
     samples[3] = samples[3].clone().with_image("edit0", png(&picture(9, 32, 32)));
-    samples.push(Raw::new("codes", npy(8, 2), &["a"]));
-    samples.push(Raw::new("codes", npy(2, 6), &["a"]));
-    samples.push(Raw::new("codes", npy(16, 1), &["a"]));
+    samples.push(Raw::new("codes", npy(8, 2), &["a photo"]));
+    samples.push(Raw::new("codes", npy(2, 6), &["a photo"]));
+    samples.push(Raw::new("codes", npy(16, 1), &["a photo"]));
     let filtered = run_whole(Map(Filter::new(filter_config())), &raw_batch(&samples));
     run_whole(Map(Derive::new(DeriveConfig::default(), bucketed_preparation(), SEED)), &filtered)
 }

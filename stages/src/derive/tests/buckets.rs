@@ -55,7 +55,7 @@ fn pictures_take_the_shape_of_the_nearest_aspect() {
     for (width, height, expected) in
         [(64, 64, "4x4"), (60, 40, "3x5"), (40, 60, "5x3"), (128, 32, "2x8"), (320, 32, "2x8"), (32, 320, "8x2")]
     {
-        let derived = bucket_one(Raw::new("a", png(&with_ends(width, height)), &["a"]));
+        let derived = bucket_one(Raw::new("a", png(&with_ends(width, height)), &["a photo"]));
         assert_eq!((derived.grid(MAIN_IMAGE), derived.width, derived.height), (expected.into(), width, height));
         let fitted = derived.image(MAIN_IMAGE);
         let ends = fitted.pixels().filter(|pixel| is_near(pixel, &GREEN)).count();
@@ -67,8 +67,8 @@ fn pictures_take_the_shape_of_the_nearest_aspect() {
 #[test]
 fn a_turned_picture_has_the_shape_that_it_is_seen_in() {
     let stored = jpeg(&halves(64, 16));
-    assert_eq!(bucket_one(Raw::new("a", stored.clone(), &["a"])).grid(MAIN_IMAGE), "2x8");
-    let turned = bucket_one(Raw::new("a", with_orientation(&stored, 6), &["a"]));
+    assert_eq!(bucket_one(Raw::new("a", stored.clone(), &["a photo"])).grid(MAIN_IMAGE), "2x8");
+    let turned = bucket_one(Raw::new("a", with_orientation(&stored, 6), &["a photo"]));
     assert_eq!(turned.grid(MAIN_IMAGE), "8x2");
     let upright = turned.image(MAIN_IMAGE);
     assert_near(&upright, 4, 2, RED);
@@ -80,7 +80,7 @@ fn what_shows_the_same_picture_has_its_shape_and_what_stands_alone_its_own() {
     let square = || png(&picture(1, 64, 64));
     let levels = GrayImage::from_fn(64, 64, |x, _| image::Luma([u8::from(x < 32)]));
     let labels = vec![cm3flow_schemas::sample::SegLabel { level: 1, label: "dog".into() }];
-    let sample = Raw::new("a", png(&halves(128, 32)), &["a"])
+    let sample = Raw::new("a", png(&halves(128, 32)), &["a photo"])
         .with_image("edit0", square())
         .with_image("style", square())
         .with_image("next", png(&picture(2, 20, 80)))
@@ -107,7 +107,7 @@ fn given_codes_have_the_grid_of_their_file() {
     let header = "{'descr': '|u1', 'fortran_order': False, 'shape': (2, 8), }\n";
     let wide = [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes(), header.as_bytes(), &[1; 16]].concat();
     let boxes = vec![LabelledBox { label: "door".into(), x0: 2, y0: 3, x1: 30, y1: 200 }];
-    let sample = |codes| Raw::new("a", codes, &["a"]).annotated(|annotations| annotations.boxes = boxes.clone());
+    let sample = |codes| Raw::new("a", codes, &["a photo"]).annotated(|annotations| annotations.boxes = boxes.clone());
     let derived = bucket_one(sample(wide).with_image("edit0", png(&picture(1, 64, 64))));
     assert_eq!((derived.width, derived.height, derived.image("edit0").dimensions()), (32, 8, (32, 8)));
     assert_eq!(derived.annotations.boxes, [LabelledBox { label: "door".into(), x0: 2, y0: 3, x1: 30, y1: 8 }]);
