@@ -8,6 +8,7 @@ mod cuda;
 mod driver;
 mod library;
 mod libtorch;
+mod mkl;
 mod python;
 
 use cm3flow_schemas::unit::NumericsClass;
@@ -50,11 +51,12 @@ pub struct DeviceReport {
     pub cpu_capability: String,
 }
 
-/// Opens the device for `choice`.
+/// Opens the device for `choice`; the first call also sees to it that matrix products on the CPU give the same bits each time.
 ///
 /// # Errors
 /// [`ModelError::CudaUnavailable`] if CUDA was asked for and is not there.
 pub fn open(choice: DeviceChoice) -> Result<Device, ModelError> {
+    mkl::choose_reproducible_products();
     match (choice, &cuda::found().missing) {
         (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, Some(_)) => Ok(Device::Cpu),
         (DeviceChoice::Auto | DeviceChoice::Cuda, None) => Ok(Device::Cuda(0)),

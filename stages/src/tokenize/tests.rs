@@ -332,6 +332,7 @@ fn shaped() -> RecordBatch {
     samples.push(Raw::new("codes", npy(8, 2), &["a photo"]));
     samples.push(Raw::new("codes", npy(2, 6), &["a photo"]));
     samples.push(Raw::new("codes", npy(16, 1), &["a photo"]));
+    samples.push(Raw::new("refused", npy(8, 2), &["a"]));
     let filtered = run_whole(Map(Filter::new(filter_config())), &raw_batch(&samples));
     run_whole(Map(Derive::new(DeriveConfig::default(), bucketed_preparation(), SEED)), &filtered)
 }
@@ -350,7 +351,7 @@ fn images_of_several_shapes_have_the_codes_of_their_own() {
         let wanted = [columns::PIXELS, columns::IMAGE_CODES, columns::IMAGE_GRIDS, columns::REFUSAL];
         let rows: Vec<Shaped> = rows::read(&out, &wanted).unwrap();
         let reasons: Vec<_> = rows[10..].iter().map(|row| row.refusal.as_ref().map(|refusal| refusal.reason.as_str())).collect();
-        assert_eq!(reasons, [None, Some("wrong_number_of_codes"), Some("wrong_number_of_codes")]);
+        assert_eq!(reasons, [None, Some("wrong_number_of_codes"), Some("wrong_number_of_codes"), Some("caption_too_short")]);
         assert_eq!(RoleGrid::of(&rows[10].image_grids, "main"), Some(Grid { rows: 8, columns: 2 }));
         assert_eq!(rows[10].image_codes[0].codes, [3; 16]);
         let mut tokenizer = patch_tokenizer();
