@@ -10,7 +10,7 @@ const AVX2: c_int = 10;
 
 /// Makes the MKL inside libtorch take its AVX2 products, unless the user chose others by `MKL_CBWR`. MKL heeds it up to its first product.
 ///
-/// Those for AVX-512, which are its own choice where there is AVX-512, give other last bits now and then when their threads are held up, even
+/// Those for AVX-512, which are its own choice where there is AVX-512, now and then give other last bits in the first step of a process, even
 /// where `MKL_CBWR` asks for the same bits; convolutions and products in bf16 are oneDNN's, and stay as they are. An MKL that does not offer
 /// the function, or a processor without AVX2, is left alone.
 pub(super) fn choose_reproducible_products() {
