@@ -56,8 +56,8 @@ pub struct Annotate {
 }
 
 impl Annotate {
-    /// Annotates squares of `side_px` pixels, or pictures of the shapes that [`columns::IMAGE_GRIDS`] says, with each of `annotators`, whose roles differ; what
-    /// they make has the same shape.
+    /// Annotates squares of `side_px` pixels, or pictures of the shapes that [`columns::IMAGE_GRIDS`] says, with each of `annotators`, whose
+    /// roles differ; what they make has the same shape.
     #[must_use]
     pub fn new(annotators: Vec<Annotator>, side_px: u32) -> Self {
         let change = ColumnChange::new(&[], vec![columns::pixels(), columns::given_codes(), columns::refusal()]);
@@ -206,7 +206,8 @@ fn fit_row(columns: Columns, annotators: &[Annotator], side: u32) -> Result<Fitt
     Ok(Fitted { columns, inputs })
 }
 
-/// Adds to a row what was made for it, in the shape of its main image, a square of `side` pixels if nothing else is said; or refuses it, as `derive` refuses a sample of which one image is broken.
+/// Adds to a row what was made for it, in the shape of its main image, a square of `side` pixels if nothing else is said; or refuses it, as
+/// `derive` refuses a sample of which one image is broken.
 fn finished((mut columns, made): Annotated, annotators: &[Annotator], side: u32) -> Result<Columns> {
     let (width, height) = columns.main().map_or((side, side), |main| columns.size_px(main, side));
     for (annotation, Annotator { role, .. }) in made.into_iter().zip(annotators) {

@@ -21,8 +21,8 @@ pub(super) fn of(images: &[RoleImage], annotations: &Annotations, preparation: &
     alone.filter_map(|image| Some(RoleGrid::new(&image.role, grid_of(image, preparation)?))).collect()
 }
 
-/// Codes have the grid that their file says, if images may have it, or else are taken to be those of a square; a picture has that of the nearest aspect. A header that cannot be read
-/// tells none: such a picture is refused when it is decoded.
+/// Codes have the grid that their file says, if images may have it, or else are taken to be those of a square; a picture has that of the
+/// nearest aspect. A header that cannot be read tells none: such a picture is refused when it is decoded.
 fn grid_of(image: &RoleImage, preparation: &Preparation) -> Option<Grid> {
     if codes::is_given(&image.bytes) {
         let own = codes::grid_of(&image.bytes).filter(|grid| preparation.grids().contains(grid));
