@@ -455,9 +455,11 @@ impl PipelineError {
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
             let message = error.to_string();
-            if !line.contains(message.trim()) {
+            // libtorch appends the stack of its C++ to what it says.
+            let said = message.split("\nException raised from ").next().unwrap_or_default().trim();
+            if !line.contains(said) {
                 line.push_str(": ");
-                line.push_str(message.trim());
+                line.push_str(said);
             }
             cause = error.source();
         }
