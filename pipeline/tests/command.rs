@@ -52,6 +52,16 @@ fn an_unknown_field_is_named_with_its_line() {
 }
 
 #[test]
+fn what_libtorch_says_is_one_line_without_the_stack_of_its_cpp() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("m.pt"), "no TorchScript").expect("a temporary folder");
+    config(folder.path(), &with_corpus(&format!("{PATCHES}[annotate.depth]\nmodule = \"m.pt\"\n")));
+    let error = stderr(&cm3flow(folder.path(), &["run", "job.toml"]));
+    let lines: Vec<&str> = error.lines().filter(|line| line.starts_with("error: ") || line.contains("frame #")).collect();
+    assert!(matches!(lines[..], [line] if line.contains("load annotator depth (m.pt)") && line.contains("not a ZIP archive")), "{error}");
+}
+
+#[test]
 fn missing_files_are_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = cm3flow(folder.path(), &["run", "nowhere.toml"]);
