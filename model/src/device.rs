@@ -47,7 +47,7 @@ pub struct DeviceReport {
     pub libtorch: Libtorch,
     /// Threads of one operation.
     pub threads: u32,
-    /// Widest instruction set that libtorch uses: `default`, `avx2` or `avx512`.
+    /// Widest instruction set that libtorch uses: `default`, `avx2` or `avx512`; and `MKL_CBWR` where the user set it.
     pub cpu_capability: String,
 }
 
@@ -76,7 +76,7 @@ pub fn report() -> DeviceReport {
         cuda_missing: found.missing.clone(),
         libtorch: libtorch::loaded().clone(),
         threads: threads(),
-        cpu_capability: cpu_capability().to_owned(),
+        cpu_capability: cpu_capability(),
     }
 }
 
@@ -95,7 +95,7 @@ pub fn numerics_class(device: Device, dtype: Kind, batch_size: u32) -> NumericsC
         batch_size,
         libtorch: libtorch::loaded().version.clone(),
         threads: threads(),
-        cpu_capability: cpu_capability().to_owned(),
+        cpu_capability: cpu_capability(),
     }
 }
 
@@ -108,18 +108,18 @@ fn threads() -> u32 {
     u32::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
-/// The kernels that ATen chooses, by its own rule.
+/// The kernels that ATen chooses, by its own rule, and what the user chose for matrix products, if anything.
 ///
 /// # Source
 /// `compute_cpu_capability` in PyTorch's aten/src/ATen/native/DispatchStub.cpp.
-fn cpu_capability() -> &'static str {
-    match std::env::var("ATEN_CPU_CAPABILITY").as_deref() {
-        Ok("default") => return "default",
-        Ok("avx2") => return "avx2",
-        Ok("avx512") => return "avx512",
-        _ => {}
-    }
-    detected_capability()
+fn cpu_capability() -> String {
+    let kernels = match std::env::var("ATEN_CPU_CAPABILITY").as_deref() {
+        Ok("default") => "default",
+        Ok("avx2") => "avx2",
+        Ok("avx512") => "avx512",
+        _ => detected_capability(),
+    };
+    mkl::chosen_by_user().map_or_else(|| kernels.to_owned(), |products| format!("{kernels}, MKL_CBWR={products}"))
 }
 
 #[cfg(target_arch = "x86_64")]

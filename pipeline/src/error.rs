@@ -401,8 +401,8 @@ impl PipelineError {
     #[must_use]
     pub const fn is_of_the_unit(&self) -> bool {
         use StageError::{
-            Arrow, BrokenDocument, Changed, DocumentTooLong, Model, Read, Schema, Store, Table, Task, Template, Text, TextTokenizer,
-            Vocabulary,
+            Arrow, BrokenDocument, Changed, DocumentTooLong, Model, OwnerPanicked, Read, Schema, Store, Table, Task, Template, Text,
+            TextTokenizer, Vocabulary,
         };
         match self {
             Self::Worker { of_the_unit, .. } => *of_the_unit,
@@ -414,6 +414,7 @@ impl PipelineError {
                     | Changed { .. }
                     | Read { .. }
                     | Model { .. }
+                    | OwnerPanicked { .. }
                     | TextTokenizer { .. }
                     | Text(_)
                     | Template { .. }

@@ -1,6 +1,6 @@
 //! Makes a version again from its own record, in a scratch store, and compares: units, shards, records of windows, manifest.
 //!
-//! What is prepared is taken from the store, and made from sources where it is missing; everything after it is made again. From scratch,
+//! What is prepared is taken from the store, and made from sources where it is missing; everything after it is made again, withdrawals too. From scratch,
 //! the prepared units are made again too, as far as the sources still hold their rows.
 
 use std::collections::{BTreeMap, HashSet};
@@ -22,6 +22,7 @@ use crate::plan::{Plan, WindowPlan, config_of_version, output_config};
 use crate::progress::Progress;
 use crate::scratch::{Hidden, Scratch};
 use crate::store::{Store, record_bytes};
+use crate::withdraw::redo;
 
 /// What became of the units of a segment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -45,8 +46,6 @@ pub struct Rebuild {
     pub segments: BTreeMap<&'static str, SegmentUnits>,
     /// Shards that were made again, all equal unless `first_difference` says otherwise.
     pub shards: u64,
-    /// Windows of which samples were withdrawn later: their shards are not what `pack` makes, and are not compared.
-    pub rewritten_windows: u64,
     /// Prepared units that were taken from the store although all was to be made, because the sources no longer hold their rows.
     pub kept_units: u64,
     /// What the configuration file says otherwise; the version was made again with what it was made with.
@@ -94,9 +93,9 @@ pub async fn rebuild(
     let mut made = Vec::with_capacity(windows.len());
     for (index, record) in windows.iter().enumerate() {
         progress.say(&format!("making window {} of {} again", index + 1, windows.len()));
-        let window = again.window().await?;
+        let window = redo(&scratch.store, &manifest, again.window().await?).await?;
         comparison.window(&manifest, record, &window).await?;
-        made.push(if is_rewritten(record, &window) { record.clone() } else { window });
+        made.push(window);
     }
     let rebuilt = again.manifest(&made)?;
     let rebuilt = VersionManifest { numerics: manifest.numerics.clone(), ..rebuilt };
@@ -122,7 +121,6 @@ fn begin(
         version: manifest.version,
         segments: SegmentName::ALL.map(|segment| (segment.name(), SegmentUnits::default())).into(),
         shards: 0,
-        rewritten_windows: 0,
         kept_units: 0,
         settings,
         other_units_from: Plan::differs_from(config, artefacts, windows).map(SegmentName::name),
@@ -165,11 +163,6 @@ fn hidden(manifest: &VersionManifest, is_from_scratch: bool, kept: HashSet<Strin
     })
 }
 
-/// Whether samples, or documents of others, were withdrawn from a window after it was packed.
-pub(crate) const fn is_rewritten(record: &WindowRecord, made: &WindowRecord) -> bool {
-    record.samples.withdrawn > made.samples.withdrawn || record.documents.withdrawn > made.documents.withdrawn
-}
-
 /// What has been compared so far.
 struct Comparison<'a> {
     store: &'a Store,
@@ -183,10 +176,6 @@ impl Comparison<'_> {
             for key in record.keys.get(segment.name()).into_iter().flatten() {
                 self.unit(segment, *key).await?;
             }
-        }
-        if is_rewritten(record, made) {
-            self.outcome.rewritten_windows += 1;
-            return Ok(());
         }
         self.outcome.shards += made.shards.len() as u64;
         let shard = record.shards.iter().zip(&made.shards).find(|(recorded, made)| recorded != made).map(|(recorded, _)| recorded);

@@ -9,13 +9,16 @@ mod documents;
 mod find;
 mod near;
 mod overlay;
+mod redo;
 
 use std::collections::BTreeSet;
 
+use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::{ImageId, SampleId, columns};
 use serde::Serialize;
 
 pub use near::{EQUAL_CODES, Likeness, Near, ParseNearError, SIMILARITY};
+pub(crate) use redo::redo;
 
 use crate::blocklist::Blocklist;
 use crate::catalog::Catalog;
@@ -142,7 +145,7 @@ pub async fn withdraw(config: &Config, store: &Store, request: &Request) -> Resu
     let tables = WindowTables::new(store, &windows);
 
     let named = find::named(&tables, windows.len(), request, base.version).await?;
-    let names = columns::with_image_grids(&find::PreparedRow::COLUMNS, base.vocabulary.shapes.is_some());
+    let names = row_columns(&base);
     let mut rows = find::rows_of(&tables, &named, &names).await?;
     if let Near::From(similarity) = request.near {
         let copies = near::copies((&tables, windows.len()), &names, &rows, similarity).await?;
@@ -184,6 +187,11 @@ pub async fn withdraw(config: &Config, store: &Store, request: &Request) -> Resu
         withdrawal.version = Some(catalog.publish_overlay(&base, blocklist, overlay.windows).await?.version);
     }
     Ok(withdrawal)
+}
+
+/// Columns that rows of a version are read from.
+fn row_columns(base: &VersionManifest) -> Vec<&'static str> {
+    columns::with_image_grids(&find::PreparedRow::COLUMNS, base.vocabulary.shapes.is_some())
 }
 
 /// Ids that are blocked from now on: images too, unless only what is named is to go.

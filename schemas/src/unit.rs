@@ -53,7 +53,7 @@ pub struct NumericsClass {
     pub libtorch: String,
     /// Threads of one operation.
     pub threads: u32,
-    /// Widest instruction set that libtorch uses on this processor.
+    /// Widest instruction set that libtorch uses on this processor, and the matrix products that the user chose by `MKL_CBWR`, if any.
     pub cpu_capability: String,
 }
 

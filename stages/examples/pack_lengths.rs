@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use cm3flow_stages::pack::{best_fit_decreasing, least_bins};
+use cm3flow_stages::pack::{fit, least_bins};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -14,7 +14,7 @@ fn main() {
     let lengths = bytes.chunks_exact(4).map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize);
     let lengths: Vec<usize> = lengths.collect();
     let began = Instant::now();
-    let bins = best_fit_decreasing(&lengths, capacity);
+    let bins = fit(&lengths, capacity);
     let seconds = began.elapsed().as_secs_f64();
     let placed: usize = bins.iter().map(<[u32]>::len).sum();
     let (packs, least) = (bins.len(), least_bins(&lengths, capacity));

@@ -68,11 +68,13 @@ pub enum StageError {
         #[source]
         source: DynError,
     },
-    /// The thread that owns a model is gone, most likely by a panic that is in the log.
-    #[error("the thread that owns {owner} has stopped")]
-    OwnerStopped {
-        /// Name of the thread.
+    /// A call of a model panicked; where is in the log.
+    #[error("{owner} panicked: {problem}")]
+    OwnerPanicked {
+        /// Name of the thread that owns the model.
         owner: &'static str,
+        /// What the panic said.
+        problem: String,
     },
     /// A text tokenizer could not be fitted, loaded or used.
     #[error("text tokenizer: {action}")]

@@ -14,7 +14,8 @@ use cm3flow_schemas::Digest;
 use crate::conformance::run_whole;
 use crate::shard::ShardConfig;
 use crate::{
-    annotate, dedup, derive, embed, filter, fixtures, index, instruct, mask, pack, retrieve, shard, shuffle, split, stage::Map, tokenize,
+    annotate, dedup, derive, embed, filter, fixtures, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, stage::Map,
+    tokenize,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +55,9 @@ fn lines() -> Vec<Line> {
     let (masked, packed) = (fixtures::kept(&fixtures::masked()), fixtures::packed());
     let shuffled = run_whole(shuffle::Shuffle::new(fixtures::SEED), &masked);
     let bank = run_whole(Map(index::Index), &fixtures::settled());
+    let (files, ingested) = ingest::tests::every_format();
     let mut lines = vec![
+        Line { stage: ingest::NAME.to_owned(), revision: ingest::REVISION, input: files.to_string(), output: digest(&ingested) },
         Line::of((filter::NAME, filter::REVISION), &fixtures::raw(), &fixtures::filtered()),
         Line::of((derive::NAME, derive::REVISION), &fixtures::filtered(), &fixtures::derived()),
         Line::of((annotate::NAME, annotate::REVISION), &fixtures::derived(), &fixtures::annotated()),

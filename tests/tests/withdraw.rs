@@ -8,6 +8,9 @@ use cm3flow::catalog::Catalog;
 use cm3flow::decode::{Content, Part, parts};
 use cm3flow::follow::Followed;
 use cm3flow::inspect::{Inspector, SampleState, SampleView};
+use cm3flow::progress::Progress;
+use cm3flow::rebuild::rebuild;
+use cm3flow::verify::repair::repair;
 use cm3flow::withdraw::{FormerState, Near, Request, Why, Withdrawal, withdraw};
 use cm3flow_schemas::document::check;
 use cm3flow_schemas::ledger::DocumentLedger;
@@ -499,6 +502,33 @@ async fn a_later_run_keeps_the_holes() {
     assert_eq!(after.manifest.blocklist, between.manifest.blocklist);
     after.check_counts();
     assert!(!after.samples().contains(&view.sample_id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_with_holes_is_made_again_with_its_digest_and_its_shards_are_repaired() {
+    let (job, _, _, after) = later_run().await;
+    run(&job, &request(&after.samples().into_iter().take(2).collect::<Vec<_>>())).await;
+    let catalog = Catalog::new(job.store.clone(), "test");
+    for version in 1..=4 {
+        let again = rebuild(&job.config, &job.store, Some(&version.into()), false, &Progress::silent()).await.expect("all is there");
+        assert_eq!(again.first_difference, None, "version {version}");
+        assert_eq!(Some(again.manifest), catalog.recorded_digest(version).await.expect("memory"));
+    }
+
+    let shards = |version: &Version| -> BTreeSet<Digest> {
+        version.windows.iter().flat_map(|window| &window.shards).map(|shard| shard.digest).collect()
+    };
+    let last = Version::read(&job, 4).await;
+    let rewritten: Vec<Digest> = shards(&last).difference(&shards(&after)).copied().collect();
+    assert!(!rewritten.is_empty());
+    let before = job.objects().await;
+    let units = before.keys().filter(|path| path.starts_with("units/compose/") && path.ends_with("unit.json"));
+    for path in units.cloned().chain(rewritten.iter().map(|shard| format!("shards/{shard}.arrow"))) {
+        job.store.delete(&path).await.expect("memory");
+    }
+    let outcome = repair(&job.config, &job.store, 4, &Progress::silent()).await.expect("what cannot be healed is no error");
+    assert!(outcome.after.is_clean(), "{:?}", outcome.after);
+    assert_eq!(job.objects().await, before, "the same bytes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

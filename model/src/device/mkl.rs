@@ -16,7 +16,7 @@ const AVX2: c_int = 10;
 pub(super) fn choose_reproducible_products() {
     static CHOSEN: Once = Once::new();
     CHOSEN.call_once(|| {
-        if std::env::var_os("MKL_CBWR").is_some() {
+        if chosen_by_user().is_some() {
             return;
         }
         if let Some(address) = loaded_symbol(c"mkl_serv_cbwr_set") {
@@ -25,6 +25,11 @@ pub(super) fn choose_reproducible_products() {
             set(AVX2);
         }
     });
+}
+
+/// The products that the user chose by `MKL_CBWR`.
+pub(super) fn chosen_by_user() -> Option<String> {
+    std::env::var_os("MKL_CBWR").map(|products| products.to_string_lossy().into_owned())
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]
@@ -36,7 +41,7 @@ mod tests {
 
     #[test]
     fn products_are_those_of_avx2() {
-        if !std::is_x86_feature_detected!("avx2") || std::env::var_os("MKL_CBWR").is_some() {
+        if !std::is_x86_feature_detected!("avx2") || chosen_by_user().is_some() {
             return;
         }
         choose_reproducible_products();

@@ -10,7 +10,6 @@ use super::{Place, Verification, Verifier};
 use crate::error::Result;
 use crate::execute::{Table, WindowUnits, counted, file_path, shard_path, unit_path};
 use crate::plan::WindowPlan;
-use crate::rebuild::is_rewritten;
 
 /// Units of a window by segment, each if its record could be read.
 pub(super) type Found = Vec<(SegmentName, Vec<Option<UnitRecord>>)>;
@@ -160,4 +159,9 @@ fn agrees(segment: SegmentName, record: &WindowRecord, made: &WindowRecord) -> b
         SegmentName::Pack if is_rewritten => true,
         SegmentName::Pack => record.shards == made.shards && record.statistics == made.statistics,
     }
+}
+
+/// Whether samples, or documents of others, were withdrawn from a window after it was packed.
+const fn is_rewritten(record: &WindowRecord, made: &WindowRecord) -> bool {
+    record.samples.withdrawn > made.samples.withdrawn || record.documents.withdrawn > made.documents.withdrawn
 }

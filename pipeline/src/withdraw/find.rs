@@ -200,6 +200,20 @@ pub(super) async fn rows_of(tables: &WindowTables<'_>, named: &Named, names: &[&
     Ok(found)
 }
 
+/// The prepared rows of `samples` in the first of `tables`' windows, which has `units` units, read from the columns `names`, in order.
+pub(super) async fn rows_of_samples(
+    tables: &WindowTables<'_>,
+    units: usize,
+    samples: &BTreeSet<SampleId>,
+    names: &[&str],
+) -> Result<Vec<FoundRow>> {
+    let places = (0..units).map(|unit| UnitPlace { window: 0, unit }).collect();
+    let named = Named { samples: samples.clone(), places, ..Named::default() };
+    let mut rows = rows_of(tables, &named, names).await?;
+    rows.sort_by_key(|found| (found.place, found.row.row));
+    Ok(rows)
+}
+
 /// What had become of `rows`, which are in order of windows, units and rows.
 pub(super) async fn states(tables: &WindowTables<'_>, windows: usize, rows: &[FoundRow]) -> Result<Vec<FormerState>> {
     #[derive(Deserialize)]

@@ -28,4 +28,4 @@ pub const REVISION: u32 = 5;
 pub const NAME: &str = "ingest";
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use cm3flow_schemas::sample::{self, Annotations, Edit, LabelledBox, MAIN_IMAGE, Question, Refusal, RoleImage};
 use cm3flow_schemas::window::SourceUnit;
-use cm3flow_schemas::{ImageId, SampleId, columns, rows};
+use cm3flow_schemas::{Digest, ImageId, SampleId, columns, rows};
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -109,6 +109,47 @@ fn tar_rows(members: &[(&str, &[u8])]) -> Vec<Row> {
 
 fn reason(row: &Row) -> Option<(&str, &str)> {
     row.refusal.as_ref().map(|refusal| (refusal.stage.as_str(), refusal.reason.as_str()))
+}
+
+/// Files of every format with good rows and bad ones: a digest of their bytes, and the rows that they give.
+pub(crate) fn every_format() -> (Digest, RecordBatch) {
+    let (first, second, third) = (png(&picture(1, 20, 20)), jpeg(&picture(2, 20, 24)), png(&picture(3, 24, 20)));
+    let json = br#"{"captions": ["a door"], "boxes": [{"label": "door", "x0": 1, "y0": 2, "x1": 10, "y1": 9}], "edits": [{"instruction": "turn it",
+        "image": "edit0"}], "questions": [{"question": "What?", "answer": "a door"}], "license": "CC0-1.0"}"#;
+    let members: &[(&str, &[u8])] = &[
+        ("a/x.png", &first),
+        ("a/x.edit0.png", &third),
+        ("a/x.json", json),
+        ("a/y.jpg", &second),
+        ("a/y.txt", b"one line\n\n  another  \n"),
+        ("a/z.txt", b"no picture\n"),
+        ("a/codes.npy", &codes::to_file(&[1, 2, 3])),
+    ];
+    let list = concat!(
+        r#"{"image": "photos/x.png", "caption": "a dog"}"#,
+        "\n",
+        r#"{"codes": [3, 2, 1], "caption": "a row"}"#,
+        "\n",
+        r#"{"image": "gone.png", "caption": "nothing"}"#,
+        "\n{broken\n",
+    );
+    let photos = tar(members);
+    let files: &[(&str, &[u8])] = &[
+        ("photos.tar", &photos),
+        ("list.jsonl", list.as_bytes()),
+        ("photos/x.png", &first),
+        ("photos/x.txt", b"a caption\n"),
+        ("photos/y.jpg", &second),
+    ];
+    let rows = [(SourceFormat::WebDataset, "photos.tar"), (SourceFormat::Jsonl, "list.jsonl"), (SourceFormat::Folder, "photos")];
+    let rows = rows.into_iter().flat_map(|(format, path)| {
+        let location = location(files, path);
+        let units = scan_of(&config(format, 2), &location, None).unwrap().units;
+        units.into_iter().map(move |unit| ingest(unit, &location).unwrap())
+    });
+    let rows: Vec<RecordBatch> = rows.collect();
+    let bytes: Vec<u8> = files.iter().flat_map(|(_, bytes)| *bytes).copied().collect();
+    (Digest::of(&bytes), concat_batches(&columns::raw_sample(), &rows).unwrap())
 }
 
 #[test]
@@ -453,7 +494,7 @@ struct Counted {
 }
 
 impl ScanMemory for Counted {
-    fn recall(&self, key: cm3flow_schemas::Digest) -> futures::future::BoxFuture<'_, Option<Vec<u8>>> {
+    fn recall(&self, key: Digest) -> futures::future::BoxFuture<'_, Option<Vec<u8>>> {
         let entry = self.entries.lock().unwrap().get(&key).cloned();
         self.recalled.lock().unwrap().extend(entry.is_some().then_some(key));
         Box::pin(std::future::ready(entry))

@@ -1,10 +1,10 @@
-//! `pack`: whole documents side by side in `seq_len` tokens, best-fit decreasing within a bucket.
+//! `pack`: whole documents side by side in `seq_len` tokens, in as few packs of a bucket as [`fit`] finds.
 //!
 //! Stage of the segment of the same name. Buffers its bucket. Neighbours share their boundary token; no other token is touched, no
 //! document is cut, none is lost; what is left of a pack is padding that no segment covers. A row with a refusal is no document: it is
 //! in the ledger already and enters no pack.
 
-mod fit;
+mod bins;
 mod withdraw;
 
 use arrow::array::RecordBatch;
@@ -20,7 +20,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-pub use fit::{Bins, best_fit_decreasing, least_bins, packs_at_other_lengths};
+pub use bins::{Bins, best_fit_decreasing, fit, least_bins, packs_at_other_lengths};
 pub use withdraw::withdraw;
 
 use crate::channel::{BatchSender, BatchStream};
@@ -28,7 +28,7 @@ use crate::error::{Result, StageError};
 use crate::stage::Stage;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 2;
+pub const REVISION: u32 = 3;
 /// The stage's name.
 pub const NAME: &str = "pack";
 /// Packs of a batch sent.
@@ -90,7 +90,7 @@ impl Pack {
         // The opening boundary of the pack is paid once; each document then costs what follows its own.
         let costs: Vec<usize> = documents.iter().map(|document| document.tokens.len() - 1).collect();
         let mut packs: Vec<(u64, PackRow)> = Vec::new();
-        for bin in best_fit_decreasing(&costs, self.seq_len - 1).iter() {
+        for bin in fit(&costs, self.seq_len - 1).iter() {
             let mut members: Vec<&In> = bin.iter().map(|&member| &documents[member as usize]).collect();
             let mut draws = Draws::new(self.seed, NAME, &members[0].document_id.0);
             let place = draws.next_u64();

@@ -46,13 +46,6 @@ fn shown(rebuild: &Rebuild) -> String {
         };
     }
     let _ = writeln!(out, "shards    {} compared", rebuild.shards);
-    if rebuild.rewritten_windows > 0 {
-        let _ = writeln!(
-            out,
-            "          the shards of {} windows were rewritten by withdrawals and are not compared",
-            rebuild.rewritten_windows
-        );
-    }
     if rebuild.kept_units > 0 {
         let _ =
             writeln!(out, "          {} prepared units were taken as they are: the sources no longer hold their rows", rebuild.kept_units);

@@ -17,10 +17,10 @@ use crate::catalog::{Catalog, window_record};
 use crate::error::{PipelineError, Result};
 use crate::execute::{Again, Sources, Worker, file_path, shard_path, unit_path};
 use crate::plan::{Plan, WindowPlan};
-use crate::rebuild::is_rewritten;
 use crate::scratch::Scratch;
 use crate::store::record_bytes;
 use crate::table;
+use crate::withdraw::redo;
 
 /// A row of [`columns::lineage`].
 #[derive(Debug, Clone, Deserialize)]
@@ -74,7 +74,7 @@ impl Work<'_> {
         let planned = plans.len();
         let behind_records = self.behind_lost_records(&plans, &damaged).await?;
         damaged.extend(behind_records);
-        let scratch = self.scratch(&plans, &damaged)?;
+        let scratch = self.scratch(manifest, &plans, &damaged)?;
         let mut again = self.again(manifest, plans, artefacts, &scratch)?;
         for index in 0..planned {
             if !wanted.contains(&index) {
@@ -83,7 +83,8 @@ impl Work<'_> {
             }
             self.progress.say(&format!("making again what is damaged of window {index}"));
             let of_window: Vec<&Damage> = damaged.iter().filter(|damage| window_of(&damage.place) == Some(index)).collect();
-            match again.window().await {
+            let made = async { redo(&scratch.store, manifest, again.window().await?).await };
+            match made.await {
                 Ok(record) => self.take_over(manifest, (index, record), windows, &of_window, &scratch).await?,
                 Err(error) => of_window.iter().for_each(|damage| self.leave(&damage.path, error.to_string())),
             }
@@ -127,21 +128,21 @@ impl Work<'_> {
         ))
     }
 
-    /// A store without what is damaged, and without the records of the version's windows: they are compared with the manifest.
-    fn scratch(&self, plans: &[WindowPlan], damaged: &[Damage]) -> Result<Scratch> {
+    /// A store without what is damaged, and without the records of the version's windows: they are compared with the manifest. Packs that samples
+    /// were withdrawn from are made again before those are withdrawn once more.
+    fn scratch(&self, manifest: &VersionManifest, plans: &[WindowPlan], damaged: &[Damage]) -> Result<Scratch> {
         let windows = format!("windows/{}/{}/", self.config.dataset.name, self.version);
         let mut hidden = HashSet::new();
         for damage in damaged {
             match &damage.place {
-                Place::Unit { segment, key, .. } => {
-                    hidden.insert(unit_path(*segment, *key));
-                }
-                Place::Shard { window, .. } => {
-                    hidden.insert(damage.path.clone());
-                    let packs = plans.get(*window).into_iter().flat_map(|plan| &plan.keys.pack);
-                    hidden.extend(packs.map(|key| unit_path(SegmentName::Pack, *key)));
-                }
+                Place::Unit { segment, key, .. } => drop(hidden.insert(unit_path(*segment, *key))),
+                Place::Shard { .. } => drop(hidden.insert(damage.path.clone())),
                 _ => {}
+            }
+            let plan = window_of(&damage.place).and_then(|window| plans.get(window));
+            let is_shard = matches!(damage.place, Place::Shard { .. });
+            if let Some(plan) = plan.filter(|plan| is_shard || plan.blocklist != manifest.blocklist) {
+                hidden.extend(plan.keys.pack.iter().map(|key| unit_path(SegmentName::Pack, *key)));
             }
         }
         let is_hidden = move |path: &str| {
@@ -215,12 +216,10 @@ impl Work<'_> {
     ) -> Result<()> {
         let bytes = record_bytes(&made);
         let is_equal = Digest::of(&bytes) == manifest.windows[index];
-        // Samples were withdrawn from it later: its packs are no longer those that `pack` makes.
-        let is_rewritten = windows[index].as_ref().is_some_and(|record| is_rewritten(record, &made));
         for damage in damaged {
             let path = &damage.path;
             match &damage.place {
-                _ if !is_equal && !is_rewritten => self.leave(path, format!("made again, window {index} is not what its record says")),
+                _ if !is_equal => self.leave(path, format!("made again, window {index} is not what its record says")),
                 Place::Window(_) => {
                     self.replace(path, bytes.clone()).await?;
                     windows[index] = Some(made.clone());
@@ -234,9 +233,6 @@ impl Work<'_> {
                 Place::Shard { .. } if self.is_whole_shard(path).await? => {}
                 Place::Shard { .. } => match scratch.written.get(path).await? {
                     Some(bytes) => self.replace(path, bytes).await?,
-                    None if is_rewritten => {
-                        self.leave(path, "samples were withdrawn from it; withdraw them from the version before once more")
-                    }
                     None => self.leave(path, "made again, it has other bytes than those that are recorded"),
                 },
                 _ => {}
