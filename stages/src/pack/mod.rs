@@ -20,7 +20,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-pub use bins::{Bins, best_fit_decreasing, fit, least_bins, packs_at_other_lengths};
+pub use bins::{Bins, fit, least_bins, packs_at_other_lengths};
 pub use withdraw::withdraw;
 
 use crate::channel::{BatchSender, BatchStream};

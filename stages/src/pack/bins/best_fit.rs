@@ -11,8 +11,7 @@ use super::{Bins, group, largest_first};
 ///
 /// # Source
 /// Best-fit decreasing: Johnson 1973.
-#[must_use]
-pub fn best_fit_decreasing(costs: &[usize], capacity: usize) -> Bins {
+pub(super) fn best_fit_decreasing(costs: &[usize], capacity: usize) -> Bins {
     let mut rooms = Rooms::new(capacity);
     let mut bin_of = vec![0_u32; costs.len()];
     let order = largest_first(costs, capacity);

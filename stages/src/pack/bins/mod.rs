@@ -6,7 +6,7 @@ mod sums;
 
 use std::collections::BTreeMap;
 
-pub use best_fit::best_fit_decreasing;
+use best_fit::best_fit_decreasing;
 pub use bound::least_bins;
 
 /// Items of each bin, one bin after another.
@@ -40,11 +40,11 @@ impl Bins {
 /// Thousandths of the bound that best fit may lie above it before another way of packing is tried.
 const TOLERANCE: usize = 1;
 
-/// Distributes items of `costs` over as few bins of `capacity` as the better of two ways finds: [`best_fit_decreasing`], and, if that is more than a
+/// Distributes items of `costs` over as few bins of `capacity` as the better of two ways finds: best-fit decreasing, and, if that is more than a
 /// thousandth above [`least_bins`], one bin after the other by the sums that items have.
 ///
 /// # Panics
-/// As [`best_fit_decreasing`].
+/// If an item is larger than the capacity, or there are 2^32 items or more; the caller has checked.
 #[must_use]
 pub fn fit(costs: &[usize], capacity: usize) -> Bins {
     let best_fit = best_fit_decreasing(costs, capacity);
