@@ -62,6 +62,13 @@ fn what_libtorch_says_is_one_line_without_the_stack_of_its_cpp() {
 }
 
 #[test]
+fn products_that_the_user_chose_belong_to_the_kernels() {
+    let mut doctor = Command::new(env!("CARGO_BIN_EXE_cm3flow"));
+    let told = stdout(&doctor.arg("doctor").env("MKL_CBWR", "AVX2").output().expect("the binary was just built"));
+    assert!(told.contains(", MKL_CBWR=AVX2\n"), "{told}");
+}
+
+#[test]
 fn missing_files_are_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = cm3flow(folder.path(), &["run", "nowhere.toml"]);
