@@ -55,7 +55,7 @@ impl Tokenizer {
         match (&job.network, &job.weights, &job.modules) {
             (Some(network), Some(weights), None) => {
                 let tokenizer = VqTokenizer::try_new(network, &read(weights)?, job.batch_size, job.device)?;
-                Ok(Self::Network(Box::new(tokenizer.with_precision(job.precision))))
+                Ok(Self::Network(Box::new(tokenizer.with_precision(job.precision)?)))
             }
             (None, None, Some((config, encoder, decoder))) => {
                 let (encoder, decoder) = (read(encoder)?, read(decoder)?);

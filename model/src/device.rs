@@ -5,6 +5,7 @@
 //! already there.
 
 mod cuda;
+mod cudnn;
 mod driver;
 mod library;
 mod libtorch;
@@ -51,12 +52,13 @@ pub struct DeviceReport {
     pub cpu_capability: String,
 }
 
-/// Opens the device for `choice`; the first call also sees to it that matrix products on the CPU give the same bits each time.
+/// Opens the device for `choice`; the first call also sees to it that results have the same bits each time.
 ///
 /// # Errors
 /// [`ModelError::CudaUnavailable`] if CUDA was asked for and is not there.
 pub fn open(choice: DeviceChoice) -> Result<Device, ModelError> {
     mkl::choose_reproducible_products();
+    cudnn::choose_exact_convolutions();
     match (choice, &cuda::found().missing) {
         (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, Some(_)) => Ok(Device::Cpu),
         (DeviceChoice::Auto | DeviceChoice::Cuda, None) => Ok(Device::Cuda(0)),
@@ -90,13 +92,32 @@ pub fn numerics_class(device: Device, dtype: Kind, batch_size: u32) -> NumericsC
         other => format!("{other:?}").to_lowercase(),
     };
     NumericsClass {
-        device: if device.is_cuda() { "cuda" } else { "cpu" }.to_owned(),
+        device: name(device),
         dtype,
         batch_size,
         libtorch: libtorch::loaded().version.clone(),
         threads: threads(),
         cpu_capability: cpu_capability(),
     }
+}
+
+/// `cpu`, or `cuda` with the name of the GPU: libraries choose their kernels by it.
+fn name(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => {
+            let found = cuda::found().devices.get(index);
+            format!("cuda {}", found.map_or("unknown", |device| device.name.as_str()))
+        }
+        _ => "cpu".to_owned(),
+    }
+}
+
+/// Loads the compiler of kernels, NVRTC.
+///
+/// # Errors
+/// [`ModelError::Kernels`] if PyTorch's packages lack it.
+pub(crate) fn open_compiler() -> Result<(), ModelError> {
+    cuda::open_compiler().map_err(|reason| ModelError::Kernels { reason })
 }
 
 /// Sets the threads of one operation, 1 or more, for this thread and those that use libtorch for the first time afterwards.

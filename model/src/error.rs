@@ -27,6 +27,15 @@ pub enum ModelError {
         /// What to do.
         advice: String,
     },
+    /// The kernels for bf16 on a GPU cannot be made.
+    #[error(
+        "the image tokenizer's kernels for CUDA cannot be prepared: {reason}; they need NVRTC, which PyTorch's wheels bring in nvidia-cuda-nvrtc: \
+         install PyTorch anew, or set precision to float32"
+    )]
+    Kernels {
+        /// What the compiler or the driver says.
+        reason: String,
+    },
     /// libtorch refused or failed.
     #[error("libtorch failed to {doing}")]
     Torch {

@@ -379,7 +379,7 @@ fn image_tokenizer(config: &Config, contents: &Contents) -> Result<Box<dyn Image
         ImageTokenizerConfig::Vq(vq) => {
             let network = vq.network().expect("presets are checked with the configuration");
             let tokenizer = VqTokenizer::try_new(&network, &contents[CODEBOOK], vq.batch_size, config.runtime.device)?;
-            Ok(Box::new(tokenizer.with_precision(vq.precision).with_values(config.tokenize.image.preparation().values)?))
+            Ok(Box::new(tokenizer.with_precision(vq.precision)?.with_values(config.tokenize.image.preparation().values)?))
         }
         ImageTokenizerConfig::Patches(patches) => {
             Ok(Box::new(PatchTokenizer::from_bytes(&contents[CODEBOOK], patches.side_px, patches.patch_px)?))

@@ -43,7 +43,7 @@ impl SegmentName {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NumericsClass {
-    /// `cpu` or `cuda`.
+    /// `cpu`, or `cuda` with the name of the GPU.
     pub device: String,
     /// Element type of the computation, as PyTorch names it.
     pub dtype: String,

@@ -7,12 +7,15 @@ limit=45000000
 built=${CARGO_TARGET_DIR:-target}
 out=target/gpu
 make --no-print-directory setup
-cargo build --release --package cm3flow --bin cm3flow
-cargo build --release --package cm3flow-model --example vq_values
+cargo build --package cm3flow --bin cm3flow
+cargo build --package cm3flow-model --example vq_values
+cargo test --package cm3flow-model --lib --no-run
+unit_tests=$(cargo test --package cm3flow-model --lib --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
 mkdir -p "$out"
-cp "$built/release/cm3flow" "$built/release/examples/vq_values" "$out/"
-strip "$out/cm3flow" "$out/vq_values"
-tar -cJf "$out/cm3flow-gpu.tar.xz" -C "$out" cm3flow vq_values
+cp "$built/debug/cm3flow" "$built/debug/examples/vq_values" "$out/"
+cp "$unit_tests" "$out/unit_tests"
+strip "$out/cm3flow" "$out/vq_values" "$out/unit_tests"
+tar -cJf "$out/cm3flow-gpu.tar.xz" -C "$out" cm3flow vq_values unit_tests
 size=$(stat -c %s "$out/cm3flow-gpu.tar.xz")
 echo "$out/cm3flow-gpu.tar.xz: $size bytes"
 if [ "$size" -gt "$limit" ]; then

@@ -1,17 +1,14 @@
 #!/usr/bin/env bash
-# Runs the sample corpus through Chameleon's network with drawn weights, and says how busy the card was meanwhile. REPEAT times (default 20)
-# the corpus, since one is over in seconds.
+# Runs the sample corpus through Chameleon's network with drawn weights, and says how fast samples were prepared and how busy the card was
+# meanwhile. REPEAT times (default 40) the corpus, since one is over in seconds.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-"$python" tests/gpu/corpus.py "$folder" "${REPEAT:-20}"
-nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits --loop-ms=200 >"$folder/busy" &
+"$python" tests/gpu/corpus.py "$folder" "${REPEAT:-40}"
+TZ=UTC nvidia-smi --query-gpu=timestamp,utilization.gpu --format=csv,noheader,nounits --loop-ms=100 >"$folder/busy" &
 watcher=$!
-began=$(date +%s.%N)
 "$carried/cm3flow" run "$folder/chameleon.toml" --no-train
-ended=$(date +%s.%N)
 kill "$watcher"
-awk -v seconds="$(echo "$ended - $began" | bc)" \
-    '{ sum += $1; if ($1 > 0) busy++ } END { printf "run %.1f s, card busy %.0f %% on average, %.0f %% of %d looks\n", seconds, sum / NR, 100 * busy / NR, NR }' "$folder/busy"
+"$python" tests/gpu/busy.py "$folder"/.cm3flow/runs/*/events "$folder/busy"

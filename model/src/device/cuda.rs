@@ -9,12 +9,14 @@ use serde::Serialize;
 use tch::Cuda;
 
 use super::driver::{self, CudaDevice, Driver, DriverProblem};
-use super::library::{Library, Scope};
+use super::library::{Library, Scope, loaded_symbol, path_of};
 use super::libtorch::EXPECTED;
 use super::python;
 
 /// File that CUDA comes in.
 const LIBRARY: &str = "libtorch_cuda.so";
+/// File beside it that brings NVRTC.
+const COMPILER: &str = "libcaffe2_nvrtc.so";
 
 /// Kinds of what keeps CUDA from being used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -117,6 +119,13 @@ fn load() -> Result<(), CudaMissing> {
         return Err(not_found(&searched, Some(&format!("its PyTorch is built without CUDA: there is no {}", path.display()))));
     }
     open_path(&path).map_err(|message| cannot_load(&message))
+}
+
+/// Loads NVRTC into the process, by the library through which libtorch itself uses it: that one knows where its PyTorch keeps it.
+pub(super) fn open_compiler() -> Result<(), String> {
+    let symbol = loaded_symbol(c"_ZN2at4cuda26getCurrentDevicePropertiesEv").and_then(path_of);
+    let folder = symbol.as_deref().and_then(|library| Path::new(library).parent()).ok_or("libtorch for CUDA is not loaded")?;
+    open_path(&folder.join(COMPILER))
 }
 
 fn open_path(path: &Path) -> Result<(), String> {

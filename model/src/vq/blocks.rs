@@ -13,10 +13,10 @@ use crate::parameters::{Init, Scope};
 /// Convolution with bias; keeps the side unless its stride is 2.
 #[derive(Debug)]
 pub(super) struct Conv {
-    weight: Tensor,
-    bias: Tensor,
-    stride: i64,
-    padding: i64,
+    pub(super) weight: Tensor,
+    pub(super) bias: Tensor,
+    pub(super) stride: i64,
+    pub(super) padding: i64,
 }
 
 impl Conv {
@@ -46,9 +46,9 @@ impl Conv {
 /// Group normalisation with epsilon 1e-6.
 #[derive(Debug)]
 pub(super) struct Norm {
-    weight: Tensor,
-    bias: Tensor,
-    groups: i64,
+    pub(super) weight: Tensor,
+    pub(super) bias: Tensor,
+    pub(super) groups: i64,
 }
 
 impl Norm {
@@ -73,11 +73,11 @@ impl Norm {
 /// Two normalised 3x3 convolutions beside a shortcut.
 #[derive(Debug)]
 pub(super) struct ResidualBlock {
-    norm1: Norm,
-    conv1: Conv,
-    norm2: Norm,
-    conv2: Conv,
-    shortcut: Option<Conv>,
+    pub(super) norm1: Norm,
+    pub(super) conv1: Conv,
+    pub(super) norm2: Norm,
+    pub(super) conv2: Conv,
+    pub(super) shortcut: Option<Conv>,
 }
 
 impl ResidualBlock {
@@ -111,11 +111,11 @@ fn added(mut h: Tensor, x: &Tensor) -> Result<Tensor, TchError> {
 /// Attention of one head over all positions, beside a shortcut.
 #[derive(Debug)]
 pub(super) struct AttentionBlock {
-    norm: Norm,
-    q: Conv,
-    k: Conv,
-    v: Conv,
-    proj_out: Conv,
+    pub(super) norm: Norm,
+    pub(super) q: Conv,
+    pub(super) k: Conv,
+    pub(super) v: Conv,
+    pub(super) proj_out: Conv,
 }
 
 impl AttentionBlock {
@@ -140,7 +140,7 @@ impl AttentionBlock {
 
 /// Halves the side: one row and one column of zeros at the far edges, then a 3x3 convolution with stride 2.
 #[derive(Debug)]
-pub(super) struct Downsample(Conv);
+pub(super) struct Downsample(pub(super) Conv);
 
 impl Downsample {
     pub(super) fn try_new(mut scope: Scope<'_>, channels: i64) -> Result<Self, ModelError> {
@@ -171,9 +171,9 @@ impl Upsample {
 /// The two residual blocks of the narrowest level, with or without attention between them.
 #[derive(Debug)]
 pub(super) struct Middle {
-    block_1: ResidualBlock,
-    attention: Option<AttentionBlock>,
-    block_2: ResidualBlock,
+    pub(super) block_1: ResidualBlock,
+    pub(super) attention: Option<AttentionBlock>,
+    pub(super) block_2: ResidualBlock,
 }
 
 impl Middle {
@@ -195,8 +195,8 @@ impl Middle {
 /// Residual blocks of one level, each followed by attention where the level has it.
 #[derive(Debug)]
 pub(super) struct Level {
-    blocks: Vec<ResidualBlock>,
-    attention: Vec<AttentionBlock>,
+    pub(super) blocks: Vec<ResidualBlock>,
+    pub(super) attention: Vec<AttentionBlock>,
 }
 
 /// Sizes of a [`Level`].

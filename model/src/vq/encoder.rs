@@ -13,12 +13,12 @@ use crate::vq::config::VqConfig;
 /// Pixels to latents.
 #[derive(Debug)]
 pub(super) struct Encoder {
-    patch_px: i64,
-    conv_in: Conv,
-    levels: Vec<(Level, Option<Downsample>)>,
-    middle: Middle,
-    norm_out: Norm,
-    conv_out: Conv,
+    pub(super) patch_px: i64,
+    pub(super) conv_in: Conv,
+    pub(super) levels: Vec<(Level, Option<Downsample>)>,
+    pub(super) middle: Middle,
+    pub(super) norm_out: Norm,
+    pub(super) conv_out: Conv,
 }
 
 impl Encoder {

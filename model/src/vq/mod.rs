@@ -9,6 +9,7 @@
 
 mod blocks;
 mod config;
+mod cuda;
 mod decoder;
 mod encoder;
 mod fit;
@@ -17,6 +18,7 @@ mod network;
 mod quantizer;
 mod tokenizer;
 mod torchscript;
+mod upload;
 
 pub use config::{Precision, VqConfig};
 pub use fit::{FitJob, FitProgress, VqFitConfig, fit};

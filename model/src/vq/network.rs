@@ -17,8 +17,8 @@ pub(super) const CODEBOOK: &str = "quantize.embedding.weight";
 /// A VQGAN without its way of quantising.
 #[derive(Debug)]
 pub(super) struct VqNetwork {
-    encoder: Encoder,
-    quant_conv: Conv,
+    pub(super) encoder: Encoder,
+    pub(super) quant_conv: Conv,
     post_quant_conv: Conv,
     /// None if the weights have none: Chameleon's in transformers are such.
     decoder: Option<Decoder>,

@@ -4,8 +4,10 @@
 
 use tch::{Kind, TchError, Tensor};
 
-/// Latents whose distances are computed together: bounds memory to `ROWS * codebook_size` floats, which stay in the cache.
-const ROWS: i64 = 256;
+/// Latents whose distances are computed together on a CPU: bounds memory to `CPU_ROWS * codebook_size` floats, which stay in the cache.
+const CPU_ROWS: i64 = 256;
+/// The same on a GPU, which a small product leaves idle.
+const GPU_ROWS: i64 = 4096;
 
 /// Codebook vectors with what the search for the nearest needs.
 #[derive(Debug)]
@@ -39,7 +41,7 @@ impl Quantizer {
     /// # Source
     /// Nearest code: van den Oord et al. 2017, eq. 1, <https://arxiv.org/abs/1711.00937>.
     pub(super) fn nearest(&self, rows: &Tensor) -> Result<Tensor, TchError> {
-        let parts = rows.f_split(ROWS, 0)?;
+        let parts = rows.f_split(if rows.device().is_cuda() { GPU_ROWS } else { CPU_ROWS }, 0)?;
         let codes: Result<Vec<_>, _> = parts.iter().map(|part| self.squares.f_addmm(part, &self.doubled)?.f_argmin(1, false)).collect();
         Tensor::f_cat(&codes?, 0)
     }

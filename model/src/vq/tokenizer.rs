@@ -11,14 +11,20 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::device::{self, DeviceChoice};
 use crate::error::{ModelError, Problems};
 use crate::vq::config::{Precision, VqConfig};
+use crate::vq::cuda::CudaEncoder;
 use crate::vq::network::VqNetwork;
 use crate::vq::quantizer::{Quantizer, grid_of};
+use crate::vq::upload::Upload;
 
 /// A VQGAN that implements [`ImageTokenizer`].
 #[derive(Debug)]
 pub struct VqTokenizer {
     spec: ImageTokenizerSpec,
+    config: VqConfig,
     network: VqNetwork,
+    /// The encoder in bf16 on a GPU, instead of the network's.
+    cuda: Option<CudaEncoder>,
+    upload: Upload,
     quantizer: Quantizer,
     codebook: Vec<f32>,
     device: Device,
@@ -57,15 +63,31 @@ impl VqTokenizer {
             numerics: device::numerics_class(device, Kind::Float, batch_size),
         };
         let values = value_table(Values::TwoOver255, device)?;
-        Ok(Self { spec, network, quantizer, codebook, device, kind: Kind::Float, batch_size: batch_size as usize, values })
+        Ok(Self {
+            spec,
+            config: config.clone(),
+            network,
+            cuda: None,
+            upload: Upload::new(device),
+            quantizer,
+            codebook,
+            device,
+            kind: Kind::Float,
+            batch_size: batch_size as usize,
+            values,
+        })
     }
 
     /// Computes in `precision` instead of f32.
-    #[must_use]
-    pub fn with_precision(mut self, precision: Precision) -> Self {
+    ///
+    /// # Errors
+    /// [`ModelError::Kernels`] if what encodes in bf16 on a GPU cannot be made there, [`ModelError::Torch`] if the device fails.
+    pub fn with_precision(mut self, precision: Precision) -> Result<Self, ModelError> {
         self.kind = precision.kind();
+        let is_faster = self.device.is_cuda() && precision == Precision::Bfloat16;
+        self.cuda = if is_faster { CudaEncoder::try_new(&self.network, &self.config)? } else { None };
         self.spec.numerics = device::numerics_class(self.device, self.kind, self.spec.numerics.batch_size);
-        self
+        Ok(self)
     }
 
     /// Takes levels as `values` instead of those of [`Values::TwoOver255`]: what the weights were made for. What comes out of
@@ -82,21 +104,39 @@ impl VqTokenizer {
         Ok(self)
     }
 
-    fn encode_batch(&self, pixels: &[u8], grid: Grid) -> Result<Vec<u32>, TchError> {
+    /// Codes of images, by batches. A batch is under way on a GPU while the next one is sent there.
+    fn encode_batches(&mut self, pixels: &[u8], grid: Grid) -> Result<Vec<u32>, TchError> {
         let size = self.spec.bytes_of(grid);
-        let images = pixels.len() / size;
+        let mut codes = Vec::with_capacity(pixels.len() / size * grid.codes());
+        let mut under_way: Option<(Tensor, usize)> = None;
+        let mut take = |(batch, images): (Tensor, usize)| -> Result<(), TchError> {
+            let batch = Vec::<i64>::try_from(batch.f_to_device(Device::Cpu)?)?;
+            codes.extend(batch[..images * grid.codes()].iter().map(|code| *code as u32));
+            Ok(())
+        };
+        for batch in pixels.chunks(self.batch_size * size) {
+            let next = (self.codes_of(batch, grid)?, batch.len() / size);
+            under_way.replace(next).map_or(Ok(()), &mut take)?;
+        }
+        under_way.map_or(Ok(()), take)?;
+        Ok(codes)
+    }
+
+    /// Codes of a batch, padded with black to the fixed size: `[batch_size * codes]` i64, on the device.
+    fn codes_of(&mut self, pixels: &[u8], grid: Grid) -> Result<Tensor, TchError> {
         let (width, height) = self.spec.size_px(grid);
-        let mut levels = pixels.to_vec();
-        levels.resize(self.batch_size * size, 0);
-        // Bytes travel, a quarter of the floats; and a table gives the same values on every device, where a division does not.
-        let levels = Tensor::f_from_slice(&levels)?.f_to_device(self.device)?.f_to_kind(Kind::Int)?;
-        let batch = self.values.f_index_select(0, &levels)?;
-        // Interleaved bytes are NHWC already; seen as NCHW that is channels-last, which the convolutions keep.
-        let batch = batch.f_reshape([-1, i64::from(height), i64::from(width), 3])?.f_permute([0, 3, 1, 2])?;
-        let latents = self.network.encode(&batch.f_to_kind(self.kind)?)?.f_to_kind(Kind::Float)?;
-        let codes = self.quantizer.encode(&latents)?;
-        let codes = Vec::<i64>::try_from(codes.f_to_device(Device::Cpu)?)?;
-        Ok(codes[..images * grid.codes()].iter().map(|code| *code as u32).collect())
+        // Bytes travel, a quarter of the floats.
+        let levels = self.upload.send(pixels, self.batch_size * self.spec.bytes_of(grid))?;
+        let levels = levels.f_view([-1, i64::from(height), i64::from(width), 3])?;
+        let latents = if let Some(encoder) = &self.cuda {
+            encoder.forward(&levels, &self.values)?
+        } else {
+            // A table gives the same values on every device, where a division does not.
+            let batch = self.values.f_index_select(0, &levels.f_reshape([-1])?.f_to_kind(Kind::Int)?)?.f_reshape(levels.size())?;
+            // Interleaved bytes are NHWC already; seen as NCHW that is channels-last, which the convolutions keep.
+            self.network.encode(&batch.f_permute([0, 3, 1, 2])?.f_to_kind(self.kind)?)?
+        };
+        self.quantizer.encode(&latents.f_to_kind(Kind::Float)?)
     }
 
     /// Pixels of at most `batch_size` images: `[batch_size, 3, height, width]`, about -1 to 1; those behind the ones given are padding.
@@ -145,11 +185,7 @@ impl ImageTokenizer for VqTokenizer {
             return Err(ModelError::Pixels { bytes: pixels.len(), bytes_per_image }.into());
         }
         let _no_grad = tch::no_grad_guard();
-        let mut codes = Vec::with_capacity(pixels.len() / bytes_per_image * grid.codes());
-        for batch in pixels.chunks(self.batch_size * bytes_per_image) {
-            codes.extend(self.encode_batch(batch, grid).map_err(ModelError::torch("encode images"))?);
-        }
-        Ok(codes)
+        Ok(self.encode_batches(pixels, grid).map_err(ModelError::torch("encode images"))?)
     }
 
     fn can_decode(&self) -> bool {

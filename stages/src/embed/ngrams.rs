@@ -171,11 +171,19 @@ impl NgramColourEmbedder {
         let (width, height) = image.grid.map_or(square, |grid| grid.size_px(image.pixels.len() / 3));
         let (width, height) = (width.max(1) as usize, height as usize);
         let (cell_width, cell_height) = ((width / LAYOUT_CELLS).max(1), (height / LAYOUT_CELLS).max(1));
-        for (index, &value) in image.pixels.iter().enumerate() {
-            let (pixel, channel) = (index / 3, index % 3);
-            let cell = |place: usize, length: usize| (place / length).min(LAYOUT_CELLS - 1);
-            let (row, column) = (cell(pixel / width, cell_height), cell(pixel % width, cell_width));
-            layout[(row * LAYOUT_CELLS + column) * 3 + channel] += f32::from(value) - 127.5;
+        for (y, line) in image.pixels.chunks(width * 3).enumerate() {
+            let row = (y / cell_height).min(LAYOUT_CELLS - 1);
+            let cells = layout[row * LAYOUT_CELLS * 3..][..LAYOUT_CELLS * 3].chunks_exact_mut(3);
+            // The last cell takes what the width leaves over.
+            let ends = (1..LAYOUT_CELLS).map(|column| column * cell_width * 3).chain([usize::MAX]);
+            let mut begin = 0;
+            for (cell, end) in cells.zip(ends) {
+                let end = end.min(line.len());
+                for pixel in line[begin.min(end)..end].chunks(3) {
+                    cell.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += f32::from(*value) - 127.5);
+                }
+                begin = end;
+            }
         }
         if image.pixels.is_empty() && self.codebook_dim == 0 {
             count_hashed(image.codes, layout);
