@@ -21,7 +21,7 @@ use cm3flow_stages::annotate::{Annotate, Annotator};
 use cm3flow_stages::channel::ChannelLimits;
 use cm3flow_stages::dedup::{Dedup, DedupConfig};
 use cm3flow_stages::derive::{Derive, DeriveConfig};
-use cm3flow_stages::embed::{EmbedConfig, IdfTable, NgramColourEmbedder};
+use cm3flow_stages::embed::{Embed, EmbedConfig, IdfTable, NgramColourEmbedder};
 use cm3flow_stages::filter::{Filter, FilterConfig};
 use cm3flow_stages::index::Bank;
 use cm3flow_stages::mask::Mask;
@@ -192,6 +192,34 @@ fn tokenize_text(criterion: &mut Criterion) {
         bencher.iter(|| texts.iter().map(|text| tokenizer.encode(text).expect("encodes").len()).sum::<usize>());
     });
     group.finish();
+}
+
+#[derive(Serialize)]
+struct Tokenized {
+    pixels: Vec<RoleImage>,
+    image_codes: Vec<RoleCodes>,
+    annotations: Annotations,
+    refusal: Option<Refusal>,
+}
+
+/// Squares of 512 pixels with as many codes as Chameleon's tokenizer gives, by a codebook of its size.
+fn embed(criterion: &mut Criterion) {
+    let row = |number: u32| {
+        let mut draws = Draws::new(SEED, "square", &number.to_le_bytes());
+        let bytes = (0..512 * 512 * 3).map(|_| draws.next_u64() as u8).collect();
+        let codes = (0..IMAGE_CODES).map(|_| draws.next_u64() as u32 % 8192).collect();
+        let annotations = Annotations { captions: vec![caption(number)], ..Annotations::default() };
+        let (pixels, image_codes) = (RoleImage { role: MAIN_IMAGE.into(), bytes }, RoleCodes { role: MAIN_IMAGE.into(), codes });
+        Tokenized { pixels: vec![pixels], image_codes: vec![image_codes], annotations, refusal: None }
+    };
+    let fields = vec![columns::pixels(), columns::image_codes(), columns::annotations(), columns::refusal()];
+    let schema = Arc::new(arrow::datatypes::Schema::new(fields));
+    let batch = rows::write(&schema, &(0..64).map(row).collect::<Vec<_>>()).expect("tokenized rows");
+    let batches: Vec<RecordBatch> = (0..4).map(|piece| batch.slice(piece * 16, 16)).collect();
+    let table = IdfTable::fit(&EmbedConfig::default(), [caption(0).as_str()]);
+    let embedder = NgramColourEmbedder::new(table, &[0.5; 8192 * 256], 256, 512);
+    let owner = Owner::spawn("pair embedder", Box::new(embedder) as Box<dyn PairEmbedder>).expect("a thread");
+    bench_chain(criterion, "embed", &batches, |chain| chain.map(Embed::new(owner.clone())));
 }
 
 #[derive(Serialize)]
@@ -379,5 +407,5 @@ fn read(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, filter_and_derive, annotate, tokenize_text, dedup, retrieve, mask_and_pack, read);
+criterion_group!(benches, filter_and_derive, annotate, tokenize_text, embed, dedup, retrieve, mask_and_pack, read);
 criterion_main!(benches);
