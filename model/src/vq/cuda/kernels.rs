@@ -97,6 +97,7 @@ impl Kernels {
     pub(super) fn added(&self, x: Tensor, bias: &Tensor, shortcut: Option<&Tensor>) -> Result<Summed, TchError> {
         let spans = Spans::of(&x)?;
         let sums = spans.sums(&x)?;
+        check_shortcut(&x, shortcut)?;
         let [pixels, lanes, per_span] = spans.sizes();
         let tensors = [Some(&x), Some(bias), shortcut, Some(&x), Some(&sums)];
         self.launch(&self.add, spans.config(true), &tensors, &[pixels, lanes, per_span, x.size()[2], 0])?;
@@ -111,6 +112,7 @@ impl Kernels {
             let _ = out.f_narrow(edge, length, 1)?.f_zero_()?;
         }
         let spans = Spans::of(x)?;
+        check_shortcut(x, shortcut)?;
         let [pixels, lanes, per_span] = spans.sizes();
         let tensors = [Some(x), Some(bias), shortcut, Some(&out), None];
         self.launch(&self.add, spans.config(false), &tensors, &[pixels, lanes, per_span, w, 1])?;
@@ -140,6 +142,9 @@ impl Kernels {
 
     /// Gives `kernel` the addresses of `tensors`, null for none, then `numbers`, as its signature in `kernels.cu` lists them.
     fn launch(&self, kernel: &CudaFunction, config: LaunchConfig, tensors: &[Option<&Tensor>], numbers: &[i64]) -> Result<(), TchError> {
+        if let Some(tensor) = tensors.iter().flatten().find(|tensor| !tensor.device().is_cuda() || !tensor.is_contiguous()) {
+            return Err(TchError::Shape(format!("the encoder's kernels take dense tensors on the GPU, got {tensor:?}")));
+        }
         let addresses: Vec<u64> = tensors.iter().map(|tensor| tensor.map_or(0, |tensor| tensor.data_ptr() as u64)).collect();
         let numbers: Vec<i32> = numbers.iter().map(|number| i32::try_from(*number).expect("a picture has less than 2^31 values")).collect();
         let mut launch = self.stream.launch_builder(kernel);
@@ -149,11 +154,18 @@ impl Kernels {
         for number in &numbers {
             launch.arg(number);
         }
-        // SAFETY: the functions above give each kernel what its signature asks for: dense tensors on this device of the sizes that go with
-        // them. libtorch reuses the memory of a dropped tensor in the order of this stream only.
+        // SAFETY: the tensors are dense and on this device, and the functions above give each kernel those that its signature asks for, with
+        // their sizes. libtorch reuses the memory of a dropped tensor in the order of this stream only.
         unsafe { launch.launch(config) }
             .map(drop)
             .map_err(|error| TchError::Torch(format!("a kernel of the encoder could not start: {error}")))
+    }
+}
+
+fn check_shortcut(x: &Tensor, shortcut: Option<&Tensor>) -> Result<(), TchError> {
+    match shortcut.filter(|shortcut| shortcut.size() != x.size() || shortcut.kind() != x.kind()) {
+        Some(other) => Err(TchError::Shape(format!("a shortcut of {other:?} beside {x:?}"))),
+        None => Ok(()),
     }
 }
 
@@ -169,7 +181,9 @@ struct Spans {
 impl Spans {
     fn of(x: &Tensor) -> Result<Self, TchError> {
         let (n, h, w, channels) = x.size4()?;
-        debug_assert!(x.is_contiguous() && x.kind() == Kind::BFloat16 && Kernels::fit(channels), "{x:?}");
+        if x.kind() != Kind::BFloat16 || !Kernels::fit(channels) {
+            return Err(TchError::Shape(format!("the encoder's kernels take bf16 and a multiple of 8 channels, got {x:?}")));
+        }
         let pixels = h * w;
         let per_span = (pixels + SPANS - 1) / SPANS;
         let per_span = per_span.max(PIXELS_PER_SPAN);
