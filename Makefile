@@ -40,7 +40,7 @@ test: setup ## run all tests and doctests, and name the skipped ones
 
 test-long: export CM3FLOW_LONG := 1
 test-long: setup ## run all tests at full length, those too that are ignored for their length: hours
-	$(call run_tests,--profile long --run-ignored all,--include-ignored)
+	$(call run_tests,--profile long --run-ignored all,--include-ignored --skip vq::cuda::tests::)
 
 wheel: ## build the PyTorch reader as a wheel, in target/wheels/
 	@bash deploy/python/wheel.sh $(BUILT)/wheels

@@ -29,8 +29,8 @@ pub enum ModelError {
     },
     /// The kernels for bf16 on a GPU cannot be made.
     #[error(
-        "the image tokenizer's kernels for CUDA cannot be prepared: {reason}; they need NVRTC, which PyTorch's wheels bring in nvidia-cuda-nvrtc: \
-         install PyTorch anew, or set precision to float32"
+        "the image tokenizer's kernels for CUDA cannot be prepared: {reason}; they need NVRTC, which PyTorch's wheels bring in nvidia-cuda-nvrtc, \
+         and a driver for the CUDA that it is of: install PyTorch anew, update the driver, or set precision to float32"
     )]
     Kernels {
         /// What the compiler or the driver says.

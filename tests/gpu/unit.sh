@@ -2,4 +2,4 @@
 # Runs the unit tests of model/ that need a GPU to say anything.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
-"$carried/unit_tests" cuda:: device::
+"$carried/unit_tests" --include-ignored cuda:: device::

@@ -57,6 +57,11 @@ impl Norm {
         Ok(Self { weight, bias, groups })
     }
 
+    /// Another holder of the same parameters, which takes no gradients.
+    pub(super) fn shared(&self) -> Result<Self, TchError> {
+        Ok(Self { weight: self.weight.f_detach()?, bias: self.bias.f_detach()?, groups: self.groups })
+    }
+
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let kind = x.kind();
         x.f_group_norm(self.groups, Some(&self.weight.f_to_kind(kind)?), Some(&self.bias.f_to_kind(kind)?), 1e-6, true)

@@ -4,7 +4,7 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use super::kernels::{Affine, Kernels, Summed};
+use super::kernels::{Kernels, Summed};
 use crate::error::ModelError;
 use crate::vq::blocks::{AttentionBlock, Conv, Downsample, Level, Norm, ResidualBlock};
 use crate::vq::config::VqConfig;
@@ -19,7 +19,7 @@ pub(in crate::vq) struct CudaEncoder {
     conv_in: Convolution,
     levels: Vec<(Vec<Block>, Option<Convolution>)>,
     middle: Vec<Block>,
-    norm_out: Affine,
+    norm_out: Norm,
     conv_out: Convolution,
     quant_conv: Convolution,
 }
@@ -50,7 +50,7 @@ impl CudaEncoder {
             conv_in: Convolution::of(&encoder.conv_in)?,
             levels: encoder.levels.iter().map(level).collect::<Result<_, _>>()?,
             middle,
-            norm_out: affine(&encoder.norm_out)?,
+            norm_out: encoder.norm_out.shared()?,
             conv_out: Convolution::of(&encoder.conv_out)?,
             quant_conv: Convolution::of(&network.quant_conv)?,
         })
@@ -132,10 +132,6 @@ impl Convolution {
     }
 }
 
-fn affine(norm: &Norm) -> Result<Affine, TchError> {
-    Ok(Affine { weight: norm.weight.f_detach()?, bias: norm.bias.f_detach()?, groups: norm.groups })
-}
-
 #[derive(Debug)]
 enum Block {
     Residual(Box<Residual>),
@@ -149,13 +145,13 @@ impl Block {
         if let Some(shortcut) = &shortcut {
             conv2.bias = conv2.bias.f_add(&shortcut.bias)?;
         }
-        let (norm1, norm2) = (affine(&block.norm1)?, affine(&block.norm2)?);
+        let (norm1, norm2) = (block.norm1.shared()?, block.norm2.shared()?);
         Ok(Self::Residual(Box::new(Residual { norm1, conv1: Convolution::of(&block.conv1)?, norm2, conv2, shortcut })))
     }
 
     fn attention(block: &AttentionBlock) -> Result<Self, TchError> {
         let [q, k, v, proj_out] = [&block.q, &block.k, &block.v, &block.proj_out].map(Convolution::of);
-        Ok(Self::Attention(Box::new(Attention { norm: affine(&block.norm)?, q: q?, k: k?, v: v?, proj_out: proj_out? })))
+        Ok(Self::Attention(Box::new(Attention { norm: block.norm.shared()?, q: q?, k: k?, v: v?, proj_out: proj_out? })))
     }
 
     /// Residual blocks, each followed by attention where the level has it.
@@ -181,9 +177,9 @@ impl Block {
 /// [`ResidualBlock`]; the bias of `conv2` holds that of the shortcut too.
 #[derive(Debug)]
 struct Residual {
-    norm1: Affine,
+    norm1: Norm,
     conv1: Convolution,
-    norm2: Affine,
+    norm2: Norm,
     conv2: Convolution,
     shortcut: Option<Convolution>,
 }
@@ -203,7 +199,7 @@ impl Residual {
 /// [`AttentionBlock`].
 #[derive(Debug)]
 struct Attention {
-    norm: Affine,
+    norm: Norm,
     q: Convolution,
     k: Convolution,
     v: Convolution,

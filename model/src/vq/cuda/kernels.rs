@@ -13,6 +13,7 @@ use tch::{Kind, TchError, Tensor};
 
 use crate::device;
 use crate::error::ModelError;
+use crate::vq::blocks::Norm;
 
 const SOURCE: &str = include_str!("kernels.cu");
 /// Channels of a thread.
@@ -47,14 +48,6 @@ pub(super) struct Summed {
     sums: Tensor,
 }
 
-/// Scale and shift of group normalisation: weight and bias, `[channels]` f32 each.
-#[derive(Debug)]
-pub(super) struct Affine {
-    pub(super) weight: Tensor,
-    pub(super) bias: Tensor,
-    pub(super) groups: i64,
-}
-
 impl Kernels {
     /// Whether the kernels can work on so many channels.
     pub(super) const fn fit(channels: i64) -> bool {
@@ -64,6 +57,10 @@ impl Kernels {
     /// Compiles and loads them for the first CUDA device.
     pub(super) fn try_new() -> Result<Self, ModelError> {
         device::open_compiler()?;
+        // SAFETY: it loads the library that was loaded just now, under one of its names, and lets go of it.
+        if !unsafe { nvrtc::sys::is_culib_present() } {
+            return Err(ModelError::Kernels { reason: "NVRTC was loaded but is not found under its name".into() });
+        }
         let program = nvrtc::compile_ptx(SOURCE).map_err(|error| ModelError::Kernels { reason: reason(error) })?;
         Self::load(program).map_err(|error| ModelError::Kernels { reason: error.to_string() })
     }
@@ -119,8 +116,9 @@ impl Kernels {
         Ok(out)
     }
 
-    /// Group normalisation of `x + bias`, then swish if wanted; the moments are those of `x`. `bias`: `[channels]` f32.
-    pub(super) fn normalized(&self, of: &Summed, bias: Option<&Tensor>, by: &Affine, swish: bool) -> Result<Tensor, TchError> {
+    /// Group normalisation of `x + bias`, then swish if wanted; the moments are those of `x`. `bias` and the parameters of `by`:
+    /// `[channels]` f32.
+    pub(super) fn normalized(&self, of: &Summed, bias: Option<&Tensor>, by: &Norm, swish: bool) -> Result<Tensor, TchError> {
         let Summed { x, sums } = of;
         let (n, _, _, channels) = x.size4()?;
         let scales = Tensor::f_empty([n, channels, 2], (Kind::Float, x.device()))?;
@@ -216,5 +214,16 @@ fn reason(error: CompileError) -> String {
     match error {
         CompileError::CompileError { log, .. } => log.to_string_lossy().trim().to_owned(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widths_that_kernels_cannot_work_on_are_left_to_libtorch() {
+        assert!(Kernels::fit(8) && Kernels::fit(2048));
+        assert!(!Kernels::fit(12) && !Kernels::fit(4096));
     }
 }

@@ -1,18 +1,17 @@
-//! Run on a machine with a GPU by `tests/gpu/unit.sh`; elsewhere there is nothing to run them on.
+//! What needs a GPU: run by `tests/gpu/unit.sh`, and by no other suite.
 
 use cm3flow_schemas::random::Draws;
 use tch::{Device, Kind, Tensor};
 
 use super::encoder::CudaEncoder;
-use super::kernels::{Affine, Kernels};
+use super::kernels::Kernels;
 use crate::device::{self, DeviceChoice};
+use crate::vq::blocks::Norm;
 use crate::vq::config::VqConfig;
 use crate::vq::network::VqNetwork;
 
-/// The GPU; none says that the test cannot be run here.
-fn gpu() -> Option<Device> {
-    let device = device::open(DeviceChoice::Auto).expect("auto never fails");
-    device.is_cuda().then_some(device)
+fn gpu() -> Device {
+    device::open(DeviceChoice::Cuda).expect("these tests are for a machine with a GPU")
 }
 
 fn drawn(shape: &[i64], name: &str, device: Device) -> Tensor {
@@ -46,8 +45,9 @@ fn error(found: &Tensor, expected: &Tensor) -> f64 {
 const ROUNDING: f64 = 4e-3;
 
 #[test]
+#[ignore = "needs a GPU"]
 fn kernels_compute_what_libtorch_computes() {
-    let Some(device) = gpu() else { return };
+    let device = gpu();
     let kernels = Kernels::try_new().expect("PyTorch brings a compiler");
     // Widths that share out badly, spans that are cut short, a batch of one, a picture of one pixel.
     for (n, h, w, channels, groups) in
@@ -57,7 +57,7 @@ fn kernels_compute_what_libtorch_computes() {
         let x = drawn(&[n, h, w, channels], "x", device).to_kind(Kind::BFloat16);
         let shortcut = drawn(&[n, h, w, channels], "shortcut", device).to_kind(Kind::BFloat16);
         let vector = |name| drawn(&[channels], name, device);
-        let by = Affine { weight: vector("weight"), bias: vector("offset"), groups };
+        let by = Norm { weight: vector("weight"), bias: vector("offset"), groups };
         let bias = vector("bias");
         let normalized = |x: &Tensor| {
             x.to_kind(Kind::Float)
@@ -85,8 +85,9 @@ fn kernels_compute_what_libtorch_computes() {
 }
 
 #[test]
+#[ignore = "needs a GPU"]
 fn encoder_is_as_exact_as_the_network_in_bf16() {
-    let Some(device) = gpu() else { return };
+    let device = gpu();
     let small = VqConfig {
         resolution: 64,
         channels: 32,
@@ -111,10 +112,4 @@ fn encoder_is_as_exact_as_the_network_in_bf16() {
         assert!(found < plain * 1.1, "{found} against {plain} for {config:?}");
         assert!(ours.equal(&encoder.forward(&levels, &table).expect("runs")), "the same bits each time");
     }
-}
-
-#[test]
-fn widths_that_kernels_cannot_work_on_are_left_to_libtorch() {
-    assert!(Kernels::fit(8) && Kernels::fit(2048));
-    assert!(!Kernels::fit(12) && !Kernels::fit(4096));
 }
