@@ -9,8 +9,7 @@ out=target/gpu
 make --no-print-directory setup
 cargo build --package cm3flow --bin cm3flow
 cargo build --package cm3flow-model --example vq_values
-cargo test --package cm3flow-model --lib --no-run
-unit_tests=$(cargo test --package cm3flow-model --lib --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
+unit_tests=$(cargo test --package cm3flow-model --lib --no-run 2>&1 | tee /dev/stderr | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
 mkdir -p "$out"
 cp "$built/debug/cm3flow" "$built/debug/examples/vq_values" "$out/"
 cp "$unit_tests" "$out/unit_tests"

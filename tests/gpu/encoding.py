@@ -104,9 +104,9 @@ def compared(side, arguments):
             x = table[levels.int()].permute(0, 3, 1, 2).to(torch.bfloat16)
             return model.codes(model.latents(x).float())
 
-        def encode(codes):
+        def encode(tokenizer):
             batches = range(0, arguments.images, arguments.batch)
-            return torch.cat([codes(torch.from_numpy(pixels[first : first + arguments.batch]).to(device)) for first in batches]).cpu()
+            return torch.cat([tokenizer(torch.from_numpy(pixels[first : first + arguments.batch]).to(device)) for first in batches]).cpu()
 
         model.quantize.float()
         # Compiled for this one size: what serves several is slower.

@@ -7,8 +7,8 @@ source "$(dirname "$0")/environment.sh"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 steps=${STEPS:-200}
-sed -e 's/preset = "photos-tiny".*/preset = "f8-8192"/' -e 's/^seq_len = .*/seq_len = 4608/' -e "s#^url = \"#url = \"$PWD/tests/corpus/#" \
-    -e 's/^device = .*//' tests/corpus/photos.toml >"$folder/photos.toml"
+sed -e 's/preset = "photos-tiny".*/preset = "f8-8192"/' -e 's/^seq_len = .*/seq_len = 4608/' \
+    -e "s#^url = \"#url = \"$PWD/tests/corpus/#" tests/corpus/photos.toml >"$folder/photos.toml"
 cat >>"$folder/photos.toml" <<CONFIG
 
 [runtime]

@@ -5,7 +5,8 @@ set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
 folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+trap 'rm -rf "$folder"; kill "$watcher" 2>/dev/null || true' EXIT
+watcher=
 "$python" tests/gpu/corpus.py "$folder" "${REPEAT:-40}"
 TZ=UTC nvidia-smi --query-gpu=timestamp,utilization.gpu --format=csv,noheader,nounits --loop-ms=100 >"$folder/busy" &
 watcher=$!
