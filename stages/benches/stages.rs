@@ -89,9 +89,9 @@ fn bench_chain(criterion: &mut Criterion, name: &str, batches: &[RecordBatch], s
     group.finish();
 }
 
-/// Pieces of 64 rows.
-fn pieces(batch: &RecordBatch) -> Vec<RecordBatch> {
-    (0..batch.num_rows()).step_by(64).map(|start| batch.slice(start, 64.min(batch.num_rows() - start))).collect()
+/// Pieces of `rows` rows.
+fn pieces(batch: &RecordBatch, rows: usize) -> Vec<RecordBatch> {
+    (0..batch.num_rows()).step_by(rows).map(|start| batch.slice(start, rows.min(batch.num_rows() - start))).collect()
 }
 
 #[derive(Serialize)]
@@ -130,7 +130,7 @@ fn filter_and_derive(criterion: &mut Criterion) {
     };
     let raw: Vec<Raw> = (0..64).map(row).collect();
     let batch = rows::write(&columns::raw_sample(), &raw).expect("raw rows");
-    let batches: Vec<RecordBatch> = (0..4).map(|piece| batch.slice(piece * 16, 16)).collect();
+    let batches = pieces(&batch, 16);
     let preparation = Preparation::chameleon(256, Crop::Center);
     bench_chain(criterion, "filter and derive", &batches, |chain| {
         chain.map(Filter::new(FilterConfig::default())).map(Derive::new(DeriveConfig::default(), preparation.clone(), SEED))
@@ -168,7 +168,7 @@ fn annotate(criterion: &mut Criterion) {
     };
     let schema = Arc::new(arrow::datatypes::Schema::new(vec![columns::pixels(), columns::given_codes(), columns::refusal()]));
     let batch = rows::write(&schema, &(0..64).map(row).collect::<Vec<_>>()).expect("derived rows");
-    let batches: Vec<RecordBatch> = (0..4).map(|piece| batch.slice(piece * 16, 16)).collect();
+    let batches = pieces(&batch, 16);
     let numerics = NumericsClass {
         device: "cpu".into(),
         dtype: "none".into(),
@@ -215,7 +215,7 @@ fn embed(criterion: &mut Criterion) {
     let fields = vec![columns::pixels(), columns::image_codes(), columns::annotations(), columns::refusal()];
     let schema = Arc::new(arrow::datatypes::Schema::new(fields));
     let batch = rows::write(&schema, &(0..64).map(row).collect::<Vec<_>>()).expect("tokenized rows");
-    let batches: Vec<RecordBatch> = (0..4).map(|piece| batch.slice(piece * 16, 16)).collect();
+    let batches = pieces(&batch, 16);
     let table = IdfTable::fit(&EmbedConfig::default(), [caption(0).as_str()]);
     let embedder = NgramColourEmbedder::new(table, &[0.5; 8192 * 256], 256, 512);
     let owner = Owner::spawn("pair embedder", Box::new(embedder) as Box<dyn PairEmbedder>).expect("a thread");
@@ -273,7 +273,7 @@ fn embedder() -> NgramColourEmbedder {
 fn dedup(criterion: &mut Criterion) {
     let window = prepared(20_000, &mut embedder());
     let none = window.slice(0, 0);
-    bench_stage(criterion, "dedup", &pieces(&window), || Dedup::new(DedupConfig::default(), none.clone()));
+    bench_stage(criterion, "dedup", &pieces(&window, 64), || Dedup::new(DedupConfig::default(), none.clone()));
 }
 
 #[derive(Serialize)]
@@ -304,7 +304,7 @@ fn retrieve(criterion: &mut Criterion) {
     let bank = Arc::new(Bank::try_new(&[bank]).expect("a bank"));
     let queries = prepared(1000, &mut embedder);
     let owner = Owner::spawn("pair embedder", Box::new(embedder) as Box<dyn PairEmbedder>).expect("a thread");
-    bench_chain(criterion, "retrieve from 10,000", &pieces(&queries), |chain| {
+    bench_chain(criterion, "retrieve from 10,000", &pieces(&queries, 64), |chain| {
         chain.map(Retrieve::new(RetrieveConfig::default(), Arc::clone(&bank), owner.clone(), SEED))
     });
 }
@@ -355,7 +355,7 @@ fn documents(count: u32) -> RecordBatch {
 }
 
 fn mask_and_pack(criterion: &mut Criterion) {
-    let batches = pieces(&documents(2000));
+    let batches = pieces(&documents(2000), 64);
     bench_chain(criterion, "mask", &batches, |chain| {
         chain.map(Mask::new(&cm3flow_stages::mask::MaskConfig::default(), Vocabulary::cm3leon(), SEED))
     });
@@ -373,7 +373,7 @@ impl WindowFeed for OneWindow {
 /// Packs of 4,096 tokens from memory, digests checked.
 fn read(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
-    let chain = Chain::new(Head::Batches(columns::document(), pieces(&documents(2000)))).then(Pack::new(
+    let chain = Chain::new(Head::Batches(columns::document(), pieces(&documents(2000), 64))).then(Pack::new(
         &PackConfig { seq_len: SEQ_LEN },
         Vocabulary::cm3leon(),
         SEED,

@@ -9,6 +9,7 @@ use crate::conformance::{cases, check_stage, cuts_do_not_matter, output_table, r
 use crate::fixtures::{CODES, SIDE, embedder, embedder_owner, patch_tokenizer, picture, tokenized};
 use crate::index::dot;
 use crate::stage::Map;
+use cm3flow_schemas::Grid;
 use cm3flow_schemas::traits::ImageTokenizer;
 
 fn stage() -> Map<Embed> {
@@ -102,6 +103,26 @@ fn images_of_a_tokenizer_without_codebook_have_their_colours_alone() {
     let rows: Vec<&[f32]> = embedded.chunks_exact(colours.dimension()).collect();
     assert!(rows.iter().all(|row| is_unit(row)));
     assert!(rows[0] == rows[1] && rows[0] != rows[2]);
+}
+
+/// Pictures whose sides four does not divide, and narrower ones: the last cells take what is left over.
+#[test]
+fn a_colour_counts_in_the_cell_that_it_lies_in() {
+    let mut colours = NgramColourEmbedder::new(IdfTable::fit(&EmbedConfig::default(), []), &[], 0, SIDE as usize);
+    for (columns, rows) in [(4, 4), (7, 10), (10, 7), (13, 5), (3, 2), (1, 9)] {
+        let pixels: Vec<u8> = (0..columns * rows * 3).map(|place| (place * 37 % 251) as u8).collect();
+        let grid = Grid { rows: rows as u32, columns: columns as u32 };
+        let cell = |place: usize, side: usize| (place / (side / 4).max(1)).min(3);
+        let mut layout = vec![0.0; 4 * 4 * 3];
+        for (index, value) in pixels.iter().enumerate() {
+            let (x, y) = (index / 3 % columns, index / 3 / columns);
+            layout[(cell(y, rows) * 4 + cell(x, columns)) * 3 + index % 3] += f32::from(*value) - 127.5;
+        }
+        normalize(&mut layout);
+        normalize(&mut layout);
+        let embedded = colours.embed_images(&[ImageView { codes: &[0], pixels: &pixels, grid: Some(grid) }]).unwrap();
+        assert_eq!(embedded[embedded.len() - layout.len()..], layout, "{columns} x {rows}");
+    }
 }
 
 #[test]
