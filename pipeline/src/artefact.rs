@@ -11,14 +11,14 @@ mod quality;
 mod samples;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use cm3flow_model::device;
 use cm3flow_model::vq::{TorchScriptTokenizer, VqTokenizer};
+use cm3flow_model::{ModelError, device};
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec, PairEmbedder};
 use cm3flow_schemas::unit::NumericsClass;
@@ -157,6 +157,7 @@ async fn contents_for(config: &Config, store: &Store, units: &[PlannedUnit], req
     if missing.is_empty() {
         return Ok(contents);
     }
+    open_device(config)?;
     let wanted = Wanted { train: config.fit.max_samples, held_out: 0 };
     let samples = Arc::new(Samples::collect(config, units, wanted).await?);
     let names = missing.iter().map(|(name, _)| (*name).to_owned()).collect();
@@ -374,11 +375,31 @@ fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
     })
 }
 
+/// Opens the device that the image tokenizer computes on, if it needs one: so its absence is known before anything is fitted.
+fn open_device(config: &Config) -> Result<()> {
+    if matches!(config.tokenize.image, ImageTokenizerConfig::Vq(_) | ImageTokenizerConfig::TorchScript(_)) {
+        device::open(config.runtime.device)?;
+    }
+    Ok(())
+}
+
+/// An error about `files`, which the user named; without any, about what was fitted.
+fn about(files: &[&Path]) -> impl FnOnce(ModelError) -> PipelineError {
+    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    move |source| match files.is_empty() {
+        true => source.into(),
+        false => PipelineError::TokenizerFiles { files: files.join(" and "), source: Box::new(source) },
+    }
+}
+
 fn image_tokenizer(config: &Config, contents: &Contents) -> Result<Box<dyn ImageTokenizer>> {
+    open_device(config)?;
     match &config.tokenize.image {
         ImageTokenizerConfig::Vq(vq) => {
             let network = vq.network().expect("presets are checked with the configuration");
-            let tokenizer = VqTokenizer::try_new(&network, &contents[CODEBOOK], vq.batch_size, config.runtime.device)?;
+            let files: Vec<&Path> = vq.weights.iter().map(PathBuf::as_path).collect();
+            let tokenizer =
+                VqTokenizer::try_new(&network, &contents[CODEBOOK], vq.batch_size, config.runtime.device).map_err(about(&files))?;
             Ok(Box::new(tokenizer.with_precision(vq.precision)?.with_values(config.tokenize.image.preparation().values)?))
         }
         ImageTokenizerConfig::Patches(patches) => {
@@ -387,7 +408,8 @@ fn image_tokenizer(config: &Config, contents: &Contents) -> Result<Box<dyn Image
         ImageTokenizerConfig::Given(given) => Ok(Box::new(GivenTokenizer::new(given.side_px, given.grid, given.codebook_size))),
         ImageTokenizerConfig::TorchScript(script) => {
             let modules = (&contents[CODEBOOK][..], &contents[DECODER][..]);
-            Ok(Box::new(TorchScriptTokenizer::try_new(&script.modules(), modules, script.batch_size, config.runtime.device)?))
+            let tokenizer = TorchScriptTokenizer::try_new(&script.modules(), modules, script.batch_size, config.runtime.device);
+            Ok(Box::new(tokenizer.map_err(about(&[&script.encoder, &script.decoder]))?))
         }
     }
 }

@@ -24,6 +24,14 @@ pub enum PipelineError {
         #[source]
         source: std::io::Error,
     },
+    /// Files that the user named are not those of an image tokenizer, or of another one than the configuration describes.
+    #[error("{files} cannot be used as image tokenizer")]
+    TokenizerFiles {
+        /// Their paths.
+        files: String,
+        /// Why.
+        source: Box<ModelError>,
+    },
     /// A file or folder cannot be written.
     #[error("cannot write {path}")]
     Write {
@@ -473,6 +481,8 @@ impl PipelineError {
         matches!(
             self,
             Self::File { .. }
+                | Self::TokenizerFiles { .. }
+                | Self::Model(ModelError::CudaUnavailable { .. })
                 | Self::Write { .. }
                 | Self::Syntax { .. }
                 | Self::Config { .. }

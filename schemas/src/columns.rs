@@ -24,6 +24,8 @@ pub const IMAGES: &str = "images";
 pub const ANNOTATIONS: &str = "annotations";
 /// [`crate::sample::Refusal`], null for a row that is still wanted.
 pub const REFUSAL: &str = "refusal";
+/// [`crate::sample::DroppedPart`]s: what the sample lost although it stays.
+pub const DROPPED: &str = "dropped";
 /// Fitted RGB images, row-major, interleaved: `side * side * 3` bytes each where all are squares.
 pub const PIXELS: &str = "pixels";
 /// Images whose codes are given, each with its role: the files that hold the codes.
@@ -101,6 +103,12 @@ fn structure(fields: Vec<FieldRef>) -> DataType {
 #[must_use]
 pub fn refusal() -> FieldRef {
     nullable(REFUSAL, structure(["stage", "reason", "detail"].map(|name| field(name, DataType::Utf8)).to_vec()))
+}
+
+/// The `dropped` column: parts that the sample lost, by reason, each reason once.
+#[must_use]
+pub fn dropped() -> FieldRef {
+    field(DROPPED, list(structure(vec![field("reason", DataType::Utf8), field("count", DataType::UInt64)])))
 }
 
 /// The `annotations` column.
@@ -226,6 +234,7 @@ pub fn raw_sample() -> SchemaRef {
         field(ROW, DataType::UInt64),
         field(IMAGES, list(structure(vec![field("role", DataType::Utf8), field("bytes", DataType::Binary)]))),
         annotations(),
+        dropped(),
         refusal(),
     ]))
 }

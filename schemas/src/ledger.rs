@@ -24,6 +24,9 @@ pub struct SampleLedger {
     pub withdrawn: u64,
     /// Samples of units that could not be worked on.
     pub quarantined: u64,
+    /// Parts that samples lost, by `part.reason`: captions, boxes, fields, members of tars. They are no samples and no summand.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped: BTreeMap<String, u64>,
 }
 
 impl SampleLedger {
@@ -46,9 +49,8 @@ impl SampleLedger {
     pub fn add(&mut self, other: &Self) {
         self.input += other.input;
         self.kept += other.kept;
-        for (reason, count) in &other.refused {
-            *self.refused.entry(reason.clone()).or_default() += count;
-        }
+        add_counts(&mut self.refused, &other.refused);
+        add_counts(&mut self.dropped, &other.dropped);
         self.duplicate += other.duplicate;
         self.withdrawn += other.withdrawn;
         self.quarantined += other.quarantined;
@@ -88,6 +90,12 @@ pub struct DocumentLedger {
     pub lacking: BTreeMap<String, u64>,
 }
 
+fn add_counts(counts: &mut BTreeMap<String, u64>, others: &BTreeMap<String, u64>) {
+    for (reason, count) in others {
+        *counts.entry(reason.clone()).or_default() += count;
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 const fn is_zero(count: &u64) -> bool {
     *count == 0
@@ -111,14 +119,10 @@ impl DocumentLedger {
     pub fn add(&mut self, other: &Self) {
         self.built += other.built;
         self.packed += other.packed;
-        for (reason, count) in &other.refused {
-            *self.refused.entry(reason.clone()).or_default() += count;
-        }
+        add_counts(&mut self.refused, &other.refused);
         self.withdrawn += other.withdrawn;
         self.shortened += other.shortened;
-        for (reason, count) in &other.lacking {
-            *self.lacking.entry(reason.clone()).or_default() += count;
-        }
+        add_counts(&mut self.lacking, &other.lacking);
     }
 }
 

@@ -199,6 +199,26 @@ impl Refusal {
     }
 }
 
+/// Parts that a sample lost although it stays: captions, boxes, fields, members of a tar.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedPart {
+    /// Kind of part and why it went, as `captions.too_short`; for members of a tar that nothing reads, `members` and their extension.
+    pub reason: String,
+    /// Number of such parts; 1 or more.
+    pub count: u64,
+}
+
+impl DroppedPart {
+    /// Counts `count` parts more as `reason` in `parts`, where each reason stands once; zero parts are none.
+    pub fn add(parts: &mut Vec<Self>, reason: &str, count: u64) {
+        match parts.iter_mut().find(|part| part.reason == reason) {
+            Some(part) => part.count += count,
+            None if count > 0 => parts.push(Self { reason: reason.to_owned(), count }),
+            None => {}
+        }
+    }
+}
+
 /// Which side of the evaluation a sample is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]

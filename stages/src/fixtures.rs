@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::{filter_record_batch, is_null, not};
 use cm3flow_schemas::preparation::{AspectBuckets, Crop, Preparation};
-use cm3flow_schemas::sample::{self, Annotations, Edit, LabelledBox, MAIN_IMAGE, Question, Refusal, RoleImage};
+use cm3flow_schemas::sample::{self, Annotations, DroppedPart, Edit, LabelledBox, MAIN_IMAGE, Question, Refusal, RoleImage};
 use cm3flow_schemas::traits::{AnnotatedImage, ImageAnnotator, ImageAnnotatorSpec, ImageTokenizer, NotFinite, PairEmbedder};
 use cm3flow_schemas::unit::NumericsClass;
 use cm3flow_schemas::vocabulary::{Vocabulary, VocabularySizes};
@@ -51,6 +51,7 @@ pub(crate) struct Raw {
     pub row: u64,
     pub images: Vec<RoleImage>,
     pub annotations: Annotations,
+    pub dropped: Vec<DroppedPart>,
     pub refusal: Option<Refusal>,
 }
 
@@ -68,6 +69,7 @@ impl Raw {
             row: 0,
             images,
             annotations,
+            dropped: Vec::new(),
             refusal: None,
         }
     }

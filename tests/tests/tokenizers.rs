@@ -74,3 +74,15 @@ async fn codes_that_the_modules_do_not_return_stop_the_run() {
     }
     assert!(said.contains("the encoder returned whole numbers of shape [4, 16, 16], expected codes of 4 images, 8 x 8 each"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_no_tokenizer_are_named() {
+    for (tokenizer, named) in [
+        (WITHOUT_DECODER.replace("chameleon.safetensors", "encoder.jit"), "golden/encoder.jit cannot be used as image tokenizer: "),
+        (format!("{}grid = 16\n", MODULES.replace("decoder.jit", "chameleon.safetensors")), "golden/chameleon.safetensors cannot be used"),
+    ] {
+        let job = Job::try_new(&settings(&tokenizer), &corpus_source(10)).expect("a good configuration");
+        let error = job.run().await.expect_err("no such tokenizer");
+        assert!(error.is_users_mistake() && error.with_causes().contains(named), "{}", error.with_causes());
+    }
+}

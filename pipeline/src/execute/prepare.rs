@@ -1,8 +1,10 @@
 //! `prepare`: one unit from its source to codes and embeddings.
 
+use std::collections::BTreeMap;
+
 use arrow::array::RecordBatch;
 use cm3flow_schemas::ledger::SampleLedger;
-use cm3flow_schemas::sample::Refusal;
+use cm3flow_schemas::sample::{DroppedPart, Refusal};
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::{Digest, SampleId, columns, rows};
 use cm3flow_stages::ChannelLimits;
@@ -80,7 +82,9 @@ impl Worker {
         let schema = artefacts.prepared_schema();
         let mut kept = Vec::new();
         let mut refused: Vec<Refused> = Vec::new();
+        let mut dropped = BTreeMap::new();
         for batch in &batches {
+            count_dropped(&mut dropped, batch)?;
             let (wanted, unwanted) = table::split_refused(batch)?;
             kept.push(table::projected(&wanted, &schema)?);
             let names = [columns::SAMPLE_ID, columns::SOURCE, columns::KEY, columns::ROW, columns::REFUSAL];
@@ -92,6 +96,7 @@ impl Worker {
             input: (kept.num_rows() + refused.len()) as u64,
             kept: kept.num_rows() as u64,
             refused: count_reasons(refused.iter().map(|row| (row.refusal.stage.as_str(), row.refusal.reason.as_str()))),
+            dropped,
             ..SampleLedger::default()
         });
         self.units.put(&mut record, Table::Prepared, &kept).await?;
@@ -99,6 +104,18 @@ impl Worker {
         self.units.put(&mut record, Table::Refused, &rows::write(&columns::refused_sample(), &refused)?).await?;
         self.commit(record).await
     }
+}
+
+/// Counts the parts that the samples of `batch` lost, those of refused samples too.
+fn count_dropped(counts: &mut BTreeMap<String, u64>, batch: &RecordBatch) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Row {
+        dropped: Vec<DroppedPart>,
+    }
+    for part in rows::read::<Row>(batch, &[columns::DROPPED])?.into_iter().flat_map(|row| row.dropped) {
+        *counts.entry(part.reason).or_default() += part.count;
+    }
+    Ok(())
 }
 
 fn refused_row(row: &Refused) -> RefusedRow<'_> {

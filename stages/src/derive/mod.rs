@@ -23,7 +23,7 @@ use cm3flow_schemas::columns;
 use cm3flow_schemas::preparation::Preparation;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{
-    Annotations, EDGE_IMAGE, MAIN_IMAGE, OUTLINE_IMAGE, ObjectMask, Refusal, RoleImage, SCRIBBLE_IMAGE, SEGMENTATION_IMAGE,
+    Annotations, DroppedPart, EDGE_IMAGE, MAIN_IMAGE, OUTLINE_IMAGE, ObjectMask, Refusal, RoleImage, SCRIBBLE_IMAGE, SEGMENTATION_IMAGE,
 };
 use cm3flow_schemas::{ImageId, RoleGrid, SchemaError};
 use image::{GrayImage, RgbImage};
@@ -62,15 +62,16 @@ impl Derive {
     /// Fits pictures as the image tokenizer's `preparation` says; `seed` decides random crops.
     #[must_use]
     pub fn new(config: DeriveConfig, preparation: Preparation, seed: u64) -> Self {
-        let mut added = vec![columns::pixels(), columns::given_codes(), columns::annotations(), columns::refusal()];
+        let mut added = vec![columns::pixels(), columns::given_codes(), columns::annotations(), columns::dropped(), columns::refusal()];
         added.extend(columns::size());
         added.extend(preparation.buckets.map(|_| columns::image_grids()));
         Self { config, preparation, seed, change: ColumnChange::new(&[columns::IMAGES], added) }
     }
 
     fn derive(&self, row: In) -> Out {
-        let In { image_id, images, annotations, width, height, refusal } = row;
-        let mut out = Out { pixels: Vec::new(), given_codes: Vec::new(), image_grids: Vec::new(), annotations, width, height, refusal };
+        let In { image_id, images, annotations, dropped, width, height, refusal } = row;
+        let mut out =
+            Out { pixels: Vec::new(), given_codes: Vec::new(), image_grids: Vec::new(), annotations, dropped, width, height, refusal };
         if out.refusal.is_some() {
             return out;
         }
@@ -147,11 +148,16 @@ fn map_boxes(annotations: &mut Annotations, fit: &Fit) {
     annotations.boxes = std::mem::take(&mut annotations.boxes).iter().filter_map(|found| fit.map_box(found)).collect();
 }
 
+/// Columns that deriving reads.
+const WANTED: [&str; 7] =
+    [columns::IMAGE_ID, columns::IMAGES, columns::ANNOTATIONS, columns::DROPPED, columns::WIDTH, columns::HEIGHT, columns::REFUSAL];
+
 #[derive(Deserialize)]
 struct In {
     image_id: ImageId,
     images: Vec<RoleImage>,
     annotations: Annotations,
+    dropped: Vec<DroppedPart>,
     width: u32,
     height: u32,
     refusal: Option<Refusal>,
@@ -163,6 +169,7 @@ struct Out {
     given_codes: Vec<RoleImage>,
     image_grids: Vec<RoleGrid>,
     annotations: Annotations,
+    dropped: Vec<DroppedPart>,
     width: u32,
     height: u32,
     refusal: Option<Refusal>,
@@ -187,8 +194,7 @@ impl Transform for Derive {
 
     fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
         let schema_error = |source| StageError::Schema { stage: NAME, source };
-        let wanted = [columns::IMAGE_ID, columns::IMAGES, columns::ANNOTATIONS, columns::WIDTH, columns::HEIGHT, columns::REFUSAL];
-        let input: Vec<In> = rows::read(&batch, &wanted).map_err(schema_error)?;
+        let input: Vec<In> = rows::read(&batch, &WANTED).map_err(schema_error)?;
         let derived: Vec<Out> = input.into_par_iter().map(|row| self.derive(row)).collect();
         self.change.apply(&batch, &derived).map_err(schema_error)
     }

@@ -13,7 +13,7 @@ use arrow::datatypes::SchemaRef;
 use cm3flow_schemas::SchemaError;
 use cm3flow_schemas::columns;
 use cm3flow_schemas::rows::{self, ColumnChange};
-use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, Refusal, RoleImage};
+use cm3flow_schemas::sample::{Annotations, DroppedPart, MAIN_IMAGE, Refusal, RoleImage};
 use serde::{Deserialize, Serialize};
 
 pub use config::FilterConfig;
@@ -39,15 +39,19 @@ impl Filter {
     #[must_use]
     pub fn new(config: FilterConfig) -> Self {
         let mut added = columns::size();
-        added.extend([columns::annotations(), columns::refusal()]);
+        added.extend([columns::annotations(), columns::dropped(), columns::refusal()]);
         Self { config, change: ColumnChange::new(&[], added) }
     }
 }
+
+/// Columns that judging reads.
+const WANTED: [&str; 4] = [columns::IMAGES, columns::ANNOTATIONS, columns::DROPPED, columns::REFUSAL];
 
 #[derive(Deserialize)]
 struct In {
     images: Vec<RoleImage>,
     annotations: Annotations,
+    dropped: Vec<DroppedPart>,
     refusal: Option<Refusal>,
 }
 
@@ -56,6 +60,7 @@ struct Out {
     width: u32,
     height: u32,
     annotations: Annotations,
+    dropped: Vec<DroppedPart>,
     refusal: Option<Refusal>,
 }
 
@@ -71,7 +76,7 @@ impl Transform for Filter {
 
     fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
         let schema_error = |source| StageError::Schema { stage: NAME, source };
-        let input: Vec<In> = rows::read(&batch, &[columns::IMAGES, columns::ANNOTATIONS, columns::REFUSAL]).map_err(schema_error)?;
+        let input: Vec<In> = rows::read(&batch, &WANTED).map_err(schema_error)?;
         let judged: Vec<Out> = input.into_iter().map(|row| self.judge(row)).collect();
         self.change.apply(&batch, &judged).map_err(schema_error)
     }
@@ -79,7 +84,7 @@ impl Transform for Filter {
 
 impl Filter {
     fn judge(&self, row: In) -> Out {
-        let mut out = Out { width: 0, height: 0, annotations: row.annotations, refusal: row.refusal };
+        let mut out = Out { width: 0, height: 0, annotations: row.annotations, dropped: row.dropped, refusal: row.refusal };
         if out.refusal.is_some() {
             return out;
         }

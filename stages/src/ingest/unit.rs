@@ -6,7 +6,7 @@ use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use cm3flow_schemas::columns;
 use cm3flow_schemas::rows;
-use cm3flow_schemas::sample::{self, Annotations, MAIN_IMAGE, Refusal, RoleImage};
+use cm3flow_schemas::sample::{self, Annotations, DroppedPart, MAIN_IMAGE, Refusal, RoleImage};
 use cm3flow_schemas::{ImageId, SampleId};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -191,6 +191,7 @@ struct RawRow {
     row: u64,
     images: Vec<RoleImage>,
     annotations: Annotations,
+    dropped: Vec<DroppedPart>,
     refusal: Option<Refusal>,
 }
 
@@ -199,6 +200,7 @@ struct RawSample {
     key: String,
     images: Vec<RoleImage>,
     annotations: Annotations,
+    dropped: Vec<DroppedPart>,
     refusal: Option<Refusal>,
 }
 
@@ -220,6 +222,7 @@ impl RawSample {
             row,
             images: self.images,
             annotations: self.annotations,
+            dropped: self.dropped,
             refusal,
         }
     }
@@ -243,7 +246,8 @@ fn is_read(extension: &str) -> bool {
 
 /// A sample of the tar `name`.
 fn tar_sample(found: TarSample, name: &str) -> RawSample {
-    let mut sample = RawSample { key: found.key, images: Vec::new(), annotations: Annotations::default(), refusal: None };
+    let mut sample =
+        RawSample { key: found.key, images: Vec::new(), annotations: Annotations::default(), dropped: Vec::new(), refusal: None };
     if let Some(damage) = &found.damage {
         sample.refusal = Some(Refusal::new(NAME, "damaged_tar", format!("{name}: {damage}")));
         return sample;
@@ -312,7 +316,8 @@ fn merge(annotations: &mut Annotations, json: Annotations) {
 
 /// A sample with its images, in the order of [`FileSample::paths`].
 fn file_sample(found: FileSample, images: Vec<Option<Bytes>>, location: &Location) -> RawSample {
-    let mut sample = RawSample { key: found.key, images: Vec::new(), annotations: Annotations::default(), refusal: None };
+    let mut sample =
+        RawSample { key: found.key, images: Vec::new(), annotations: Annotations::default(), dropped: Vec::new(), refusal: None };
     match found.annotations {
         Ok(annotations) => sample.annotations = annotations,
         Err(problem) => sample.refusal = Some(Refusal::new(NAME, "bad_annotations", problem)),
