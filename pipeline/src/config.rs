@@ -9,6 +9,7 @@ mod runtime;
 mod store;
 mod vocabulary;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use cm3flow_model::vq::VqFitConfig;
@@ -17,7 +18,7 @@ use cm3flow_stages::dedup::DedupConfig;
 use cm3flow_stages::derive::DeriveConfig;
 use cm3flow_stages::embed::EmbedConfig;
 use cm3flow_stages::filter::FilterConfig;
-use cm3flow_stages::ingest::SourceConfig;
+use cm3flow_stages::ingest::{ReadOptions, SourceConfig, SourceFormat};
 use cm3flow_stages::instruct::InstructConfig;
 use cm3flow_stages::mask::MaskConfig;
 use cm3flow_stages::pack::PackConfig;
@@ -202,6 +203,22 @@ impl Config {
             ));
         }
         problems
+    }
+
+    /// How the rows of a source are read.
+    #[must_use]
+    pub fn read_options(&self, source: &SourceConfig) -> ReadOptions {
+        let mut roles = self.instruct.image_roles().unwrap_or_default();
+        roles.extend(self.annotate.0.keys().cloned());
+        ReadOptions::new(source, self.filter.max_image_bytes, roles)
+    }
+
+    /// Roles of images that a tar may bring beyond those that the built-in tasks name: they belong into the keys of what is read of tars.
+    pub(crate) fn further_roles(&self, source: &str) -> BTreeSet<String> {
+        let built_in = InstructConfig::default().image_roles().unwrap_or_default();
+        let is_tar = |found: &&SourceConfig| found.name == source && found.format == SourceFormat::WebDataset;
+        let roles = self.source.iter().find(is_tar).map(|source| self.read_options(source).roles).unwrap_or_default();
+        roles.difference(&built_in).cloned().collect()
     }
 
     /// A path of the configuration as the file system knows it: relative ones start from the file's folder.

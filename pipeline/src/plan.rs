@@ -181,6 +181,10 @@ impl KeyMaker<'_> {
             config["annotate"] = settings;
             artefacts.extend(self.artefacts.annotators.iter().map(|annotator| annotator.spec.digest));
         }
+        let roles = self.config.further_roles(&unit.source);
+        if !roles.is_empty() {
+            config["roles"] = json!(roles);
+        }
         // The file's name and place do not matter, what is read of it does.
         let all = digest_of("source unit", &(&unit.source, unit.digest, unit.first_row, unit.rows));
         let input = if unit.only.is_empty() { all } else { digest_of("some rows", &(all, &unit.only)) };

@@ -28,6 +28,8 @@ pub(crate) struct Subject<'a> {
     pub windows: &'a [WindowRecord],
     /// Units that the sources hold now: photos are read from there once more.
     pub units: &'a [PlannedUnit],
+    /// Lines on the files of folders that are left alone.
+    pub left: Vec<String>,
     pub training: Option<&'a TrainOutcome>,
     /// Meters of the run; empty for a report of a published version.
     pub meters: &'a Meters,

@@ -155,6 +155,7 @@ async fn plan_and_execute(config: &Config, store: &Store, options: &RunOptions, 
         artefacts.code_changes = artefact::code_changes(config, store, &artefacts, &scan.units).await?;
     }
     let artefacts = Arc::new(artefacts);
+    let left = scan.left_lines();
     let run = Run { folder, config: Arc::new(config.clone()), store, options, progress, catalog, artefacts, scan };
     if let Some(segment) = plan.made_anew_from {
         let (before, now, segment) = (plan.version - 1, plan.version, segment.name());
@@ -162,7 +163,7 @@ async fn plan_and_execute(config: &Config, store: &Store, options: &RunOptions, 
             "version {before} had other settings from {segment} on: version {now} is made anew, of what can be reused and the rest"
         ));
     }
-    plan.drift.lines(plan.base.unwrap_or(0)).iter().for_each(|line| progress.say(line));
+    plan.drift.lines(plan.base.unwrap_or(0)).iter().chain(&left).for_each(|line| progress.say(line));
     if plan.is_published { run.published(&plan).await } else { run.execute(&plan).await }
 }
 
@@ -258,7 +259,7 @@ pub async fn report_version(config: &Config, store: &Store, version: Option<&Ver
         }
         None => None,
     };
-    let units = scan_sources(config, store, None).await?.units;
+    let scan = scan_sources(config, store, None).await?;
     let meters = Meters::default();
     let subject = Subject {
         config,
@@ -266,7 +267,8 @@ pub async fn report_version(config: &Config, store: &Store, version: Option<&Ver
         artefacts: &artefacts,
         manifest: &manifest,
         windows: &windows,
-        units: &units,
+        units: &scan.units,
+        left: scan.left_lines(),
         training: training.as_ref(),
         meters: &meters,
     };
@@ -437,6 +439,7 @@ impl Run<'_> {
             manifest: &outcome.manifest,
             windows: &outcome.windows,
             units: &self.scan.units,
+            left: self.scan.left_lines(),
             training: outcome.training.as_ref(),
             meters: self.progress.meters(),
         };

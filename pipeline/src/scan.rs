@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::window::{SourceUnit, WindowRecord};
-use cm3flow_stages::ingest::{Location, PlannedUnit, ScanMemory, ScanOptions, SourceConfig, scan};
+use cm3flow_stages::ingest::{Ingest, Location, PlannedUnit, ScanMemory, ScanOptions, SourceConfig, scan};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::Serialize;
@@ -26,6 +26,8 @@ pub struct Scan {
     pub units: Vec<PlannedUnit>,
     /// Bytes of their files.
     pub bytes: u64,
+    /// Files of folders that are left alone, by source: numbers by extension.
+    pub left: BTreeMap<String, BTreeMap<String, u64>>,
     /// Whether all samples were looked at: a limit was too high to matter, or there was none.
     is_complete: bool,
 }
@@ -103,6 +105,16 @@ impl Scan {
         self.units.iter().map(|planned| planned.unit.rows).sum()
     }
 
+    /// One line for people on the files of each source that are left alone.
+    #[must_use]
+    pub fn left_lines(&self) -> Vec<String> {
+        let line = |(source, left): (&String, &BTreeMap<String, u64>)| {
+            let counts: Vec<String> = left.iter().map(|(what, count)| format!("{what} {count}")).collect();
+            format!("files of source {source} that are no samples and are left alone: {}", counts.join(", "))
+        };
+        self.left.iter().map(line).collect()
+    }
+
     /// That `sources` were looked through in `took`.
     #[must_use]
     pub(crate) fn done(&self, sources: usize, took: Duration) -> Event {
@@ -160,7 +172,7 @@ pub async fn scan_sources(config: &Config, store: &Store, limit: Option<u64>) ->
 /// As [`scan_sources`], cut as the units `before` are.
 pub(crate) async fn scan_as(config: &Config, store: &Store, before: &[SourceUnit], limit: Option<u64>) -> Result<Scan> {
     let memory = StoredScans(store.clone());
-    let mut found = Scan { units: Vec::new(), bytes: 0, is_complete: limit.is_none() };
+    let mut found = Scan { units: Vec::new(), bytes: 0, left: BTreeMap::new(), is_complete: limit.is_none() };
     for source in &config.source {
         let left = limit.map(|limit| limit.saturating_sub(found.samples()));
         if left == Some(0) {
@@ -168,23 +180,29 @@ pub(crate) async fn scan_as(config: &Config, store: &Store, before: &[SourceUnit
         }
         let location = source_location(source, &config.folder, &config.store)?;
         let address = address(source, &location);
-        let options = ScanOptions { limit: left, before, address: &address, memory: &memory };
+        let reading = config.read_options(source);
+        let options = ScanOptions { limit: left, before, address: &address, memory: &memory, reading: &reading };
         let scanned = scan(source, &location, options).await?;
+        if !scanned.left.is_empty() {
+            found.left.insert(source.name.clone(), scanned.left);
+        }
         found.units.extend(scanned.units);
         found.bytes += scanned.bytes;
     }
     Ok(found)
 }
 
-/// Where the source that a unit is read from lies.
+/// The stage that reads a unit from its source.
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`] if the configuration has no such source, [`PipelineError::Address`] if it cannot be opened.
-pub(crate) fn location_of(config: &Config, unit: &SourceUnit) -> Result<Location> {
+pub(crate) fn ingest_of(config: &Config, planned: PlannedUnit) -> Result<Ingest> {
+    let name = &planned.unit.source;
     let missing =
-        || PipelineError::Mismatch { problem: format!("the configuration has no source {:?}, of which a unit is to be read", unit.source) };
-    let source = config.source.iter().find(|source| source.name == unit.source).ok_or_else(missing)?;
-    source_location(source, &config.folder, &config.store)
+        || PipelineError::Mismatch { problem: format!("the configuration has no source {name:?}, of which a unit is to be read") };
+    let source = config.source.iter().find(|source| source.name == *name).ok_or_else(missing)?;
+    let location = source_location(source, &config.folder, &config.store)?;
+    Ok(Ingest::try_new(planned, location, config.read_options(source))?)
 }
 
 /// A path alone does not tell one bucket from another.
@@ -246,7 +264,7 @@ mod tests {
             let place = serde_json::json!({"first_row": unit.first_row, "rows": unit.rows, "layout": {"files": []}});
             serde_json::from_value(serde_json::json!({"unit": unit, "place": place})).expect("a planned unit")
         };
-        Scan { units: units.iter().map(planned).collect(), bytes: 0, is_complete: true }
+        Scan { units: units.iter().map(planned).collect(), bytes: 0, left: BTreeMap::new(), is_complete: true }
     }
 
     #[test]

@@ -29,7 +29,20 @@ pub struct SampleLedger {
     pub dropped: BTreeMap<String, u64>,
 }
 
+/// Reason under which duplicates are counted that had other annotations, or other images beside the main one, than the sample that stays.
+pub const OTHER_ANNOTATIONS: &str = "duplicates.other_annotations";
+
 impl SampleLedger {
+    /// One line for people on each kind of part that samples lost, with what to do where something can be done.
+    #[must_use]
+    pub fn dropped_lines(&self) -> Vec<String> {
+        let advice = |reason: &str| match reason {
+            OTHER_ANNOTATIONS => "; sort lists by image, so that all rows of an image are one sample, or set dedup.by = \"sample\"",
+            _ => "",
+        };
+        self.dropped.iter().map(|(reason, count)| format!("{count} dropped: {reason}{}", advice(reason))).collect()
+    }
+
     /// Number of refused samples, over all reasons.
     #[must_use]
     pub fn refused_total(&self) -> u64 {

@@ -31,6 +31,9 @@ pub(super) fn summary(outcome: &RunOutcome, store: &Store) -> String {
     let there = if outcome.was_published { " (was there)" } else { "" };
     let _ = writeln!(out, "version    {} of {}{there}", manifest.version, manifest.dataset);
     let _ = writeln!(out, "samples    {}", manifest.samples);
+    for line in manifest.samples.dropped_lines() {
+        let _ = writeln!(out, "           {line}");
+    }
     let _ = writeln!(out, "documents  {}", manifest.documents);
     let _ = writeln!(out, "fill rate  {}", fill_rates(manifest));
     if let Some(training) = &outcome.training {

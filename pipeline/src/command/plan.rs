@@ -30,7 +30,7 @@ pub(super) async fn plan(args: &PlanArgs) -> Result<()> {
     let Some(artefacts) = artefact::pinned(&config, &store).await? else {
         let windows = scan.units.len().div_ceil(config.window.units as usize);
         if args.json {
-            output::print(&json!({"event": "plan", "samples": scan.samples(), "source_bytes": scan.bytes, "units": scan.units.len(), "windows": windows, "fitted": false}).to_string());
+            output::print(&json!({"event": "plan", "samples": scan.samples(), "source_bytes": scan.bytes, "left_alone": scan.left, "units": scan.units.len(), "windows": windows, "fitted": false}).to_string());
         } else {
             let mut out = sources(&scan);
             let _ = writeln!(out, "windows    {windows}");
@@ -52,6 +52,7 @@ pub(super) async fn plan(args: &PlanArgs) -> Result<()> {
             "event": "plan",
             "samples": scan.samples(),
             "source_bytes": scan.bytes,
+            "left_alone": scan.left,
             "units": scan.units.len(),
             "windows": plan.windows.len(),
             "fitted": true,
@@ -78,7 +79,11 @@ pub(super) async fn plan(args: &PlanArgs) -> Result<()> {
 }
 
 fn sources(scan: &Scan) -> String {
-    format!("sources    {} samples in {} units, {}\n", scan.samples(), scan.units.len(), output::bytes(scan.bytes))
+    let mut out = format!("sources    {} samples in {} units, {}\n", scan.samples(), scan.units.len(), output::bytes(scan.bytes));
+    for line in scan.left_lines() {
+        let _ = writeln!(out, "           {line}");
+    }
+    out
 }
 
 fn table(scan: &Scan, plan: &Plan, segments: &[SegmentEstimate]) -> String {

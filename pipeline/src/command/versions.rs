@@ -135,6 +135,9 @@ fn shown(manifest: &VersionManifest) -> String {
     for (reason, count) in &manifest.samples.refused {
         let _ = writeln!(out, "           {count} refused: {reason}");
     }
+    for line in manifest.samples.dropped_lines() {
+        let _ = writeln!(out, "           {line}");
+    }
     let _ = writeln!(out, "documents  {}", manifest.documents);
     for (reason, count) in &manifest.documents.refused {
         let _ = writeln!(out, "           {count} refused: {reason}");

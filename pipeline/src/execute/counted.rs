@@ -51,6 +51,7 @@ fn samples_of(window: &WindowPlan, made: &WindowUnits<'_>) -> SampleLedger {
     }
     let settled = made.settled.samples.clone().unwrap_or_default();
     (samples.kept, samples.duplicate, samples.withdrawn) = (settled.kept, settled.duplicate, settled.withdrawn);
+    samples.dropped.extend(settled.dropped);
     samples.quarantined = window.quarantined.iter().map(|quarantined| quarantined.unit.rows).sum();
     samples.input += samples.quarantined;
     samples

@@ -12,7 +12,7 @@ use cm3flow_stages::annotate::Annotate;
 use cm3flow_stages::derive::Derive;
 use cm3flow_stages::embed::Embed;
 use cm3flow_stages::filter::Filter;
-use cm3flow_stages::ingest::{Ingest, PlannedUnit};
+use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::stage::{Chain, Head, Meters};
 use cm3flow_stages::tokenize::Tokenize;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ use super::unit::count_reasons;
 use super::{Table, Worker};
 use crate::config::Config;
 use crate::error::Result;
-use crate::scan::location_of;
+use crate::scan::ingest_of;
 use crate::table;
 
 #[derive(Deserialize)]
@@ -47,9 +47,8 @@ struct RefusedRow<'a> {
 
 /// From the source to fitted pixels.
 fn derived(config: &Config, source: PlannedUnit) -> Result<Chain> {
-    let location = location_of(config, &source.unit)?;
     let derive = Derive::new(config.derive.clone(), config.tokenize.image.preparation(), config.dataset.seed);
-    Ok(Chain::new(Head::Source(Box::new(Ingest::try_new(source, location)?))).map(Filter::new(config.filter.clone())).map(derive))
+    Ok(Chain::new(Head::Source(Box::new(ingest_of(config, source)?))).map(Filter::new(config.filter.clone())).map(derive))
 }
 
 /// Samples of a unit with fitted pixels, for what looks at photos once more: fitting and the report.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, BooleanArray, RecordBatch, UInt32Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use cm3flow_schemas::ledger::SampleLedger;
+use cm3flow_schemas::ledger::{OTHER_ANNOTATIONS, SampleLedger};
 use cm3flow_schemas::sample::Annotations;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::{ImageId, SampleId, columns, rows};
@@ -46,6 +46,18 @@ impl Ids {
     }
 }
 
+/// Duplicates that were not equal in everything to the sample that stays, as [`SampleLedger::dropped`].
+fn with_other_annotations(settled: &RecordBatch) -> Result<BTreeMap<String, u64>> {
+    #[derive(Deserialize)]
+    struct Row {
+        sample_id: SampleId,
+        duplicate_of: Option<SampleId>,
+    }
+    let rows: Vec<Row> = rows::read(settled, &[columns::SAMPLE_ID, columns::DUPLICATE_OF])?;
+    let others = rows.iter().filter(|row| row.duplicate_of.is_some_and(|kept| kept != row.sample_id)).count() as u64;
+    Ok((others > 0).then(|| (OTHER_ANNOTATIONS.to_owned(), others)).into_iter().collect())
+}
+
 /// What the kept samples of a window have.
 #[derive(Default)]
 struct Counted {
@@ -76,7 +88,8 @@ impl Worker {
         let kept = is_kept.true_count() as u64;
         let decided = settled.num_rows() as u64;
         let (duplicate, withdrawn) = (decided - kept, input - decided);
-        record.samples = Some(SampleLedger { input, kept, duplicate, withdrawn, ..SampleLedger::default() });
+        let dropped = with_other_annotations(&settled)?;
+        record.samples = Some(SampleLedger { input, kept, duplicate, withdrawn, dropped, ..SampleLedger::default() });
         (record.licenses, record.contents) = (licenses, contents);
         self.units.put(&mut record, Table::Settled, &settled).await?;
         self.units.put(&mut record, Table::Bank, &bank).await?;

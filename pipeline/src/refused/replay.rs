@@ -11,7 +11,7 @@ use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::window::{SourceUnit, WindowRecord};
 use cm3flow_schemas::{SampleId, columns, rows};
 use cm3flow_stages::ChannelLimits;
-use cm3flow_stages::ingest::{Ingest, Location, PlannedUnit};
+use cm3flow_stages::ingest::{Ingest, PlannedUnit};
 use cm3flow_stages::stage::{Chain, Head, Meters};
 use serde::Deserialize;
 
@@ -21,7 +21,7 @@ use crate::catalog::{Catalog, VersionRef};
 use crate::config::Config;
 use crate::error::Result;
 use crate::execute::{Table, UnitPlace, WindowTables};
-use crate::scan::location_of;
+use crate::scan::ingest_of;
 use crate::store::Store;
 
 /// Which refused samples are tried once more.
@@ -123,7 +123,7 @@ impl Planner<'_> {
         for place in places {
             self.ids_of(place, &mut before).await?;
         }
-        let now = present_ids(planned, location_of(self.config, unit)?).await?;
+        let now = present_ids(ingest_of(self.config, planned.clone())?, &planned.unit).await?;
         Ok(rest.iter().all(|row| before.contains_key(row) && before.get(row) == now.get(row)))
     }
 
@@ -162,17 +162,17 @@ fn by_present_unit(samples: Vec<RefusedSample>, present: &[PlannedUnit]) -> BTre
 }
 
 /// Ids of the rows that the unit has now, as `ingest` names them.
-async fn present_ids(planned: &PlannedUnit, location: Location) -> Result<HashMap<u64, SampleId>> {
+async fn present_ids(ingest: Ingest, unit: &SourceUnit) -> Result<HashMap<u64, SampleId>> {
     let mut batches = Vec::new();
     let collect = |batch| {
         batches.push(rows::read::<ReadRow>(&batch, &[columns::SAMPLE_ID, columns::ROW]));
         Ok(())
     };
-    let ingest = Chain::new(Head::Source(Box::new(Ingest::try_new(planned.clone(), location)?)));
+    let ingest = Chain::new(Head::Source(Box::new(ingest)));
     ingest.run(&ChannelLimits::default(), &Meters::default(), collect).await?;
     let mut ids = HashMap::new();
     for batch in batches {
-        ids.extend(batch?.into_iter().map(|found| (file_row(&planned.unit, found.row), found.sample_id)));
+        ids.extend(batch?.into_iter().map(|found| (file_row(unit, found.row), found.sample_id)));
     }
     Ok(ids)
 }

@@ -81,6 +81,8 @@ pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
         documents: manifest.documents.to_string(),
         funnel: funnel(subject),
         reasons: manifest.samples.refused.iter().chain(&manifest.documents.refused).map(reason).collect(),
+        dropped: manifest.samples.dropped_lines(),
+        left: subject.left.clone(),
         lacking: manifest.documents.lacking.iter().map(reason).collect(),
         shortened: manifest.documents.shortened,
         refused,

@@ -19,6 +19,10 @@ pub(super) struct Page {
     pub documents: String,
     pub funnel: Vec<FunnelStep>,
     pub reasons: Vec<Reason>,
+    /// Parts that samples lost, one line for each reason.
+    pub dropped: Vec<String>,
+    /// Files of folders that are left alone, one line for each source; of a run's report alone.
+    pub left: Vec<String>,
     /// Records that were not begun, by task and what is lacking.
     pub lacking: Vec<Reason>,
     /// Records whose texts lost their end.

@@ -107,7 +107,7 @@ pub(crate) fn source_location(source: &SourceConfig, folder: &FilePath, config: 
     let refused = |problem: String| refused(&format!("source {}: url", source.name), &source.url, problem);
     if let Some(url) = remote_url(&source.url) {
         let (objects, path) = remote(&url, config).map_err(refused)?;
-        return Ok(Location { store: guarded(objects, Listing::InOrder, config), path });
+        return Ok(Location { store: guarded(objects, Listing::InOrder, config), path, is_disk: false });
     }
     let file = local_path(&source.url, folder);
     // `.` and `..` have no last part of their own.
@@ -117,7 +117,7 @@ pub(crate) fn source_location(source: &SourceConfig, folder: &FilePath, config: 
     let parent = parent.canonicalize().map_err(|error| refused(format!("cannot open the folder {}: {error}", parent.display())))?;
     let parent = Path::from_absolute_path(&parent).map_err(|error| refused(error.to_string()))?;
     let path = Path::parse(format!("{parent}/{name}")).map_err(|error| refused(error.to_string()))?;
-    Ok(Location { store: guarded(Arc::new(LocalFileSystem::new()), Listing::Unordered, config), path })
+    Ok(Location { store: guarded(Arc::new(LocalFileSystem::new()), Listing::Unordered, config), path, is_disk: true })
 }
 
 /// Whether `name`, in lower case, is an option of any kind of service.
@@ -292,6 +292,8 @@ mod tests {
             format: cm3flow_stages::ingest::SourceFormat::Folder,
             url: "no/such/folder".into(),
             unit_samples: 1,
+            group_by: cm3flow_stages::ingest::GroupBy::default(),
+            max_member_bytes: None,
         };
         let error = source_location(&source, FilePath::new("/"), &StoreConfig::default()).expect_err("it does not exist");
         assert!(error.to_string().contains("/no/such"), "{error}");

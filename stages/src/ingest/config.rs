@@ -1,6 +1,11 @@
 //! Where samples come from.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
+
+use super::location::Location;
+use super::rows::RowReading;
 
 /// One `[[source]]` of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,10 +21,52 @@ pub struct SourceConfig {
     /// Samples of a unit, the unit of work and resume; 1 or more. Default 256.
     #[serde(default = "default_unit_samples")]
     pub unit_samples: u32,
+    /// What a sample of a list is. Default `image`.
+    #[serde(default)]
+    pub group_by: GroupBy,
+    /// Most bytes of a tar's member or of a file that a row names, 1 or more: larger ones are not read and refused. Default
+    /// `filter.max_image_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_member_bytes: Option<u64>,
 }
 
 const fn default_unit_samples() -> u32 {
     256
+}
+
+/// What a sample of a list is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupBy {
+    /// All rows that follow each other and name one image.
+    #[default]
+    Image,
+    /// Every row.
+    Row,
+}
+
+/// How the rows of a source are read: its settings, and what the rest of the configuration makes of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// Whether rows of a list that follow each other and name one image are one sample.
+    pub by_image: bool,
+    /// Most bytes of a tar's member, or of a file that a row names.
+    pub max_member_bytes: u64,
+    /// Roles of images that something asks for, beside the main one and those that annotations name: other pictures of a tar are left out.
+    pub roles: BTreeSet<String>,
+}
+
+impl ReadOptions {
+    /// How the rows of `source` are read, of which images of these `roles` are wanted and `max_image_bytes` are allowed.
+    #[must_use]
+    pub fn new(source: &SourceConfig, max_image_bytes: u64, roles: BTreeSet<String>) -> Self {
+        let max_member_bytes = source.max_member_bytes.unwrap_or(max_image_bytes);
+        Self { by_image: source.group_by == GroupBy::Image, max_member_bytes, roles }
+    }
+
+    pub(super) fn row_reading(&self, location: &Location) -> RowReading {
+        RowReading { folder: location.folder(), is_disk: location.is_disk, by_image: self.by_image }
+    }
 }
 
 /// Layout of a source.
@@ -44,6 +91,9 @@ impl SourceConfig {
         }
         if self.url.is_empty() {
             problems.push(format!("{at}.url must not be empty"));
+        }
+        if self.max_member_bytes == Some(0) {
+            problems.push(format!("{at}.max_member_bytes must be 1 or more, got 0"));
         }
         if self.unit_samples == 0 {
             problems.push(format!("{at}.unit_samples must be 1 or more, got 0"));

@@ -1,49 +1,69 @@
 //! Samples whose images are files of their own: rows of lists, and images of folders with what stands beside them.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::digest::PartHasher;
-use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE};
 use object_store::path::Path;
-use serde::Deserialize;
 
-use super::annotations::{captions_from_text, from_json, image_names, is_image_extension, without_lone_surrogates};
-use super::lines::{Line, MAX_LINE_BYTES};
-use super::location::Location;
+use super::annotations::{BAD_ANNOTATIONS, Reading, captions_from_text, from_json};
+use super::location::{FileContent, Location};
 use super::planned::FolderFile;
-use crate::codes;
 use crate::error::Result;
 
+/// An image that a row names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Picture {
+    /// Its name as it is written.
+    pub name: String,
+    /// Its path, or why it has none.
+    pub path: Result<Path, String>,
+}
+
 /// A sample whose images are files.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct FileSample {
     pub key: String,
-    /// Path of the main image; `None` if the row names none.
-    pub image: Option<Path>,
+    /// The main image; `None` if the row names none.
+    pub image: Option<Picture>,
     /// Codes of a main image that the row holds instead, as a file's bytes, or why they are none.
     pub codes: Option<Result<Vec<u8>, String>>,
     /// Further images by role.
-    pub further: Vec<(String, Path)>,
-    /// Annotations, or why they cannot be read.
-    pub annotations: Result<Annotations, String>,
+    pub further: Vec<(String, Picture)>,
+    /// Annotations as far as they could be read.
+    pub reading: Reading,
+    /// What a row has instead of an image, if it names none.
+    pub no_image: Option<String>,
+    /// Why the sample is refused, if it is: reason and detail.
+    pub refusal: Option<(String, String)>,
 }
 
 impl FileSample {
-    /// Paths of all images, the main one first.
-    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.image.iter().chain(self.further.iter().map(|(_, path)| path))
+    /// All images, the main one first.
+    pub(super) fn pictures(&self) -> impl Iterator<Item = &Picture> {
+        self.image.iter().chain(self.further.iter().map(|(_, picture)| picture))
     }
 
-    /// Bytes of all images, in the order of [`Self::paths`]; `None` for one that is missing.
-    pub(super) async fn read(&self, location: &Location) -> Result<Vec<Option<Bytes>>> {
-        let mut images = Vec::new();
-        for path in self.paths() {
-            images.push(location.read_if_there(path).await?);
+    /// Paths of all images that have one.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.pictures().filter_map(|picture| picture.path.as_ref().ok())
+    }
+
+    /// Contents of all images, in the order of [`Self::pictures`].
+    pub(super) async fn read(&self, location: &Location, max_bytes: u64) -> Result<Vec<FileContent>> {
+        let mut contents = Vec::new();
+        for picture in self.pictures() {
+            contents.push(match &picture.path {
+                Ok(path) => location.content(path, max_bytes).await?,
+                Err(problem) => FileContent::Unreadable(problem.clone()),
+            });
         }
-        Ok(images)
+        Ok(contents)
+    }
+
+    /// Refuses the sample, unless it is refused already.
+    pub(super) fn refuse(&mut self, reason: &str, detail: impl Into<String>) {
+        self.refusal.get_or_insert_with(|| (reason.to_owned(), detail.into()));
     }
 }
 
@@ -66,10 +86,17 @@ impl UnitHasher {
     /// Adds what the row itself says of a sample.
     pub(super) fn add_row(&mut self, sample: &FileSample) {
         self.0.part(sample.key.as_bytes());
-        let annotations = sample.annotations.as_ref().map_err(String::as_str);
+        let problem = sample.refusal.as_ref().filter(|(reason, _)| reason == BAD_ANNOTATIONS);
+        let annotations = problem.map_or(Ok(&sample.reading.annotations), |(_, detail)| Err(detail.as_str()));
         self.0.part(&digest_of("annotations", &annotations).0);
         if let Some(codes) = &sample.codes {
             self.0.part(codes.as_ref().map_or_else(String::as_bytes, Vec::as_slice));
+        }
+        // Samples that lose nothing have the digests that they had before losses were counted.
+        let refusal = sample.refusal.as_ref().filter(|(reason, _)| reason != BAD_ANNOTATIONS);
+        let Reading { dropped, problem, .. } = &sample.reading;
+        if refusal.is_some() || problem.is_some() || !dropped.is_empty() {
+            self.0.part(&digest_of("lost", &(refusal, dropped, problem)).0);
         }
     }
 
@@ -78,106 +105,56 @@ impl UnitHasher {
     }
 }
 
-/// Digests of images. A missing one is refused row by row; here it counts as having no bytes.
-pub(super) fn digests(images: &[Option<Bytes>]) -> Vec<Digest> {
-    images.iter().map(|image| Digest::of(image.as_deref().unwrap_or_default())).collect()
-}
-
-#[derive(Default, Deserialize)]
-struct RowImages {
-    image: Option<String>,
-    /// Further images by role: condition images that the source has already.
-    #[serde(default)]
-    images: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct RowCodes {
-    codes: Option<Vec<u32>>,
-}
-
-/// A path that a row names: from the folder of its file, unless it begins at the root of the store; `..` leads one folder up.
-fn resolve(folder: &Path, name: &str) -> Path {
-    let mut parts: Vec<String> =
-        if name.starts_with('/') { Vec::new() } else { folder.parts().map(|part| part.as_ref().to_owned()).collect() };
-    for part in name.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part.to_owned()),
-        }
-    }
-    Path::from_iter(parts)
-}
-
-/// The sample of a line; images are looked for relative to `folder`.
-pub(super) fn of_line(folder: &Path, line: &Line) -> FileSample {
-    let number = line.number + 1;
-    let Some(text) = &line.text else {
-        let annotations = Err(format!("line {number}: it is longer than {MAX_LINE_BYTES} bytes"));
-        return FileSample { key: format!("line-{number}"), image: None, codes: None, further: Vec::new(), annotations };
+/// Digests of images. One that is missing or cannot be read is refused row by row; here it counts as having no bytes.
+pub(super) fn digests(images: &[FileContent]) -> Vec<Digest> {
+    let digest = |image: &FileContent| match image {
+        FileContent::Bytes(bytes) => Digest::of(bytes),
+        FileContent::Missing | FileContent::Unreadable(_) => Digest::of(&[]),
+        FileContent::TooLarge(bytes) => digest_of("too large", bytes),
     };
-    let mended = without_lone_surrogates(text);
-    let RowImages { mut image, images } = serde_json::from_slice(&mended).unwrap_or_default();
-    let mut annotations = from_json(text).map_err(|error| format!("line {number}: {error}"));
-    let mut further: Vec<(String, Path)> = images.into_iter().map(|(role, name)| (role, resolve(folder, &name))).collect();
-    if let Ok(annotations) = &mut annotations {
-        let first_item = annotations.items.iter().find_map(|item| item.image.clone());
-        image = image.or(first_item);
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for (kind, name) in image_names(annotations) {
-            if kind == "item" && Some(&*name) == image.as_ref() {
-                MAIN_IMAGE.clone_into(name);
-                continue;
-            }
-            let count = counts.entry(kind).or_default();
-            let role = format!("{kind}{count}");
-            *count += 1;
-            further.push((role.clone(), resolve(folder, name)));
-            *name = role;
+    images.iter().map(digest).collect()
+}
+
+/// An image of a folder with the annotations beside it, of at most `max_bytes` each.
+pub(super) async fn of_file(location: &Location, file: &FolderFile, max_bytes: u64) -> Result<FileSample> {
+    let mut sample = FileSample { key: file.name.clone(), refusal: file.refusal.clone(), ..FileSample::default() };
+    if sample.refusal.is_some() {
+        return Ok(sample);
+    }
+    sample.image = Some(Picture { name: file.name.clone(), path: Ok(location.below(&file.name)?) });
+    for name in &file.beside {
+        let refused = match location.content(&location.below(name)?, max_bytes).await? {
+            FileContent::Bytes(bytes) => annotate(&mut sample, name, &bytes).err(),
+            FileContent::Missing => Some("it is gone".to_owned()),
+            FileContent::Unreadable(problem) => Some(problem),
+            FileContent::TooLarge(bytes) => Some(format!("it has {bytes} bytes, at most {max_bytes} are read")),
+        };
+        if let Some(problem) = refused {
+            sample.refuse(BAD_ANNOTATIONS, format!("{name}: {problem}"));
         }
     }
-    FileSample {
-        key: image.clone().unwrap_or_else(|| format!("line-{number}")),
-        codes: if image.is_none() && annotations.is_ok() { row_codes(&mended, number) } else { None },
-        image: image.as_deref().map(|name| resolve(folder, name)),
-        further,
-        annotations,
-    }
+    Ok(sample)
 }
 
-/// Codes that a row without picture holds.
-fn row_codes(line: &[u8], number: u64) -> Option<Result<Vec<u8>, String>> {
-    match serde_json::from_slice::<RowCodes>(line) {
-        Ok(row) => row.codes.map(|codes| Ok(codes::to_file(&codes))),
-        Err(error) => Some(Err(format!("line {number}: codes must be whole numbers: {error}"))),
-    }
+/// Adds the annotations of a file beside an image.
+fn annotate(sample: &mut FileSample, name: &str, bytes: &Bytes) -> Result<(), String> {
+    let read = if is_json(name) { from_json(bytes)? } else { Reading::of_captions(captions_from_text(bytes)?) };
+    sample.reading.join(read.at(name));
+    Ok(())
 }
 
-/// An image of a folder with the annotations beside it.
-pub(super) async fn of_file(location: &Location, file: &FolderFile) -> Result<FileSample> {
-    let image = location.below(&file.name)?;
-    let mut annotations = Ok(Annotations::default());
-    if let Some(beside) = &file.beside {
-        let path = location.below(&format!("{}.{beside}", stem(&file.name)))?;
-        let bytes = location.read(&path).await?;
-        let named = |problem: String| format!("{}: {problem}", location.relative(&path));
-        annotations = if beside == "json" {
-            from_json(&bytes).map_err(|error| named(error.to_string()))
-        } else {
-            let captions = captions_from_text(&bytes).map_err(|error| named(error.to_string()));
-            captions.map(|captions| Annotations { captions, ..Annotations::default() })
-        };
-    }
-    Ok(FileSample { key: file.name.clone(), image: Some(image), codes: None, further: Vec::new(), annotations })
+/// Whether annotations are JSON, by the name of their file.
+pub(super) fn is_json(name: &str) -> bool {
+    extension(name).is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
 }
 
 /// Name of a file without its extension.
 pub(super) fn stem(name: &str) -> &str {
-    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
+    extension(name).map_or(name, |extension| &name[..name.len() - extension.len() - 1])
 }
 
-/// Whether a file is an image by its name.
-pub(super) fn is_image(name: &str) -> bool {
-    name.rsplit_once('.').is_some_and(|(_, extension)| is_image_extension(&extension.to_ascii_lowercase()))
+/// Extension of a file, if its name has one.
+pub(super) fn extension(name: &str) -> Option<&str> {
+    let file = name.rsplit_once('/').map_or(name, |(_, file)| file);
+    file.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()).map(|(_, extension)| extension)
 }

@@ -9,6 +9,8 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 
+use super::disk::{self, FolderListing, ListedFile};
+use super::names;
 use super::planned::FileFacts;
 use crate::error::{Result, StageError};
 
@@ -17,8 +19,22 @@ use crate::error::{Result, StageError};
 pub struct Location {
     /// Store that holds the files.
     pub store: Arc<dyn ObjectStore>,
-    /// Path of the file or folder; the last part may hold `*` and `?`.
+    /// Path of the file or folder; the last part may hold `*`, `?`, `[…]` and `{0..9}`.
     pub path: Path,
+    /// Whether paths of the store are those of this machine's disks, from their root on.
+    pub is_disk: bool,
+}
+
+/// What could be read of a file that a row names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum FileContent {
+    Bytes(Bytes),
+    /// Nothing: there is no such file.
+    Missing,
+    /// Nothing, for this reason.
+    Unreadable(String),
+    /// Nothing: it has so many bytes.
+    TooLarge(u64),
 }
 
 impl Location {
@@ -29,32 +45,55 @@ impl Location {
         Path::from_iter(parts[..parts.len().saturating_sub(1)].iter().cloned())
     }
 
-    /// Files that match the last part, sorted by name.
+    /// Files that the last part means, sorted by name: the one of that name if there is one, else all that match it as a pattern. A name
+    /// without pattern, and a range of numbers, need no listing.
     ///
     /// # Errors
     /// [`StageError::Source`] if there are none or the pattern is broken; [`StageError::Store`].
     pub async fn matching_files(&self, source: &str) -> Result<Vec<ObjectMeta>> {
         let refused = |problem: String| StageError::Source { name: source.to_owned(), problem };
-        let name = self.path.filename().unwrap_or_default();
-        let pattern = glob::Pattern::new(name).map_err(|error| refused(format!("the pattern {name:?} is broken: {error}")))?;
-        let folder = self.folder();
-        let mut files = self.children(&folder).await?;
-        files.retain(|file| file.location.filename().is_some_and(|name| pattern.matches(name)));
-        if files.is_empty() {
-            return Err(refused(format!("no file matches {}; check the source's url", self.path)));
+        if let Some(file) = self.found(&self.path).await? {
+            return Ok(vec![file]);
         }
+        let name = self.path.filename().unwrap_or_default();
+        let mut files = Vec::new();
+        for name in names::expanded(name).map_err(refused)? {
+            if names::is_pattern(&name) {
+                files.extend(self.matching(&name).await.map_err(|error| self.unlisted(source, error))??);
+                continue;
+            }
+            let path = self.file(&name)?;
+            let missing =
+                || refused(format!("there is no file {}; check the source's url{}", self.relative(&path), names::known_patterns(&name)));
+            files.push(self.found(&path).await?.ok_or_else(missing)?);
+        }
+        if files.is_empty() {
+            return Err(refused(format!("no file matches {}; check the source's url{}", self.path, names::known_patterns(name))));
+        }
+        files.sort_by(|a, b| a.location.cmp(&b.location));
+        files.dedup_by(|a, b| a.location == b.location);
         Ok(files)
     }
 
-    /// All files below the address itself, sorted by path.
+    /// All files below the address itself, sorted by path, and what else stands there.
     ///
     /// # Errors
-    /// [`StageError::Store`].
-    pub async fn files_below(&self) -> Result<Vec<ObjectMeta>> {
-        let listed: Result<Vec<_>, _> = self.store.list(Some(&self.path)).try_collect().await;
-        let mut files = listed.map_err(|source| StageError::Store { location: self.path.to_string(), source })?;
-        files.sort_by(|a, b| a.location.cmp(&b.location));
-        Ok(files)
+    /// [`StageError::Source`] for a listing that cannot be taken; [`StageError::Store`].
+    pub(super) async fn files_below(&self, source: &str) -> Result<FolderListing> {
+        let mut listing = if self.is_disk {
+            disk::files_below(self.path.clone()).await?
+        } else {
+            let listed: Result<Vec<_>, _> = self.store.list(Some(&self.path)).try_collect().await;
+            let files = listed.map_err(|error| self.unlisted(source, error))?.into_iter();
+            let is_hidden = |file: &ObjectMeta| {
+                file.location.prefix_match(&self.path).is_some_and(|mut parts| parts.any(|part| part.as_ref().starts_with('.')))
+            };
+            let (hidden, files): (Vec<_>, Vec<_>) = files.partition(is_hidden);
+            let files = files.into_iter().map(|meta| ListedFile { facts: FileFacts::of(&meta), path: meta.location }).collect();
+            FolderListing { files, hidden: hidden.len() as u64, faults: Vec::new() }
+        };
+        listing.files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(listing)
     }
 
     /// Path of the file `name` in the source's folder.
@@ -67,11 +106,20 @@ impl Location {
         joined(&self.path, name)
     }
 
-    /// Facts of a file; `None` if there is none.
+    /// Facts of a file; `None` if there is none that can be read.
     pub(super) async fn facts(&self, path: &Path) -> Result<Option<FileFacts>> {
+        Ok(self.found(path).await?.map(|meta| FileFacts::of(&meta)))
+    }
+
+    /// What the store says of a file; `None` if there is none that can be read.
+    async fn found(&self, path: &Path) -> Result<Option<ObjectMeta>> {
+        // Opening a named pipe would wait for whoever writes into it.
+        if self.is_disk && disk::size_of(path).await.is_err() {
+            return Ok(None);
+        }
         match self.store.head(path).await {
-            Ok(meta) => Ok(Some(FileFacts::of(&meta))),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Ok(meta) => Ok(Some(meta)),
+            Err(source) if file_fault(&source).is_some() => Ok(None),
             Err(source) => Err(StageError::Store { location: path.to_string(), source }),
         }
     }
@@ -93,35 +141,96 @@ impl Location {
         below.filter(|below| !below.is_empty()).unwrap_or_else(|| path.filename().unwrap_or_default().to_owned())
     }
 
-    /// Bytes of a file; `None` if there is none.
-    ///
-    /// # Errors
-    /// [`StageError::Store`].
-    pub async fn read_if_there(&self, path: &Path) -> Result<Option<Bytes>> {
-        match self.read(path).await {
-            Err(StageError::Store { source: object_store::Error::NotFound { .. }, .. }) => Ok(None),
-            read => read.map(Some),
+    /// Bytes of a file that a row names, if it has `max_bytes` at most. A fault of the file alone is no error.
+    pub(super) async fn content(&self, path: &Path, max_bytes: u64) -> Result<FileContent> {
+        self.content_of(path, None, max_bytes).await
+    }
+
+    /// The first `bytes` of a file, or all of a shorter one.
+    pub(super) async fn head(&self, path: &Path, bytes: u64) -> Result<FileContent> {
+        self.content_of(path, Some(GetRange::Bounded(0..bytes)), u64::MAX).await
+    }
+
+    async fn content_of(&self, path: &Path, range: Option<GetRange>, max_bytes: u64) -> Result<FileContent> {
+        if self.is_disk {
+            match disk::size_of(path).await {
+                Ok(0) => return Ok(FileContent::Bytes(Bytes::new())),
+                Ok(_) => {}
+                Err(content) => return Ok(content),
+            }
         }
+        let failed = |source| match file_fault(&source) {
+            Some(content) => Ok(content),
+            None => Err(StageError::Store { location: path.to_string(), source }),
+        };
+        let found = match self.store.get_opts(path, GetOptions { range, ..GetOptions::default() }).await {
+            Ok(found) => found,
+            Err(source) => return failed(source),
+        };
+        if found.meta.size > max_bytes {
+            return Ok(FileContent::TooLarge(found.meta.size));
+        }
+        found.bytes().await.map_or_else(failed, |bytes| Ok(FileContent::Bytes(bytes)))
     }
 
-    /// Bytes of a file.
-    ///
-    /// # Errors
-    /// [`StageError::Store`].
-    pub async fn read(&self, path: &Path) -> Result<Bytes> {
-        let failed = |source| StageError::Store { location: path.to_string(), source };
-        self.store.get(path).await.map_err(failed)?.bytes().await.map_err(failed)
+    /// Files of the folder that match a pattern.
+    async fn matching(&self, pattern: &str) -> Result<Result<Vec<ObjectMeta>>, object_store::Error> {
+        let broken = |problem| StageError::Source { name: pattern.to_owned(), problem };
+        let matcher = match glob::Pattern::new(pattern) {
+            Ok(matcher) => matcher,
+            Err(error) => return Ok(Err(broken(format!("the pattern is broken: {error}{}", names::known_patterns(pattern))))),
+        };
+        let folder = self.folder();
+        if self.is_disk {
+            let unnamed = disk::faults_in(folder.clone()).await.into_iter().find(|fault| matcher.matches(&fault.name));
+            if let Some(fault) = unnamed {
+                return Ok(Err(broken(format!("{} matches and cannot be read: {}", fault.name, fault.detail))));
+            }
+        }
+        let mut files = self.store.list_with_delimiter(Some(&folder)).await?.objects;
+        files.retain(|file| file.location.filename().is_some_and(|name| matcher.matches(name)));
+        Ok(Ok(files))
     }
 
-    async fn children(&self, folder: &Path) -> Result<Vec<ObjectMeta>> {
-        let listed = self.store.list_with_delimiter(Some(folder)).await;
-        let mut files = listed.map_err(|source| StageError::Store { location: folder.to_string(), source })?.objects;
-        files.sort_by(|a, b| a.location.cmp(&b.location));
-        Ok(files)
+    /// The error for a listing that failed: one with a key that the path type cannot hold is the user's to get round.
+    fn unlisted(&self, source: &str, error: object_store::Error) -> StageError {
+        if !matches!(error, object_store::Error::InvalidPath { .. }) {
+            return StageError::Store { location: self.path.to_string(), source: error };
+        }
+        let problem = format!(
+            "the listing of {} holds a key that cannot be read: {}; name a narrower prefix, single files, a range such as {{000..127}}, or a list",
+            self.path,
+            chain_of(&error)
+        );
+        StageError::Source { name: source.to_owned(), problem }
+    }
+}
+
+/// An error with its causes in one line.
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// What an error says of one file alone; `None` if it concerns the store.
+fn file_fault(error: &object_store::Error) -> Option<FileContent> {
+    use object_store::Error;
+    match error {
+        Error::NotFound { .. } => Some(FileContent::Missing),
+        Error::PermissionDenied { .. } | Error::InvalidPath { .. } => Some(FileContent::Unreadable(chain_of(error))),
+        _ => disk::fault_of(error).map(FileContent::Unreadable),
     }
 }
 
 fn joined(folder: &Path, name: &str) -> Result<Path> {
-    let refused = |error| StageError::Source { name: name.to_owned(), problem: format!("it is no path: {error}") };
-    Path::parse(format!("{folder}/{name}")).map_err(refused)
+    names::joined(folder, name).map_err(|problem| StageError::Source { name: name.to_owned(), problem })
 }

@@ -8,22 +8,28 @@
 mod annotations;
 mod config;
 mod cuts;
+mod disk;
 mod files;
+mod folder;
+mod format;
 mod lines;
 mod location;
+mod names;
 mod planned;
+mod rows;
+mod sample;
 mod scan;
 mod unit;
 mod webdataset;
 
-pub use config::{SourceConfig, SourceFormat};
+pub use config::{GroupBy, ReadOptions, SourceConfig, SourceFormat};
 pub use location::Location;
 pub use planned::{PlannedUnit, UnitPlace};
 pub use scan::{NoMemory, ScanMemory, ScanOptions, ScannedSource, scan};
 pub use unit::Ingest;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 5;
+pub const REVISION: u32 = 6;
 /// The stage's name.
 pub const NAME: &str = "ingest";
 

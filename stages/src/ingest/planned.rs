@@ -1,9 +1,12 @@
 //! Units as they are planned: what a unit is and where its rows stand, small enough to be sent to a worker as JSON.
 
+use std::os::unix::fs::MetadataExt;
+
 use cm3flow_schemas::window::SourceUnit;
 use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
+use super::webdataset::TarPart;
 use crate::error::{Result, StageError};
 
 /// A unit with what is needed to read it from its source: no rows, so that a plan stays small.
@@ -32,22 +35,25 @@ pub struct UnitPlace {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Layout {
-    /// Bytes of a tar that begin with a header.
-    Tar { start: u64, end: u64, facts: FileFacts },
+    /// Samples of a tar.
+    Tar(TarPart),
     /// Bytes of a row list; `first_line` counts from 0, empty lines included.
     Lines { start: u64, end: u64, first_line: u64 },
-    /// Images of a folder.
+    /// Entries of a folder.
     Files(Vec<FolderFile>),
 }
 
-/// An image of a folder.
+/// An entry of a folder: an image, or something that is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FolderFile {
     /// Its path from the folder on.
     pub(super) name: String,
-    /// Extension of the annotations beside it.
+    /// Names of the annotations beside it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) beside: Vec<String>,
+    /// Why it is refused, if it is known without reading it: reason and detail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) beside: Option<String>,
+    pub(super) refusal: Option<(String, String)>,
 }
 
 /// What a store says of a file without reading it: a file with other facts is another one.
@@ -66,6 +72,12 @@ const SETTLED_AFTER_US: i64 = 2_000_000;
 impl FileFacts {
     pub(super) fn of(meta: &ObjectMeta) -> Self {
         Self { size: meta.size, e_tag: meta.e_tag.clone(), modified: meta.last_modified.timestamp_micros() }
+    }
+
+    /// Facts of a file of this machine, by what the system says of it.
+    pub(super) fn of_disk(meta: &std::fs::Metadata) -> Self {
+        let modified = meta.mtime().saturating_mul(1_000_000).saturating_add(meta.mtime_nsec() / 1000);
+        Self { size: meta.len(), e_tag: Some(format!("{:x}-{:x}-{:x}", meta.ino(), modified, meta.len())), modified }
     }
 
     pub(super) const fn size(&self) -> u64 {

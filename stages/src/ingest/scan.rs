@@ -4,7 +4,7 @@
 //! etag, or time of the last change), a run of samples whose images are files by the facts of those files. A memory only saves work:
 //! whatever it says, a unit that is read is checked against what was planned.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
@@ -16,12 +16,15 @@ use object_store::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::config::{SourceConfig, SourceFormat};
+use super::REVISION;
+use super::config::{ReadOptions, SourceConfig, SourceFormat};
 use super::cuts::Cuts;
 use super::files::{self, FileSample, UnitHasher, digests};
+use super::folder::FolderRow;
 use super::lines::Lines;
 use super::location::Location;
-use super::planned::{FileFacts, FolderFile, Layout, PlannedUnit};
+use super::planned::{FileFacts, Layout, PlannedUnit};
+use super::rows::ListSamples;
 use super::webdataset::{self, TarIndex};
 use crate::error::{Result, StageError};
 
@@ -64,6 +67,8 @@ pub struct ScanOptions<'a> {
     pub address: &'a str,
     /// What earlier scans found.
     pub memory: &'a dyn ScanMemory,
+    /// How the source's rows are read.
+    pub reading: &'a ReadOptions,
 }
 
 /// All units of a source, in order, with the number of bytes that the source's files have.
@@ -73,6 +78,8 @@ pub struct ScannedSource {
     pub units: Vec<PlannedUnit>,
     /// Bytes of the files that samples are read from, as far as they are listed.
     pub bytes: u64,
+    /// Files of a folder that are left alone: numbers by extension.
+    pub left: BTreeMap<String, u64>,
 }
 
 /// Scans the source at `location`.
@@ -84,7 +91,9 @@ pub async fn scan(config: &SourceConfig, location: &Location, options: ScanOptio
     let mut scanned = ScannedSource::default();
     let mut limit = options.limit.unwrap_or(u64::MAX);
     if config.format == SourceFormat::Folder {
-        (scanned.units, scanned.bytes) = scanning.folder(limit).await?;
+        let folder = scanning.folder().await?;
+        scanned.units = scanning.units_of_folder(&folder.rows, limit).await?;
+        (scanned.bytes, scanned.left) = (folder.bytes, folder.left);
     } else {
         let files = location.matching_files(&config.name).await?;
         let at_once = if options.limit.is_some() { 1 } else { FILES_AT_ONCE };
@@ -101,7 +110,9 @@ pub async fn scan(config: &SourceConfig, location: &Location, options: ScanOptio
     }
     // A limit may leave out all of a source that the version before has.
     if scanned.units.is_empty() && options.limit.is_none() {
-        let problem = format!("{} holds no samples; check the source's url", location.path);
+        let left: Vec<String> = scanned.left.iter().map(|(what, count)| format!("{count} {what}")).collect();
+        let left = if left.is_empty() { String::new() } else { format!(" among its files ({})", left.join(", ")) };
+        let problem = format!("{} holds no samples{left}; check the source's url", location.path);
         return Err(StageError::Source { name: config.name.clone(), problem });
     }
     Ok(scanned)
@@ -116,9 +127,9 @@ struct Entry<T> {
 }
 
 /// A scan of one source.
-struct Scanning<'a> {
-    config: &'a SourceConfig,
-    location: &'a Location,
+pub(super) struct Scanning<'a> {
+    pub(super) config: &'a SourceConfig,
+    pub(super) location: &'a Location,
     options: ScanOptions<'a>,
 }
 
@@ -147,8 +158,7 @@ impl Scanning<'_> {
         let same = self.before().filter(|unit| unit.digest == index.digest);
         let units = Cuts::new(self.config.unit_samples, same).units(index.starts.len() as u64, limit);
         let unit = |(first_row, rows): (u64, u64)| {
-            let bytes = index.bytes_of(first_row..first_row + rows);
-            let layout = Layout::Tar { start: bytes.start, end: bytes.end, facts: index.facts.clone() };
+            let layout = Layout::Tar(index.part(first_row..first_row + rows));
             PlannedUnit::whole(self.unit(&file.location, index.digest, (first_row, rows)), layout)
         };
         Ok(units.into_iter().map(unit).collect())
@@ -161,10 +171,11 @@ impl Scanning<'_> {
             return Ok(units);
         }
         let (body, facts) = self.location.stream(&file.location, None).await?;
-        let mut lines = Lines::new(body, 0, 0);
+        let (lines, reading) = (Lines::new(body, 0, 0), self.options.reading.row_reading(self.location));
+        let mut list = ListSamples::of_list(lines, reading, &self.config.name, file.location.filename().unwrap_or_default());
         let (mut units, mut row, mut left, mut has_images) = (Vec::new(), 0, limit, false);
         while let Some(rows) = cuts.rows_at(row, left) {
-            let Some(part) = self.part_of_list(&mut lines, rows).await? else { break };
+            let Some(part) = part_of_list(&mut list, rows).await? else { break };
             let digest = self.digest_of_samples(&part.samples).await?;
             has_images |= part.samples.iter().any(|sample| sample.paths().next().is_some());
             let rows = part.samples.len() as u64;
@@ -181,21 +192,6 @@ impl Scanning<'_> {
             }
         }
         Ok(units)
-    }
-
-    /// The next `rows` rows of a list, or as many as it still has; `None` at its end.
-    async fn part_of_list(&self, lines: &mut Lines, rows: u64) -> Result<Option<PartOfList>> {
-        let folder = self.location.folder();
-        let Some(first) = lines.next().await? else { return Ok(None) };
-        let (start, first_line, mut end) = (first.start, first.number, first.end);
-        let mut samples = vec![files::of_line(&folder, &first)];
-        while (samples.len() as u64) < rows
-            && let Some(line) = lines.next().await?
-        {
-            end = line.end;
-            samples.push(files::of_line(&folder, &line));
-        }
-        Ok(Some(PartOfList { samples, layout: Layout::Lines { start, end, first_line } }))
     }
 
     /// Digest of samples, by what is known of their images, or by reading them.
@@ -234,34 +230,32 @@ impl Scanning<'_> {
     }
 
     async fn read_digests<'s>(&self, sample: &'s FileSample) -> Result<(&'s FileSample, Vec<Digest>)> {
-        Ok((sample, digests(&sample.read(self.location).await?)))
+        Ok((sample, digests(&sample.read(self.location, self.options.reading.max_member_bytes).await?)))
     }
 
-    /// Units of a folder, at most `limit` samples, with the bytes of its images.
-    async fn folder(&self, limit: u64) -> Result<(Vec<PlannedUnit>, u64)> {
-        let listed = self.location.files_below().await?;
-        let images = folder_images(self.location, &listed);
+    /// Units of a folder, at most `limit` samples.
+    async fn units_of_folder(&self, found: &[FolderRow], limit: u64) -> Result<Vec<PlannedUnit>> {
         let cuts = self.cuts(&self.location.path);
         let mut units = Vec::new();
-        for (first_row, rows) in cuts.units(images.len() as u64, limit) {
-            let images = &images[first_row as usize..(first_row + rows) as usize];
-            let digest = self.digest_of_images(images).await?;
-            let layout = Layout::Files(images.iter().map(|image| image.file.clone()).collect());
+        for (first_row, rows) in cuts.units(found.len() as u64, limit) {
+            let found = &found[first_row as usize..(first_row + rows) as usize];
+            let digest = self.digest_of_rows(found).await?;
+            let layout = Layout::Files(found.iter().map(|row| row.file.clone()).collect());
             units.push(PlannedUnit::whole(self.unit(&self.location.path, digest, (first_row, rows)), layout));
         }
-        Ok((units, images.iter().map(|image| image.facts.size()).sum()))
+        Ok(units)
     }
 
-    async fn digest_of_images(&self, images: &[FolderImage]) -> Result<Digest> {
-        let listed: Vec<_> = images.iter().map(|image| (&image.file, &image.facts, &image.beside)).collect();
+    async fn digest_of_rows(&self, found: &[FolderRow]) -> Result<Digest> {
+        let listed: Vec<_> = found.iter().map(|row| (&row.file, &row.facts)).collect();
         let key = self.key("scanned images", &listed);
         if let Some(digest) = self.recall(key).await {
             return Ok(digest);
         }
-        let samples: Vec<_> = images.iter().map(|image| files::of_file(self.location, &image.file)).collect();
+        let most = self.options.reading.max_member_bytes;
+        let samples: Vec<_> = found.iter().map(|row| files::of_file(self.location, &row.file, most)).collect();
         let samples: Vec<FileSample> = futures::stream::iter(samples).buffered(IMAGES_AT_ONCE).try_collect().await?;
-        let is_settled = |image: &FolderImage| image.facts.is_settled() && image.beside.iter().all(FileFacts::is_settled);
-        let are_settled = images.iter().all(is_settled);
+        let are_settled = found.iter().flat_map(|row| &row.facts).all(FileFacts::is_settled);
         self.digest_by_reading(&samples, (key, are_settled)).await
     }
 
@@ -280,16 +274,18 @@ impl Scanning<'_> {
         SourceUnit { source: self.config.name.clone(), file, digest, first_row, rows, only: Vec::new() }
     }
 
-    fn key(&self, domain: &str, what: &impl Serialize) -> Digest {
-        digest_of(domain, &(self.options.address, what))
+    /// Key of what is remembered: what another revision of this stage found, or another way of reading, is something else.
+    pub(super) fn key(&self, domain: &str, what: &impl Serialize) -> Digest {
+        let ReadOptions { by_image, max_member_bytes, .. } = self.options.reading;
+        digest_of(domain, &(REVISION, by_image, max_member_bytes, self.options.address, what))
     }
 
-    async fn recall<T: Serialize + DeserializeOwned>(&self, key: Digest) -> Option<T> {
+    pub(super) async fn recall<T: Serialize + DeserializeOwned>(&self, key: Digest) -> Option<T> {
         let entry: Entry<T> = serde_json::from_slice(&self.options.memory.recall(key).await?).ok()?;
         (entry.check == check(key, &entry.found)).then_some(entry.found)
     }
 
-    async fn remember(&self, key: Digest, found: &impl Serialize) {
+    pub(super) async fn remember(&self, key: Digest, found: &impl Serialize) {
         let entry = serde_json::to_vec(&Entry { found, check: check(key, found) }).expect("what a scan finds serializes to JSON");
         self.options.memory.remember(key, entry).await;
     }
@@ -299,35 +295,22 @@ fn check(key: Digest, found: &impl Serialize) -> Digest {
     digest_of("what a scan found", &(key, found))
 }
 
-/// Consecutive rows of a list.
+/// The next `rows` samples of a list, or as many as it still has; `None` at its end.
+async fn part_of_list(list: &mut ListSamples, rows: u64) -> Result<Option<PartOfList>> {
+    let Some(first) = list.next().await? else { return Ok(None) };
+    let (start, first_line, mut end) = (first.start, first.line, first.end);
+    let mut samples = vec![first.sample];
+    while (samples.len() as u64) < rows
+        && let Some(next) = list.next().await?
+    {
+        end = next.end;
+        samples.push(next.sample);
+    }
+    Ok(Some(PartOfList { samples, layout: Layout::Lines { start, end, first_line } }))
+}
+
+/// Consecutive samples of a list.
 struct PartOfList {
     samples: Vec<FileSample>,
     layout: Layout,
-}
-
-/// An image of a folder, as listed.
-struct FolderImage {
-    file: FolderFile,
-    facts: FileFacts,
-    /// Facts of the annotations beside it.
-    beside: Option<FileFacts>,
-}
-
-/// Images among the files of a folder and its subfolders, sorted by path, with the annotations beside them.
-fn folder_images(location: &Location, listed: &[ObjectMeta]) -> Vec<FolderImage> {
-    let name = |meta: &ObjectMeta| {
-        let path = meta.location.as_ref();
-        path.strip_prefix(location.path.as_ref()).unwrap_or(path).trim_start_matches('/').to_owned()
-    };
-    let by_name: HashMap<String, &ObjectMeta> = listed.iter().map(|meta| (name(meta), meta)).collect();
-    let image = |meta: &ObjectMeta| {
-        let name = name(meta);
-        let beside = |extension: &str| {
-            let found = by_name.get(&format!("{}.{extension}", files::stem(&name)))?;
-            Some((extension.to_owned(), FileFacts::of(found)))
-        };
-        let (beside, facts) = beside("json").or_else(|| beside("txt")).unzip();
-        FolderImage { file: FolderFile { name, beside }, facts: FileFacts::of(meta), beside: facts }
-    };
-    listed.iter().filter(|meta| files::is_image(meta.location.as_ref())).map(image).collect()
 }

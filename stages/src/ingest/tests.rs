@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use cm3flow_schemas::sample::{self, Annotations, Edit, LabelledBox, MAIN_IMAGE, Question, Refusal, RoleImage};
+use cm3flow_schemas::sample::{self, Annotations, DroppedPart, Edit, LabelledBox, MAIN_IMAGE, Question, Refusal, RoleImage};
 use cm3flow_schemas::window::SourceUnit;
 use cm3flow_schemas::{Digest, ImageId, SampleId, columns, rows};
 use object_store::ObjectStoreExt;
@@ -14,6 +15,8 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use proptest::prelude::*;
 use serde::Deserialize;
+
+mod doors;
 
 use super::*;
 use crate::channel::{ByteBudget, ChannelLimits, channel};
@@ -33,6 +36,7 @@ struct Row {
     row: u64,
     images: Vec<RoleImage>,
     annotations: Annotations,
+    dropped: Vec<DroppedPart>,
     refusal: Option<Refusal>,
 }
 
@@ -51,23 +55,38 @@ fn location(files: &[(&str, &[u8])], path: &str) -> Location {
     let store = InMemory::new();
     block_on(async {
         for (name, bytes) in files {
-            store.put(&Path::from(*name), bytes.to_vec().into()).await.unwrap();
+            store.put(&Path::parse(name).unwrap(), bytes.to_vec().into()).await.unwrap();
         }
     });
-    Location { store: Arc::new(store), path: Path::from_url_path(path).unwrap() }
+    Location { store: Arc::new(store), path: Path::parse(path).unwrap(), is_disk: false }
 }
 
 fn config(format: SourceFormat, unit_samples: u32) -> SourceConfig {
-    SourceConfig { name: "photos".into(), format, url: "unused".into(), unit_samples }
+    let (group_by, max_member_bytes) = (GroupBy::default(), None);
+    SourceConfig { name: "photos".into(), format, url: "unused".into(), unit_samples, group_by, max_member_bytes }
+}
+
+/// Options of [`config`], with some roles that a configuration may ask for.
+fn options() -> ReadOptions {
+    ReadOptions::new(&config(SourceFormat::Jsonl, 1), 32 << 20, ["seg", "hed"].map(str::to_owned).into())
+}
+
+fn scan_with(config: &SourceConfig, location: &Location, reading: &ReadOptions) -> Result<ScannedSource> {
+    block_on(scan(config, location, ScanOptions { limit: None, before: &[], address: "test", memory: &NoMemory, reading }))
 }
 
 fn scan_of(config: &SourceConfig, location: &Location, limit: Option<u64>) -> Result<ScannedSource> {
-    block_on(scan(config, location, ScanOptions { limit, before: &[], address: "test", memory: &NoMemory }))
+    let reading = options();
+    block_on(scan(config, location, ScanOptions { limit, before: &[], address: "test", memory: &NoMemory, reading: &reading }))
 }
 
 /// Sends the samples of a unit; every batch must have the schema of a raw sample.
 fn ingest(unit: PlannedUnit, location: &Location) -> Result<RecordBatch> {
-    let source = Ingest::try_new(unit, location.clone())?;
+    ingest_with(unit, location, options())
+}
+
+fn ingest_with(unit: PlannedUnit, location: &Location, options: ReadOptions) -> Result<RecordBatch> {
+    let source = Ingest::try_new(unit, location.clone(), options)?;
     block_on(async move {
         let meter = Arc::new(StageMeter::new("test"));
         let (out, sent) = channel(&ChannelLimits { max_batches: 1, budget: ByteBudget::new(1 << 10) }, &meter, &meter);
@@ -92,6 +111,7 @@ fn rows_of(batch: &RecordBatch) -> Vec<Row> {
         columns::ROW,
         columns::IMAGES,
         columns::ANNOTATIONS,
+        columns::DROPPED,
         columns::REFUSAL,
     ];
     rows::read(batch, &wanted).unwrap()
@@ -386,7 +406,7 @@ fn a_source_without_files_or_samples_says_so() {
         (SourceFormat::WebDataset, vec![], "in/*.tar"),
         (SourceFormat::WebDataset, vec![("in/a.zip", b"x".as_slice())], "in/*.tar"),
         (SourceFormat::Jsonl, vec![("list.jsonl", b"\n\n".as_slice())], "list.jsonl"),
-        (SourceFormat::Folder, vec![("in/a.txt", b"x".as_slice())], "in"),
+        (SourceFormat::Folder, vec![("in/a.cls", b"x".as_slice())], "in"),
     ] {
         let error = scan_of(&config(format, 256), &location(&files, path), None).unwrap_err();
         assert!(matches!(&error, StageError::Source { name, .. } if name == "photos"), "{error:?}");
@@ -407,7 +427,7 @@ fn a_tar_that_vanishes_after_the_scan_is_an_error_that_names_it() {
 fn the_corpus_is_read_whole() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/corpus");
     let store = Arc::new(object_store::local::LocalFileSystem::new_with_prefix(folder).unwrap());
-    let location = Location { store, path: Path::from_url_path("photos-*.tar").unwrap() };
+    let location = Location { store, path: Path::from_url_path("photos-*.tar").unwrap(), is_disk: false };
     let rows = all_rows(&config(SourceFormat::WebDataset, 16), &location);
     assert_eq!(rows.iter().filter(|row| row.refusal.is_some()).count(), 0);
     assert!(
@@ -423,7 +443,13 @@ fn the_corpus_is_read_whole() {
 
 #[test]
 fn bad_fields_are_named_by_their_path() {
-    let broken = SourceConfig { name: "a/b".into(), format: SourceFormat::Folder, url: String::new(), unit_samples: 0 };
+    let broken = SourceConfig {
+        name: "a/b".into(),
+        format: SourceFormat::Folder,
+        url: String::new(),
+        unit_samples: 0,
+        ..config(SourceFormat::Folder, 1)
+    };
     let problems = broken.problems("source[0]");
     assert_eq!(problems.len(), 3, "{problems:?}");
     assert!(problems.iter().all(|problem| problem.starts_with("source[0].")), "{problems:?}");
@@ -526,7 +552,7 @@ impl OldFiles {
 
     fn location(&self, path: &str) -> Location {
         let store = Arc::new(object_store::local::LocalFileSystem::new_with_prefix(self.0.path()).unwrap());
-        Location { store, path: Path::from_url_path(path).unwrap() }
+        Location { store, path: Path::parse(path).unwrap(), is_disk: false }
     }
 }
 
@@ -536,7 +562,7 @@ fn remembered(config: &SourceConfig, location: &Location, memory: &Counted) -> S
 
 /// A scan behind a version of the units `before`.
 fn remembered_behind(before: &[SourceUnit], config: &SourceConfig, location: &Location, memory: &Counted) -> ScannedSource {
-    block_on(scan(config, location, ScanOptions { limit: None, before, address: "test", memory })).unwrap()
+    block_on(scan(config, location, ScanOptions { limit: None, before, address: "test", memory, reading: &options() })).unwrap()
 }
 
 /// One source of each format over the same pictures.
@@ -633,7 +659,7 @@ fn appended_rows_leave_the_units_before_as_they_are() {
                 files.write(path, (rows + &"{\"caption\": \"new\"}\n".repeat(4)).as_bytes(), 60);
             }
         }
-        let options = ScanOptions { limit: None, before: &first, address: "test", memory: &NoMemory };
+        let options = ScanOptions { limit: None, before: &first, address: "test", memory: &NoMemory, reading: &options() };
         let second = block_on(scan(&config, &location, options)).unwrap().units;
         let units: Vec<_> = second.iter().map(|planned| planned.unit.clone()).collect();
         assert_eq!(units[..2], first, "{path}");
@@ -649,7 +675,7 @@ fn an_unchanged_tar_keeps_its_units_under_another_size() {
     let location = files.location("photos.tar");
     let first: Vec<_> =
         scan_of(&config(SourceFormat::WebDataset, 2), &location, None).unwrap().units.into_iter().map(|planned| planned.unit).collect();
-    let options = ScanOptions { limit: None, before: &first, address: "test", memory: &NoMemory };
+    let options = ScanOptions { limit: None, before: &first, address: "test", memory: &NoMemory, reading: &options() };
     let second = block_on(scan(&config(SourceFormat::WebDataset, 100), &location, options)).unwrap().units;
     assert_eq!(second.into_iter().map(|planned| planned.unit).collect::<Vec<_>>(), first);
 }

@@ -3,21 +3,20 @@
 //! What is read must be what was planned: a tar by its facts, samples whose images are files by the unit's digest.
 
 use arrow::datatypes::SchemaRef;
-use bytes::Bytes;
 use cm3flow_schemas::columns;
 use cm3flow_schemas::rows;
-use cm3flow_schemas::sample::{self, Annotations, DroppedPart, MAIN_IMAGE, Refusal, RoleImage};
-use cm3flow_schemas::{ImageId, SampleId};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use serde::Serialize;
 
-use super::annotations::{captions_from_text, from_json, image_names, is_codes_extension, is_image_extension};
+use super::config::ReadOptions;
 use super::files::{self, FileSample, UnitHasher, digests};
-use super::lines::{Line, Lines};
-use super::planned::{FileFacts, FolderFile, Layout, PlannedUnit};
-use super::webdataset::{self, TarSample};
+use super::lines::Lines;
+use super::location::FileContent;
+use super::planned::{FolderFile, Layout, PlannedUnit};
+use super::rows::ListSamples;
+use super::sample::{self, RawRow, RawSample, is_read};
+use super::webdataset::{self, TarPart};
 use super::{Location, NAME};
 use crate::channel::BatchSender;
 use crate::error::{Result, StageError};
@@ -33,22 +32,23 @@ const SAMPLES_AT_ONCE: usize = 8;
 pub struct Ingest {
     planned: PlannedUnit,
     location: Location,
+    options: ReadOptions,
 }
 
 impl Ingest {
-    /// Sends the samples of the unit `planned` of the source at `location`.
+    /// Sends the samples of the unit `planned` of the source at `location`, which was scanned with these `options`.
     ///
     /// # Errors
     /// [`StageError::Source`] for a unit that contradicts itself.
-    pub fn try_new(planned: PlannedUnit, location: Location) -> Result<Self> {
+    pub fn try_new(planned: PlannedUnit, location: Location, options: ReadOptions) -> Result<Self> {
         planned.check()?;
-        Ok(Self { planned, location })
+        Ok(Self { planned, location, options })
     }
 
     async fn send_all(&self, out: &BatchSender) -> Result<()> {
         let mut batches = Batches { source: &self.planned.unit.source, out, waiting: Vec::with_capacity(BATCH_ROWS), sent: 0 };
         match &self.planned.place.layout {
-            Layout::Tar { start, end, facts } => self.send_tar((*start, *end), facts, &mut batches).await?,
+            Layout::Tar(part) => self.send_tar(part, &mut batches).await?,
             Layout::Lines { start, end, first_line } => {
                 self.send_files(self.of_lines((*start, *end), *first_line).await?, &mut batches).await?
             }
@@ -61,21 +61,25 @@ impl Ingest {
         Err(self.planned.changed(format!("it has {} rows where the unit has {}", batches.sent, self.planned.unit.rows)))
     }
 
-    async fn send_tar(&self, (start, end): (u64, u64), facts: &FileFacts, batches: &mut Batches<'_>) -> Result<()> {
+    async fn send_tar(&self, part: &TarPart, batches: &mut Batches<'_>) -> Result<()> {
         let path = self.location.file(&self.planned.unit.file)?;
         let changed = || self.planned.changed("its size, etag or time of change is another");
-        let (mut samples, found) = match webdataset::samples(&self.location, &path, start..end, is_read).await {
+        let (mut samples, found) = match webdataset::samples(&self.location, &path, part, (is_read, self.options.max_member_bytes)).await {
             Ok(found) => found,
             // A tar that became shorter has no such bytes.
-            Err(error) => return Err(if self.location.facts(&path).await?.is_some_and(|now| now != *facts) { changed() } else { error }),
+            Err(error) => {
+                let is_other = self.location.facts(&path).await?.is_some_and(|now| now != part.facts);
+                return Err(if is_other { changed() } else { error });
+            }
         };
-        if found != *facts {
+        if found != part.facts {
             return Err(changed());
         }
         let mut row = self.planned.place.first_row;
-        while let Some(sample) = samples.try_next().await? {
+        while let Some(found) = samples.try_next().await? {
             if self.planned.has(row) {
-                batches.push(tar_sample(sample, &self.planned.unit.file)).await?;
+                let repeated_at = part.repeated.get(&row).copied();
+                batches.push(sample::of_tar(found, &self.planned.unit.file, repeated_at, &self.options)).await?;
             }
             row += 1;
         }
@@ -90,7 +94,7 @@ impl Ingest {
         while let Some((sample, images)) = read.try_next().await? {
             let Some(images) = images else { continue };
             hasher.add(&sample, &digests(&images));
-            batches.push(file_sample(sample, images, &self.location)).await?;
+            batches.push(sample::of_files(sample, images, &self.location, &self.options)).await?;
         }
         if self.planned.is_whole() && hasher.digest() != self.planned.unit.digest {
             return Err(self.planned.changed("rows, annotations or images are others"));
@@ -99,9 +103,9 @@ impl Ingest {
     }
 
     /// A sample with its images if `row` belongs to the unit.
-    async fn with_images(&self, row: u64, sample: Result<FileSample>) -> Result<(FileSample, Option<Vec<Option<Bytes>>>)> {
+    async fn with_images(&self, row: u64, sample: Result<FileSample>) -> Result<(FileSample, Option<Vec<FileContent>>)> {
         let sample = sample?;
-        let images = if self.planned.has(row) { Some(sample.read(&self.location).await?) } else { None };
+        let images = if self.planned.has(row) { Some(sample.read(&self.location, self.options.max_member_bytes).await?) } else { None };
         Ok((sample, images))
     }
 
@@ -119,26 +123,17 @@ impl Ingest {
         if facts.size() < end {
             return Err(changed(facts.size()));
         }
-        let folder = self.location.folder();
-        let lines = futures::stream::try_unfold(Lines::new(body, start, first_line), |mut lines| async move {
-            let line: Option<Line> = lines.next().await?;
-            Ok(line.map(|line| (line, lines)))
+        let samples = ListSamples::new(Lines::new(body, start, first_line), self.options.row_reading(&self.location));
+        let samples = futures::stream::try_unfold(samples, |mut samples| async move {
+            let found = samples.next().await?;
+            Ok(found.map(|found| (found.sample, samples)))
         });
-        Ok(lines.map_ok(move |line| files::of_line(&folder, &line)).boxed())
+        Ok(samples.boxed())
     }
 
     fn of_folder<'s>(&'s self, files: &'s [FolderFile]) -> BoxStream<'s, Result<FileSample>> {
-        let read: Vec<_> = files.iter().map(|file| self.of_file(file)).collect();
+        let read: Vec<_> = files.iter().map(|file| files::of_file(&self.location, file, self.options.max_member_bytes)).collect();
         futures::stream::iter(read).buffered(SAMPLES_AT_ONCE).boxed()
-    }
-
-    async fn of_file(&self, file: &FolderFile) -> Result<FileSample> {
-        files::of_file(&self.location, file).await.map_err(|error| match error {
-            StageError::Store { location, source: object_store::Error::NotFound { .. } } => {
-                self.planned.changed(format!("{location} is gone"))
-            }
-            error => error,
-        })
     }
 }
 
@@ -180,159 +175,4 @@ impl Batches<'_> {
         self.waiting.clear();
         self.out.send(batch).await
     }
-}
-
-#[derive(Serialize)]
-struct RawRow {
-    sample_id: SampleId,
-    image_id: ImageId,
-    source: String,
-    key: String,
-    row: u64,
-    images: Vec<RoleImage>,
-    annotations: Annotations,
-    dropped: Vec<DroppedPart>,
-    refusal: Option<Refusal>,
-}
-
-/// A sample as far as it could be read.
-struct RawSample {
-    key: String,
-    images: Vec<RoleImage>,
-    annotations: Annotations,
-    dropped: Vec<DroppedPart>,
-    refusal: Option<Refusal>,
-}
-
-impl RawSample {
-    fn into_row(self, source: &str, row: u64) -> RawRow {
-        let main = self.images.iter().find(|image| image.role == MAIN_IMAGE);
-        let image_id = ImageId::of(main.map_or(&[], |image| image.bytes.as_slice()));
-        let refusal = self.refusal.or_else(|| main.is_none().then(|| Refusal::new(NAME, "no_image", "the sample has no image")));
-        RawRow {
-            // A refused sample may lack all content; its key keeps it apart from others.
-            sample_id: if refusal.is_some() && self.images.is_empty() {
-                keyed_id(source, &self.key, row)
-            } else {
-                sample::sample_id(&self.images, &self.annotations)
-            },
-            image_id,
-            source: source.to_owned(),
-            key: self.key,
-            row,
-            images: self.images,
-            annotations: self.annotations,
-            dropped: self.dropped,
-            refusal,
-        }
-    }
-}
-
-fn keyed_id(source: &str, key: &str, row: u64) -> SampleId {
-    SampleId(
-        cm3flow_schemas::digest::PartHasher::new("sample without content")
-            .part(source.as_bytes())
-            .part(key.as_bytes())
-            .part(&row.to_le_bytes())
-            .id(),
-    )
-}
-
-/// Whether a member is read: others (a .cls) are not ours to judge.
-fn is_read(extension: &str) -> bool {
-    let last = extension.rsplit('.').next().unwrap_or(extension);
-    matches!(last, "json" | "txt") || is_image_extension(last) || is_codes_extension(last)
-}
-
-/// A sample of the tar `name`.
-fn tar_sample(found: TarSample, name: &str) -> RawSample {
-    let mut sample =
-        RawSample { key: found.key, images: Vec::new(), annotations: Annotations::default(), dropped: Vec::new(), refusal: None };
-    if let Some(damage) = &found.damage {
-        sample.refusal = Some(Refusal::new(NAME, "damaged_tar", format!("{name}: {damage}")));
-        return sample;
-    }
-    let mut given: Vec<RoleImage> = Vec::new();
-    for member in found.members {
-        let (stem, extension) = member.extension.rsplit_once('.').unwrap_or((MAIN_IMAGE, &member.extension));
-        let refused = match extension {
-            "json" if stem == MAIN_IMAGE => {
-                from_json(&member.bytes).map(|json| merge(&mut sample.annotations, json)).map_err(|error| error.to_string()).err()
-            }
-            "txt" if stem == MAIN_IMAGE => captions_from_text(&member.bytes)
-                .map(|captions| sample.annotations.captions.extend(captions))
-                .map_err(|error| error.to_string())
-                .err(),
-            _ if is_image_extension(extension) => {
-                let role = if sample.images.iter().any(|image| image.role == stem) { &member.extension } else { stem };
-                sample.images.push(RoleImage { role: role.to_owned(), bytes: member.bytes });
-                None
-            }
-            _ if is_codes_extension(extension) => {
-                given.push(RoleImage { role: stem.to_owned(), bytes: member.bytes });
-                None
-            }
-            _ => None,
-        };
-        if let Some(problem) = refused {
-            sample.refusal = Some(Refusal::new(NAME, "bad_annotations", format!(".{}: {problem}", member.extension)));
-        }
-    }
-    for (_, name) in image_names(&mut sample.annotations) {
-        if let Some((stem, extension)) = name.rsplit_once('.')
-            && [is_image_extension, is_codes_extension].iter().any(|is_known| is_known(&extension.to_ascii_lowercase()))
-        {
-            *name = stem.to_ascii_lowercase();
-        } else if is_image_extension(&name.to_ascii_lowercase()) {
-            // `KEY.jpg` has no name but its type.
-            MAIN_IMAGE.clone_into(name);
-        }
-    }
-    // Tars hold embeddings and the like as .npy, too: codes are those that stand where a picture is missing.
-    for image in given {
-        let is_named = image.role == MAIN_IMAGE || image_names(&mut sample.annotations).any(|(_, name)| *name == image.role);
-        if is_named && !sample.images.iter().any(|other| other.role == image.role) {
-            sample.images.push(image);
-        }
-    }
-    first_item_is_main(&mut sample);
-    sample
-}
-
-/// An interleaved document without a picture of its own is known by its first one.
-fn first_item_is_main(sample: &mut RawSample) {
-    let has_main = sample.images.iter().any(|image| image.role == MAIN_IMAGE);
-    let Some(first) = sample.annotations.items.iter().find_map(|item| item.image.clone()).filter(|_| !has_main) else { return };
-    sample.images.iter_mut().filter(|image| image.role == first).for_each(|image| MAIN_IMAGE.clone_into(&mut image.role));
-    let images = sample.annotations.items.iter_mut().filter_map(|item| item.image.as_mut());
-    images.filter(|image| **image == first).for_each(|image| MAIN_IMAGE.clone_into(image));
-}
-
-fn merge(annotations: &mut Annotations, json: Annotations) {
-    let captions = std::mem::take(&mut annotations.captions);
-    *annotations = json;
-    annotations.captions.extend(captions);
-}
-
-/// A sample with its images, in the order of [`FileSample::paths`].
-fn file_sample(found: FileSample, images: Vec<Option<Bytes>>, location: &Location) -> RawSample {
-    let mut sample =
-        RawSample { key: found.key, images: Vec::new(), annotations: Annotations::default(), dropped: Vec::new(), refusal: None };
-    match found.annotations {
-        Ok(annotations) => sample.annotations = annotations,
-        Err(problem) => sample.refusal = Some(Refusal::new(NAME, "bad_annotations", problem)),
-    }
-    match found.codes {
-        Some(Ok(bytes)) => sample.images.push(RoleImage { role: MAIN_IMAGE.to_owned(), bytes }),
-        Some(Err(problem)) => sample.refusal = Some(Refusal::new(NAME, "bad_codes", problem)),
-        None => {}
-    }
-    let paths = found.image.into_iter().map(|path| (MAIN_IMAGE.to_owned(), path)).chain(found.further);
-    for ((role, path), image) in paths.zip(images) {
-        match image {
-            Some(bytes) => sample.images.push(RoleImage { role, bytes: bytes.to_vec() }),
-            None => sample.refusal = Some(Refusal::new(NAME, "missing_image", format!("{} does not exist", location.relative(&path)))),
-        }
-    }
-    sample
 }

@@ -152,11 +152,20 @@ impl InstructConfig {
     /// Roles of images that tasks name, but for those of the sample itself, of its items, and those that `derive` makes.
     ///
     /// # Errors
-    /// [`crate::StageError::Template`] for templates that cannot be read.
+    /// As [`Self::image_roles`].
     pub fn condition_roles(&self) -> Result<BTreeSet<String>> {
-        const OTHERS: [&str; 8] = [MAIN_IMAGE, EDGE_IMAGE, SCRIBBLE_IMAGE, SEGMENTATION_IMAGE, OUTLINE_IMAGE, "edit", "mask", "reference"];
+        const OTHERS: [&str; 5] = [MAIN_IMAGE, EDGE_IMAGE, SCRIBBLE_IMAGE, SEGMENTATION_IMAGE, OUTLINE_IMAGE];
+        Ok(self.image_roles()?.into_iter().filter(|role| !OTHERS.contains(&role.as_str())).collect())
+    }
+
+    /// Roles of images that tasks name, whether they are switched on or not, but for those of the sample's items.
+    ///
+    /// # Errors
+    /// [`crate::StageError::Template`] for templates that cannot be read.
+    pub fn image_roles(&self) -> Result<BTreeSet<String>> {
+        const ITEMS: [&str; 3] = ["edit", "mask", "reference"];
         let parts = self.known_tasks()?.into_values().flat_map(|task| task.wordings).flatten();
-        Ok(parts.filter_map(|part| part.image).filter(|role| !OTHERS.contains(&role.as_str())).collect())
+        Ok(parts.filter_map(|part| part.image).filter(|role| !ITEMS.contains(&role.as_str())).collect())
     }
 
     fn known_tasks(&self) -> Result<BTreeMap<String, Task>> {
