@@ -16,7 +16,7 @@ mod scan;
 mod unit;
 mod webdataset;
 
-pub use config::{SourceConfig, SourceFormat};
+pub use config::{Orientation, RowSettings, SourceConfig, SourceFormat};
 pub use location::Location;
 pub use planned::{PlannedUnit, UnitPlace};
 pub use scan::{NoMemory, ScanMemory, ScanOptions, ScannedSource, scan};

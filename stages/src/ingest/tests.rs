@@ -58,7 +58,7 @@ fn location(files: &[(&str, &[u8])], path: &str) -> Location {
 }
 
 fn config(format: SourceFormat, unit_samples: u32) -> SourceConfig {
-    SourceConfig { name: "photos".into(), format, url: "unused".into(), unit_samples }
+    SourceConfig { name: "photos".into(), format, url: "unused".into(), unit_samples, orientation: Orientation::default() }
 }
 
 fn scan_of(config: &SourceConfig, location: &Location, limit: Option<u64>) -> Result<ScannedSource> {
@@ -423,7 +423,7 @@ fn the_corpus_is_read_whole() {
 
 #[test]
 fn bad_fields_are_named_by_their_path() {
-    let broken = SourceConfig { name: "a/b".into(), format: SourceFormat::Folder, url: String::new(), unit_samples: 0 };
+    let broken = SourceConfig { name: "a/b".into(), url: String::new(), ..config(SourceFormat::Folder, 0) };
     let problems = broken.problems("source[0]");
     assert_eq!(problems.len(), 3, "{problems:?}");
     assert!(problems.iter().all(|problem| problem.starts_with("source[0].")), "{problems:?}");
