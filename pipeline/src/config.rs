@@ -18,7 +18,7 @@ use cm3flow_stages::dedup::DedupConfig;
 use cm3flow_stages::derive::DeriveConfig;
 use cm3flow_stages::embed::EmbedConfig;
 use cm3flow_stages::filter::FilterConfig;
-use cm3flow_stages::ingest::{ReadOptions, SourceConfig, SourceFormat};
+use cm3flow_stages::ingest::{ReadOptions, RowSettings, SourceConfig, SourceFormat};
 use cm3flow_stages::instruct::InstructConfig;
 use cm3flow_stages::mask::MaskConfig;
 use cm3flow_stages::pack::PackConfig;
@@ -219,6 +219,12 @@ impl Config {
         let is_tar = |found: &&SourceConfig| found.name == source && found.format == SourceFormat::WebDataset;
         let roles = self.source.iter().find(is_tar).map(|source| self.read_options(source).roles).unwrap_or_default();
         roles.difference(&built_in).cloned().collect()
+    }
+
+    /// Settings that change the rows of the source `name`; the defaults for one that the configuration does not have.
+    #[must_use]
+    pub fn row_settings(&self, name: &str) -> RowSettings {
+        self.source.iter().find(|source| source.name == name).map(SourceConfig::row_settings).unwrap_or_default()
     }
 
     /// A path of the configuration as the file system knows it: relative ones start from the file's folder.

@@ -10,7 +10,7 @@ use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::unit::{KeyParts, SegmentName};
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
-use cm3flow_stages::ingest::PlannedUnit;
+use cm3flow_stages::ingest::{PlannedUnit, RowSettings, SourceConfig};
 use cm3flow_stages::{
     annotate, dedup, derive, embed, filter, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, tokenize,
 };
@@ -108,6 +108,13 @@ pub(crate) fn config_of_version(config: &Config, manifest: &VersionManifest) -> 
     }
     let mut config = config.clone();
     config.dataset.seed = manifest.seed;
+    let mut sources: BTreeMap<String, RowSettings> = BTreeMap::new();
+    section(manifest, "source", &mut sources);
+    let recorded = |source: SourceConfig| {
+        let rows = sources.get(&source.name).copied().unwrap_or_default();
+        source.with_row_settings(rows)
+    };
+    config.source = config.source.into_iter().map(recorded).collect();
     section(manifest, "window", &mut config.window);
     section(manifest, "filter", &mut config.filter);
     section(manifest, "derive", &mut config.derive);
@@ -141,6 +148,11 @@ pub fn output_config(config: &Config) -> Value {
     });
     if let Some(annotate) = config.annotate.canonical(config.tokenize.image.preparation().side_px) {
         output["annotate"] = annotate;
+    }
+    let sources = config.source.iter().map(|source| (source.name.as_str(), source.row_settings()));
+    let sources: BTreeMap<&str, RowSettings> = sources.filter(|(_, rows)| !rows.is_default()).collect();
+    if !sources.is_empty() {
+        output["source"] = json!(sources);
     }
     output
 }
@@ -184,6 +196,10 @@ impl KeyMaker<'_> {
         let roles = self.config.further_roles(&unit.source);
         if !roles.is_empty() {
             config["roles"] = json!(roles);
+        }
+        let rows = self.config.row_settings(&unit.source);
+        if !rows.is_default() {
+            config["source"] = json!(rows);
         }
         // The file's name and place do not matter, what is read of it does.
         let all = digest_of("source unit", &(&unit.source, unit.digest, unit.first_row, unit.rows));

@@ -4,6 +4,7 @@ use cm3flow::catalog::{Catalog, TagName, VersionRef};
 use cm3flow::diff::diff;
 use cm3flow::gc::{GcOptions, GcOutcome, collect};
 use cm3flow::inspect::Inspector;
+use cm3flow::plan::Plan;
 use cm3flow::progress::Progress;
 use cm3flow::rebuild::rebuild;
 use cm3flow::verify::Verifier;
@@ -110,6 +111,29 @@ async fn a_rebuild_says_what_differs_first_and_what_the_configuration_says_other
     assert_eq!(again.first_difference.as_ref(), Some(path));
     let fields: Vec<&str> = again.settings.iter().map(|change| change.field.as_str()).collect();
     assert_eq!(fields, ["pack.seq_len"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_a_source_change_keys_unless_they_are_the_defaults() {
+    let with = |settings: &str| corpus_source(25) + settings;
+    let job = Job::try_new(SMALL, &with("")).expect("a good configuration");
+    let plain = job.run().await.expect("the run ends");
+    assert!(plain.manifest.config.get("source").is_none(), "{}", plain.manifest.config);
+    let stored = job.changed(SMALL, &with("orientation = \"stored\"")).expect("a good configuration");
+    assert!(stored.run().await.expect("it ends").nothing_to_do());
+
+    let upright = job.changed(SMALL, &with("orientation = \"upright\"")).expect("a good configuration");
+    let artefacts = upright.artefacts().await.expect("pinned");
+    let segment = Plan::differs_from(&upright.config, &artefacts, &plain.windows).map(|segment| segment.name());
+    assert_eq!(segment, Some("prepare"));
+    let turned = upright.run().await.expect("the run ends");
+    assert_eq!(turned.manifest.config["source"], json!({"photos": {"orientation": "upright"}}));
+    // Each version is made again with its own settings, whatever the configuration says now.
+    for (version, changed) in [(1, vec!["source.photos.orientation"]), (2, vec![])] {
+        let again = rebuild(&upright.config, &job.store, Some(&version.into()), true, &Progress::silent()).await.expect("all is there");
+        let fields: Vec<&str> = again.settings.iter().map(|change| change.field.as_str()).collect();
+        assert_eq!((again.first_difference, again.other_units_from, fields), (None, None, changed), "version {version}");
+    }
 }
 
 /// Collects garbage as if everything that is there now were old, but `young`.

@@ -28,6 +28,9 @@ pub struct SourceConfig {
     /// `filter.max_image_bytes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_member_bytes: Option<u64>,
+    /// Which pixels coordinates are counted in where a picture is stored turned, as its EXIF orientation says. Default `stored`.
+    #[serde(default)]
+    pub orientation: Orientation,
 }
 
 const fn default_unit_samples() -> u32 {
@@ -81,7 +84,58 @@ pub enum SourceFormat {
     Folder,
 }
 
+/// The pixels that a source's annotations are about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Orientation {
+    /// Those of the picture as it is stored: what is turned upright takes boxes and masks with it.
+    #[default]
+    Stored,
+    /// Those of the picture as it is seen, turned upright.
+    Upright,
+}
+
+/// Settings of a source that change its rows: they belong into the keys of all that is made of them. Defaults are left out when it is
+/// written, so that keys do not change with every setting that is added.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RowSettings {
+    /// As [`SourceConfig::group_by`].
+    #[serde(skip_serializing_if = "is_default")]
+    pub group_by: GroupBy,
+    /// As [`SourceConfig::max_member_bytes`].
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_member_bytes: Option<u64>,
+    /// As [`SourceConfig::orientation`].
+    #[serde(skip_serializing_if = "is_default")]
+    pub orientation: Orientation,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl RowSettings {
+    /// Whether every setting has its default.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        is_default(self)
+    }
+}
+
 impl SourceConfig {
+    /// Settings that change the source's rows.
+    #[must_use]
+    pub const fn row_settings(&self) -> RowSettings {
+        RowSettings { group_by: self.group_by, max_member_bytes: self.max_member_bytes, orientation: self.orientation }
+    }
+
+    /// The source with other settings of its rows.
+    #[must_use]
+    pub fn with_row_settings(self, RowSettings { group_by, max_member_bytes, orientation }: RowSettings) -> Self {
+        Self { group_by, max_member_bytes, orientation, ..self }
+    }
+
     /// Problems of the fields, each with the field's path below `at`.
     #[must_use]
     pub fn problems(&self, at: &str) -> Vec<String> {
@@ -99,5 +153,30 @@ impl SourceConfig {
             problems.push(format!("{at}.unit_samples must be 1 or more, got 0"));
         }
         problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_rows_are_written_without_their_defaults() {
+        assert!(RowSettings::default().is_default());
+        assert_eq!(serde_json::to_string(&RowSettings::default()).expect("plain data"), "{}");
+        let upright = RowSettings { orientation: Orientation::Upright };
+        assert!(!upright.is_default());
+        assert_eq!(serde_json::to_string(&upright).expect("plain data"), r#"{"orientation":"upright"}"#);
+        assert_eq!(serde_json::from_str::<RowSettings>(r#"{"orientation":"upright"}"#).expect("its own"), upright);
+        assert!(serde_json::from_str::<RowSettings>(r#"{"orientation":"sideways"}"#).is_err());
+    }
+
+    #[test]
+    fn a_source_gives_its_row_settings_and_takes_them_back() {
+        let source: SourceConfig =
+            serde_json::from_str(r#"{"name": "a", "format": "folder", "url": "a", "orientation": "upright"}"#).expect("a source");
+        assert_eq!(source.row_settings(), RowSettings { orientation: Orientation::Upright });
+        let plain = source.clone().with_row_settings(RowSettings::default());
+        assert_eq!((plain.row_settings().is_default(), plain.with_row_settings(source.row_settings())), (true, source));
     }
 }

@@ -62,8 +62,8 @@ fn location(files: &[(&str, &[u8])], path: &str) -> Location {
 }
 
 fn config(format: SourceFormat, unit_samples: u32) -> SourceConfig {
-    let (group_by, max_member_bytes) = (GroupBy::default(), None);
-    SourceConfig { name: "photos".into(), format, url: "unused".into(), unit_samples, group_by, max_member_bytes }
+    let RowSettings { group_by, max_member_bytes, orientation } = RowSettings::default();
+    SourceConfig { name: "photos".into(), format, url: "unused".into(), unit_samples, group_by, max_member_bytes, orientation }
 }
 
 /// Options of [`config`], with some roles that a configuration may ask for.
@@ -443,13 +443,7 @@ fn the_corpus_is_read_whole() {
 
 #[test]
 fn bad_fields_are_named_by_their_path() {
-    let broken = SourceConfig {
-        name: "a/b".into(),
-        format: SourceFormat::Folder,
-        url: String::new(),
-        unit_samples: 0,
-        ..config(SourceFormat::Folder, 1)
-    };
+    let broken = SourceConfig { name: "a/b".into(), url: String::new(), ..config(SourceFormat::Folder, 0) };
     let problems = broken.problems("source[0]");
     assert_eq!(problems.len(), 3, "{problems:?}");
     assert!(problems.iter().all(|problem| problem.starts_with("source[0].")), "{problems:?}");
