@@ -11,21 +11,29 @@ use cm3flow_schemas::{columns, rows};
 use cm3flow_stages::ChannelLimits;
 use cm3flow_stages::ingest::{Ingest, Location, NoMemory, ReadOptions, ScanOptions, SourceConfig, scan};
 use cm3flow_stages::stage::{Chain, Head, Meters};
+use cm3flow_tests::s3::{S3Options, S3Service};
 use cm3flow_tests::tools::tool;
+use object_store::ObjectStoreExt;
+use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
 
 type Counts = BTreeMap<String, u64>;
 
 const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/ledger/count.py");
 const PHOTO: &[u8] = b"\xff\xd8\xff\xe0 what a stage behind this one would refuse";
 
-/// Samples of a source by what became of them, and files that are left alone as `left`.
+/// Samples of a source on the disk by what became of them, and files that are left alone as `left`.
 async fn counted(format: &str, path: &Path, unit_samples: u32) -> Counts {
     let path = path.canonicalize().expect("it was written");
+    let path = object_store::path::Path::parse(path.to_str().expect("plain")).expect("plain");
+    counted_at(format, Location { store: Arc::new(LocalFileSystem::new()), path, is_disk: true }, unit_samples).await
+}
+
+/// As [`counted`], of a source anywhere.
+async fn counted_at(format: &str, location: Location, unit_samples: u32) -> Counts {
     let text = format!("name = \"s\"\nformat = \"{format}\"\nurl = \"unused\"\nunit_samples = {unit_samples}\n");
     let source: SourceConfig = toml::from_str(&text).expect("a good section");
-    let path = object_store::path::Path::parse(path.to_str().expect("plain")).expect("plain");
-    let location = Location { store: Arc::new(LocalFileSystem::new()), path, is_disk: true };
     let reading = ReadOptions::new(&source, 1 << 20, BTreeSet::new());
     let options = ScanOptions { limit: None, before: &[], address: "", memory: &NoMemory, reading: &reading };
     let Ok(scanned) = scan(&source, &location, options).await else { return Counts::new() };
@@ -125,7 +133,11 @@ async fn folders_are_counted_as_another_reader_counts_them() {
             if path.symlink_metadata().is_ok() {
                 continue;
             }
-            let content = if path.extension().is_some_and(|extension| extension == "json") { b"{}".as_slice() } else { PHOTO };
+            let content = match path.extension().and_then(std::ffi::OsStr::to_str) {
+                Some("json") => b"{}".as_slice(),
+                Some("txt") => b"a caption",
+                _ => PHOTO,
+            };
             match (draws.index(5), path.extension().is_some_and(|extension| extension == "jpg")) {
                 (0, true) => std::os::unix::fs::symlink("nowhere", &path).expect("space"),
                 (1, _) if path.extension().is_some_and(|extension| extension == "odd") => std::fs::write(&path, "text").expect("space"),
@@ -155,4 +167,40 @@ async fn lists_are_counted_as_another_reader_counts_them() {
         std::fs::write(list, (0..12).map(|_| line() + "\n").collect::<String>()).expect("space");
     }
     compare("lists_are_counted_as_another_reader_counts_them", ("list", "jsonl"), &lists).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_any_characters_are_found_in_s3() {
+    let names = [
+        "café.jpg",
+        "写真.jpg",
+        "photo [1].jpg",
+        "IMG~1.jpg",
+        "100%.jpg",
+        "a#b.jpg",
+        "q?x.jpg",
+        "{x}.jpg",
+        "a b+c.jpg",
+        "c%20d.jpg",
+        "e&f=g.jpg",
+    ];
+    let objects = Arc::new(InMemory::new());
+    let lines: Vec<String> = names.iter().map(|name| serde_json::json!({"image": name}).to_string()).collect();
+    let put = async |name: &str, bytes: &[u8]| {
+        let path = object_store::path::Path::parse(format!("bucket/josé/{name}")).expect("a key");
+        objects.put(&path, bytes.to_vec().into()).await.expect("memory");
+    };
+    for name in names {
+        put(name, PHOTO).await;
+    }
+    put("list.jsonl", (lines.join("\n") + "\n{\"image\": \"gone.jpg\"}\n{\"image\": \"x//y.jpg\"}\n").as_bytes()).await;
+    let service = S3Service::start(objects.clone(), 0, S3Options::default()).await.expect("a free port");
+    let store =
+        AmazonS3Builder::new().with_bucket_name("bucket").with_endpoint(service.endpoint()).with_allow_http(true).with_region("us-east-1");
+    let store = Arc::new(store.with_access_key_id("test").with_secret_access_key("not-so-secret").build().expect("settings of a client"));
+    let at = |path: &str| Location { store: store.clone(), path: object_store::path::Path::parse(path).expect("a path"), is_disk: false };
+    let expected = |counts: &[(&str, u64)]| counts.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect::<Counts>();
+    let found = counted_at("jsonl", at("josé/list.jsonl"), 4).await;
+    assert_eq!(found, expected(&[("kept", names.len() as u64), ("missing_image", 1), ("unreadable_image", 1)]));
+    assert_eq!(counted_at("folder", at("josé"), 4).await, expected(&[("kept", names.len() as u64), ("left", 1)]));
 }
