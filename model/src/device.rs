@@ -48,7 +48,7 @@ pub struct DeviceReport {
     pub libtorch: Libtorch,
     /// Threads of one operation.
     pub threads: u32,
-    /// Widest instruction set that libtorch uses: `default`, `avx2` or `avx512`; and `MKL_CBWR` where the user set it.
+    /// Widest instruction set that libtorch uses: `default`, `avx2` or `avx512`; and MKL's matrix products in use where they are not those for AVX2.
     pub cpu_capability: String,
 }
 
@@ -57,7 +57,7 @@ pub struct DeviceReport {
 /// # Errors
 /// [`ModelError::CudaUnavailable`] if CUDA was asked for and is not there.
 pub fn open(choice: DeviceChoice) -> Result<Device, ModelError> {
-    mkl::choose_reproducible_products();
+    let _ = mkl::products_in_use();
     cudnn::choose_exact_convolutions();
     match (choice, &cuda::found().missing) {
         (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, Some(_)) => Ok(Device::Cpu),
@@ -129,7 +129,7 @@ fn threads() -> u32 {
     u32::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
-/// The kernels that ATen chooses, by its own rule, and what the user chose for matrix products, if anything.
+/// The kernels that ATen chooses, by its own rule, and the matrix products in use where they are not MKL's for AVX2.
 ///
 /// # Source
 /// `compute_cpu_capability` in PyTorch's aten/src/ATen/native/DispatchStub.cpp.
@@ -140,7 +140,7 @@ fn cpu_capability() -> String {
         Ok("avx512") => "avx512",
         _ => detected_capability(),
     };
-    mkl::chosen_by_user().map_or_else(|| kernels.to_owned(), |products| format!("{kernels}, MKL_CBWR={products}"))
+    mkl::products_in_use().map_or_else(|| kernels.to_owned(), |products| format!("{kernels}, {products}"))
 }
 
 #[cfg(target_arch = "x86_64")]

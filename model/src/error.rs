@@ -50,6 +50,14 @@ pub enum ModelError {
         /// What the format's library says.
         source: SafeTensorError,
     },
+    /// A file that is something else than weights.
+    #[error("the file is {found}; {advice}")]
+    NotWeights {
+        /// What it is.
+        found: String,
+        /// What to do.
+        advice: String,
+    },
     /// Weights in a format of PyTorch's from before 2020.
     #[error(
         "weights are a PyTorch checkpoint of the old {format} format, which is not read; convert them with PyTorch 1.6 or later: \
@@ -123,12 +131,14 @@ pub enum ModelError {
         expected: String,
     },
     /// The weights lack a tensor.
-    #[error("weights lack tensor {name} of shape {shape:?}")]
+    #[error("weights lack tensor {name} of shape {shape:?}; {left}")]
     TensorMissing {
         /// Its name.
         name: String,
         /// Its shape under the configuration.
         shape: Vec<i64>,
+        /// How many of their tensors nothing asked for yet, with the first names.
+        left: String,
     },
     /// The weights hold a tensor that the configuration has no place for.
     #[error("weights hold tensor {name}, which the configuration has no place for ({others} more such)")]
@@ -337,6 +347,26 @@ impl ModelError {
     /// Names what libtorch was asked to do: for `map_err`.
     pub(crate) fn torch(doing: &'static str) -> impl FnOnce(TchError) -> Self {
         move |source| Self::Torch { doing, source }
+    }
+
+    /// Whether a file that the caller handed over is something else than it should be.
+    #[must_use]
+    pub const fn is_of_the_file(&self) -> bool {
+        matches!(
+            self,
+            Self::NotWeights { .. }
+                | Self::OldCheckpoint { .. }
+                | Self::Safetensors { .. }
+                | Self::Archive { .. }
+                | Self::Checkpoint { .. }
+                | Self::Pickle { .. }
+                | Self::Layout { .. }
+                | Self::TensorMissing { .. }
+                | Self::TensorExtra { .. }
+                | Self::TensorShape { .. }
+                | Self::TensorType { .. }
+                | Self::TensorPlace { .. }
+        )
     }
 
     /// Whether the same call may succeed later: only failures of what stands outside this crate.

@@ -21,3 +21,5 @@ pub mod vq;
 mod weights;
 
 pub use error::ModelError;
+pub use torchscript::check as check_torchscript;
+pub use weights::check as check_weights;

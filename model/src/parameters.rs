@@ -9,7 +9,7 @@ use cm3flow_schemas::random::Draws;
 use tch::{Device, Tensor};
 
 use crate::error::ModelError;
-use crate::weights::NamedTensors;
+use crate::weights::{NamedTensors, left_in};
 
 /// How a parameter starts when it is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,7 +90,9 @@ impl Parameters {
             Origin::Loaded { tensors, name_in_file } => {
                 let name = name_in_file(&name);
                 match tensors.remove(&name) {
-                    None => return Err(ModelError::TensorMissing { name, shape: shape.to_vec() }),
+                    None => {
+                        return Err(ModelError::TensorMissing { name, shape: shape.to_vec(), left: left_in(tensors) });
+                    }
                     Some(tensor) if tensor.size() != shape => {
                         return Err(ModelError::TensorShape { name, expected: shape.to_vec(), found: tensor.size() });
                     }
@@ -189,7 +191,10 @@ mod tests {
         };
         let mut parameters = Parameters::loaded(tensors(), Device::Cpu);
         let missing = parameters.root().sub("c").tensor("weight", &[2], Init::Zeros).expect_err("no c");
-        assert_eq!(missing.to_string(), "weights lack tensor c.weight of shape [2]");
+        assert_eq!(
+            missing.to_string(),
+            "weights lack tensor c.weight of shape [2]; 2 of their tensors nothing asked for yet: a.weight, b.weight"
+        );
         let misshapen = parameters.root().sub("b").tensor("weight", &[4], Init::Zeros).expect_err("b is a matrix");
         assert_eq!(misshapen.to_string(), "tensor b.weight has shape [2, 2], expected [4]");
         let mut parameters = Parameters::loaded(tensors(), Device::Cpu);

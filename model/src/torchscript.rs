@@ -4,6 +4,17 @@
 
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
+use crate::error::ModelError;
+use crate::weights;
+
+/// Checks that the bytes of a file may be a TorchScript module, before libtorch says something about archives.
+///
+/// # Errors
+/// [`ModelError::NotWeights`], [`ModelError::Archive`] or [`ModelError::Checkpoint`] if it is known that they are something else.
+pub fn check(bytes: &[u8]) -> Result<(), ModelError> {
+    weights::check_module(bytes)
+}
+
 /// Loads a module from the bytes of its file, to be evaluated.
 pub(crate) fn load(mut bytes: &[u8], device: Device) -> Result<CModule, TchError> {
     let mut module = CModule::load_data_on_device(&mut bytes, device)?;

@@ -4,6 +4,7 @@
 //! [`WeightsFile`].
 
 mod file;
+mod foreign;
 mod pickle;
 mod torch;
 mod values;
@@ -16,9 +17,37 @@ use tch::{Kind, TchError, Tensor};
 
 use crate::error::ModelError;
 pub(crate) use file::WeightsFile;
+use foreign::Wanted;
+pub(crate) use foreign::listed;
 
 /// Tensors by name.
 pub(crate) type NamedTensors = BTreeMap<String, Tensor>;
+
+/// Checks that the bytes of a file are weights: that their list of tensors can be read.
+///
+/// # Errors
+/// [`ModelError::NotWeights`], [`ModelError::OldCheckpoint`], [`ModelError::Safetensors`], [`ModelError::Archive`], [`ModelError::Pickle`] or
+/// [`ModelError::Checkpoint`] if they are something else.
+pub fn check(bytes: &[u8]) -> Result<(), ModelError> {
+    WeightsFile::open(bytes).map(drop)
+}
+
+/// Checks that the bytes of a file may be a TorchScript module.
+///
+/// # Errors
+/// [`ModelError::NotWeights`], [`ModelError::Archive`] or [`ModelError::Checkpoint`] if it is known that they are something else.
+pub(crate) fn check_module(bytes: &[u8]) -> Result<(), ModelError> {
+    foreign::check(bytes, Wanted::Module)?;
+    if bytes.starts_with(foreign::ZIP) { torch::check_module(bytes) } else { Ok(()) }
+}
+
+/// Says which of the loaded tensors nothing asked for yet: what is missed may go by one of their names.
+pub(crate) fn left_in(tensors: &NamedTensors) -> String {
+    match tensors.len() {
+        0 => "none of their tensors is left".to_owned(),
+        count => format!("{count} of their tensors nothing asked for yet: {}", listed(tensors.keys().map(String::as_str))),
+    }
+}
 
 struct Stored {
     shape: Vec<usize>,

@@ -5,20 +5,20 @@
 
 mod annotators;
 mod changes;
+mod files;
 mod fit;
 mod fitted;
 mod quality;
 mod samples;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
+use cm3flow_model::device;
 use cm3flow_model::vq::{TorchScriptTokenizer, VqTokenizer};
-use cm3flow_model::{ModelError, device};
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec, PairEmbedder};
 use cm3flow_schemas::unit::NumericsClass;
@@ -33,6 +33,7 @@ use cm3flow_stages::tokenize::{GivenTokenizer, ImageTokenizerOwner, PatchTokeniz
 use serde::{Deserialize, Serialize};
 
 pub(crate) use annotators::try_out as try_annotators;
+use files::given;
 pub use fitted::{FittedCodebook, FittedText};
 pub(crate) use fitted::{fit_codebook, fit_text_tokenizer};
 pub use quality::Quality;
@@ -127,7 +128,7 @@ impl Request {
 ///
 /// # Errors
 /// [`PipelineError::Pinned`] if settings changed and `refit` is not asked for; [`PipelineError::NothingToFit`];
-/// [`PipelineError::File`] for given files; what the store, a stage or a model says.
+/// [`PipelineError::File`] and [`PipelineError::Unusable`] for given files; what the store, a stage or a model says.
 pub(crate) async fn obtain(config: &Config, store: &Store, units: &[PlannedUnit], refit: bool, progress: &Progress) -> Result<Artefacts> {
     let contents = contents_for(config, store, units, Request { only: None, refit }, progress).await?;
     load(config, &contents)
@@ -157,7 +158,6 @@ async fn contents_for(config: &Config, store: &Store, units: &[PlannedUnit], req
     if missing.is_empty() {
         return Ok(contents);
     }
-    open_device(config)?;
     let wanted = Wanted { train: config.fit.max_samples, held_out: 0 };
     let samples = Arc::new(Samples::collect(config, units, wanted).await?);
     let names = missing.iter().map(|(name, _)| (*name).to_owned()).collect();
@@ -275,39 +275,6 @@ fn settings(config: &Config, given: &Contents) -> Vec<(&'static str, Digest)> {
     all.into_iter().filter_map(|(name, settings)| Some((name, settings?))).collect()
 }
 
-/// Bytes of a file that the configuration names.
-fn read(config: &Config, path: &Path) -> Result<Bytes> {
-    let path = config.resolve(path);
-    std::fs::read(&path).map(Bytes::from).map_err(|source| PipelineError::File { path, source })
-}
-
-/// Artefacts whose files the configuration names, but for the modules of annotators, which nothing else is made of.
-fn given(config: &Config) -> Result<Contents> {
-    let read = |path: &Path| read(config, path);
-    let mut contents = Contents::new();
-    match &config.tokenize.image {
-        ImageTokenizerConfig::Vq(vq) => {
-            if let Some(weights) = &vq.weights {
-                contents.insert(CODEBOOK, read(weights)?);
-            }
-        }
-        ImageTokenizerConfig::TorchScript(script) => {
-            contents.insert(CODEBOOK, read(&script.encoder)?);
-            contents.insert(DECODER, read(&script.decoder)?);
-        }
-        ImageTokenizerConfig::Patches(_) | ImageTokenizerConfig::Given(_) => {}
-    }
-    if let Some(files) = &config.fit.perceptual {
-        for (name, path) in PERCEPTUAL.into_iter().zip([&files.features, &files.linear]) {
-            contents.insert(name, read(path)?);
-        }
-    }
-    if let Some(file) = &config.tokenize.text.file {
-        contents.insert(TOKENIZER, read(file)?);
-    }
-    Ok(contents)
-}
-
 /// Where the file of a fitted artefact lies.
 pub(crate) fn path(name: &str, digest: Digest) -> String {
     let file = match name {
@@ -350,7 +317,11 @@ fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
         tracing::warn!(tokenizer = image_spec.name, "it has no decoder: grey squares stand for decoded pictures");
     }
     let grids = config.tokenize.image.preparation().grids();
-    let (text, vocabulary) = config.vocabulary.build(&contents[TOKENIZER], image_spec.codebook_size, &grids)?;
+    let built = config.vocabulary.build(&contents[TOKENIZER], image_spec.codebook_size, &grids);
+    let (text, vocabulary) = built.map_err(|error| match &config.tokenize.text.file {
+        Some(file) => files::named(config, file, error),
+        None => error,
+    })?;
     let table = IdfTable::from_bytes(&contents[IDF])?;
     let embedder = NgramColourEmbedder::new(table, image.codebook(), image_spec.codebook_dim as usize, image_spec.side_px as usize);
     let (embedder_name, embedder_digest) = (embedder.name().to_owned(), embedder.digest());
@@ -375,31 +346,15 @@ fn load(config: &Config, contents: &Contents) -> Result<Artefacts> {
     })
 }
 
-/// Opens the device that the image tokenizer computes on, if it needs one: so its absence is known before anything is fitted.
-fn open_device(config: &Config) -> Result<()> {
-    if matches!(config.tokenize.image, ImageTokenizerConfig::Vq(_) | ImageTokenizerConfig::TorchScript(_)) {
-        device::open(config.runtime.device)?;
-    }
-    Ok(())
-}
-
-/// An error about `files`, which the user named; without any, about what was fitted.
-fn about(files: &[&Path]) -> impl FnOnce(ModelError) -> PipelineError {
-    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-    move |source| match files.is_empty() {
-        true => source.into(),
-        false => PipelineError::TokenizerFiles { files: files.join(" and "), source: Box::new(source) },
-    }
-}
-
 fn image_tokenizer(config: &Config, contents: &Contents) -> Result<Box<dyn ImageTokenizer>> {
-    open_device(config)?;
     match &config.tokenize.image {
         ImageTokenizerConfig::Vq(vq) => {
             let network = vq.network().expect("presets are checked with the configuration");
-            let files: Vec<&Path> = vq.weights.iter().map(PathBuf::as_path).collect();
-            let tokenizer =
-                VqTokenizer::try_new(&network, &contents[CODEBOOK], vq.batch_size, config.runtime.device).map_err(about(&files))?;
+            let tokenizer = VqTokenizer::try_new(&network, &contents[CODEBOOK], vq.batch_size, config.runtime.device);
+            let tokenizer = tokenizer.map_err(|error| match &vq.weights {
+                Some(weights) => files::named(config, weights, error.into()),
+                None => error.into(),
+            })?;
             Ok(Box::new(tokenizer.with_precision(vq.precision)?.with_values(config.tokenize.image.preparation().values)?))
         }
         ImageTokenizerConfig::Patches(patches) => {
@@ -408,8 +363,7 @@ fn image_tokenizer(config: &Config, contents: &Contents) -> Result<Box<dyn Image
         ImageTokenizerConfig::Given(given) => Ok(Box::new(GivenTokenizer::new(given.side_px, given.grid, given.codebook_size))),
         ImageTokenizerConfig::TorchScript(script) => {
             let modules = (&contents[CODEBOOK][..], &contents[DECODER][..]);
-            let tokenizer = TorchScriptTokenizer::try_new(&script.modules(), modules, script.batch_size, config.runtime.device);
-            Ok(Box::new(tokenizer.map_err(about(&[&script.encoder, &script.decoder]))?))
+            Ok(Box::new(TorchScriptTokenizer::try_new(&script.modules(), modules, script.batch_size, config.runtime.device)?))
         }
     }
 }

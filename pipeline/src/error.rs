@@ -24,13 +24,13 @@ pub enum PipelineError {
         #[source]
         source: std::io::Error,
     },
-    /// Files that the user named are not those of an image tokenizer, or of another one than the configuration describes.
-    #[error("{files} cannot be used as image tokenizer")]
-    TokenizerFiles {
-        /// Their paths.
-        files: String,
-        /// Why.
-        source: Box<ModelError>,
+    /// A file that the user named holds something else than it should.
+    #[error("cannot use {path}")]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What it holds, and what to do.
+        source: DynError,
     },
     /// A file or folder cannot be written.
     #[error("cannot write {path}")]
@@ -149,9 +149,7 @@ pub enum PipelineError {
     },
     /// This machine does not compute the same bits.
     #[error(
-        "equal bytes cannot be made here: the version was made in another numerics class ({}) than this machine's ({}); use a machine like the one that made it",
-        class(theirs),
-        class(ours)
+        "equal bytes cannot be made here: the version was made in another numerics class ({theirs}) than this machine's ({ours}); use a machine like the one that made it"
     )]
     Numerics {
         /// Class of the version.
@@ -333,12 +331,10 @@ pub enum PipelineError {
         problem: String,
     },
     /// Nothing is left after filtering.
-    #[error("no train sample was kept out of {input}; refused: {reasons}. Look at the [filter], [split] and [instruct] settings")]
+    #[error("no document came into a pack to train on; {account}. Look at the [filter], [split], [instruct] and [pack] settings")]
     NothingKept {
-        /// Samples that came in.
-        input: u64,
-        /// Reasons with counts.
-        reasons: String,
+        /// Where samples and documents went, by reason.
+        account: String,
     },
     /// More was refused than allowed.
     #[error(
@@ -396,12 +392,6 @@ pub enum PipelineError {
         /// The task.
         what: &'static str,
     },
-}
-
-/// A numerics class in one line.
-fn class(class: &NumericsClass) -> String {
-    let NumericsClass { device, dtype, batch_size, libtorch, threads, cpu_capability } = class;
-    format!("{device}, {dtype}, batches of {batch_size}, libtorch {libtorch}, {threads} threads, {cpu_capability}")
 }
 
 impl PipelineError {
@@ -481,8 +471,7 @@ impl PipelineError {
         matches!(
             self,
             Self::File { .. }
-                | Self::TokenizerFiles { .. }
-                | Self::Model(ModelError::CudaUnavailable { .. })
+                | Self::Unusable { .. }
                 | Self::Write { .. }
                 | Self::Syntax { .. }
                 | Self::Config { .. }

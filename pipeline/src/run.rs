@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use cm3flow_model::train::TrainConfig;
 use cm3flow_schemas::Digest;
+use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
@@ -17,7 +18,7 @@ use crate::artefact::{self, Artefacts, FittedCodebook, FittedText};
 use crate::catalog::{Catalog, VersionRef};
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
-use crate::events::{Event, RunEnd, RunScope};
+use crate::events::{Event, Reasons, RunEnd, RunScope};
 use crate::execute::{Executor, Hands, Processes, Worker, WorkerCommand};
 use crate::follow::Followed;
 use crate::lease::{Lease, LeaseMode};
@@ -390,9 +391,7 @@ impl Run<'_> {
         let quarantined = self.quarantined(plan, &windows)?;
         let has_packs = windows.iter().flat_map(|window| &window.shards).any(|shard| shard.split == Split::Train);
         if !has_packs {
-            let refused = windows.iter().flat_map(|window| &window.samples.refused).map(|(reason, count)| format!("{reason} {count}"));
-            let input = windows.iter().map(|window| window.samples.input).sum();
-            return Err(PipelineError::NothingKept { input, reasons: refused.collect::<Vec<_>>().join(", ") });
+            return Err(PipelineError::NothingKept { account: account(&windows) });
         }
         let manifest = self.catalog.publish(&self.config, &self.artefacts, plan, &windows).await?;
         followed.complete();
@@ -447,6 +446,25 @@ impl Run<'_> {
         self.store.create(&path, report::html(&subject).await?).await?;
         Ok(path)
     }
+}
+
+/// Where the samples and documents of `windows` went: both ledgers, each with its reasons.
+fn account(windows: &[WindowRecord]) -> String {
+    let (mut samples, mut documents) = (SampleLedger::default(), DocumentLedger::default());
+    for window in windows {
+        samples.add(&window.samples);
+        documents.add(&window.documents);
+    }
+    let listed = |before: &str, reasons: &Reasons| {
+        let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
+        if reasons.is_empty() { String::new() } else { format!("{before}{}", reasons.join(", ")) }
+    };
+    format!(
+        "samples: {samples}{}; documents: {documents}{}{}",
+        listed("; refused samples by reason: ", &samples.refused),
+        listed("; refused documents by reason: ", &documents.refused),
+        listed("; documents not begun, by what samples lack: ", &documents.lacking)
+    )
 }
 
 /// What a replay comes to, for people.

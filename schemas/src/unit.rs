@@ -1,6 +1,7 @@
 //! Units: the unit of work, resume and distribution, named by what it is made of.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +56,13 @@ pub struct NumericsClass {
     pub threads: u32,
     /// Widest instruction set that libtorch uses on this processor, and the matrix products that the user chose by `MKL_CBWR`, if any.
     pub cpu_capability: String,
+}
+
+impl fmt::Display for NumericsClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { device, dtype, batch_size, libtorch, threads, cpu_capability } = self;
+        write!(f, "{device}, {dtype}, batches of {batch_size}, libtorch {libtorch}, {threads} threads, {cpu_capability}")
+    }
 }
 
 /// Everything that a unit's output depends on; its canonical digest is the unit's key.

@@ -5,7 +5,7 @@
 use tch::{Kind, TchError, Tensor};
 
 use crate::error::ModelError;
-use crate::weights::NamedTensors;
+use crate::weights::{NamedTensors, left_in};
 
 /// Settings of the update.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -121,7 +121,7 @@ impl AdamW {
                 let name = format!("{}.{suffix}", slot.name);
                 let shape = target.size();
                 match moments.remove(&name) {
-                    None => return Err(ModelError::TensorMissing { name, shape }),
+                    None => return Err(ModelError::TensorMissing { name, shape, left: left_in(&moments) }),
                     Some(found) if found.size() != shape => {
                         return Err(ModelError::TensorShape { name, expected: shape, found: found.size() });
                     }
@@ -195,6 +195,6 @@ mod tests {
     fn foreign_moments_are_named() {
         let mut optimizer = AdamW::try_new(SETTINGS, &one(2.0), |_, _| true).expect("one number");
         let error = optimizer.restore(NamedTensors::new(), 1).expect_err("nothing there");
-        assert_eq!(error.to_string(), "weights lack tensor w.mean of shape [1]");
+        assert_eq!(error.to_string(), "weights lack tensor w.mean of shape [1]; none of their tensors is left");
     }
 }

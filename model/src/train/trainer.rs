@@ -17,7 +17,7 @@ use crate::train::adamw::{AdamW, AdamWSettings};
 use crate::train::config::TrainConfig;
 use crate::train::observer::{TrainObserver, TrainSummary};
 use crate::train::schedule::Schedule;
-use crate::weights::NamedTensors;
+use crate::weights::{NamedTensors, left_in};
 
 /// Share of the highest learning rate at the last step.
 const FINAL_SHARE: f64 = 0.1;
@@ -204,7 +204,10 @@ fn put_back(parameters: &NamedTensors, mut weights: NamedTensors) -> Result<(), 
     let mut pairs: Vec<(Tensor, Tensor)> = Vec::with_capacity(parameters.len());
     for (name, parameter) in parameters {
         match weights.remove(name) {
-            None => return Err(ModelError::TensorMissing { name: name.clone(), shape: parameter.size() }),
+            None => {
+                let left = left_in(&weights);
+                return Err(ModelError::TensorMissing { name: name.clone(), shape: parameter.size(), left });
+            }
             Some(found) if found.size() != parameter.size() => {
                 return Err(ModelError::TensorShape { name: name.clone(), expected: parameter.size(), found: found.size() });
             }

@@ -11,7 +11,7 @@
 
 use crate::error::ModelError;
 use crate::vq::config::VqConfig;
-use crate::weights::{NamedTensors, WeightsFile};
+use crate::weights::{NamedTensors, WeightsFile, listed};
 
 /// Every layout has a parameter of this name; what stands before it is the prefix of all.
 const FIRST: &str = "encoder.conv_in.weight";
@@ -42,7 +42,12 @@ pub(super) struct Layout {
 pub(super) fn load(config: &VqConfig, bytes: &[u8]) -> Result<(NamedTensors, Layout), ModelError> {
     let mut file = WeightsFile::open(bytes)?;
     let names = file.names();
-    let layout = Layout::detect(&names, config.channel_multipliers.len())?;
+    let layout = Layout::detect(&names, config.channel_multipliers.len()).map_err(|error| match (error, file.beside()) {
+        (ModelError::Layout { problem }, beside) if !beside.is_empty() => {
+            ModelError::Layout { problem: format!("{problem}; beside them stand {}", listed(beside.iter().map(String::as_str))) }
+        }
+        (error, _) => error,
+    })?;
     let mut tensors = NamedTensors::new();
     for name in names.into_iter().filter(|name| !layout.is_left_out(name)) {
         let Some(tensor) = file.tensor(&name)? else { continue };
@@ -64,8 +69,11 @@ impl Layout {
         let mut prefixes =
             names.iter().filter_map(|name| name.strip_suffix(FIRST)).filter(|prefix| prefix.is_empty() || prefix.ends_with('.'));
         let Some(prefix) = prefixes.clone().find(|prefix| prefix.is_empty()).or_else(|| prefixes.next()) else {
-            let first = names.first().map_or_else(String::new, |first| format!(", the first is {first}"));
-            return Err(ModelError::Layout { problem: format!("none of their {} tensors is named {FIRST}{first}", names.len()) });
+            let names = match names.len() {
+                0 => "there are no tensors".to_owned(),
+                count => format!("none of their {count} tensors is named {FIRST}: {}", listed(names.iter().map(String::as_str))),
+            };
+            return Err(ModelError::Layout { problem: names });
         };
         if let Some(other) = prefixes.next().filter(|_| !prefix.is_empty()) {
             return Err(ModelError::Layout { problem: format!("{prefix}{FIRST} and {other}{FIRST} are there; keep one of them") });

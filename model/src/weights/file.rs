@@ -1,14 +1,16 @@
 //! Weights that a user brings: safetensors, or a PyTorch checkpoint, told apart by their first bytes.
 
-use safetensors::tensor::{Dtype, SafeTensors};
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 use tch::{Kind, Tensor};
 
 use crate::error::ModelError;
+use crate::weights::foreign::{self, Wanted, ZIP};
 use crate::weights::torch::TorchFile;
 
 /// First bytes of a legacy checkpoint: a pickle of the magic number 0x1950a86a20f9469cfc6c.
 const LEGACY_MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-/// Where a tar archive says that it is one.
+/// What the first entry of a checkpoint's tar archive is called, and where such an archive says that it is one.
+const TAR_ENTRIES: [&[u8]; 4] = [b"sys_info\0", b"pickle\0", b"tensors\0", b"storages\0"];
 const TAR_MAGIC: usize = 257;
 
 /// A file of weights, of which single tensors are read.
@@ -23,18 +25,24 @@ impl<'a> WeightsFile<'a> {
     /// Reads the list of tensors.
     ///
     /// # Errors
-    /// [`ModelError::OldCheckpoint`], [`ModelError::Safetensors`], and those of PyTorch checkpoints.
+    /// [`ModelError::NotWeights`], [`ModelError::OldCheckpoint`], [`ModelError::Safetensors`], and those of PyTorch checkpoints.
     pub(crate) fn open(bytes: &'a [u8]) -> Result<Self, ModelError> {
-        if bytes.starts_with(b"PK\x03\x04") {
+        if bytes.starts_with(ZIP) {
             return Ok(Self(Format::Torch(Box::new(TorchFile::open(bytes)?))));
         }
-        if bytes.get(TAR_MAGIC..TAR_MAGIC + 5) == Some(b"ustar") {
+        let is_tar = bytes.get(TAR_MAGIC..TAR_MAGIC + 5) == Some(b"ustar");
+        if is_tar && TAR_ENTRIES.iter().any(|entry| bytes.starts_with(entry)) {
             return Err(ModelError::OldCheckpoint { format: "tar" });
         }
         if bytes[..bytes.len().min(32)].windows(LEGACY_MAGIC.len()).any(|window| window == LEGACY_MAGIC) {
             return Err(ModelError::OldCheckpoint { format: "pickle" });
         }
-        let file = SafeTensors::deserialize(bytes).map_err(|source| ModelError::Safetensors { source })?;
+        foreign::check(bytes, Wanted::Tensors)?;
+        let file = SafeTensors::deserialize(bytes).map_err(|source| match source {
+            SafeTensorError::MetadataIncompleteBuffer | SafeTensorError::InvalidHeaderLength => foreign::unknown(bytes),
+            _ if !foreign::is_safetensors(bytes) => foreign::unknown(bytes),
+            source => ModelError::Safetensors { source },
+        })?;
         Ok(Self(Format::Safetensors(file)))
     }
 
@@ -46,6 +54,14 @@ impl<'a> WeightsFile<'a> {
         };
         names.sort_unstable();
         names
+    }
+
+    /// Entries of a checkpoint beside its tensors that hold tensors themselves; none of most files.
+    pub(crate) fn beside(&self) -> &[String] {
+        match &self.0 {
+            Format::Safetensors(_) => &[],
+            Format::Torch(file) => file.beside(),
+        }
     }
 
     /// The tensor of that name as f32, on the CPU. f16 and bf16 are widened, which loses nothing.

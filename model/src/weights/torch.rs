@@ -14,6 +14,7 @@ use zip::ZipArchive;
 use zip::result::ZipError;
 
 use crate::error::ModelError;
+use crate::weights::foreign::listed;
 use crate::weights::pickle;
 use crate::weights::values::{Element, Id, Values};
 
@@ -31,6 +32,7 @@ pub(super) struct TorchFile<'a> {
     folder: String,
     values: Values,
     tensors: BTreeMap<String, Id>,
+    beside: Vec<String>,
 }
 
 impl<'a> TorchFile<'a> {
@@ -39,8 +41,7 @@ impl<'a> TorchFile<'a> {
     /// # Errors
     /// [`ModelError::Archive`], [`ModelError::Pickle`] or [`ModelError::Checkpoint`] if that cannot be done.
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, ModelError> {
-        let archive = ZipArchive::new(Cursor::new(bytes));
-        let mut archive = archive.map_err(|source| ModelError::Archive { entry: "the list of entries".to_owned(), source })?;
+        let mut archive = opened(bytes)?;
         let folder = folder(&archive)?;
         if archive.index_for_name(&format!("{folder}constants.pkl")).is_some() {
             return Err(refused("it is a TorchScript module; name it under kind = \"torchscript\""));
@@ -53,9 +54,13 @@ impl<'a> TorchFile<'a> {
         let len = bytes.len() as u64;
         let pickle = entry(&mut archive, &format!("{folder}data.pkl"), MAX_PICKLE_BYTES.min(len))?;
         let (values, root) = pickle::read(&pickle).map_err(|source| ModelError::Pickle { source })?;
-        let tensors = named_tensors(&values, root)
-            .ok_or_else(|| refused("it holds no dict of tensors; save the state_dict() of the model, not the model itself"))?;
-        Ok(Self { archive, len, folder, values, tensors })
+        let (tensors, beside) = named_tensors(&values, root)?;
+        Ok(Self { archive, len, folder, values, tensors, beside })
+    }
+
+    /// Entries of the checkpoint that hold tensors and are not the weights.
+    pub(super) fn beside(&self) -> &[String] {
+        &self.beside
     }
 
     /// Names of the tensors, sorted.
@@ -107,7 +112,38 @@ fn folder(archive: &ZipArchive<Cursor<&[u8]>>) -> Result<String, ModelError> {
     let found = archive.file_names().filter_map(|name| name.strip_suffix("data.pkl"));
     match found.filter(|folder| folder.is_empty() || folder.ends_with('/')).min_by_key(|folder| folder.len()) {
         Some(folder) => Ok(folder.to_owned()),
-        None => Err(refused("it is a ZIP archive without data.pkl")),
+        None => {
+            let problem =
+                format!("it is a ZIP archive without data.pkl, which holds {}; unpack it if the weights are in it", held(archive));
+            Err(refused(&problem))
+        }
+    }
+}
+
+fn opened(bytes: &[u8]) -> Result<ZipArchive<Cursor<&[u8]>>, ModelError> {
+    let entry = || "the list of entries at the end (was the file fetched as a whole?)".to_owned();
+    ZipArchive::new(Cursor::new(bytes)).map_err(|source| ModelError::Archive { entry: entry(), source })
+}
+
+/// The first entries of an archive with their number.
+fn held(archive: &ZipArchive<Cursor<&[u8]>>) -> String {
+    let mut names: Vec<&str> = archive.file_names().collect();
+    names.sort_unstable();
+    if names.is_empty() { "nothing".to_owned() } else { listed(names.into_iter()) }
+}
+
+/// Checks that the bytes are an archive as TorchScript writes it.
+///
+/// # Errors
+/// [`ModelError::Archive`] or [`ModelError::Checkpoint`] if they are another one.
+pub(super) fn check_module(bytes: &[u8]) -> Result<(), ModelError> {
+    let archive = opened(bytes)?;
+    if archive.file_names().any(|name| name == "constants.pkl" || name.ends_with("/constants.pkl")) {
+        return Ok(());
+    }
+    match folder(&archive) {
+        Ok(_) => Err(refused("it holds tensors and no TorchScript module; save the module by torch.jit.script(module).save(path)")),
+        Err(error) => Err(error),
     }
 }
 
@@ -126,12 +162,39 @@ fn entry(archive: &mut ZipArchive<Cursor<&[u8]>>, name: &str, limit: u64) -> Res
     Ok(bytes)
 }
 
-/// Tensors of the dict that holds the weights; `None` if there is no such dict.
-fn named_tensors(values: &Values, root: Id) -> Option<BTreeMap<String, Id>> {
-    let entries: BTreeMap<&str, Id> = values.dict(root)?.collect();
+/// Tensors of the dict that holds the weights, and names of the entries beside them that are dicts of tensors.
+fn named_tensors(values: &Values, root: Id) -> Result<(BTreeMap<String, Id>, Vec<String>), ModelError> {
+    let no_dict = || refused("it holds no dict of tensors; save the state_dict() of the model, not the model itself");
+    let tensors_of = |id: Id| Some(values.dict(id)?.filter(|(_, id)| values.tensor(*id).is_some()));
+    let entries: BTreeMap<&str, Id> = values.dict(root).ok_or_else(no_dict)?.collect();
     let weights = ENTRIES.iter().filter_map(|name| entries.get(name)).find(|id| values.dict(**id).is_some()).copied().unwrap_or(root);
-    let tensors = values.dict(weights)?.filter(|(_, id)| values.tensor(*id).is_some());
-    Some(tensors.map(|(name, id)| (name.to_owned(), id)).collect())
+    let tensors: BTreeMap<String, Id> = tensors_of(weights).ok_or_else(no_dict)?.map(|(name, id)| (name.to_owned(), id)).collect();
+    let count_in = |id: Id| tensors_of(id).map_or(0, Iterator::count);
+    let others = entries.iter().filter(|(_, id)| **id != weights);
+    if tensors.is_empty() {
+        let names: Vec<String> = match weights == root {
+            true => others.map(|(name, id)| with_count(name, count_in(*id))).collect(),
+            false => values.dict(weights).into_iter().flatten().map(|(name, id)| with_count(name, count_in(id))).collect(),
+        };
+        return Err(refused(&without_tensors(&names)));
+    }
+    let beside = others.filter(|(_, id)| count_in(**id) > 0).map(|(name, id)| with_count(name, count_in(*id)));
+    Ok((tensors, beside.collect()))
+}
+
+fn with_count(name: &str, tensors: usize) -> String {
+    if tensors == 0 { name.to_owned() } else { format!("{name} (a dict of {tensors} tensors)") }
+}
+
+fn without_tensors(names: &[String]) -> String {
+    if names.is_empty() {
+        return "its dict is empty".to_owned();
+    }
+    let names = listed(names.iter().map(String::as_str));
+    format!(
+        "its dict has entries, but no tensors: {names}; save the entry with the weights by itself: \
+         torch.save(torch.load(path, map_location=\"cpu\")[entry], new)"
+    )
 }
 
 /// Checks that a view lies within a storage of `len` numbers, and holds no more numbers than that.

@@ -11,7 +11,8 @@ use cm3flow_stages::StageError;
 use cm3flow_stages::annotate::{self, Annotator};
 use cm3flow_stages::owner::Owner;
 
-use super::{Artefacts, read};
+use super::Artefacts;
+use super::files::read_module;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
 
@@ -21,11 +22,11 @@ const PREFIX: &str = "annotator.";
 /// Loads the annotators of `config`, each on a thread of its own, by ascending role.
 ///
 /// # Errors
-/// [`PipelineError::File`], or [`PipelineError::Model`] for what is no module.
+/// [`PipelineError::File`], or [`PipelineError::Unusable`] or [`PipelineError::Model`] for what is no module.
 pub(super) fn load(config: &Config) -> Result<Vec<Annotator>> {
     let side_px = config.tokenize.image.preparation().side_px;
     let one = |(role, annotator): (&String, &crate::config::RoleConfig)| {
-        let module = read(config, &annotator.module)?;
+        let module = read_module(config, &annotator.module)?;
         let name = format!("{role} ({})", annotator.module.display());
         let settings = annotator.annotator(role, side_px);
         let annotator = TorchScriptAnnotator::try_new(name, &settings, &module, annotator.batch_size, config.runtime.device)?;

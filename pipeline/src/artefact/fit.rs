@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cm3flow_model::device;
 use cm3flow_model::vq::{FitJob, fit as fit_vq};
+use cm3flow_model::{ModelError, device};
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::traits::CheckpointStore;
@@ -12,6 +12,7 @@ use cm3flow_stages::embed::IdfTable;
 use cm3flow_stages::tokenize::{PatchTokenizer, fit_text};
 use tokio::runtime::Handle;
 
+use super::files::named;
 use super::samples::Samples;
 use super::{Contents, IDF, PERCEPTUAL, TOKENIZER};
 use crate::config::{Config, ImageTokenizerConfig};
@@ -54,6 +55,18 @@ fn require(name: &'static str, there: bool, seen: u64) -> Result<()> {
     if there { Ok(()) } else { Err(PipelineError::NothingToFit { name, seen }) }
 }
 
+/// The error with the path of the perceptual loss's file, if it is about one of its tensors.
+fn of_perceptual(config: &Config, error: ModelError) -> PipelineError {
+    use ModelError::{TensorExtra, TensorMissing, TensorShape};
+    match (&config.fit.perceptual, &error) {
+        (Some(files), TensorMissing { name, .. } | TensorShape { name, .. } | TensorExtra { name, .. }) => {
+            let file = if name.starts_with("lin") { &files.linear } else { &files.features };
+            named(config, file, error.into())
+        }
+        _ => error.into(),
+    }
+}
+
 fn fit_codebook(
     config: &Config,
     pixels: &[u8],
@@ -80,8 +93,8 @@ fn fit_codebook(
             let weights = fit_vq(&job, Some(checkpoints), &mut |step| {
                 let message = format!("reconstruction loss {:.4}, {} codes used", step.reconstruction_loss, step.codes_used);
                 activity.set(step.step, &message);
-            })?;
-            Ok(weights.into())
+            });
+            weights.map(Bytes::from).map_err(|error| of_perceptual(config, error))
         }
         ImageTokenizerConfig::Patches(patches) => {
             let (side, patch, codes) = (patches.side_px, patches.patch_px, patches.codes);

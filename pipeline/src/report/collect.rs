@@ -104,7 +104,6 @@ pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
 fn facts(subject: &Subject<'_>) -> Vec<(&'static str, String)> {
     let (manifest, spec) = (subject.manifest, &subject.artefacts.image_spec);
     let vocabulary = &manifest.vocabulary;
-    let class = &manifest.numerics;
     vec![
         ("windows", manifest.windows.len().to_string()),
         ("tokens of a pack", manifest.seq_len.to_string()),
@@ -117,13 +116,7 @@ fn facts(subject: &Subject<'_>) -> Vec<(&'static str, String)> {
         ),
         ("image tokenizer", format!("{}, {} px to {} codes, {}", spec.name, spec.side_px, spec.codes_per_image(), spec.digest.short())),
         ("embedder", subject.artefacts.embedder_name.clone()),
-        (
-            "numerics class",
-            format!(
-                "{} {}, batch {}, libtorch {}, {} threads, {}",
-                class.device, class.dtype, class.batch_size, class.libtorch, class.threads, class.cpu_capability
-            ),
-        ),
+        ("numerics class", manifest.numerics.to_string()),
         ("seed", manifest.seed.to_string()),
         ("licences", manifest.licenses.iter().map(|(license, count)| format!("{license}: {count}")).collect::<Vec<_>>().join(", ")),
     ]

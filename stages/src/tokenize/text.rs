@@ -5,6 +5,7 @@
 //! such a token is encoded like any other text; what comes out is checked once more. Nor is text lost in silence: ids that do not
 //! read back as the text are refused. Where that is exact and where it is not, [`Fidelity`] says.
 
+mod fit;
 mod inert;
 
 use std::collections::HashMap;
@@ -15,15 +16,11 @@ use std::sync::Arc;
 use cm3flow_schemas::vocabulary::NamedToken;
 use cm3flow_schemas::{Digest, DynError};
 use thiserror::Error;
-use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::normalizers::NFC;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{
-    Decoder, DecoderWrapper, NormalizedString, Normalizer, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer,
-    TokenizerBuilder,
-};
+use tokenizers::{Decoder, NormalizedString, Normalizer, Tokenizer};
 
 use crate::error::{Result, StageError};
+pub use fit::fit;
 
 /// How a text comes back from its tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,10 +64,18 @@ struct Loaded {
     tokenizer: Tokenizer,
     /// Ids that stand for text, with the token that each is.
     tokens: HashMap<u32, String>,
+    word_end: Option<WordEnd>,
     unknown: Option<u32>,
     size: u32,
     fidelity: Fidelity,
     digest: Digest,
+}
+
+/// Mark behind the last token of a word, for decoders that leave it there.
+struct WordEnd {
+    mark: String,
+    /// A space as the decoder reads it.
+    space: &'static str,
 }
 
 impl fmt::Debug for TextTokenizer {
@@ -83,45 +88,6 @@ impl fmt::Debug for TextTokenizer {
 
 fn failed(action: &'static str) -> impl Fn(DynError) -> StageError {
     move |source| StageError::TextTokenizer { action, source }
-}
-
-/// Most bytes of text that are fitted on: the library counts pairs in 32 bits with a sign.
-const MAX_FIT_BYTES: usize = i32::MAX as usize;
-
-/// Fits byte-level byte pairs on `texts`: NFC, at most `vocabulary_size` ids, of which the first 256 are bytes; fewer if no pair is left
-/// that stands in the texts twice. Returns the bytes of a `tokenizer.json`, the same for the same texts in any order: pairs are taken by
-/// count, then by id.
-///
-/// # Errors
-/// [`StageError::TextTokenizer`] if `vocabulary_size` is below 256, the texts have 2 GiB or more, or fitting fails.
-///
-/// # Source
-/// Byte-level byte pair encoding: Radford et al. 2019; the implementation is the `tokenizers` crate's.
-pub fn fit(texts: &[String], vocabulary_size: u32) -> Result<Vec<u8>> {
-    let refused = |problem: String| Err(failed("cannot fit")(problem.into()));
-    if vocabulary_size < 256 {
-        return refused(format!("the vocabulary needs 256 ids for bytes, got {vocabulary_size}"));
-    }
-    let bytes = texts.iter().fold(0_usize, |sum, text| sum.saturating_add(text.len()));
-    if bytes > MAX_FIT_BYTES {
-        return refused(format!("the texts have {bytes} bytes, at most {MAX_FIT_BYTES} are fitted on; lower fit.max_samples"));
-    }
-    let mut trainer = BpeTrainerBuilder::new()
-        .vocab_size(vocabulary_size as usize)
-        .show_progress(false)
-        .min_frequency(2)
-        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-        .build();
-    let byte_level = ByteLevel::new(false, true, true);
-    let mut tokenizer = TokenizerBuilder::<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>::new()
-        .with_model(BPE::default())
-        .with_normalizer(Some(NFC.into()))
-        .with_pre_tokenizer(Some(byte_level.into()))
-        .with_decoder(Some(byte_level.into()))
-        .build()
-        .map_err(failed("cannot build"))?;
-    tokenizer.train(&mut trainer, texts.iter()).map_err(failed("cannot fit"))?;
-    tokenizer.to_string(false).map(String::into_bytes).map_err(failed("cannot write"))
 }
 
 impl TextTokenizer {
@@ -146,8 +112,8 @@ impl TextTokenizer {
         // What was left out has no name any more, or an empty one.
         let named = tokenizer.get_vocab(false).into_iter().filter(|(name, _)| !name.is_empty());
         let tokens = named.map(|(name, id)| (id, name)).collect();
-        let inert::Prepared { size, unknown, fidelity, .. } = prepared;
-        Ok(Self(Arc::new(Loaded { tokenizer, tokens, unknown, size, fidelity, digest: Digest::of(json) })))
+        let inert::Prepared { size, unknown, word_end, fidelity, .. } = prepared;
+        Ok(Self(Arc::new(Loaded { tokenizer, tokens, word_end, unknown, size, fidelity, digest: Digest::of(json) })))
     }
 
     /// All tokens that a `tokenizer.json` names, by ascending id.
@@ -210,14 +176,28 @@ impl TextTokenizer {
     /// # Errors
     /// [`StageError::TextTokenizer`] if the tokenizer refuses the ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        let token = |id| self.0.tokens.get(id).map_or("\u{fffd}", String::as_str).to_owned();
-        let tokens: Vec<String> = ids.iter().map(token).collect();
-        match self.0.tokenizer.get_decoder() {
-            // Some decoders count on a first token.
-            _ if tokens.is_empty() => Ok(String::new()),
-            Some(decoder) => decoder.decode(tokens).map_err(failed("cannot decode")),
-            None => Ok(tokens.join(" ")),
+        let name = |id| self.0.tokens.get(id).map_or("\u{fffd}", String::as_str);
+        // Some decoders count on a first token.
+        let Some(last) = ids.last() else { return Ok(String::new()) };
+        let decoder = self.0.tokenizer.get_decoder();
+        let Some(WordEnd { mark, space }) = &self.0.word_end else {
+            let tokens: Vec<String> = ids.iter().map(|id| name(id).to_owned()).collect();
+            return match decoder {
+                Some(decoder) => decoder.decode(tokens).map_err(failed("cannot decode")),
+                None => Ok(tokens.join(" ")),
+            };
+        };
+        let with_space = |id| name(id).strip_suffix(mark).map_or_else(|| name(id).to_owned(), |token| format!("{token}{space}"));
+        let tokens: Vec<String> = ids.iter().map(with_space).collect();
+        let mut text = match decoder {
+            Some(decoder) => decoder.decode(tokens).map_err(failed("cannot decode"))?,
+            None => tokens.concat(),
+        };
+        // No space follows the last word.
+        if name(last).ends_with(mark) && text.ends_with(' ') {
+            text.pop();
         }
+        Ok(text)
     }
 
     /// First character in which `decoded` is not what `text` should come back as.

@@ -133,6 +133,9 @@ mod tests {
         let mut tensors = weights();
         tensors.remove("lin3.model.1.weight");
         let error = Perceptual::try_new(tensors, Device::Cpu).err().expect("lin3 is missing");
-        assert_eq!(error.to_string(), "weights lack tensor lin3.model.1.weight of shape [1, 512, 1, 1]");
+        assert_eq!(
+            error.to_string(),
+            "weights lack tensor lin3.model.1.weight of shape [1, 512, 1, 1]; 1 of their tensors nothing asked for yet: lin4.model.1.weight"
+        );
     }
 }

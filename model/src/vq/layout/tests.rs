@@ -65,7 +65,7 @@ fn only_what_a_layout_is_known_to_hold_is_left_out() {
 #[test]
 fn weights_of_no_known_layout_say_what_is_there() {
     let error = layout(&["conv1.weight", "fc.bias"]).expect_err("another network").to_string();
-    let expected = "weights hold no VQ image tokenizer: none of their 2 tensors is named encoder.conv_in.weight, the first is conv1.weight";
+    let expected = "weights hold no VQ image tokenizer: none of their 2 tensors is named encoder.conv_in.weight: conv1.weight, fc.bias";
     assert_eq!(error, expected);
     assert!(layout(&[]).is_err());
     let error = layout(&["a.encoder.conv_in.weight", "b.encoder.conv_in.weight"]).expect_err("two").to_string();

@@ -126,6 +126,45 @@ fn archives_that_are_no_checkpoints_are_refused() {
 }
 
 #[test]
+fn entries_that_are_there_are_named_where_no_weights_are() {
+    let weights = |names: &[&str]| {
+        let entry = |name: &&str| [&text(name)[..], &tensor("FloatStorage", 1, 0, &[1], &[1]), b"s"].concat();
+        [b"}".to_vec(), names.iter().flat_map(entry).collect()].concat()
+    };
+    let saved = |entries: &[u8]| archive(&[("a/data.pkl", &[b"\x80\x02}(", entries, b"u."].concat()), ("a/data/0", &floats(1))]);
+    let problem = |bytes: &[u8]| chain(&WeightsFile::open(bytes).err().expect("no weights"));
+    let gan = [text("generator"), weights(&["a", "b"]), text("discriminator"), weights(&["c"]), text("step"), b"K\x05".to_vec()].concat();
+    let told = problem(&saved(&gan));
+    let wanted =
+        "its dict has entries, but no tensors: discriminator (a dict of 1 tensors), generator (a dict of 2 tensors), step; save the entry";
+    assert!(told.contains(wanted), "{told}");
+    let inner = [text("state_dict"), b"}".to_vec(), text("net"), weights(&["a"]), b"s".to_vec()].concat();
+    assert!(problem(&saved(&inner)).contains("but no tensors: net (a dict of 1 tensors); save"), "{}", problem(&saved(&inner)));
+    assert!(problem(&archive(&[("a/data.pkl", b"}.")])).contains("its dict is empty"));
+    // A dict with a tensor of its own is read as weights, and what stands beside it is not forgotten.
+    let mixed = [&gan, &text("scale")[..], &tensor("FloatStorage", 1, 0, &[1], &[1])].concat();
+    let bytes = saved(&mixed);
+    let file = WeightsFile::open(&bytes).expect("one tensor");
+    assert_eq!((file.names(), file.beside().len()), (vec!["scale".to_owned()], 2));
+}
+
+#[test]
+fn other_archives_name_what_they_hold() {
+    let files: Vec<(String, &[u8])> = (0..7).map(|number| (format!("arr_{number}.npy"), &b""[..])).collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
+    let told = chain(&WeightsFile::open(&archive(&files)).err().expect("no checkpoint"));
+    let wanted = "without data.pkl, which holds arr_0.npy, arr_1.npy, arr_2.npy, arr_3.npy, arr_4.npy and 2 more; unpack it";
+    assert!(told.contains(wanted), "{told}");
+    assert!(chain(&WeightsFile::open(&archive(&[])).err().expect("no checkpoint")).contains("of no known kind"), "an empty archive");
+    let checkpoint = checkpoint(&tensor("FloatStorage", 8, 0, &[8], &[1]), &floats(8));
+    let told = chain(&crate::weights::check_module(&checkpoint).expect_err("no module"));
+    assert!(told.contains("it holds tensors and no TorchScript module"), "{told}");
+    crate::weights::check_module(&archive(&[("m/data.pkl", b"}."), ("m/constants.pkl", b"")])).expect("a module");
+    assert!(chain(&crate::weights::check_module(&archive(&files)).expect_err("no module")).contains("arr_0.npy"));
+    assert!(chain(&crate::weights::check_module(&checkpoint[..90]).expect_err("broken off")).contains("was the file fetched as a whole?"));
+}
+
+#[test]
 fn damaged_numbers_are_noticed() {
     let mut bytes = checkpoint(&tensor("FloatStorage", 8, 0, &[8], &[1]), &floats(8));
     let place = bytes.windows(32).position(|window| window == floats(8)).expect("stored as they are");
@@ -138,6 +177,7 @@ fn old_formats_say_how_to_convert_them() {
     let legacy = [b"\x80\x02\x8a\x0a", &[0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19][..], b".\x80\x02M\xe9\x03."].concat();
     let mut tar = vec![0; 512];
     tar[257..262].copy_from_slice(b"ustar");
+    tar[..6].copy_from_slice(b"pickle");
     for (bytes, format) in [(legacy, "pickle"), (tar, "tar")] {
         let error = WeightsFile::open(&bytes).err().expect("an old format").to_string();
         assert!(error.contains(&format!("old {format} format")) && error.contains("torch.save(torch.load("), "{error}");

@@ -10,7 +10,7 @@ use std::ops::Range;
 use cm3flow_schemas::vocabulary::NamedToken;
 use serde_json::{Map, Value, json};
 
-use super::Fidelity;
+use super::{Fidelity, WordEnd};
 
 /// A `tokenizer.json` that speaks of text alone.
 pub(super) struct Prepared {
@@ -19,6 +19,7 @@ pub(super) struct Prepared {
     pub size: u32,
     /// Id that the model gives to what has no token.
     pub unknown: Option<u32>,
+    pub word_end: Option<WordEnd>,
     pub fidelity: Fidelity,
 }
 
@@ -30,7 +31,7 @@ pub(super) fn prepare(mut json: Value, within: &Range<u32>) -> Result<Prepared, 
     let tokens = named_tokens(&json)?;
     let model_ids = model_tokens(&json)?.into_iter().map(|(_, id)| id);
     let size = model_ids.max().unwrap_or(0).checked_add(1).ok_or("an id is too large")?;
-    let fidelity = fidelity(&json);
+    let (fidelity, word_end) = (fidelity(&json), word_end(&json));
     let added_ids: HashSet<u32> = tokens.iter().filter(|token| token.is_added).map(|token| token.id).collect();
     let is_left_out = |id: u32| added_ids.contains(&id) || !within.contains(&id);
     let top = json.as_object_mut().ok_or("it is no object")?;
@@ -49,7 +50,8 @@ pub(super) fn prepare(mut json: Value, within: &Range<u32>) -> Result<Prepared, 
         Some(Value::Array(_)) => blank_list(model, is_left_out),
         _ => leave_out_of_map(model, is_left_out),
     };
-    Ok(Prepared { json, size, unknown: unknown.and_then(|id| u32::try_from(id).ok()), fidelity })
+    let unknown = unknown.and_then(|id| u32::try_from(id).ok());
+    Ok(Prepared { json, size, unknown, word_end, fidelity })
 }
 
 /// All tokens of the tokenizer `json`, by ascending id.
@@ -148,16 +150,15 @@ fn parts_of(merge: &Value) -> Option<(&str, &str)> {
 
 /// What normalizer, splitting and decoder say about how text comes back.
 fn fidelity(json: &Value) -> Fidelity {
-    let kind = |part: &Value| part.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
     let text = |part: &Value, field: &str| part.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     let keeps_behavior = |part: &Value| text(part, "behavior") != "Removed";
     let normalizers = components(json.get("normalizer"));
-    let normalizes = normalizers.iter().all(|part| match kind(part).as_str() {
+    let normalizes = normalizers.iter().all(|part| match kind(part) {
         "NFC" | "Prepend" | "ByteLevel" => true,
         "Replace" => part.pointer("/pattern/String").and_then(Value::as_str) == Some(" ") && text(part, "content") == "▁",
         _ => false,
     });
-    let splits = components(json.get("pre_tokenizer")).iter().all(|part| match kind(part).as_str() {
+    let splits = components(json.get("pre_tokenizer")).iter().all(|part| match kind(part) {
         "ByteLevel" => part.get("add_prefix_space") == Some(&json!(false)),
         "Metaspace" => text(part, "prepend_scheme") == "never",
         "Split" | "Punctuation" => keeps_behavior(part),
@@ -170,12 +171,34 @@ fn fidelity(json: &Value) -> Fidelity {
     let reads_back = !decoders.is_empty() && (!has(&normalizers, "Prepend") || has(&decoders, "Strip"));
     let model = json.get("model");
     let is_whole = model.is_some_and(|model| model.get("merges").is_some() || model.get("vocab").is_some_and(Value::is_array));
-    let has_suffix = model.and_then(|model| model.get("end_of_word_suffix")).is_some_and(|suffix| suffix.as_str().is_some());
-    match normalizes && splits && reads_back && is_whole && !has_suffix {
+    match normalizes && splits && reads_back && is_whole && suffix(json).is_none() {
         true if has(&normalizers, "NFC") => Fidelity::Composed,
         true => Fidelity::Exact,
         false => Fidelity::Normalized,
     }
+}
+
+/// What the model writes behind the last token of a word.
+fn suffix(json: &Value) -> Option<&str> {
+    json.pointer("/model/end_of_word_suffix")?.as_str().filter(|suffix| !suffix.is_empty())
+}
+
+/// The mark at the end of words, unless the file's own decoder makes a space of it.
+fn word_end(json: &Value) -> Option<WordEnd> {
+    let mark = suffix(json)?;
+    let decoders = components(json.get("decoder"));
+    let is_replaced = |part: &&Value| match kind(part) {
+        "BPEDecoder" => part.get("suffix").and_then(Value::as_str) == Some(mark),
+        "Replace" => part.pointer("/pattern/String").and_then(Value::as_str) == Some(mark),
+        _ => false,
+    };
+    let has_bytes = decoders.iter().any(|part| kind(part) == "ByteLevel");
+    let space = if has_bytes { "\u{120}" } else { " " };
+    (!decoders.iter().any(|part| is_replaced(&part))).then(|| WordEnd { mark: mark.to_owned(), space })
+}
+
+fn kind(component: &Value) -> &str {
+    component.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Lists that sequences of components stand in.

@@ -2,6 +2,9 @@
 
 use cm3flow_schemas::random::Draws;
 use serde_json::{Value, json};
+use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerBuilder};
 
 use super::*;
 
@@ -18,11 +21,13 @@ fn fitted() -> TextTokenizer {
 }
 
 /// A tokenizer of each kind, made by the script beside them.
-const KINDS: [(&str, &[u8], Fidelity); 8] = [
+const KINDS: [(&str, &[u8], Fidelity); 10] = [
     ("byte_level", include_bytes!("../../../fixtures/tokenizers/byte_level.json"), Fidelity::Exact),
     ("whole_words", include_bytes!("../../../fixtures/tokenizers/whole_words.json"), Fidelity::Exact),
     ("sentencepiece_bytes", include_bytes!("../../../fixtures/tokenizers/sentencepiece_bytes.json"), Fidelity::Exact),
     ("chameleon", include_bytes!("../../../fixtures/tokenizers/chameleon.json"), Fidelity::Exact),
+    ("word_end", include_bytes!("../../../fixtures/tokenizers/word_end.json"), Fidelity::Normalized),
+    ("word_end_decoded", include_bytes!("../../../fixtures/tokenizers/word_end_decoded.json"), Fidelity::Normalized),
     ("unigram", include_bytes!("../../../fixtures/tokenizers/unigram.json"), Fidelity::Normalized),
     ("unigram_bytes", include_bytes!("../../../fixtures/tokenizers/unigram_bytes.json"), Fidelity::Exact),
     ("word_piece", include_bytes!("../../../fixtures/tokenizers/word_piece.json"), Fidelity::Normalized),
@@ -73,6 +78,85 @@ fn ties_and_order_do_not_change_what_is_fitted() {
     }
 }
 
+/// The file that the library alone fits on `texts`.
+fn fitted_by_the_library(texts: &[String], size: usize) -> Vec<u8> {
+    let mut trainer = BpeTrainerBuilder::new()
+        .vocab_size(size)
+        .show_progress(false)
+        .min_frequency(2)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    let byte_level = ByteLevel::new(false, true, true);
+    let mut tokenizer = TokenizerBuilder::<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>::new()
+        .with_model(BPE::default())
+        .with_normalizer(Some(NFC.into()))
+        .with_pre_tokenizer(Some(byte_level.into()))
+        .with_decoder(Some(byte_level.into()))
+        .build()
+        .expect("complete");
+    tokenizer.train(&mut trainer, texts.iter()).expect("fitted");
+    tokenizer.to_string(false).expect("written").into_bytes()
+}
+
+#[test]
+fn ordinary_texts_are_fitted_on_as_the_library_does() {
+    let long_words = [format!("x{} y", "ab".repeat(511)), "\u{6771}\u{4eac}".repeat(170), "e\u{301} ".repeat(700), " ".repeat(900)];
+    for (texts, size) in [(corpus(), 300), (corpus(), 2000), (long_words.to_vec(), 400), (vec![], 300)] {
+        assert!(fit(&texts, size as u32).expect("fitted") == fitted_by_the_library(&texts, size), "{texts:?}");
+    }
+    for number in 0..50 {
+        let texts = words_with_ties(number);
+        assert!(fit(&texts, 280).expect("fitted") == fitted_by_the_library(&texts, 280), "texts {number}");
+    }
+}
+
+/// Without a bound on pieces each merge would move the rest of the run, and a token would be half as long as the run.
+#[test]
+fn runs_without_spaces_are_fitted_on_in_pieces() {
+    let mut draws = Draws::new(1, "run", b"");
+    let mixed: String = (0..200_000).map(|_| ["a", "b", "\u{e9}", "\u{6771}"][draws.index(4)]).collect();
+    for run in ["a".repeat(200_000), "1".repeat(200_000), " ".repeat(200_000), "\u{6771}".repeat(100_000), mixed] {
+        let texts = [run, "a dog runs over a meadow".to_owned()];
+        let json = fit(&texts, 1000).expect("fitted");
+        let named = TextTokenizer::named_tokens(&json).expect("its own file");
+        let longest = named.iter().map(|token| token.name.chars().count()).max().expect("bytes");
+        assert!((4..=1024).contains(&longest), "{longest} bytes in a token");
+        let tokenizer = TextTokenizer::from_json(&json).expect("its own file");
+        for text in &texts {
+            assert!(tokenizer.decode(&tokenizer.encode(text).expect("bytes")).expect("decodes") == *text);
+        }
+    }
+}
+
+#[test]
+fn marks_at_the_end_of_words_read_back_as_spaces() {
+    let decoded = |json: &[u8], text: &str| {
+        let tokenizer = TextTokenizer::from_json(json).expect("loads");
+        tokenizer.decode(&tokenizer.encode(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))).expect("decodes")
+    };
+    let without_decoder = |name: &str| {
+        let mut value: Value = serde_json::from_slice(kind(name)).expect("json");
+        value["decoder"] = Value::Null;
+        value.to_string().into_bytes()
+    };
+    let clip = kind("word_end");
+    assert_eq!(decoded(clip, "A dog's caf\u{e9},  12 lamps (one)"), "a dog 's caf\u{e9} , 1 2 lamps ( one )");
+    assert_eq!(decoded(clip, "\u{6771}\u{4eac} \u{1f98a}\n"), "\u{6771}\u{4eac} \u{1f98a}");
+    assert_eq!(decoded(clip, "the mark </w> is text"), "the mark </ w > is text");
+    for json in [kind("word_end_decoded"), &without_decoder("word_end_decoded")] {
+        assert_eq!(decoded(json, "A dog, two dogs"), "a dog , two dogs");
+    }
+    // Part of a word ends without a space, and a mark alone is one.
+    let tokenizer = TextTokenizer::from_json(clip).expect("loads");
+    let ids = tokenizer.encode("a dog").expect("encodes");
+    assert_eq!(tokenizer.decode(&ids[..1]).expect("decodes"), "a");
+    assert_eq!(tokenizer.fidelity(), Fidelity::Normalized);
+    // Files of GPT-2's kind name an empty mark.
+    let mut value: Value = serde_json::from_slice(kind("byte_level")).expect("json");
+    value["model"]["end_of_word_suffix"] = json!("");
+    assert_eq!(TextTokenizer::from_json(value.to_string().as_bytes()).expect("loads").fidelity(), Fidelity::Exact);
+}
+
 #[test]
 fn any_text_survives_the_round_trip() {
     let tokenizer = fitted();
@@ -120,7 +204,7 @@ fn spellings_of_control_tokens_are_plain_text_in_every_kind() {
             }
         }
         // Where every byte has a token, nothing is refused.
-        assert_eq!(refused > 0, ["word_piece", "word_level"].contains(&name), "{name} refused {refused}");
+        assert_eq!(refused > 0, ["word_end_decoded", "word_piece", "word_level"].contains(&name), "{name} refused {refused}");
     }
 }
 
