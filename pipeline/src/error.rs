@@ -306,13 +306,15 @@ pub enum PipelineError {
     },
     /// There is nothing to fit on.
     #[error(
-        "no sample is left to fit {name} on: all of the first {seen} were refused or held out; look at the [filter] and [split] settings"
+        "no sample is left to fit {name} on: all of the first {seen} were refused or held out; refused: {refused}. Look at the source and at the [filter] and [split] settings"
     )]
     NothingToFit {
         /// Name of the artefact.
         name: &'static str,
         /// Samples looked at.
         seen: u64,
+        /// Reasons of refusal with counts and a first detail each.
+        refused: String,
     },
     /// An artefact is given, so it is not fitted.
     #[error("the {name} is given by {field} ({}), so there is nothing to fit; take the field out to fit one", path.display())]

@@ -159,7 +159,7 @@ async fn a_run_that_refuses_too_much_publishes_nothing_and_goes_on_once_more_is_
     let job = Job::try_new(&strict.replace("workers = 2", budget), &sources).expect("a good configuration");
     let error = job.run().await.expect_err("more is refused than allowed");
     let PipelineError::RefusedTooMuch { reasons, .. } = &error else { panic!("{error}") };
-    assert!(reasons.contains("filter."), "{reasons}");
+    assert!(reasons.contains("ingest.too_many_bytes"), "{reasons}");
     assert!(error.to_string().contains("refused list") && !error.is_users_mistake(), "{error}");
     let catalog = Catalog::new(job.store.clone(), &job.config.dataset.name);
     assert_eq!(catalog.versions().await.expect("memory"), [0_u32; 0], "nothing is published");
@@ -170,7 +170,7 @@ async fn a_run_that_refuses_too_much_publishes_nothing_and_goes_on_once_more_is_
         .await
         .expect("memory");
     let listed = refused::unpublished(&job.store, &plan, &RefusedFilter::default(), usize::MAX).await.expect("memory");
-    assert!(!listed.is_empty() && listed.iter().all(|sample| sample.stage == "filter"));
+    assert!(!listed.is_empty() && listed.iter().all(|sample| sample.stage == "ingest"));
     let events = events(&job).await;
     assert!(events.iter().any(|event| matches!(event, Event::RefusedTooMuch { .. })), "{events:?}");
     assert!(matches!(events.last(), Some(Event::RunEnded { end, .. }) if end.exit_code == 1 && end.reason.is_some()), "{events:?}");

@@ -34,12 +34,12 @@ pub(super) async fn fit(
 ) -> Result<Bytes> {
     match name {
         TOKENIZER => {
-            require(name, !samples.texts.is_empty(), samples.seen)?;
+            require(name, !samples.texts.is_empty(), samples)?;
             Ok(fit_text(&samples.texts, config.tokenize.text.vocabulary_size)?.into())
         }
         IDF => Ok(IdfTable::fit(&config.embed, samples.captions.iter().map(String::as_str)).to_bytes().into()),
         _ => {
-            require(name, !samples.pixels.is_empty(), samples.seen)?;
+            require(name, !samples.pixels.is_empty(), samples)?;
             // Other photos make another fit: sources may have grown since one was broken off.
             let key = digest_of("fit", &(settings, Digest::of(&samples.pixels)));
             let checkpoints = Checkpoints::new(store.clone(), CHECKPOINTS, key, Handle::current());
@@ -51,8 +51,8 @@ pub(super) async fn fit(
     }
 }
 
-fn require(name: &'static str, there: bool, seen: u64) -> Result<()> {
-    if there { Ok(()) } else { Err(PipelineError::NothingToFit { name, seen }) }
+fn require(name: &'static str, there: bool, samples: &Samples) -> Result<()> {
+    if there { Ok(()) } else { Err(samples.nothing_to_fit(name)) }
 }
 
 /// The error with the path of the perceptual loss's file, if it is about one of its tensors.

@@ -1,5 +1,7 @@
 //! The samples that artefacts are fitted on and measured with: the first ones of the sources, those held out apart.
 
+use std::collections::BTreeMap;
+
 use arrow::array::RecordBatch;
 use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, Refusal, RoleImage, Split};
 use cm3flow_schemas::{ImageId, columns, rows};
@@ -7,7 +9,7 @@ use cm3flow_stages::ingest::PlannedUnit;
 use serde::Deserialize;
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{PipelineError, Result};
 use crate::execute::derived_batches;
 
 /// How many samples are wanted.
@@ -36,6 +38,8 @@ pub(super) struct Samples {
     held_out: u64,
     /// Samples looked at.
     pub(super) seen: u64,
+    /// Refused samples by `stage.reason`, each with the detail of the first.
+    refused: BTreeMap<String, (u64, String)>,
 }
 
 #[derive(Deserialize)]
@@ -67,7 +71,8 @@ impl Samples {
         let columns = [columns::IMAGE_ID, columns::ANNOTATIONS, columns::PIXELS, columns::REFUSAL];
         for row in rows::read::<Row>(batch, &columns)? {
             self.seen += 1;
-            if row.refusal.is_some() {
+            if let Some(Refusal { stage, reason, detail }) = row.refusal {
+                self.refused.entry(format!("{stage}.{reason}")).or_insert((0, detail)).0 += 1;
                 continue;
             }
             match Split::of(config.dataset.seed, row.image_id, config.split.held_out) {
@@ -80,6 +85,14 @@ impl Samples {
             }
         }
         Ok(())
+    }
+
+    /// The error for an artefact that there is nothing to fit on.
+    pub(super) fn nothing_to_fit(&self, name: &'static str) -> PipelineError {
+        let reason = |(reason, (count, detail)): (&String, &(u64, String))| format!("{reason}: {count} ({detail})");
+        let reasons: Vec<String> = self.refused.iter().map(reason).collect();
+        let refused = if reasons.is_empty() { "none".to_owned() } else { reasons.join("; ") };
+        PipelineError::NothingToFit { name, seen: self.seen, refused }
     }
 
     fn push_train(&mut self, row: Row) {
