@@ -292,7 +292,7 @@ mod tests {
             format: cm3flow_stages::ingest::SourceFormat::Folder,
             url: "no/such/folder".into(),
             unit_samples: 1,
-            orientation: cm3flow_stages::ingest::Orientation::default(),
+            orientation: cm3flow_schemas::sample::Orientation::default(),
         };
         let error = source_location(&source, FilePath::new("/"), &StoreConfig::default()).expect_err("it does not exist");
         assert!(error.to_string().contains("/no/such"), "{error}");

@@ -1,5 +1,6 @@
 //! Where samples come from.
 
+use cm3flow_schemas::sample::Orientation;
 use serde::{Deserialize, Serialize};
 
 /// One `[[source]]` of the configuration.
@@ -35,17 +36,6 @@ pub enum SourceFormat {
     Jsonl,
     /// A folder of images, each with `NAME.txt` (a caption a line) or `NAME.json` (annotations) beside it.
     Folder,
-}
-
-/// The pixels that a source's annotations are about.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Orientation {
-    /// Those of the picture as it is stored: what is turned upright takes boxes and masks with it.
-    #[default]
-    Stored,
-    /// Those of the picture as it is seen, turned upright.
-    Upright,
 }
 
 /// Settings of a source that change its rows: they belong into the keys of all that is made of them. Defaults are left out when it is

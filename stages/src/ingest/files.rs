@@ -6,11 +6,10 @@ use bytes::Bytes;
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::digest::PartHasher;
-use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE};
+use cm3flow_schemas::sample::MAIN_IMAGE;
 use object_store::path::Path;
-use serde::Deserialize;
 
-use super::annotations::{captions_from_text, from_json, image_names, is_image_extension, without_lone_surrogates};
+use super::annotations::{Reading, Row, captions_from_text, from_json, image_names, is_image_extension, without_image};
 use super::lines::{Line, MAX_LINE_BYTES};
 use super::location::Location;
 use super::planned::FolderFile;
@@ -27,8 +26,10 @@ pub(super) struct FileSample {
     pub codes: Option<Result<Vec<u8>, String>>,
     /// Further images by role.
     pub further: Vec<(String, Path)>,
+    /// What the row has instead of an image, if it names none.
+    pub no_image: Option<String>,
     /// Annotations, or why they cannot be read.
-    pub annotations: Result<Annotations, String>,
+    pub annotations: Result<Reading, String>,
 }
 
 impl FileSample {
@@ -66,8 +67,11 @@ impl UnitHasher {
     /// Adds what the row itself says of a sample.
     pub(super) fn add_row(&mut self, sample: &FileSample) {
         self.0.part(sample.key.as_bytes());
-        let annotations = sample.annotations.as_ref().map_err(String::as_str);
+        let annotations = sample.annotations.as_ref().map(|reading| &reading.annotations).map_err(String::as_str);
         self.0.part(&digest_of("annotations", &annotations).0);
+        if let Some(reading) = sample.annotations.as_ref().ok().filter(|reading| !reading.dropped.is_empty()) {
+            self.0.part(&digest_of("dropped", &(&reading.dropped, &reading.problem)).0);
+        }
         if let Some(codes) = &sample.codes {
             self.0.part(codes.as_ref().map_or_else(String::as_bytes, Vec::as_slice));
         }
@@ -81,19 +85,6 @@ impl UnitHasher {
 /// Digests of images. A missing one is refused row by row; here it counts as having no bytes.
 pub(super) fn digests(images: &[Option<Bytes>]) -> Vec<Digest> {
     images.iter().map(|image| Digest::of(image.as_deref().unwrap_or_default())).collect()
-}
-
-#[derive(Default, Deserialize)]
-struct RowImages {
-    image: Option<String>,
-    /// Further images by role: condition images that the source has already.
-    #[serde(default)]
-    images: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct RowCodes {
-    codes: Option<Vec<u32>>,
 }
 
 /// A path that a row names: from the folder of its file, unless it begins at the root of the store; `..` leads one folder up.
@@ -113,63 +104,58 @@ fn resolve(folder: &Path, name: &str) -> Path {
 /// The sample of a line; images are looked for relative to `folder`.
 pub(super) fn of_line(folder: &Path, line: &Line) -> FileSample {
     let number = line.number + 1;
-    let Some(text) = &line.text else {
-        let annotations = Err(format!("line {number}: it is longer than {MAX_LINE_BYTES} bytes"));
-        return FileSample { key: format!("line-{number}"), image: None, codes: None, further: Vec::new(), annotations };
+    let refused = |problem: String| FileSample {
+        key: format!("line-{number}"),
+        image: None,
+        codes: None,
+        further: Vec::new(),
+        no_image: None,
+        annotations: Err(format!("line {number}: {problem}")),
     };
-    let mended = without_lone_surrogates(text);
-    let RowImages { mut image, images } = serde_json::from_slice(&mended).unwrap_or_default();
-    let mut annotations = from_json(text).map_err(|error| format!("line {number}: {error}"));
+    let Some(text) = &line.text else { return refused(format!("it is longer than {MAX_LINE_BYTES} bytes")) };
+    let Row { mut image, images, codes, mut reading } = match Row::from_json(text) {
+        Ok(row) => row,
+        Err(problem) => return refused(problem),
+    };
     let mut further: Vec<(String, Path)> = images.into_iter().map(|(role, name)| (role, resolve(folder, &name))).collect();
-    if let Ok(annotations) = &mut annotations {
-        let first_item = annotations.items.iter().find_map(|item| item.image.clone());
-        image = image.or(first_item);
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for (kind, name) in image_names(annotations) {
-            if kind == "item" && Some(&*name) == image.as_ref() {
-                MAIN_IMAGE.clone_into(name);
-                continue;
-            }
-            let count = counts.entry(kind).or_default();
-            let role = format!("{kind}{count}");
-            *count += 1;
-            further.push((role.clone(), resolve(folder, name)));
-            *name = role;
+    let first_item = reading.annotations.items.iter().find_map(|item| item.image.clone());
+    image = image.or(first_item);
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (kind, name) in image_names(&mut reading.annotations) {
+        if kind == "item" && Some(&*name) == image.as_ref() {
+            MAIN_IMAGE.clone_into(name);
+            continue;
         }
+        let count = counts.entry(kind).or_default();
+        let role = format!("{kind}{count}");
+        *count += 1;
+        further.push((role.clone(), resolve(folder, name)));
+        *name = role;
     }
+    let named = |problem: String| format!("line {number}: {problem}");
+    let codes = codes.filter(|_| image.is_none()).map(|codes| codes.map(|codes| codes::to_file(&codes)).map_err(named));
     FileSample {
         key: image.clone().unwrap_or_else(|| format!("line-{number}")),
-        codes: if image.is_none() && annotations.is_ok() { row_codes(&mended, number) } else { None },
+        no_image: (image.is_none() && codes.is_none()).then(|| named(without_image(text))),
+        codes,
         image: image.as_deref().map(|name| resolve(folder, name)),
         further,
-        annotations,
-    }
-}
-
-/// Codes that a row without picture holds.
-fn row_codes(line: &[u8], number: u64) -> Option<Result<Vec<u8>, String>> {
-    match serde_json::from_slice::<RowCodes>(line) {
-        Ok(row) => row.codes.map(|codes| Ok(codes::to_file(&codes))),
-        Err(error) => Some(Err(format!("line {number}: codes must be whole numbers: {error}"))),
+        annotations: Ok(reading.at(&format!("line {number}"))),
     }
 }
 
 /// An image of a folder with the annotations beside it.
 pub(super) async fn of_file(location: &Location, file: &FolderFile) -> Result<FileSample> {
     let image = location.below(&file.name)?;
-    let mut annotations = Ok(Annotations::default());
+    let mut annotations = Ok(Reading::default());
     if let Some(beside) = &file.beside {
         let path = location.below(&format!("{}.{beside}", stem(&file.name)))?;
         let bytes = location.read(&path).await?;
-        let named = |problem: String| format!("{}: {problem}", location.relative(&path));
-        annotations = if beside == "json" {
-            from_json(&bytes).map_err(|error| named(error.to_string()))
-        } else {
-            let captions = captions_from_text(&bytes).map_err(|error| named(error.to_string()));
-            captions.map(|captions| Annotations { captions, ..Annotations::default() })
-        };
+        let read = if beside == "json" { from_json(&bytes) } else { captions_from_text(&bytes).map(Reading::of_captions) };
+        let name = location.relative(&path);
+        annotations = read.map(|reading| reading.at(&name)).map_err(|problem| format!("{name}: {problem}"));
     }
-    Ok(FileSample { key: file.name.clone(), image: Some(image), codes: None, further: Vec::new(), annotations })
+    Ok(FileSample { key: file.name.clone(), image: Some(image), codes: None, further: Vec::new(), no_image: None, annotations })
 }
 
 /// Name of a file without its extension.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
+use super::annotations::is_blank;
 use crate::error::Result;
 
 /// Longest line that is read. Rows are annotations, and codes at most.
@@ -40,7 +41,7 @@ impl Lines {
     /// The next line that is not empty.
     pub(super) async fn next(&mut self) -> Result<Option<Line>> {
         while let Some(line) = self.next_of_any_kind().await? {
-            if line.text.as_ref().is_none_or(|text| !text.trim_ascii().is_empty()) {
+            if line.text.as_ref().is_none_or(|text| !is_blank(text)) {
                 return Ok(Some(line));
             }
         }

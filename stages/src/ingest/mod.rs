@@ -16,14 +16,14 @@ mod scan;
 mod unit;
 mod webdataset;
 
-pub use config::{Orientation, RowSettings, SourceConfig, SourceFormat};
+pub use config::{RowSettings, SourceConfig, SourceFormat};
 pub use location::Location;
 pub use planned::{PlannedUnit, UnitPlace};
 pub use scan::{NoMemory, ScanMemory, ScanOptions, ScannedSource, scan};
 pub use unit::Ingest;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 5;
+pub const REVISION: u32 = 6;
 /// The stage's name.
 pub const NAME: &str = "ingest";
 

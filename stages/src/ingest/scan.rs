@@ -5,6 +5,7 @@
 //! whatever it says, a unit that is read is checked against what was planned.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
@@ -16,6 +17,7 @@ use object_store::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::annotations::problem_of_list;
 use super::config::{SourceConfig, SourceFormat};
 use super::cuts::Cuts;
 use super::files::{self, FileSample, UnitHasher, digests};
@@ -164,7 +166,7 @@ impl Scanning<'_> {
         let mut lines = Lines::new(body, 0, 0);
         let (mut units, mut row, mut left, mut has_images) = (Vec::new(), 0, limit, false);
         while let Some(rows) = cuts.rows_at(row, left) {
-            let Some(part) = self.part_of_list(&mut lines, rows).await? else { break };
+            let Some(part) = self.part_of_list(file, &mut lines, row..row + rows).await? else { break };
             let digest = self.digest_of_samples(&part.samples).await?;
             has_images |= part.samples.iter().any(|sample| sample.paths().next().is_some());
             let rows = part.samples.len() as u64;
@@ -183,13 +185,18 @@ impl Scanning<'_> {
         Ok(units)
     }
 
-    /// The next `rows` rows of a list, or as many as it still has; `None` at its end.
-    async fn part_of_list(&self, lines: &mut Lines, rows: u64) -> Result<Option<PartOfList>> {
+    /// The next rows of a list, these or as many of them as it still has; `None` at its end.
+    async fn part_of_list(&self, file: &ObjectMeta, lines: &mut Lines, rows: Range<u64>) -> Result<Option<PartOfList>> {
         let folder = self.location.folder();
         let Some(first) = lines.next().await? else { return Ok(None) };
+        if rows.start == 0
+            && let Some(problem) = problem_of_list(file.location.filename().unwrap_or_default(), first.text.as_deref().unwrap_or_default())
+        {
+            return Err(StageError::Source { name: self.config.name.clone(), problem });
+        }
         let (start, first_line, mut end) = (first.start, first.number, first.end);
         let mut samples = vec![files::of_line(&folder, &first)];
-        while (samples.len() as u64) < rows
+        while (samples.len() as u64) < rows.end - rows.start
             && let Some(line) = lines.next().await?
         {
             end = line.end;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use cm3flow_schemas::sample::{self, Annotations, Edit, LabelledBox, MAIN_IMAGE, Question, Refusal, RoleImage};
+use cm3flow_schemas::sample::{self, Annotations, Edit, LabelledBox, MAIN_IMAGE, Orientation, Question, Refusal, RoleImage};
 use cm3flow_schemas::window::SourceUnit;
 use cm3flow_schemas::{Digest, ImageId, SampleId, columns, rows};
 use object_store::ObjectStoreExt;
@@ -23,6 +23,8 @@ use crate::error::{Result, StageError};
 use crate::fixtures::{jpeg, picture, png};
 use crate::meter::StageMeter;
 use crate::stage::Source;
+
+mod annotations;
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 struct Row {
@@ -216,7 +218,7 @@ fn samples_that_lack_something_are_refused_and_not_left_out() {
         ("badjson.png", &picture),
         ("badjson.json", b"{\"captions\": [1"),
         ("wrongtype.png", &picture),
-        ("wrongtype.json", b"{\"captions\": \"no list\"}"),
+        ("wrongtype.json", b"{\"captions\": {\"en\": \"no text\"}}"),
         ("latin.png", &picture),
         ("latin.txt", b"caf\xe9"),
         ("empty.png", b""),

@@ -13,7 +13,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use serde::Serialize;
 
-use super::annotations::{captions_from_text, from_json, image_names, is_codes_extension, is_image_extension};
+use super::annotations::{Reading, captions_from_text, from_json, image_names, is_codes_extension, is_image_extension};
 use super::files::{self, FileSample, UnitHasher, digests};
 use super::lines::{Line, Lines};
 use super::planned::{FileFacts, FolderFile, Layout, PlannedUnit};
@@ -205,6 +205,19 @@ struct RawSample {
 }
 
 impl RawSample {
+    /// Takes annotations, or a refusal if they are of no use.
+    fn take(&mut self, reading: Reading) {
+        if let Some(problem) = &reading.problem {
+            tracing::info!(key = self.key, problem, "annotations could not be read in full");
+        }
+        match reading.finish() {
+            Ok((annotations, dropped)) => (self.annotations, self.dropped) = (annotations, dropped),
+            Err(problem) => {
+                self.refusal.get_or_insert_with(|| Refusal::new(NAME, "bad_annotations", problem));
+            }
+        }
+    }
+
     fn into_row(self, source: &str, row: u64) -> RawRow {
         let main = self.images.iter().find(|image| image.role == MAIN_IMAGE);
         let image_id = ImageId::of(main.map_or(&[], |image| image.bytes.as_slice()));
@@ -253,16 +266,14 @@ fn tar_sample(found: TarSample, name: &str) -> RawSample {
         return sample;
     }
     let mut given: Vec<RoleImage> = Vec::new();
+    let (mut reading, mut texts) = (Reading::default(), Reading::default());
     for member in found.members {
         let (stem, extension) = member.extension.rsplit_once('.').unwrap_or((MAIN_IMAGE, &member.extension));
         let refused = match extension {
-            "json" if stem == MAIN_IMAGE => {
-                from_json(&member.bytes).map(|json| merge(&mut sample.annotations, json)).map_err(|error| error.to_string()).err()
+            "json" if stem == MAIN_IMAGE => from_json(&member.bytes).map(|read| reading.join(read.at(".json"))).err(),
+            "txt" if stem == MAIN_IMAGE => {
+                captions_from_text(&member.bytes).map(|captions| texts.join(Reading::of_captions(captions))).err()
             }
-            "txt" if stem == MAIN_IMAGE => captions_from_text(&member.bytes)
-                .map(|captions| sample.annotations.captions.extend(captions))
-                .map_err(|error| error.to_string())
-                .err(),
             _ if is_image_extension(extension) => {
                 let role = if sample.images.iter().any(|image| image.role == stem) { &member.extension } else { stem };
                 sample.images.push(RoleImage { role: role.to_owned(), bytes: member.bytes });
@@ -278,6 +289,8 @@ fn tar_sample(found: TarSample, name: &str) -> RawSample {
             sample.refusal = Some(Refusal::new(NAME, "bad_annotations", format!(".{}: {problem}", member.extension)));
         }
     }
+    reading.join(texts);
+    sample.take(reading);
     for (_, name) in image_names(&mut sample.annotations) {
         if let Some((stem, extension)) = name.rsplit_once('.')
             && [is_image_extension, is_codes_extension].iter().any(|is_known| is_known(&extension.to_ascii_lowercase()))
@@ -308,19 +321,16 @@ fn first_item_is_main(sample: &mut RawSample) {
     images.filter(|image| **image == first).for_each(|image| MAIN_IMAGE.clone_into(image));
 }
 
-fn merge(annotations: &mut Annotations, json: Annotations) {
-    let captions = std::mem::take(&mut annotations.captions);
-    *annotations = json;
-    annotations.captions.extend(captions);
-}
-
 /// A sample with its images, in the order of [`FileSample::paths`].
 fn file_sample(found: FileSample, images: Vec<Option<Bytes>>, location: &Location) -> RawSample {
     let mut sample =
         RawSample { key: found.key, images: Vec::new(), annotations: Annotations::default(), dropped: Vec::new(), refusal: None };
     match found.annotations {
-        Ok(annotations) => sample.annotations = annotations,
+        Ok(reading) => sample.take(reading),
         Err(problem) => sample.refusal = Some(Refusal::new(NAME, "bad_annotations", problem)),
+    }
+    if let Some(problem) = found.no_image {
+        sample.refusal = Some(Refusal::new(NAME, "no_image", problem));
     }
     match found.codes {
         Some(Ok(bytes)) => sample.images.push(RoleImage { role: MAIN_IMAGE.to_owned(), bytes }),

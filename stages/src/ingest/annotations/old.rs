@@ -180,34 +180,3 @@ pub(super) fn is_image_extension(extension: &str) -> bool {
 pub(super) fn is_codes_extension(extension: &str) -> bool {
     extension == "npy"
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn caption(json: &str) -> Result<String, String> {
-        let annotations = from_json(format!(r#"{{"caption": "{json}"}}"#).as_bytes()).map_err(|error| error.to_string())?;
-        Ok(annotations.captions.into_iter().collect())
-    }
-
-    #[test]
-    fn lone_surrogates_are_read_as_replacement_characters() {
-        for (json, expected) in [
-            (r"a \ud83e\udd8a b", "a 🦊 b"),
-            (r"a \ud83e b", "a \u{fffd} b"),
-            (r"a \uDD8A", "a \u{fffd}"),
-            (r"\ud83e\ud83e\udd8a", "\u{fffd}🦊"),
-            (r"\udd8a\ud83e", "\u{fffd}\u{fffd}"),
-            (r"\ud83e\n", "\u{fffd}\n"),
-            (r"\\ud83e \\\ud83e", "\\ud83e \\\u{fffd}"),
-            (r#"\"\ud800\""#, "\"\u{fffd}\""),
-            (r"\u0000\u202e\ufffe", "\u{0}\u{202e}\u{fffe}"),
-        ] {
-            assert_eq!(caption(json).as_deref(), Ok(expected), "{json}");
-        }
-        assert!(matches!(without_lone_surrogates(br#"{"a": "\u00e9\n"}"#), Cow::Borrowed(_)), "nothing is copied without need");
-        for damaged in [r"\ud8", r"\u+800", r"\ud83g"] {
-            assert!(caption(damaged).is_err(), "{damaged} is no JSON");
-        }
-    }
-}
