@@ -20,7 +20,26 @@ pub const DEPTH_IMAGE: &str = "depth";
 /// Role of a map of surface normals.
 pub const NORMAL_IMAGE: &str = "normal";
 
-/// What people or models wrote about a picture. Every list may be empty; coordinates are in pixels of the main image.
+/// Reason that boxes are counted under whose left or upper edge lies beyond the other one.
+pub const INVERTED_BOX: &str = "boxes.inverted";
+/// Reason for boxes without area.
+pub const EMPTY_BOX: &str = "boxes.empty";
+/// Reason for boxes that lie beside the picture.
+pub const OUTSIDE_BOX: &str = "boxes.outside";
+
+/// The pixels of a picture that coordinates are counted in, where it is stored turned, as its EXIF orientation says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Orientation {
+    /// Those of the picture as it is stored: when that is turned upright, boxes and masks are turned with it.
+    #[default]
+    Stored,
+    /// Those of the picture as it is seen, turned upright.
+    Upright,
+}
+
+/// What people or models wrote about a picture. Every list may be empty; coordinates are in pixels of the main image, until
+/// `derive` in those that [`Orientation`] says.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Annotations {

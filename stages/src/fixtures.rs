@@ -12,7 +12,8 @@ use cm3flow_schemas::unit::NumericsClass;
 use cm3flow_schemas::vocabulary::{Vocabulary, VocabularySizes};
 use cm3flow_schemas::{Digest, DynError, ImageId, SampleId, columns, rows};
 use image::codecs::jpeg::JpegEncoder;
-use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
+use image::{DynamicImage, GrayImage, ImageFormat, Rgb, RgbImage};
+use png::{BitDepth, ColorType, Encoder};
 use serde::Serialize;
 
 use crate::annotate::{Annotate, Annotator};
@@ -132,6 +133,23 @@ pub(crate) fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     picture.write_to(&mut bytes, format).expect("encodes in memory");
     bytes.into_inner()
+}
+
+/// `levels` as a PNG whose samples have `depth` bits: grey levels, or indices into `palette`.
+pub(crate) fn level_png(levels: &GrayImage, depth: BitDepth, palette: Option<&[Rgb<u8>]>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::new(&mut bytes, levels.width(), levels.height());
+    encoder.set_depth(depth);
+    encoder.set_color(if palette.is_some() { ColorType::Indexed } else { ColorType::Grayscale });
+    if let Some(palette) = palette {
+        encoder.set_palette(palette.iter().flat_map(|colour| colour.0).collect::<Vec<u8>>());
+    }
+    let bits = depth as usize;
+    let packed = |samples: &[u8]| (0..).zip(samples).fold(0, |byte, (place, level)| byte | (level << (8 - bits - place * bits)));
+    let lines = levels.as_raw().chunks(levels.width() as usize);
+    let data: Vec<u8> = lines.flat_map(|line| line.chunks(8 / bits).map(packed).collect::<Vec<u8>>()).collect();
+    encoder.write_header().and_then(|mut writer| writer.write_image_data(&data)).expect("encodes in memory");
+    bytes
 }
 
 /// Seventeen samples: good ones, duplicates of two kinds, and every early way to be refused.

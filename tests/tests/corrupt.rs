@@ -171,3 +171,34 @@ async fn rows_without_picture_or_sense_are_refused_by_line() {
     assert_eq!(reasons, ["bad_annotations", "missing_image", "no_image"]);
     assert_eq!(outcome.manifest.samples.duplicate, 1, "the two rows that name one picture");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_samples_lose_are_counted_by_reason_in_windows_and_manifest() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let rows = [
+        r#""captions": ["a caption", "a caption "], "boxes": [{"label": "a", "x0": 9, "y0": 0, "x1": 5, "y1": 9}]"#,
+        r#""caption": "another", "boxes": "a cat", "license": {"id": 3}"#,
+        r#""caption": "a third", "boxes": [{"label": "a", "x0": 100, "y0": 0, "x1": 120, "y1": 9}, {"label": "b"}], "score": NaN"#,
+        r#""boxes": 17"#,
+    ];
+    let row = |(number, fields): (u8, &&str)| {
+        fs::write(folder.path().join(format!("{number}.jpg")), jpeg(40 + number)).expect("a temporary folder");
+        format!("{{\"image\": \"{number}.jpg\", {fields}}}")
+    };
+    let list: Vec<String> = (0..).zip(&rows).map(row).collect();
+    fs::write(folder.path().join("rows.jsonl"), list.join("\n")).expect("a temporary folder");
+    let sources = [corpus_source(25), source("rows", "jsonl", &folder.path().join("rows.jsonl"), 8)].concat();
+    let job = Job::try_new(SMALL, &sources).expect("a good configuration");
+    let outcome = job.run().await.expect("bad fields stop nothing");
+    let ledger = &outcome.manifest.samples;
+    assert_eq!(ledger.refused.get("ingest.bad_annotations"), Some(&1), "{ledger}");
+    let mut dropped = ledger.dropped.clone();
+    // Boxes of the corpus.
+    dropped.remove("boxes.cropped");
+    let expected =
+        [("annotations.boxes", 2), ("annotations.license", 1), ("boxes.inverted", 1), ("boxes.outside", 1), ("captions.equal", 1)];
+    assert_eq!(dropped, expected.map(|(reason, count)| (reason.to_owned(), count)).into());
+    let of_windows: u64 = outcome.windows.iter().flat_map(|window| window.samples.dropped.values()).sum();
+    assert_eq!(of_windows, ledger.dropped.values().sum::<u64>());
+    assert!(ledger.check("version").is_ok());
+}

@@ -47,7 +47,9 @@ struct RefusedRow<'a> {
 
 /// From the source to fitted pixels.
 fn derived(config: &Config, source: PlannedUnit) -> Result<Chain> {
+    let rows = config.row_settings(&source.unit.source);
     let derive = Derive::new(config.derive.clone(), config.tokenize.image.preparation(), config.dataset.seed);
+    let derive = derive.with_orientation(rows.orientation);
     Ok(Chain::new(Head::Source(Box::new(ingest_of(config, source)?))).map(Filter::new(config.filter.clone())).map(derive))
 }
 

@@ -294,7 +294,7 @@ mod tests {
             unit_samples: 1,
             group_by: cm3flow_stages::ingest::GroupBy::default(),
             max_member_bytes: None,
-            orientation: cm3flow_stages::ingest::Orientation::default(),
+            orientation: cm3flow_schemas::sample::Orientation::default(),
         };
         let error = source_location(&source, FilePath::new("/"), &StoreConfig::default()).expect_err("it does not exist");
         assert!(error.to_string().contains("/no/such"), "{error}");

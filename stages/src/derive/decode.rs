@@ -6,7 +6,9 @@ use std::io::Cursor;
 
 use cm3flow_schemas::preparation::Transparency;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Pixel, Rgb, RgbImage};
+use image::{DynamicImage, ImageBuffer, ImageFormat, ImageReader, Pixel, Rgb, RgbImage};
+
+use super::frame::Stored;
 
 /// Why a picture cannot be decoded: a reason to count, and what exactly.
 pub type DecodeError = (&'static str, String);
@@ -16,6 +18,18 @@ pub type DecodeError = (&'static str, String);
 /// # Errors
 /// `truncated_image` for a JPEG without end, `undecodable_image` for whatever the decoder refuses.
 pub fn decode(bytes: &[u8], transparency: Transparency) -> Result<RgbImage, DecodeError> {
+    decode_turned(bytes, transparency, |found| Ok(found.orientation()))
+}
+
+/// As [`decode`], turned as `turn` says of the picture's header.
+///
+/// # Errors
+/// As [`decode`], and those of `turn`.
+pub(super) fn decode_turned(
+    bytes: &[u8],
+    transparency: Transparency,
+    turn: impl FnOnce(Stored) -> Result<Orientation, DecodeError>,
+) -> Result<RgbImage, DecodeError> {
     let undecodable = |error: &dyn std::fmt::Display| ("undecodable_image", error.to_string());
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| undecodable(&error))?;
     // The JPEG decoder fills what is missing with grey instead of refusing.
@@ -23,7 +37,7 @@ pub fn decode(bytes: &[u8], transparency: Transparency) -> Result<RgbImage, Deco
         return Err(("truncated_image", format!("the JPEG ends after {} bytes without end marker", bytes.len())));
     }
     let mut decoder = reader.into_decoder().map_err(|error| undecodable(&error))?;
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let orientation = turn(Stored::of(&mut decoder))?;
     let picture = DynamicImage::from_decoder(decoder).map_err(|error| undecodable(&error))?;
     if orientation == Orientation::NoTransforms {
         return Ok(on_white(eight_bits(picture), transparency));
@@ -31,17 +45,6 @@ pub fn decode(bytes: &[u8], transparency: Transparency) -> Result<RgbImage, Deco
     let mut upright = DynamicImage::ImageRgb8(on_white(eight_bits(picture), transparency));
     upright.apply_orientation(orientation);
     Ok(upright.into_rgb8())
-}
-
-/// Width and height of a picture once it is turned upright, as its header says; `None` for what the decoder refuses.
-pub(super) fn upright_size(bytes: &[u8]) -> Option<(u32, u32)> {
-    let mut decoder = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?.into_decoder().ok()?;
-    let (width, height) = decoder.dimensions();
-    let is_turned = matches!(
-        decoder.orientation(),
-        Ok(Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH)
-    );
-    Some(if is_turned { (height, width) } else { (width, height) })
 }
 
 /// Whether the marker that ends the picture is there. Goes from segment to segment, so that neither a thumbnail before the scan nor data

@@ -6,12 +6,17 @@
 //!
 //! Where images have several shapes (`grids.rs`), the main image is fitted to the one of the nearest aspect, and whatever shows it (edges, edits,
 //! masks, segmentations) to the same one, so that they lie upon each other; references and items have shapes of their own.
+//!
+//! Pictures are turned upright by their EXIF orientation. What a source says in pixels of the stored picture, boxes and masks and whatever else
+//! lies upon it, is turned with it (`frame.rs`).
 
 mod config;
 pub mod decode;
 pub mod edges;
 pub mod fit;
+mod frame;
 mod grids;
+mod levels;
 pub(crate) mod resize;
 mod segmentation;
 
@@ -23,24 +28,30 @@ use cm3flow_schemas::columns;
 use cm3flow_schemas::preparation::Preparation;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{
-    Annotations, DroppedPart, EDGE_IMAGE, MAIN_IMAGE, OUTLINE_IMAGE, ObjectMask, Refusal, RoleImage, SCRIBBLE_IMAGE, SEGMENTATION_IMAGE,
+    Annotations, DroppedPart, EDGE_IMAGE, LabelledBox, MAIN_IMAGE, OUTLINE_IMAGE, ObjectMask, Orientation, Refusal, RoleImage,
+    SCRIBBLE_IMAGE, SEGMENTATION_IMAGE,
 };
 use cm3flow_schemas::{ImageId, RoleGrid, SchemaError};
-use image::{GrayImage, RgbImage};
+use image::{DynamicImage, GrayImage, RgbImage};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use config::DeriveConfig;
 pub use fit::Fit;
 
+use self::decode::DecodeError;
+use self::frame::{Frame, Stored};
+use self::levels::Levels;
 use crate::codes;
 use crate::error::{Result, StageError};
 use crate::stage::Transform;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 4;
+pub const REVISION: u32 = 5;
 /// The stage's name.
 pub const NAME: &str = "derive";
+/// Reason that boxes are counted under of which less than half is within the shape that is cut out of the picture.
+const CROPPED_BOX: &str = "boxes.cropped";
 
 /// Crates that decode pictures and find edges, with the versions that are built in: part of [`Preparation`], because codes depend on them.
 #[must_use]
@@ -55,6 +66,7 @@ pub struct Derive {
     config: DeriveConfig,
     preparation: Preparation,
     seed: u64,
+    orientation: Orientation,
     change: ColumnChange,
 }
 
@@ -65,7 +77,14 @@ impl Derive {
         let mut added = vec![columns::pixels(), columns::given_codes(), columns::annotations(), columns::dropped(), columns::refusal()];
         added.extend(columns::size());
         added.extend(preparation.buckets.map(|_| columns::image_grids()));
-        Self { config, preparation, seed, change: ColumnChange::new(&[columns::IMAGES], added) }
+        let change = ColumnChange::new(&[columns::IMAGES], added);
+        Self { config, preparation, seed, orientation: Orientation::default(), change }
+    }
+
+    /// Takes coordinates of the source to be counted as `orientation` says, instead of in stored pixels.
+    #[must_use]
+    pub fn with_orientation(self, orientation: Orientation) -> Self {
+        Self { orientation, ..self }
     }
 
     fn derive(&self, row: In) -> Out {
@@ -76,18 +95,11 @@ impl Derive {
             return out;
         }
         out.image_grids = grids::of(&images, &out.annotations, &self.preparation);
+        let frame = Frame::of(&images, self.orientation);
         for image in images {
             if codes::is_given(&image.bytes) {
                 self.pass(&mut out, &image_id, image);
-                continue;
-            }
-            let added = if image.role == SEGMENTATION_IMAGE && !out.annotations.seg_labels.is_empty() {
-                segmentation::decode(&image.bytes).map(|levels| self.add_segmentation(&mut out, &image_id, &levels))
-            } else {
-                let decoded = decode::decode(&image.bytes, self.preparation.transparency);
-                decoded.map(|picture| self.add(&mut out, &image.role, &image_id, &picture))
-            };
-            if let Err((reason, detail)) = added {
+            } else if let Err((reason, detail)) = self.add_image(&mut out, &image_id, &image, frame.as_ref()) {
                 (out.pixels, out.given_codes, out.image_grids) = (Vec::new(), Vec::new(), Vec::new());
                 out.refusal = Some(Refusal::new(NAME, reason, format!("image {}: {detail}", image.role)));
                 break;
@@ -102,9 +114,38 @@ impl Derive {
             let size = self.preparation.size_px(RoleGrid::of(&out.image_grids, MAIN_IMAGE));
             (out.width, out.height) = size;
             let fit = self.fit(out, MAIN_IMAGE, id, size);
-            map_boxes(&mut out.annotations, &fit);
+            map_boxes(out, &fit, |found| frame::within(found, size));
         }
         out.given_codes.push(image);
+    }
+
+    /// Decodes an image and adds what is made of it.
+    fn add_image(&self, out: &mut Out, id: &ImageId, image: &RoleImage, frame: Option<&Frame>) -> Result<(), DecodeError> {
+        let transparency = self.preparation.transparency;
+        let frame_of_others = frame.filter(|_| lies_upon_main(&image.role, &out.annotations));
+        let turn = |found: Stored| frame_of_others.map_or_else(|| Ok(found.orientation()), |frame| frame.turn_of(found));
+        if image.role == SEGMENTATION_IMAGE && !out.annotations.seg_labels.is_empty() {
+            let levels = turned_levels(segmentation::decode(&image.bytes)?, &image.bytes, turn)?;
+            self.add_segmentation(out, id, &levels);
+        } else if out.annotations.masks.iter().any(|mask| mask.image == image.role) {
+            let mask = match Levels::mask_of_png(&image.bytes)? {
+                Some(mask) => DynamicImage::ImageLuma8(turned_levels(mask, &image.bytes, turn)?).into_rgb8(),
+                None => {
+                    let mut mask = decode::decode_turned(&image.bytes, transparency, turn)?;
+                    levels::whiten(&mut mask);
+                    mask
+                }
+            };
+            self.add(out, &image.role, id, &mask);
+        } else {
+            let picture = decode::decode_turned(&image.bytes, transparency, turn)?;
+            if let Some(frame) = frame.filter(|_| image.role == MAIN_IMAGE) {
+                self.add_main(out, id, &picture, frame);
+            } else {
+                self.add(out, &image.role, id, &picture);
+            }
+        }
+        Ok(())
     }
 
     /// Fit of the image `role` of the picture `id`, which has `size`.
@@ -112,20 +153,24 @@ impl Derive {
         Fit::into_grid(size, RoleGrid::of(&out.image_grids, role), &self.preparation, (self.seed, id))
     }
 
-    fn add(&self, out: &mut Out, role: &str, id: &ImageId, picture: &RgbImage) {
-        // All images of a sample are cut alike, so that an edit lines up with what it edits.
-        let fit = self.fit(out, role, id, picture.dimensions());
+    /// Adds the main picture, upright, with what is made of it.
+    fn add_main(&self, out: &mut Out, id: &ImageId, picture: &RgbImage, frame: &Frame) {
+        let fit = self.fit(out, MAIN_IMAGE, id, picture.dimensions());
         let fitted = fit.apply(picture);
-        if role == MAIN_IMAGE {
-            (out.width, out.height) = picture.dimensions();
-            map_boxes(&mut out.annotations, &fit);
-            if self.config.edges {
-                out.push(EDGE_IMAGE, edges::canny(&fitted, self.config.canny_low, self.config.canny_high));
-            }
-            if self.config.scribbles {
-                out.push(SCRIBBLE_IMAGE, edges::scribble(&fitted));
-            }
+        (out.width, out.height) = picture.dimensions();
+        map_boxes(out, &fit, |found| frame.placed(found));
+        if self.config.edges {
+            out.push(EDGE_IMAGE, edges::canny(&fitted, self.config.canny_low, self.config.canny_high));
         }
+        if self.config.scribbles {
+            out.push(SCRIBBLE_IMAGE, edges::scribble(&fitted));
+        }
+        out.push(MAIN_IMAGE, fitted);
+    }
+
+    /// Adds a picture beside the main one. All images of a sample are cut alike, so that an edit lines up with what it edits.
+    fn add(&self, out: &mut Out, role: &str, id: &ImageId, picture: &RgbImage) {
+        let fitted = self.fit(out, role, id, picture.dimensions()).apply(picture);
         out.push(role, fitted);
     }
 
@@ -144,8 +189,33 @@ impl Derive {
     }
 }
 
-fn map_boxes(annotations: &mut Annotations, fit: &Fit) {
-    annotations.boxes = std::mem::take(&mut annotations.boxes).iter().filter_map(|found| fit.map_box(found)).collect();
+/// Maps the boxes of a sample to the shape that is cut out; counts those that are lost.
+fn map_boxes(out: &mut Out, fit: &Fit, placed: impl Fn(LabelledBox) -> Result<LabelledBox, &'static str>) {
+    for found in std::mem::take(&mut out.annotations.boxes) {
+        match placed(found).and_then(|found| fit.map_box(&found).ok_or(CROPPED_BOX)) {
+            Ok(found) => out.annotations.boxes.push(found),
+            Err(reason) => DroppedPart::add(&mut out.dropped, reason, 1),
+        }
+    }
+}
+
+/// Whether an image shows the very pixels of the main one in another way. Edits, references and items have shapes of their own.
+fn lies_upon_main(role: &str, annotations: &Annotations) -> bool {
+    let edits = annotations.edits.iter().map(|edit| &edit.image);
+    let items = annotations.items.iter().filter_map(|item| item.image.as_ref());
+    role != MAIN_IMAGE && !edits.chain(&annotations.references).chain(items).any(|image| image == role)
+}
+
+/// Levels turned as `turn` says of the header of the picture that they were read from.
+fn turned_levels(
+    levels: GrayImage,
+    bytes: &[u8],
+    turn: impl FnOnce(Stored) -> Result<image::metadata::Orientation, DecodeError>,
+) -> Result<GrayImage, DecodeError> {
+    let own = Stored::read(bytes).and_then(|stored| stored.own);
+    let mut picture = DynamicImage::ImageLuma8(levels);
+    picture.apply_orientation(turn(Stored { size: (picture.width(), picture.height()), own })?);
+    Ok(picture.into_luma8())
 }
 
 /// Columns that deriving reads.

@@ -1,6 +1,6 @@
 //! Condition images made from a segmentation: a map in fixed colours, the outlines of its objects, masks of single ones.
 //!
-//! A segmentation is a greyscale picture whose levels number objects; 0 is none. Levels are never mixed: it is fitted by the nearest pixel.
+//! A segmentation is a greyscale picture, or one with a palette, whose levels number objects; 0 is none. Levels are never mixed: it is fitted by the nearest pixel.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -10,21 +10,28 @@ use cm3flow_schemas::sample::SegLabel;
 use image::{DynamicImage, GrayImage, ImageReader, Rgb, RgbImage};
 
 use super::decode::DecodeError;
+use super::levels::Levels;
 
 /// Share of the square that an object must cover for a mask of its own.
 const MIN_SHARE: f64 = 0.005;
 
-/// Decodes a segmentation.
+/// Decodes a segmentation, as it is stored.
 ///
 /// # Errors
 /// `undecodable_image` for what the decoder refuses, `bad_segmentation` for a picture whose levels are no numbers of objects.
 pub(super) fn decode(bytes: &[u8]) -> Result<GrayImage, DecodeError> {
+    if let Some(Levels { levels, .. }) = Levels::of_png(bytes)? {
+        return Ok(levels);
+    }
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| ("undecodable_image", error.to_string()))?;
     match reader.decode().map_err(|error| ("undecodable_image", error.to_string()))? {
         DynamicImage::ImageLuma8(levels) => Ok(levels),
         other => Err((
             "bad_segmentation",
-            format!("it is {:?}; with seg_labels it must be greyscale of 8 bits, its levels as numbered there", other.color()),
+            format!(
+                "it is {:?}; with seg_labels it must be greyscale of levels up to 255, or a PNG with a palette, numbered as there",
+                other.color()
+            ),
         )),
     }
 }

@@ -16,6 +16,7 @@ use crate::fixtures::{Raw, SEED, SIDE, encoded, filter_config, filtered, jpeg, p
 use crate::stage::Map;
 
 mod buckets;
+mod geometry;
 mod pillow;
 
 const RED: Rgb<u8> = Rgb([255, 0, 0]);
@@ -29,6 +30,7 @@ fn decode(bytes: &[u8]) -> Result<RgbImage, super::decode::DecodeError> {
 struct Derived {
     pixels: Vec<RoleImage>,
     annotations: Annotations,
+    dropped: Vec<DroppedPart>,
     width: u32,
     height: u32,
     refusal: Option<Refusal>,
@@ -43,9 +45,15 @@ fn derive_one(sample: Raw) -> Derived {
 }
 
 fn derive_with(config: DeriveConfig, sample: Raw) -> Derived {
+    derive_by(Derive::new(config, preparation(), SEED), sample)
+}
+
+/// Columns of [`Derived`].
+const DERIVED: [&str; 6] = [columns::PIXELS, columns::ANNOTATIONS, columns::DROPPED, columns::WIDTH, columns::HEIGHT, columns::REFUSAL];
+
+fn derive_by(derive: Derive, sample: Raw) -> Derived {
     let filtered = run_whole(Map(crate::filter::Filter::new(filter_config())), &raw_batch(&[sample]));
-    let wanted = [columns::PIXELS, columns::ANNOTATIONS, columns::WIDTH, columns::HEIGHT, columns::REFUSAL];
-    rows::read(&run_whole(Map(Derive::new(config, preparation(), SEED)), &filtered), &wanted).unwrap().remove(0)
+    rows::read(&run_whole(Map(derive), &filtered), &DERIVED).unwrap().remove(0)
 }
 
 /// Left half red, right half blue.
@@ -136,8 +144,7 @@ fn animated_webp(frames: &[RgbImage]) -> Vec<u8> {
 #[test]
 fn derive_keeps_the_contract() {
     let out = check_stage(stage, &filtered());
-    let rows: Vec<Derived> =
-        rows::read(&out, &[columns::PIXELS, columns::ANNOTATIONS, columns::WIDTH, columns::HEIGHT, columns::REFUSAL]).unwrap();
+    let rows: Vec<Derived> = rows::read(&out, &DERIVED).unwrap();
     let own: Vec<&str> = rows
         .iter()
         .filter_map(|row| row.refusal.as_ref())
@@ -357,8 +364,7 @@ fn edges_are_white_where_colours_change() {
 fn no_edges_are_made_when_none_are_wanted() {
     let config = DeriveConfig { edges: false, ..DeriveConfig::default() };
     let out = run_whole(Map(Derive::new(config, preparation(), SEED)), &filtered());
-    let rows: Vec<Derived> =
-        rows::read(&out, &[columns::PIXELS, columns::ANNOTATIONS, columns::WIDTH, columns::HEIGHT, columns::REFUSAL]).unwrap();
+    let rows: Vec<Derived> = rows::read(&out, &DERIVED).unwrap();
     assert!(rows.iter().flat_map(|row| &row.pixels).all(|image| image.role != EDGE_IMAGE));
 }
 
@@ -430,10 +436,10 @@ fn given_codes_pass_undecoded_and_their_boxes_are_those_of_the_square() {
     }
     let given: Given = rows::read(&out, &[columns::GIVEN_CODES]).unwrap().remove(0);
     assert_eq!(given.given_codes, [RoleImage { role: MAIN_IMAGE.into(), bytes: codes }]);
-    let wanted = [columns::PIXELS, columns::ANNOTATIONS, columns::WIDTH, columns::HEIGHT, columns::REFUSAL];
-    let derived: Derived = rows::read(&out, &wanted).unwrap().remove(0);
+    let derived: Derived = rows::read(&out, &DERIVED).unwrap().remove(0);
     assert_eq!((derived.width, derived.height, derived.refusal), (SIDE, SIDE, None));
     assert_eq!(derived.annotations.boxes, [LabelledBox { label: "door".into(), x0: 2, y0: 3, x1: 8, y1: 16 }]);
+    assert_eq!(derived.dropped, [DroppedPart { reason: "boxes.outside".into(), count: 1 }]);
     assert_eq!(derived.pixels.iter().map(|image| image.role.as_str()).collect::<Vec<_>>(), ["edit0"], "codes have no edges");
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use cm3flow_schemas::sample::Orientation;
 use serde::{Deserialize, Serialize};
 
 use super::location::Location;
@@ -84,17 +85,6 @@ pub enum SourceFormat {
     Folder,
 }
 
-/// The pixels that a source's annotations are about.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Orientation {
-    /// Those of the picture as it is stored: what is turned upright takes boxes and masks with it.
-    #[default]
-    Stored,
-    /// Those of the picture as it is seen, turned upright.
-    Upright,
-}
-
 /// Settings of a source that change its rows: they belong into the keys of all that is made of them. Defaults are left out when it is
 /// written, so that keys do not change with every setting that is added.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,7 +154,7 @@ mod tests {
     fn settings_of_rows_are_written_without_their_defaults() {
         assert!(RowSettings::default().is_default());
         assert_eq!(serde_json::to_string(&RowSettings::default()).expect("plain data"), "{}");
-        let upright = RowSettings { orientation: Orientation::Upright };
+        let upright = RowSettings { orientation: Orientation::Upright, ..RowSettings::default() };
         assert!(!upright.is_default());
         assert_eq!(serde_json::to_string(&upright).expect("plain data"), r#"{"orientation":"upright"}"#);
         assert_eq!(serde_json::from_str::<RowSettings>(r#"{"orientation":"upright"}"#).expect("its own"), upright);
@@ -175,7 +165,7 @@ mod tests {
     fn a_source_gives_its_row_settings_and_takes_them_back() {
         let source: SourceConfig =
             serde_json::from_str(r#"{"name": "a", "format": "folder", "url": "a", "orientation": "upright"}"#).expect("a source");
-        assert_eq!(source.row_settings(), RowSettings { orientation: Orientation::Upright });
+        assert_eq!(source.row_settings(), RowSettings { orientation: Orientation::Upright, ..RowSettings::default() });
         let plain = source.clone().with_row_settings(RowSettings::default());
         assert_eq!((plain.row_settings().is_default(), plain.with_row_settings(source.row_settings())), (true, source));
     }

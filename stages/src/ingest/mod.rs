@@ -22,7 +22,7 @@ mod scan;
 mod unit;
 mod webdataset;
 
-pub use config::{GroupBy, Orientation, ReadOptions, RowSettings, SourceConfig, SourceFormat};
+pub use config::{GroupBy, ReadOptions, RowSettings, SourceConfig, SourceFormat};
 pub use location::Location;
 pub use planned::{PlannedUnit, UnitPlace};
 pub use scan::{NoMemory, ScanMemory, ScanOptions, ScannedSource, scan};

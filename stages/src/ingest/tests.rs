@@ -27,6 +27,8 @@ use crate::fixtures::{jpeg, picture, png};
 use crate::meter::StageMeter;
 use crate::stage::Source;
 
+mod annotations;
+
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 struct Row {
     sample_id: SampleId,
@@ -236,7 +238,7 @@ fn samples_that_lack_something_are_refused_and_not_left_out() {
         ("badjson.png", &picture),
         ("badjson.json", b"{\"captions\": [1"),
         ("wrongtype.png", &picture),
-        ("wrongtype.json", b"{\"captions\": \"no list\"}"),
+        ("wrongtype.json", b"{\"captions\": {\"en\": \"no text\"}}"),
         ("latin.png", &picture),
         ("latin.txt", b"caf\xe9"),
         ("empty.png", b""),

@@ -1,6 +1,6 @@
 //! Boxes as sources write them: corners in fractions of pixels, in either direction beyond the picture.
 
-use cm3flow_schemas::sample::LabelledBox;
+use cm3flow_schemas::sample::{EMPTY_BOX, INVERTED_BOX, LabelledBox, OUTSIDE_BOX};
 use serde_json::Value;
 
 use super::values::{number, object, required, text};
@@ -31,15 +31,15 @@ impl WrittenBox {
     pub(super) fn in_pixels(self) -> Result<LabelledBox, &'static str> {
         let Self { label, x, y } = self;
         if x[0] > x[1] || y[0] > y[1] {
-            return Err("boxes.inverted");
+            return Err(INVERTED_BOX);
         }
         let (x, y) = (x.map(f64::round), y.map(f64::round));
         if x[0] >= x[1] || y[0] >= y[1] {
-            return Err("boxes.empty");
+            return Err(EMPTY_BOX);
         }
         let largest = f64::from(u32::MAX);
         if x[1] <= 0.0 || y[1] <= 0.0 || x[0] >= largest || y[0] >= largest {
-            return Err("boxes.outside");
+            return Err(OUTSIDE_BOX);
         }
         let [[x0, x1], [y0, y1]] = [x, y].map(|edges| edges.map(|edge| edge.clamp(0.0, largest) as u32));
         Ok(LabelledBox { label, x0, y0, x1, y1 })

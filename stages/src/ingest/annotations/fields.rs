@@ -58,6 +58,7 @@ pub(in crate::ingest) fn from_json(bytes: &[u8]) -> Result<Reading, String> {
 /// by the member's extension in a tar (`edit0.jpg`) or by path in a row list; what reads those makes roles of the names.
 pub(super) fn read(mut reader: Reader) -> Reading {
     let labels: BTreeMap<u32, String> = reader.map(SEG_LABELS, seg_label).into_iter().collect();
+    let [license, credit, source] = reader.mentions();
     let annotations = Annotations {
         captions: ["caption", "text", "captions"].into_iter().flat_map(|field| reader.texts(field)).collect(),
         questions: reader.list(QUESTIONS, |value| question(value).map(Some)),
@@ -72,9 +73,9 @@ pub(super) fn read(mut reader: Reader) -> Reading {
         items: reader.whole_list(ITEMS, |value| items(value).map(Some)).into_iter().flatten().collect(),
         ocr: reader.text("ocr", "\n").filter(|text| !text.trim().is_empty()),
         fields: reader.map(FIELDS, named_text),
-        license: reader.mention("license"),
-        credit: reader.mention("credit"),
-        source: reader.mention("source"),
+        license,
+        credit,
+        source,
     };
     let problem = reader.problem();
     Reading { annotations, dropped: reader.dropped, problem }

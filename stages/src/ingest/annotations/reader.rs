@@ -13,6 +13,9 @@ pub(super) struct Shape {
     pub(super) expected: &'static str,
 }
 
+/// Fields about the sample that no document needs: one that cannot be read is counted and is no problem.
+pub(super) const MENTIONS: [&str; 3] = ["license", "credit", "source"];
+
 /// The fields of an object that have yet to be read.
 pub(super) struct Reader {
     fields: Fields,
@@ -26,7 +29,9 @@ impl Reader {
         let mut reader = Self { fields, dropped: Vec::new(), problems: Vec::new() };
         for field in std::mem::take(&mut reader.fields.repeated) {
             reader.count(field, 1);
-            reader.problems.push(format!("field {field}: it stands more than once, the last one counts"));
+            if !MENTIONS.contains(&field) {
+                reader.problems.push(format!("field {field}: it stands more than once, the last one counts"));
+            }
         }
         reader
     }
@@ -72,12 +77,14 @@ impl Reader {
         })
     }
 
-    /// A text about the sample that no document needs: one that cannot be read is counted and is no problem.
-    pub(super) fn mention(&mut self, field: &'static str) -> Option<String> {
-        let value = self.fields.take(field)?;
-        joined(&value, ", ").unwrap_or_else(|_| {
-            self.count(field, 1);
-            None
+    /// The [`MENTIONS`], in their order.
+    pub(super) fn mentions(&mut self) -> [Option<String>; 3] {
+        MENTIONS.map(|field| {
+            let value = self.fields.take(field)?;
+            joined(&value, ", ").unwrap_or_else(|_| {
+                self.count(field, 1);
+                None
+            })
         })
     }
 
