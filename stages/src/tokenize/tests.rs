@@ -328,7 +328,8 @@ fn shaped() -> RecordBatch {
         .zip(0..)
         .map(|((width, height), kind)| of(kind, width, height))
         .collect();
-    samples[3] = samples[3].clone().with_image("edit0", png(&picture(9, 32, 32)));
+    let edit = Edit { instruction: "square it".into(), image: "edit0".into() };
+    samples[3] = samples[3].clone().with_image("edit0", png(&picture(9, 32, 32))).annotated(|annotations| annotations.edits.push(edit));
     samples.push(Raw::new("codes", npy(8, 2), &["a photo"]));
     samples.push(Raw::new("codes", npy(2, 6), &["a photo"]));
     samples.push(Raw::new("codes", npy(16, 1), &["a photo"]));

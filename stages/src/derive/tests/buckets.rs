@@ -1,7 +1,7 @@
 //! Pictures are fitted to the shape of the nearest aspect, and what shows the same picture to the same shape.
 
 use cm3flow_schemas::Grid;
-use cm3flow_schemas::sample::Item;
+use cm3flow_schemas::sample::{Edit, Item};
 
 use super::*;
 use crate::filter::FilterConfig;
@@ -78,7 +78,7 @@ fn a_turned_picture_has_the_shape_that_it_is_seen_in() {
 #[test]
 fn what_shows_the_same_picture_has_its_shape_and_what_stands_alone_its_own() {
     let square = || png(&picture(1, 64, 64));
-    let levels = GrayImage::from_fn(64, 64, |x, _| image::Luma([u8::from(x < 32)]));
+    let levels = GrayImage::from_fn(128, 32, |x, _| image::Luma([u8::from(x < 64)]));
     let labels = vec![cm3flow_schemas::sample::SegLabel { level: 1, label: "dog".into() }];
     let sample = Raw::new("a", png(&halves(128, 32)), &["a photo"])
         .with_image("edit0", square())
@@ -87,6 +87,7 @@ fn what_shows_the_same_picture_has_its_shape_and_what_stands_alone_its_own() {
         .with_image(SEGMENTATION_IMAGE, encoded(&DynamicImage::ImageLuma8(levels), ImageFormat::Png))
         .annotated(|annotations| {
             annotations.boxes = vec![LabelledBox { label: "half".into(), x0: 64, y0: 0, x1: 128, y1: 32 }];
+            annotations.edits = vec![Edit { instruction: "square it".into(), image: "edit0".into() }];
             annotations.references = vec!["style".into()];
             annotations.items = vec![Item { text: None, image: Some("next".into()) }];
             annotations.seg_labels = labels;
