@@ -101,7 +101,7 @@ fn files_that_are_no_weights_are_named_with_what_they_are() {
     }
     for (settings, wanted) in [
         (format!("{PATCHES}[annotate.depth]\nmodule = \"page.ckpt\"\n"), "page.ckpt: the file is a web page (HTML)"),
-        ("[tokenize.text]\nfile = \"page.ckpt\"\n".to_owned(), "page.ckpt: text tokenizer: cannot read tokenizer.json"),
+        (PATCHES.replace("vocabulary_size = 300", "file = \"page.ckpt\""), "page.ckpt: text tokenizer: cannot read tokenizer.json"),
         (
             "[fit.perceptual]\nfeatures = \"pointer.ckpt\"\nlinear = \"page.ckpt\"\n".to_owned(),
             "pointer.ckpt: the file is a Git LFS pointer",

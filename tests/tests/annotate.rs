@@ -193,7 +193,7 @@ async fn a_module_that_makes_no_pictures_ends_the_run_and_is_named() {
 
     let settings = with_annotator("hed", &modules().join("taming.ckpt"), "");
     let error = Job::try_new(&settings, &sources).expect("a good configuration").run().await.expect_err("no module");
-    assert!(error.to_string().contains("load annotator hed ("), "{error}");
+    assert!(self::chain(&error).contains("taming.ckpt"), "{error}");
     let settings = with_annotator("hed", Path::new("nowhere/hed.pt"), "");
     let error = Job::try_new(&settings, &sources).expect("a good configuration").run().await.expect_err("no file");
     assert!(matches!(&error, PipelineError::File { path, .. } if path.ends_with("nowhere/hed.pt")), "{error}");

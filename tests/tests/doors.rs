@@ -99,7 +99,7 @@ fn random_tar(draws: &mut Draws) -> Vec<u8> {
                     builder.append_link(&mut header, name, format!("{}.jpg", ["a", "b", "c", "d"][draws.index(4)])).expect("memory");
                 }
                 _ => {
-                    let bytes = PHOTO.repeat(draws.index(30));
+                    let bytes = if extension == "txt" { b"a caption".as_slice() } else { PHOTO }.repeat(draws.index(30));
                     header.set_size(bytes.len() as u64);
                     builder.append_data(&mut header, name, bytes.as_slice()).expect("memory");
                 }

@@ -26,13 +26,14 @@ struct Mkl {
     maker: String,
 }
 
-/// Makes the MKL inside libtorch take its AVX2 products, unless the user chose others by `MKL_CBWR`; MKL heeds the first call, before its
-/// first product. Returns what tells the products in use from those, as the numerics class says it: none if they are in use.
+/// Makes the MKL inside libtorch take its AVX2 products, unless the user chose others by `MKL_CBWR`; MKL heeds it up to its first
+/// product. Returns the products in use as the numerics class names them, none if they are those for AVX2.
 ///
 /// Those for AVX-512, which are its own choice on Intel's processors with AVX-512, now and then give other last bits in the first step of a
 /// process, even where `MKL_CBWR` asks for the same bits; convolutions and products in bf16 are oneDNN's, and stay as they are. On other
-/// makers' processors MKL refuses every named branch, and takes no notice of one in `MKL_CBWR`. Its default stays in use there. An MKL that
-/// does not offer the functions, or a processor without AVX2, is left alone.
+/// makers' processors MKL refuses every named branch, and takes one in `MKL_CBWR` for `AUTO`; it knows `COMPATIBLE` alone. Its default stays in use there: it repeated in
+/// every run that was measured, as did `AUTO` at the same speed and `COMPATIBLE` at half of it (`tests/bench/RESULTS.md`). An MKL that does
+/// not offer the functions, or a processor without AVX2, is left alone.
 pub(super) fn products_in_use() -> Option<&'static str> {
     static IN_USE: OnceLock<Option<String>> = OnceLock::new();
     let chosen = || std::env::var_os("MKL_CBWR").map(|products| products.to_string_lossy().into_owned());

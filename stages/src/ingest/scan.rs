@@ -198,10 +198,10 @@ impl Scanning<'_> {
     async fn digest_of_samples(&self, samples: &[FileSample]) -> Result<Digest> {
         let mut rows = UnitHasher::new();
         samples.iter().for_each(|sample| rows.add_row(sample));
-        let paths: Vec<&Path> = samples.iter().flat_map(FileSample::paths).collect();
-        if paths.is_empty() {
+        if samples.iter().all(|sample| sample.pictures().next().is_none()) {
             return Ok(rows.digest());
         }
+        let paths: Vec<&Path> = samples.iter().flat_map(FileSample::paths).collect();
         let facts: Vec<_> = paths.iter().map(|path| self.location.facts(path)).collect();
         let facts: Vec<Option<FileFacts>> = futures::stream::iter(facts).buffered(IMAGES_AT_ONCE).try_collect().await?;
         let names: Vec<&str> = paths.iter().map(|path| path.as_ref()).collect();

@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use cm3flow_schemas::sample::Edit;
 use cm3flow_schemas::{DynError, Grid};
 use proptest::prelude::*;
 

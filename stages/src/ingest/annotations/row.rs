@@ -74,7 +74,7 @@ pub(in crate::ingest) fn without_image(bytes: &[u8]) -> String {
         .collect();
     match others.len() {
         0 => PROBLEM.to_owned(),
-        ..=MAX_FIELDS => format!("{PROBLEM}; it has {}", others.join(", ")),
+        1..=MAX_FIELDS => format!("{PROBLEM}; it has {}", others.join(", ")),
         all => format!("{PROBLEM}; it has {} and {} fields more", others[..MAX_FIELDS].join(", "), all - MAX_FIELDS),
     }
 }

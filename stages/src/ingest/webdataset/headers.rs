@@ -72,6 +72,11 @@ struct Extensions {
     problem: Option<String>,
 }
 
+/// A header with its offset.
+type PlacedHeader = (Box<Header>, u64);
+/// Offset and kind of damage.
+type PlacedDamage = (u64, String);
+
 /// Walks from header to header.
 pub(super) struct Headers<R> {
     reader: R,
@@ -80,7 +85,7 @@ pub(super) struct Headers<R> {
     /// Offset behind the data and the padding of the entry before.
     next_header: u64,
     /// A good header that was found behind damage, with its offset.
-    found: Option<(Box<Header>, u64)>,
+    found: Option<PlacedHeader>,
 }
 
 impl<R: Read> Headers<R> {
@@ -184,11 +189,11 @@ impl<R: Read> Headers<R> {
     }
 
     /// The next good header with its offset, `None` at the end of the tar; or the place and the kind of damage in front of it.
-    fn header(&mut self) -> io::Result<Result<Option<(Box<Header>, u64)>, (u64, String)>> {
+    fn header(&mut self) -> io::Result<Result<Option<PlacedHeader>, PlacedDamage>> {
         if let Some(found) = self.found.take() {
             return Ok(Ok(Some(found)));
         }
-        let mut damage: Option<(u64, String)> = None;
+        let mut damage: Option<PlacedDamage> = None;
         loop {
             let (mut block, start) = ([0; BLOCK as usize], self.at);
             let read = self.fill(&mut block)?;

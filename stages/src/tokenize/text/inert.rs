@@ -194,7 +194,7 @@ fn word_end(json: &Value) -> Option<WordEnd> {
     };
     let has_bytes = decoders.iter().any(|part| kind(part) == "ByteLevel");
     let space = if has_bytes { "\u{120}" } else { " " };
-    (!decoders.iter().any(|part| is_replaced(&part))).then(|| WordEnd { mark: mark.to_owned(), space })
+    (!decoders.iter().any(is_replaced)).then(|| WordEnd { mark: mark.to_owned(), space })
 }
 
 fn kind(component: &Value) -> &str {
