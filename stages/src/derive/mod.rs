@@ -1,7 +1,7 @@
 //! `derive`: all that follows from the pixels: the fitted square, condition images, coordinates within the square.
 //!
 //! Third stage of `prepare`, and the only place where a picture is decoded. Row-local: keeps order and number of rows. Pixels are
-//! fitted here at once, so that no full-size picture ever waits in a channel. Images whose codes are given pass by: their boxes are taken to
+//! fitted here at once, so that no full-size picture ever waits in a channel; while one is decoded it takes room of the budget of bytes. Images whose codes are given pass by: their boxes are taken to
 //! be those of the square, or of their own grid, and no edges are found.
 //!
 //! Where images have several shapes (`grids.rs`), the main image is fitted to the one of the nearest aspect, and whatever shows it (edges, edits,
@@ -12,8 +12,11 @@ pub mod decode;
 pub mod edges;
 pub mod fit;
 mod grids;
+mod jpeg;
+mod png;
 pub(crate) mod resize;
 mod segmentation;
+mod webp;
 
 use std::collections::BTreeMap;
 
@@ -33,12 +36,15 @@ use serde::{Deserialize, Serialize};
 pub use config::DeriveConfig;
 pub use fit::Fit;
 
+use self::decode::Header;
+use crate::budget::{ByteBudget, PictureRoom};
+use crate::channel::ChannelLimits;
 use crate::codes;
 use crate::error::{Result, StageError};
 use crate::stage::Transform;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 4;
+pub const REVISION: u32 = 5;
 /// The stage's name.
 pub const NAME: &str = "derive";
 
@@ -55,6 +61,7 @@ pub struct Derive {
     config: DeriveConfig,
     preparation: Preparation,
     seed: u64,
+    budget: ByteBudget,
     change: ColumnChange,
 }
 
@@ -65,7 +72,14 @@ impl Derive {
         let mut added = vec![columns::pixels(), columns::given_codes(), columns::annotations(), columns::dropped(), columns::refusal()];
         added.extend(columns::size());
         added.extend(preparation.buckets.map(|_| columns::image_grids()));
-        Self { config, preparation, seed, change: ColumnChange::new(&[columns::IMAGES], added) }
+        let budget = ChannelLimits::default().budget;
+        Self { config, preparation, seed, budget, change: ColumnChange::new(&[columns::IMAGES], added) }
+    }
+
+    /// Decodes pictures within `budget`, which others share, in place of a budget of its own.
+    #[must_use]
+    pub fn with_budget(self, budget: ByteBudget) -> Self {
+        Self { budget, ..self }
     }
 
     fn derive(&self, row: In) -> Out {
@@ -81,11 +95,12 @@ impl Derive {
                 self.pass(&mut out, &image_id, image);
                 continue;
             }
-            let added = if image.role == SEGMENTATION_IMAGE && !out.annotations.seg_labels.is_empty() {
+            let _room = self.room(&out, &image_id, &image);
+            let added = if is_map(&image, &out.annotations) {
                 segmentation::decode(&image.bytes).map(|levels| self.add_segmentation(&mut out, &image_id, &levels))
             } else {
                 let decoded = decode::decode(&image.bytes, self.preparation.transparency);
-                decoded.map(|picture| self.add(&mut out, &image.role, &image_id, &picture))
+                decoded.map(|picture| self.add(&mut out, &image.role, &image_id, picture))
             };
             if let Err((reason, detail)) = added {
                 (out.pixels, out.given_codes, out.image_grids) = (Vec::new(), Vec::new(), Vec::new());
@@ -94,6 +109,16 @@ impl Derive {
             }
         }
         out
+    }
+
+    /// Waits for room for a picture until it is fitted. One whose header cannot be read takes none, since it is refused before it is decoded.
+    fn room(&self, out: &Out, id: &ImageId, image: &RoleImage) -> PictureRoom {
+        let bytes = Header::of(&image.bytes).map_or(0, |header| {
+            let fit = self.fit(out, &image.role, id, header.size);
+            let fitting = if is_map(image, &out.annotations) { fit.levels_working_bytes() } else { fit.working_bytes() };
+            header.decoding_bytes.max(header.picture_bytes + fitting)
+        });
+        self.budget.room_for_picture(usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
     /// Lets an image pass whose codes are given; of what it was made, only the shape is known.
@@ -112,12 +137,14 @@ impl Derive {
         Fit::into_grid(size, RoleGrid::of(&out.image_grids, role), &self.preparation, (self.seed, id))
     }
 
-    fn add(&self, out: &mut Out, role: &str, id: &ImageId, picture: &RgbImage) {
+    fn add(&self, out: &mut Out, role: &str, id: &ImageId, picture: RgbImage) {
         // All images of a sample are cut alike, so that an edit lines up with what it edits.
-        let fit = self.fit(out, role, id, picture.dimensions());
-        let fitted = fit.apply(picture);
+        let size = picture.dimensions();
+        let fit = self.fit(out, role, id, size);
+        let fitted = fit.apply(&picture);
+        drop(picture);
         if role == MAIN_IMAGE {
-            (out.width, out.height) = picture.dimensions();
+            (out.width, out.height) = size;
             map_boxes(&mut out.annotations, &fit);
             if self.config.edges {
                 out.push(EDGE_IMAGE, edges::canny(&fitted, self.config.canny_low, self.config.canny_high));
@@ -142,6 +169,11 @@ impl Derive {
             out.annotations.masks.push(ObjectMask { label, image });
         }
     }
+}
+
+/// Whether the levels of an image are numbers of objects.
+fn is_map(image: &RoleImage, annotations: &Annotations) -> bool {
+    image.role == SEGMENTATION_IMAGE && !annotations.seg_labels.is_empty()
 }
 
 fn map_boxes(annotations: &mut Annotations, fit: &Fit) {

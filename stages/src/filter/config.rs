@@ -14,11 +14,12 @@ pub struct FilterConfig {
     pub min_short_side_px: u32,
     /// Largest ratio of the long side to the short one, of any image; 1 or more. Default 4.
     pub max_aspect: f64,
-    /// Fewest characters of a caption, after trimming. Default 3.
+    /// Fewest visible characters of a caption; one is enough in scripts where it can be a word, as in Chinese, Korean or Thai. Default 3.
     pub min_caption_chars: u32,
-    /// Most characters of a caption. Default 1000.
+    /// Most visible characters of a caption. Default 1000.
     pub max_caption_chars: u32,
-    /// Whether a sample without caption is refused, unless it has something else to make documents of, such as questions. Default true.
+    /// Whether a sample is refused that has no caption, or whose captions are all dropped, unless it has something else to make documents of, such as
+    /// questions. Default true.
     pub require_caption: bool,
 }
 

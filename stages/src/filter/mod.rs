@@ -1,9 +1,10 @@
 //! `filter`: refuses samples by what can be known before decoding: bytes, header, captions.
 //!
 //! Second stage of `prepare`. Row-local: keeps order and number of rows. Captions that are too short or too long are dropped from
-//! their sample; the sample is refused when none is left. Of images whose codes are given only the bytes are looked at, and their size is
+//! their sample, and counted; the sample is refused when none is left, and no other text. Of images whose codes are given only the bytes are looked at, and their size is
 //! left 0 for `derive`.
 
+mod characters;
 mod config;
 
 use std::io::Cursor;
@@ -23,7 +24,7 @@ use crate::error::{Result, StageError};
 use crate::stage::Transform;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 3;
+pub const REVISION: u32 = 4;
 /// The stage's name.
 pub const NAME: &str = "filter";
 
@@ -93,7 +94,7 @@ impl Filter {
             if !has_given_main(&row.images) {
                 self.check_side(width, height)?;
             }
-            self.check_captions(&mut out.annotations)
+            self.check_captions(&mut out.annotations, &mut out.dropped)
         });
         out.refusal = refused.err().map(|(reason, detail)| Refusal::new(NAME, reason, detail));
         out
@@ -162,7 +163,8 @@ impl Filter {
         Ok(())
     }
 
-    fn check_captions(&self, annotations: &mut Annotations) -> Result<(), (&'static str, String)> {
+    /// Drops captions that are too short or too long. What a refused sample would have lost is not counted.
+    fn check_captions(&self, annotations: &mut Annotations, dropped: &mut Vec<DroppedPart>) -> Result<(), (&'static str, String)> {
         let had = annotations.captions.len();
         let (mut short, mut long) = (0, 0);
         annotations.captions.retain_mut(|caption| {
@@ -170,22 +172,24 @@ impl Filter {
             if trimmed.len() != caption.len() {
                 *caption = trimmed.to_owned();
             }
-            let chars = caption.chars().count();
-            let is_short = chars < self.config.min_caption_chars as usize;
+            let chars = characters::visible(caption);
+            let is_short = chars < characters::needed(caption, self.config.min_caption_chars);
             let is_long = chars > self.config.max_caption_chars as usize;
-            short += usize::from(is_short);
-            long += usize::from(is_long);
+            short += u64::from(is_short);
+            long += u64::from(is_long);
             !is_short && !is_long
         });
-        match (annotations.captions.is_empty() && self.config.require_caption, had, short) {
-            (false, ..) => Ok(()),
-            (true, 0, _) if has_other_texts(annotations) => Ok(()),
-            (true, 0, _) => Err(("no_caption", "the sample has no caption".into())),
-            (true, _, 0) => Err(("caption_too_long", format!("all {long} captions exceed {} characters", self.config.max_caption_chars))),
-            (true, _, _) => Err((
-                "caption_too_short",
-                format!("{short} of {had} captions have fewer than {} characters", self.config.min_caption_chars),
-            )),
+        let (min, max) = (self.config.min_caption_chars, self.config.max_caption_chars);
+        let is_kept = !annotations.captions.is_empty() || !self.config.require_caption || has_other_texts(annotations);
+        match (is_kept, had, short) {
+            (true, ..) => {
+                DroppedPart::add(dropped, "captions.too_short", short);
+                DroppedPart::add(dropped, "captions.too_long", long);
+                Ok(())
+            }
+            (false, 0, _) => Err(("no_caption", "the sample has no caption".into())),
+            (false, _, 0) => Err(("caption_too_long", format!("all {long} captions exceed {max} visible characters"))),
+            (false, ..) => Err(("caption_too_short", format!("{short} of {had} captions have fewer than {min} visible characters"))),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use cm3flow_schemas::sample::{Annotations, Refusal};
+use cm3flow_schemas::sample::{Annotations, LabelledBox, Question, Refusal};
 use proptest::prelude::*;
 
 use super::*;
@@ -16,8 +16,11 @@ struct Judged {
     width: u32,
     height: u32,
     annotations: Annotations,
+    dropped: Vec<DroppedPart>,
     refusal: Option<Refusal>,
 }
+
+const JUDGED: [&str; 5] = [columns::WIDTH, columns::HEIGHT, columns::ANNOTATIONS, columns::DROPPED, columns::REFUSAL];
 
 fn stage() -> Map<Filter> {
     Map(Filter::new(filter_config()))
@@ -25,8 +28,7 @@ fn stage() -> Map<Filter> {
 
 fn judge_by(config: FilterConfig, sample: Raw) -> Judged {
     let out = run_whole(Map(Filter::new(config)), &raw_batch(&[sample]));
-    let wanted = [columns::WIDTH, columns::HEIGHT, columns::ANNOTATIONS, columns::REFUSAL];
-    rows::read(&out, &wanted).unwrap().remove(0)
+    rows::read(&out, &JUDGED).unwrap().remove(0)
 }
 
 fn reason(sample: Raw) -> Option<String> {
@@ -63,12 +65,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 #[test]
 fn filter_keeps_the_contract() {
     let out = check_stage(stage, &raw());
-    let refusals: Vec<Option<Refusal>> =
-        rows::read::<Judged>(&out, &[columns::WIDTH, columns::HEIGHT, columns::ANNOTATIONS, columns::REFUSAL])
-            .unwrap()
-            .into_iter()
-            .map(|row| row.refusal)
-            .collect();
+    let refusals: Vec<Option<Refusal>> = rows::read::<Judged>(&out, &JUDGED).unwrap().into_iter().map(|row| row.refusal).collect();
     let found: Vec<(String, String)> = raw_samples()
         .iter()
         .zip(refusals)
@@ -139,11 +136,66 @@ fn every_format_that_can_be_decoded_passes() {
     assert_eq!(reason(pictured(jpeg(picture.as_rgb8().unwrap()))), None);
 }
 
+/// What a sample loses, by reason.
+fn dropped(judged: &Judged) -> Vec<(&str, u64)> {
+    judged.dropped.iter().map(|part| (part.reason.as_str(), part.count)).collect()
+}
+
 #[test]
 fn captions_are_trimmed_and_bad_ones_dropped() {
     let long = "x".repeat(1001);
     let judged = judge_by(filter_config(), Raw::new("mixed", png(&picture(1, 32, 32)), &["  a lamp \n", "", "ab", &long]));
-    assert_eq!((judged.annotations.captions, judged.refusal), (vec!["a lamp".to_owned()], None));
+    assert_eq!(judged.annotations.captions, ["a lamp"]);
+    assert_eq!(dropped(&judged), [("captions.too_short", 2), ("captions.too_long", 1)]);
+    assert_eq!(judged.refusal, None);
+}
+
+#[test]
+fn a_sample_whose_captions_all_go_is_kept_for_its_other_texts() {
+    let question = Question { question: "What is this?".into(), answer: "A lamp.".into() };
+    let asked = |captions: &[&str]| {
+        let questions = vec![question.clone()];
+        Raw::new("asked", png(&picture(1, 32, 32)), captions).annotated(|annotations| annotations.questions = questions)
+    };
+    let judged = judge_by(filter_config(), asked(&["ab", " ", &"x".repeat(1001)]));
+    assert_eq!((judged.annotations.captions.len(), judged.annotations.questions.len(), &judged.refusal), (0, 1, &None));
+    assert_eq!(dropped(&judged), [("captions.too_short", 2), ("captions.too_long", 1)]);
+    let judged = judge_by(filter_config(), asked(&[]));
+    assert_eq!((dropped(&judged), &judged.refusal), (vec![], &None));
+    let boxes = vec![LabelledBox { label: "lamp".into(), x0: 1, y0: 1, x1: 9, y1: 9 }];
+    let boxed = Raw::new("boxed", png(&picture(1, 32, 32)), &["ab"]).annotated(|annotations| annotations.boxes = boxes);
+    assert_eq!(reason(boxed), None);
+}
+
+#[test]
+fn what_a_refused_sample_would_have_lost_is_not_counted() {
+    let judged = judge_by(filter_config(), Raw::new("short", png(&picture(1, 32, 32)), &["ab"]));
+    assert_eq!((judged.refusal.as_ref().map(|refusal| refusal.reason.as_str()), dropped(&judged)), (Some("caption_too_short"), vec![]));
+}
+
+#[test]
+fn what_ingest_dropped_stays_counted() {
+    let mut batch = raw_batch(&[Raw::new("counted", png(&picture(1, 32, 32)), &["a lamp", "ab"])]);
+    let earlier = vec![DroppedPart { reason: "members.npy".into(), count: 2 }];
+    #[derive(Serialize)]
+    struct Lost {
+        dropped: Vec<DroppedPart>,
+    }
+    batch = ColumnChange::new(&[], vec![columns::dropped()]).apply(&batch, &[Lost { dropped: earlier }]).unwrap();
+    let judged: Judged = rows::read(&run_whole(stage(), &batch), &JUDGED).unwrap().remove(0);
+    assert_eq!(dropped(&judged), [("members.npy", 2), ("captions.too_short", 1)]);
+}
+
+#[test]
+fn lengths_are_those_that_a_reader_sees() {
+    let with = |captions: &[&str]| reason(Raw::new("captioned", png(&picture(1, 32, 32)), captions));
+    for unseen in ["\u{200b}\u{200b}\u{200b}", "a\u{301}\u{302}", "\u{3164}\u{3164}\u{3164}", "\u{fe0f}\u{fe0f}\u{fe0f}", "ab\0"] {
+        assert_eq!(with(&[unseen]).as_deref(), Some("caption_too_short"), "{:?}", unseen.escape_unicode().to_string());
+    }
+    for word in ["猫", "ね", "강", "ปู", "ມື", "ខ្ញុំ", "က", "\u{200b}猫"] {
+        assert_eq!(with(&[word]), None, "{word}");
+    }
+    assert_eq!(with(&["\u{200b}x\u{301}".repeat(1000).as_str()]), None, "a thousand visible characters");
 }
 
 #[test]
