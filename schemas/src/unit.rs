@@ -54,7 +54,8 @@ pub struct NumericsClass {
     pub libtorch: String,
     /// Threads of one operation.
     pub threads: u32,
-    /// Widest instruction set that libtorch uses on this processor, and the matrix products that the user chose by `MKL_CBWR`, if any.
+    /// Widest instruction set that libtorch uses on this processor, and MKL's matrix products where they are not those for AVX2: as the user chose
+    /// them by `MKL_CBWR`, or as MKL took them on a processor that it has no AVX2 branch for.
     pub cpu_capability: String,
 }
 

@@ -31,9 +31,9 @@ struct Mkl {
 ///
 /// Those for AVX-512, which are its own choice on Intel's processors with AVX-512, now and then give other last bits in the first step of a
 /// process, even where `MKL_CBWR` asks for the same bits; convolutions and products in bf16 are oneDNN's, and stay as they are. On other
-/// makers' processors MKL refuses every named branch, and takes one in `MKL_CBWR` for `AUTO`; it knows `COMPATIBLE` alone. Its default stays in use there: it repeated in
-/// every run that was measured, as did `AUTO` at the same speed and `COMPATIBLE` at half of it (`tests/bench/RESULTS.md`). An MKL that does
-/// not offer the functions, or a processor without AVX2, is left alone.
+/// makers' processors MKL refuses every named branch, and takes one in `MKL_CBWR` for `AUTO`; it knows `COMPATIBLE` alone. Its default stays in
+/// use there: it repeated in every run that was measured, as did `AUTO` (`tests/bench/RESULTS.md`). An MKL that does not offer the functions, or
+/// a processor without AVX2, is left alone.
 pub(super) fn products_in_use() -> Option<&'static str> {
     static IN_USE: OnceLock<Option<String>> = OnceLock::new();
     let chosen = || std::env::var_os("MKL_CBWR").map(|products| products.to_string_lossy().into_owned());
