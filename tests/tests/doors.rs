@@ -36,7 +36,13 @@ async fn counted_at(format: &str, location: Location, unit_samples: u32) -> Coun
     let source: SourceConfig = toml::from_str(&text).expect("a good section");
     let reading = ReadOptions::new(&source, 1 << 20, BTreeSet::new());
     let options = ScanOptions { limit: None, before: &[], address: "", memory: &NoMemory, reading: &reading };
-    let Ok(scanned) = scan(&source, &location, options).await else { return Counts::new() };
+    let scanned = match scan(&source, &location, options).await {
+        Ok(scanned) => scanned,
+        Err(error) => {
+            assert!(error.to_string().contains("holds no samples"), "{error}");
+            return Counts::new();
+        }
+    };
     let mut counts = Counts::new();
     let left: u64 = scanned.left.values().sum();
     if left > 0 {
@@ -74,7 +80,11 @@ async fn compare(test: &str, (kind, format): (&str, &str), paths: &[PathBuf]) {
         .collect();
     assert_eq!(expected.len(), paths.len());
     let mut all = Counts::new();
-    for (index, (path, expected)) in paths.iter().zip(expected).enumerate() {
+    for (index, (path, mut expected)) in paths.iter().zip(expected).enumerate() {
+        // Files that are left alone, and nothing else, are an error of the source.
+        if expected.keys().all(|reason| reason == "left") {
+            expected.clear();
+        }
         assert_eq!(counted(format, path, 1 + index as u32 % 4).await, expected, "{}", path.display());
         expected.into_iter().for_each(|(reason, count)| *all.entry(reason).or_default() += count);
     }

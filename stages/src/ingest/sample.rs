@@ -120,6 +120,17 @@ struct ReadMember {
     bytes: Vec<u8>,
 }
 
+/// A member that could not be read.
+struct UnreadMember {
+    /// As [`ReadMember::role`].
+    role: String,
+    /// All that follows the key.
+    extension: String,
+    /// Why, as a reason of refusal.
+    reason: &'static str,
+    detail: String,
+}
+
 /// A sample of the tar `name`, which may have the offset of another one with its key.
 pub(super) fn of_tar(found: TarSample, name: &str, repeated_at: Option<u64>, options: &ReadOptions) -> RawSample {
     let mut sample = RawSample { key: found.key.clone(), ..RawSample::default() };
@@ -142,8 +153,9 @@ pub(super) fn of_tar(found: TarSample, name: &str, repeated_at: Option<u64>, opt
         return sample;
     }
     let pictures: Vec<String> = found.members.iter().filter(|member| is_picture(&member.extension)).map(|m| m.extension.clone()).collect();
-    let members = sample.read_members(found, options);
+    let (members, unread) = sample.read_members(found, options);
     sample.take_members(members, options);
+    sample.judge_unread(unread, options);
     let has_main = sample.images.iter().any(|image| image.role == MAIN_IMAGE);
     if !has_main && !pictures.is_empty() {
         let key = sample.key.rsplit('/').next().unwrap_or_default();
@@ -161,38 +173,48 @@ fn is_picture(extension: &str) -> bool {
 }
 
 impl RawSample {
-    /// The members that could be read; others are counted, or refuse the sample.
-    fn read_members(&mut self, found: TarSample, options: &ReadOptions) -> Vec<ReadMember> {
-        let mut members = Vec::new();
+    /// The members that could be read, and those that could not; members that nobody asked for are counted.
+    fn read_members(&mut self, found: TarSample, options: &ReadOptions) -> (Vec<ReadMember>, Vec<UnreadMember>) {
+        let (mut members, mut unread) = (Vec::new(), Vec::new());
         for member in found.members {
             let extension = member.extension;
-            let bytes = match member.content {
-                Content::Bytes(bytes) => bytes,
+            let role = extension.rsplit_once('.').map_or(MAIN_IMAGE, |(stem, _)| stem).to_owned();
+            let (reason, detail) = match member.content {
+                Content::Bytes(bytes) => {
+                    members.push(ReadMember { role, extension, bytes });
+                    continue;
+                }
                 Content::Unread => {
                     DroppedPart::add(&mut self.dropped, &counted_member(&extension), 1);
                     continue;
                 }
                 Content::TooLarge(bytes) => {
                     let most = options.max_member_bytes;
-                    self.refuse(
-                        "too_many_bytes",
-                        format!(".{extension} has {bytes} bytes, at most {most} are read (source.max_member_bytes)"),
-                    );
-                    continue;
+                    ("too_many_bytes", format!(".{extension} has {bytes} bytes, at most {most} are read (source.max_member_bytes)"))
                 }
-                Content::Link(target) => {
-                    self.refuse("link", format!(".{extension} is a link to {target}, which is no member in front of it"));
-                    continue;
-                }
-                Content::Other(kind) => {
-                    self.refuse("member_kind", format!(".{extension} is {kind}"));
-                    continue;
-                }
+                Content::Link(target) => ("link", format!(".{extension} is a link to {target}, which is no member in front of it")),
+                Content::Other(kind) => ("member_kind", format!(".{extension} is {kind}")),
             };
-            let role = extension.rsplit_once('.').map_or(MAIN_IMAGE, |(stem, _)| stem).to_owned();
-            members.push(ReadMember { role, extension, bytes });
+            unread.push(UnreadMember { role, extension, reason, detail });
         }
-        members
+        (members, unread)
+    }
+
+    /// Refuses the sample for a member that could not be read and is asked for; others are counted, as if they had been read.
+    fn judge_unread(&mut self, unread: Vec<UnreadMember>, options: &ReadOptions) {
+        let named = self.named_roles();
+        for UnreadMember { role, extension, reason, detail } in unread {
+            if role == MAIN_IMAGE || named.contains(&role) || options.roles.contains(&role) {
+                self.refuse(reason, detail);
+            } else {
+                DroppedPart::add(&mut self.dropped, &counted_member(&extension), 1);
+            }
+        }
+    }
+
+    /// Roles that annotations name.
+    fn named_roles(&mut self) -> Vec<String> {
+        image_names(&mut self.annotations).map(|(_, name)| name.clone()).collect()
     }
 
     /// Takes annotations and images of a tar's sample.
@@ -241,7 +263,7 @@ impl RawSample {
 
     /// Takes the images that something names; others are counted, and encoded for nobody.
     fn take_images(&mut self, pictures: Vec<ReadMember>, given: Vec<ReadMember>, options: &ReadOptions) {
-        let named: Vec<String> = image_names(&mut self.annotations).map(|(_, name)| name.clone()).collect();
+        let named = self.named_roles();
         let is_named = |role: &str| role == MAIN_IMAGE || named.iter().any(|name| name == role);
         let pictures = pictures.into_iter().map(|member| (is_named(&member.role) || options.roles.contains(&member.role), member));
         // Tars hold embeddings and the like as .npy, too: codes are those that stand where a picture is missing.

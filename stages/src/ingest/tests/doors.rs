@@ -100,12 +100,18 @@ fn links_and_other_kinds_of_members_are_followed_or_refused() {
     append("e.jpg", tar::EntryType::Fifo, None, b"");
     append("f.jpg", tar::EntryType::Regular, None, &photo);
     append("f.cls", tar::EntryType::Symlink, Some("a.cls"), b"");
+    append("f.v2.jpg", tar::EntryType::Symlink, Some("a.jpg"), b"");
+    append("g.jpg", tar::EntryType::Regular, None, &photo);
+    append("g.hed.png", tar::EntryType::Symlink, Some("a.jpg"), b"");
     let bytes = builder.into_inner().unwrap();
     // Units of one sample: the bytes that a link stands for lie in another unit.
     let rows = all_rows(&config(SourceFormat::WebDataset, 1), &location(&[("photos.tar", &bytes)], "photos.tar"));
-    assert_eq!(outcomes(&rows), [("a", "kept"), ("b", "kept"), ("c", "link"), ("d", "link"), ("e", "member_kind"), ("f", "kept")]);
+    assert_eq!(
+        outcomes(&rows),
+        [("a", "kept"), ("b", "kept"), ("c", "link"), ("d", "link"), ("e", "member_kind"), ("f", "kept"), ("g", "link")]
+    );
     assert_eq!(rows[1].images[0].bytes, photo);
-    assert_eq!(dropped(&rows[5]), BTreeMap::from([("members.cls", 1)]));
+    assert_eq!(dropped(&rows[5]), BTreeMap::from([("members.cls", 1), ("members.jpg", 1)]), "nothing asks for these");
 }
 
 #[test]
