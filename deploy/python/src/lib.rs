@@ -9,5 +9,6 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _reader(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<reader::Reader>()?;
+    module.add_function(wrap_pyfunction!(reader::pass_batches, module)?)?;
     module.add_function(wrap_pyfunction!(reader::describe, module)?)
 }

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cm3flow_schemas::sample::Split;
-use cm3flow_stages::read::{End, FollowTimes, Phase, PoolLimits, Slice};
+use cm3flow_stages::read::{BatchReader, End, FollowTimes, Location, MixState, Phase, PoolLimits, Slice};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use serde::Deserialize;
+
+use crate::reader::raised;
 
 /// Arguments of a reader.
 pub(crate) struct Options {
@@ -56,9 +59,13 @@ impl Options {
             }
             _ => None,
         };
+        let sources: Vec<(String, String)> =
+            serde_json::from_value(from("sources")).map_err(|error| refused(format!("sources: {error}")))?;
+        let store = serde_json::from_value(from("store")).map_err(|error| refused(format!("options: {error}")))?;
+        Location::check_options(sources.iter().map(|(_, address)| address.as_str()), &store).map_err(raised)?;
         Ok(Self {
-            sources: serde_json::from_value(from("sources")).map_err(|error| refused(format!("sources: {error}")))?,
-            store: serde_json::from_value(from("store")).map_err(|error| refused(format!("options: {error}")))?,
+            sources,
+            store,
             phases: serde_json::from_value(from("phases")).map_err(|error| refused(format!("schedule: {error}")))?,
             seed: number("seed")?,
             split: Split::try_from(split).map_err(refused)?,
@@ -67,5 +74,42 @@ impl Options {
             limits: PoolLimits { prefetch_bytes: number("prefetch_bytes")?, cache_bytes: number("cache_bytes")? },
             follow,
         })
+    }
+}
+
+/// Where a reader begins, as Python hands it over.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Start {
+    /// Where all ranks and workers stand.
+    state: Option<MixState>,
+    /// The last batch of this very worker, instead.
+    last: Option<MixState>,
+    /// The next batch of this very worker in pass 0, instead: how earlier releases kept it.
+    next: Option<MixState>,
+    /// The pass to begin with, unless the state lies in it.
+    epoch: Option<u64>,
+    /// Begin with the next pass if nothing is left of that of the state.
+    or_next: bool,
+}
+
+impl Start {
+    pub(crate) fn parse(text: &str) -> PyResult<Self> {
+        serde_json::from_str(text).map_err(|error| PyValueError::new_err(format!("this is no state of a reader: {error}")))
+    }
+
+    /// Takes a new reader there.
+    pub(crate) fn apply(&self, batches: &mut BatchReader) -> PyResult<()> {
+        match (&self.last, &self.next, &self.state) {
+            (Some(last), _, _) => batches.restore_behind_own(last),
+            (_, Some(next), _) => batches.restore_worker(next, 0),
+            (_, _, Some(state)) => batches.restore(state, self.or_next),
+            (None, None, None) => Ok(()),
+        }
+        .map_err(raised)?;
+        if let Some(epoch) = self.epoch {
+            batches.begin_pass(epoch);
+        }
+        Ok(())
     }
 }

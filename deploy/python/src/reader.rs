@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::gather::{Tables, stored, views, widened};
-use crate::options::Options;
+use crate::options::{Options, Start};
 
 /// Threads that fetch blocks of remote sources.
 const FETCHERS: usize = 2;
@@ -37,16 +37,16 @@ struct Inner {
     runtime: Runtime,
 }
 
-/// Tokens, segments, weights, documents and state of a batch.
-type Parts<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, String);
+/// Tokens, segments, weights, documents and state of a batch, and whether it is known to be the last one of the pass.
+type Parts<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, String, bool);
 
 #[pymethods]
 impl Reader {
-    /// Opens the versions; `options` is JSON.
+    /// Opens the versions; `options` and `start` are JSON.
     #[new]
-    fn new(py: Python<'_>, options: &str) -> PyResult<Self> {
-        let options = Options::parse(options)?;
-        let inner = py.detach(|| Inner::open(options))?;
+    fn new(py: Python<'_>, options: &str, start: &str) -> PyResult<Self> {
+        let (options, start) = (Options::parse(options)?, Start::parse(start)?);
+        let inner = py.detach(|| Inner::open(options, &start))?;
         Ok(Self { inner: ManuallyDrop::new(Mutex::new(inner)), process: std::process::id() })
     }
 
@@ -54,31 +54,19 @@ impl Reader {
     /// where they lie.
     fn next<'py>(&mut self, py: Python<'py>, form: &str) -> PyResult<Option<Parts<'py>>> {
         let inner = self.own()?;
-        let Some(RowBatch { rows, state }) = py.detach(|| inner.next())? else { return Ok(None) };
+        let Some(RowBatch { rows, state, is_last }) = py.detach(|| inner.next())? else { return Ok(None) };
         let (segments, weights, documents) = Tables::of(&rows).into_arrays(py)?;
         let tokens = match form {
             "int64" => widened(py, &rows)?.into_any(),
             "stored" => stored(py, &rows)?,
             _ => views(py, rows)?.into_any(),
         };
-        Ok(Some((tokens, segments.into_any(), weights.into_any(), documents.into_any(), to_json(&state))))
+        Ok(Some((tokens, segments.into_any(), weights.into_any(), documents.into_any(), to_json(&state), is_last)))
     }
 
-    /// Goes on behind the global batch of a state.
-    fn restore(&mut self, state: &str) -> PyResult<()> {
-        let state = from_json(state)?;
-        self.own()?.batches.restore(&state).map_err(raised)
-    }
-
-    /// Goes on where this worker alone stood.
-    fn restore_worker(&mut self, state: &str) -> PyResult<()> {
-        let state = from_json(state)?;
-        self.own()?.batches.restore_worker(&state).map_err(raised)
-    }
-
-    /// Where this worker alone stands.
-    fn worker_state(&mut self) -> PyResult<String> {
-        Ok(to_json(&self.own()?.batches.worker_state()))
+    /// The pass that is read, once the first batch was asked for; `None` for a reader without end.
+    fn epoch(&mut self) -> PyResult<Option<u64>> {
+        Ok(self.own()?.batches.pass())
     }
 
     /// Batches by how long they waited, as JSON.
@@ -108,7 +96,7 @@ impl Drop for Reader {
 }
 
 impl Inner {
-    fn open(options: Options) -> PyResult<Self> {
+    fn open(options: Options, start: &Start) -> PyResult<Self> {
         let locations = options.sources.iter().map(|(_, address)| Location::open(address, &options.store));
         let locations = locations.collect::<Result<Vec<_>, _>>().map_err(raised)?;
         let needs_threads = options.follow.is_some() || locations.iter().any(|location| matches!(location.origin, Origin::Store(_)));
@@ -132,13 +120,13 @@ impl Inner {
             limits: options.limits,
         });
         let mix = MixReader::new(inputs.collect(), schedule, runtime.handle());
-        let batches = BatchReader::try_new(mix, options.slice, options.end, runtime.handle().clone()).map_err(raised)?;
+        let mut batches = BatchReader::try_new(mix, options.slice, options.end, runtime.handle().clone()).map_err(raised)?;
+        start.apply(&mut batches)?;
         Ok(Self { batches, runtime })
     }
 
     /// The next batch; signals end the wait.
     fn next(&mut self) -> PyResult<Option<RowBatch>> {
-        let before = self.batches.worker_state();
         let Self { batches, runtime } = self;
         let read = runtime.block_on(async {
             let mut read = std::pin::pin!(batches.read());
@@ -150,7 +138,7 @@ impl Inner {
             }
         });
         if read.is_err() {
-            self.batches.restore_worker(&before).map_err(raised)?;
+            self.batches.undo().map_err(raised)?;
         }
         read
     }
@@ -213,6 +201,16 @@ pub(crate) fn describe(py: Python<'_>, options: &str, source: usize) -> PyResult
     })
 }
 
+/// Batches of each rank in the whole pass that begins at `start`; `None` for a reader without end.
+#[pyfunction]
+pub(crate) fn pass_batches(py: Python<'_>, options: &str, start: &str) -> PyResult<Option<u64>> {
+    let (options, start) = (Options::parse(options)?, Start::parse(start)?);
+    py.detach(|| {
+        let mut inner = Inner::open(options, &start)?;
+        inner.runtime.block_on(inner.batches.pass_batches()).map_err(raised)
+    })
+}
+
 /// A runtime on this thread alone, or one with threads that fetch.
 fn runtime(needs_threads: bool) -> PyResult<Runtime> {
     let mut builder = if needs_threads { Builder::new_multi_thread() } else { Builder::new_current_thread() };
@@ -221,7 +219,7 @@ fn runtime(needs_threads: bool) -> PyResult<Runtime> {
 }
 
 /// The exception for an error, with its causes.
-fn raised(error: StageError) -> PyErr {
+pub(crate) fn raised(error: StageError) -> PyErr {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(&error);
     while let Some(error) = cause {
@@ -242,8 +240,4 @@ fn raised(error: StageError) -> PyErr {
 
 fn to_json(state: &MixState) -> String {
     serde_json::to_string(state).expect("numbers and names")
-}
-
-fn from_json(text: &str) -> PyResult<MixState> {
-    serde_json::from_str(text).map_err(|error| PyValueError::new_err(format!("this is no state of a reader: {error}")))
 }

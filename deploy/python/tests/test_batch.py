@@ -88,8 +88,8 @@ def assert_same(found, wanted):
 
 @pytest.mark.parametrize("tensors", [True, False])
 def test_batches_of_workers_are_those_that_are_read_here(uri, tensors):
-    dataset = PackedDataset(uri, 3, tensors=tensors, end="drop")
-    here, sent = list(dataset), list(DataLoader(dataset, batch_size=None, num_workers=2))
+    here = list(PackedDataset(uri, 3, tensors=tensors, end="drop"))
+    sent = list(DataLoader(PackedDataset(uri, 3, tensors=tensors, end="drop"), batch_size=None, num_workers=2))
     assert len(here) == len(sent) > 4
     for found, wanted in zip(sent, here):
         assert_same(found, wanted)

@@ -13,6 +13,7 @@ use object_store::{ObjectStore, ObjectStoreScheme};
 use url::Url;
 
 use super::pool::Origin;
+use super::settings::{self, Service};
 use crate::error::{Result, StageError};
 
 /// Which version of a dataset is meant.
@@ -40,6 +41,16 @@ pub struct Location {
 }
 
 impl Location {
+    /// Checks that `options` have names that a store of one of the addresses knows; where all are local, any store.
+    ///
+    /// # Errors
+    /// [`StageError::Address`] that names the nearest known name.
+    pub fn check_options<'a>(addresses: impl Iterator<Item = &'a str> + Clone, options: &BTreeMap<String, String>) -> Result<()> {
+        let services: Vec<Service> = addresses.clone().filter_map(service).collect();
+        let address = || printable(addresses.clone().next().unwrap_or_default());
+        settings::check(&services, options).map_err(|problem| StageError::Address { address: address(), problem })
+    }
+
     /// Opens `address`; `options` are settings of the service by the names of `object_store` (`region`, `endpoint`, `allow_http`, …) and win
     /// over the environment. Sends no request.
     ///
@@ -87,6 +98,12 @@ fn parts(address: &str) -> Result<(&str, String, VersionName), String> {
     Err(EXPECTED.to_owned())
 }
 
+/// The service of a remote address.
+fn service(address: &str) -> Option<Service> {
+    let url = Url::parse(address).ok().filter(|url| address.contains("://") && url.scheme() != "file")?;
+    ObjectStoreScheme::parse(&url).ok().map(|(scheme, _)| Service::of(&scheme))
+}
+
 /// The store at `url`, as seen from there.
 fn remote(url: &Url, options: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectStore>, String> {
     if !url.username().is_empty() || url.password().is_some() {
@@ -95,12 +112,7 @@ fn remote(url: &Url, options: &BTreeMap<String, String>) -> Result<Arc<dyn Objec
     // The error of `object_store` would repeat the URL.
     let (scheme, _) = ObjectStoreScheme::parse(url)
         .map_err(|_| format!("no store is known for {}://; there are s3://, gs://, az://, abfss://, https:// and file://", url.scheme()))?;
-    let prefix = match scheme {
-        ObjectStoreScheme::AmazonS3 => "aws_",
-        ObjectStoreScheme::GoogleCloudStorage => "google_",
-        ObjectStoreScheme::MicrosoftAzure => "azure_",
-        _ => "http_",
-    };
+    let prefix = Service::of(&scheme).prefix();
     let environment = std::env::vars().map(|(name, value)| (name.to_lowercase(), value)).filter(|(name, _)| name.starts_with(prefix));
     let settings = environment.chain(options.iter().map(|(name, value)| (name.to_lowercase(), value.clone())));
     let (store, path) = object_store::parse_url_opts(url, settings).map_err(|error| error.to_string())?;
@@ -135,6 +147,17 @@ mod tests {
         for address in ["", "/", "s3://bucket", "store/photos/3.json", "versions/photos", "store/versions/photos/three.json"] {
             assert!(parts(address).is_err(), "{address}");
         }
+    }
+
+    #[test]
+    fn options_that_no_store_of_the_addresses_knows_are_refused() {
+        let options = |name: &str| BTreeMap::from([(name.to_owned(), "x".to_owned())]);
+        let check = |addresses: &[&str], name: &str| Location::check_options(addresses.iter().copied(), &options(name));
+        let error = check(&["s3://bucket/versions/d?key=secret"], "regoin").expect_err("unknown").to_string();
+        assert!(error.contains("regoin") && error.contains("\"region\"") && !error.contains("secret"), "{error}");
+        assert!(check(&["gs://bucket/versions/d"], "region").is_err());
+        assert!(check(&["gs://bucket/versions/d", "s3://bucket/versions/d"], "region").is_ok());
+        assert!(check(&["/store/versions/d"], "regoin").is_err() && check(&["/store/versions/d"], "region").is_ok());
     }
 
     #[test]

@@ -84,11 +84,22 @@ impl MixReader {
     /// Where the reader stands.
     #[must_use]
     pub fn state(&self) -> MixState {
-        let counters = self.schedule.names().iter().cloned().zip(self.counters.iter().copied());
+        self.state_of(self.position, &self.counters)
+    }
+
+    /// Where it would stand behind the next `packs`.
+    pub(super) fn state_behind(&self, packs: u64) -> MixState {
+        let mut counters = self.counters.clone();
+        self.schedule.clone().count(self.position, self.position + packs, &mut counters);
+        self.state_of(self.position + packs, &counters)
+    }
+
+    fn state_of(&self, position: u64, counters: &[u64]) -> MixState {
+        let counters = self.schedule.names().iter().cloned().zip(counters.iter().copied());
         let counters = self.parked.iter().map(|(name, count)| (name.clone(), *count)).chain(counters);
         // A source that was not read yet needs no place.
         let counters = counters.filter(|(_, count)| *count > 0).collect();
-        MixState::new(self.position, counters, self.schedule.id(), self.schedule.seed())
+        MixState::new(position, counters, self.schedule.id(), self.schedule.seed())
     }
 
     /// Goes on from `state`, which another schedule may have reached: its counters hold, and the weights of this schedule from its position
@@ -126,8 +137,7 @@ impl MixReader {
     /// What the feeds say.
     pub(super) async fn holds(&mut self, packs: u64, epochs: u64) -> Result<bool> {
         loop {
-            let known = |epochs| self.sources.iter().map(|source| source.packs_in(epochs)).fold(0, u64::saturating_add);
-            let (one, all) = (known(1), known(epochs));
+            let (one, all) = (self.packs_in(1), self.packs_in(epochs));
             let Some(growing) = self.sources.iter_mut().find(|source| !source.is_complete()) else {
                 return Ok(packs <= all);
             };
@@ -136,6 +146,27 @@ impl MixReader {
             }
             growing.learn().await?;
         }
+    }
+
+    /// Packs of all sources together in `epochs` epochs; waits for all windows unless there are no epochs.
+    ///
+    /// # Errors
+    /// What the feeds say.
+    pub(super) async fn total(&mut self, epochs: u64) -> Result<u64> {
+        while let Some(growing) = self.sources.iter_mut().find(|source| epochs > 0 && !source.is_complete()) {
+            growing.learn().await?;
+        }
+        Ok(self.packs_in(epochs))
+    }
+
+    /// As [`Self::total`], if all windows are known.
+    pub(super) fn known_total(&self, epochs: u64) -> Option<u64> {
+        self.sources.iter().all(Source::is_complete).then(|| self.packs_in(epochs))
+    }
+
+    /// Packs of `epochs` epochs in the windows that are known.
+    fn packs_in(&self, epochs: u64) -> u64 {
+        self.sources.iter().map(|source| source.packs_in(epochs)).fold(0, u64::saturating_add)
     }
 
     /// Takes the time that was spent waiting for blocks and windows since it was last taken.

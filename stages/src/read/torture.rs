@@ -79,7 +79,7 @@ impl World {
             let slice = |worker| Slice { batch_size: GLOBAL_BATCH / stretch.ranks, rank, world_size: stretch.ranks, worker, workers };
             let mut readers: Vec<BatchReader> = (0..workers).map(|worker| self.reader(phases, slice(worker))).collect();
             if let Some(from) = from {
-                readers.iter_mut().for_each(|reader| reader.restore(from).unwrap());
+                readers.iter_mut().for_each(|reader| reader.restore(from, false).unwrap());
             }
             for (step, packs) in steps.iter_mut().enumerate() {
                 let batch = readers[step % workers as usize].next_batch().unwrap().unwrap();
@@ -181,7 +181,7 @@ fn a_source_that_is_added_repeats_nothing_of_the_others() {
     let state = before.worker_state();
     assert_eq!(state.counters, BTreeMap::from([("a".to_owned(), 10)]));
     let mut after = world.reader(&[only(&["a", "b"], 0)], Slice::whole(12));
-    after.restore(&state).unwrap();
+    after.restore(&state, false).unwrap();
     after.next_batch().unwrap().unwrap();
     let counters = after.worker_state().counters;
     assert_eq!(counters.values().sum::<u64>(), 22);
@@ -233,7 +233,7 @@ fn workers_that_go_on_alone_go_on_where_they_stood() {
     whole.next_batch().unwrap().unwrap();
     let next = whole.worker_state();
     let mut resumed = world.reader(&phase, slice);
-    resumed.restore_worker(&next).unwrap();
+    resumed.restore_worker(&next, 0).unwrap();
     for _ in 0..5 {
         let (one, other) = (whole.next_batch().unwrap().unwrap(), resumed.next_batch().unwrap().unwrap());
         assert_eq!(one.rows.iter().map(number).collect::<Vec<_>>(), other.rows.iter().map(number).collect::<Vec<_>>());
@@ -259,11 +259,11 @@ fn states_and_slices_that_make_no_sense_are_refused() {
         (changed(|state| state.counters = BTreeMap::from([("a".into(), u64::MAX), ("b".into(), 3)])), "add up"),
         (changed(|state| state.counters.extend((0..16).map(|old| (format!("old-{old}"), 0)))), "17 sources"),
     ] {
-        let error = reader.restore(&state).unwrap_err().to_string();
+        let error = reader.restore(&state, false).unwrap_err().to_string();
         assert!(error.contains(named), "{error}");
     }
     let mut untouched = world.reader(&phase, Slice::whole(2));
-    untouched.restore(&sound).unwrap();
+    untouched.restore(&sound, false).unwrap();
     assert_eq!(
         reader.next_batch().unwrap().unwrap().state,
         untouched.next_batch().unwrap().unwrap().state,
@@ -277,4 +277,137 @@ fn states_and_slices_that_make_no_sense_are_refused() {
         let refused = BatchReader::try_new(world.mix(&["a".into()], &phase), slice, End::Repeat, world.runtime());
         assert!(refused.err().unwrap().to_string().contains(named));
     }
+}
+
+/// Packs of so many epochs of `a`, or of `a` and `b`, which has three variants.
+fn packs_of(names: &[&str], epochs: u64) -> u64 {
+    let of_b = |epoch: u64| [5, 6, 4][(epoch % 3) as usize];
+    epochs * 22 + if names.len() > 1 { (0..epochs).map(of_b).sum() } else { 0 }
+}
+
+/// A reader with an end over some of the sources, in equal shares.
+fn ending(world: &World, names: &[&str], slice: Slice, end: End) -> BatchReader {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let phase = [Phase { from: 0, weights: names.iter().map(|name| (name.clone(), 1.0)).collect() }];
+    BatchReader::try_new(world.mix(&names, &phase), slice, end, world.runtime()).unwrap()
+}
+
+/// Batches up to the end, with whether they were told to be the last, and their states.
+fn to_the_end(reader: &mut BatchReader) -> (Vec<Vec<u32>>, Vec<bool>, Vec<MixState>) {
+    let (mut rows, mut told, mut states) = (Vec::new(), Vec::new(), Vec::new());
+    while let Some(batch) = reader.next_batch().unwrap() {
+        rows.push(batch.rows.iter().map(number).collect());
+        told.push(batch.is_last);
+        states.push(batch.state);
+    }
+    (rows, told, states)
+}
+
+#[test]
+fn passes_are_the_epochs_that_a_reader_without_end_reads() {
+    let world = World::new();
+    for names in [&["a"][..], &["a", "b"]] {
+        let mut endless = ending(&world, names, Slice::whole(1), End::Repeat);
+        let all: Vec<u32> = (0..packs_of(names, 8)).map(|_| number(&endless.next_batch().unwrap().unwrap().rows[0])).collect();
+        for (epochs, pass) in [(1, 0), (1, 3), (2, 0), (2, 2)] {
+            let (begin, end) = (packs_of(names, pass * epochs), packs_of(names, (pass + 1) * epochs));
+            for is_padded in [false, true] {
+                let kind = if is_padded { End::Pad { epochs } } else { End::Drop { epochs } };
+                let steps = if is_padded { (end - begin).div_ceil(6) } else { (end - begin) / 6 };
+                for (rank, workers) in [(0, 1), (1, 1), (0, 3)] {
+                    let slice = |worker| Slice { batch_size: 3, rank, world_size: 2, worker, workers };
+                    let mut parts = Vec::new();
+                    for worker in 0..workers {
+                        let mut reader = ending(&world, names, slice(worker), kind);
+                        reader.begin_pass(pass);
+                        assert_eq!(world.runtime().block_on(reader.pass_batches()).unwrap(), Some(steps));
+                        parts.push(to_the_end(&mut reader));
+                        assert_eq!(reader.pass(), Some(pass));
+                        assert!(reader.next_batch().unwrap().is_none(), "an end stays one");
+                    }
+                    for step in 0..steps {
+                        let (rows, told, states) = &parts[(step % workers) as usize];
+                        let (place, first) = ((step / workers) as usize, (begin + step * 6 + rank * 3) as usize);
+                        assert_eq!(rows[place], all[first..first + 3], "{kind:?} pass {pass} step {step}");
+                        assert_eq!(told[place], step + 1 == steps);
+                        // What only fills up the last batch is read again.
+                        assert_eq!(states[place].position, (begin + step * 6 + 6).min(end));
+                    }
+                    assert_eq!(parts.iter().map(|part| part.0.len() as u64).sum::<u64>(), steps);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn states_lead_back_into_their_pass_and_to_the_next_one() {
+    let world = World::new();
+    for end in [End::Drop { epochs: 1 }, End::Pad { epochs: 1 }] {
+        let reader = || ending(&world, &["a", "b"], Slice::whole(5), end);
+        let whole = |pass| {
+            let mut reader = reader();
+            reader.begin_pass(pass);
+            to_the_end(&mut reader)
+        };
+        let passes: Vec<_> = (0..4).map(whole).collect();
+        for pass in 0..3 {
+            let (rows, _, states) = &passes[pass];
+            for (done, state) in (1..).zip(states) {
+                let resumed = |or_next: bool, wanted: Option<usize>| {
+                    let mut reader = reader();
+                    reader.restore(state, or_next).unwrap();
+                    if let Some(wanted) = wanted {
+                        reader.begin_pass(wanted as u64);
+                    }
+                    to_the_end(&mut reader).0
+                };
+                assert_eq!(resumed(false, None), rows[done..]);
+                assert_eq!(resumed(false, Some(pass)), rows[done..]);
+                assert_eq!(resumed(true, None), if done == rows.len() { &passes[pass + 1].0[..] } else { &rows[done..] });
+                assert_eq!(resumed(false, Some(pass + 1)), passes[pass + 1].0);
+                let mut early = reader();
+                early.restore(state, false).unwrap();
+                early.begin_pass(pass.wrapping_sub(1) as u64);
+                if pass > 0 {
+                    let error = early.next_batch().unwrap_err().to_string();
+                    assert!(error.contains(&format!("stands in epoch {pass}")), "{error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn workers_go_on_behind_their_own_last_batch() {
+    let world = World::new();
+    for end in [End::Repeat, End::Drop { epochs: 1 }, End::Pad { epochs: 1 }] {
+        let slice = Slice { batch_size: 2, rank: 0, world_size: 1, worker: 1, workers: 3 };
+        let mut whole = ending(&world, &["a", "b"], slice, end);
+        whole.begin_pass(1);
+        for _ in 0..5 {
+            let last = whole.next_batch().unwrap().unwrap().state;
+            let mut resumed = ending(&world, &["a", "b"], slice, end);
+            resumed.restore_behind_own(&last).unwrap();
+            let rest = resumed.next_batch().unwrap();
+            let mut again = ending(&world, &["a", "b"], slice, end);
+            again.restore_worker(&whole.worker_state(), whole.pass().unwrap_or_default()).unwrap();
+            let other = again.next_batch().unwrap();
+            assert_eq!(rest.as_ref().map(|batch| &batch.state), other.as_ref().map(|batch| &batch.state));
+            assert_eq!(
+                rest.map(|batch| batch.rows.iter().map(number).collect::<Vec<_>>()),
+                other.map(|batch| batch.rows.iter().map(number).collect())
+            );
+        }
+    }
+}
+
+#[test]
+fn a_pass_without_a_batch_is_refused() {
+    let world = World::new();
+    let error = ending(&world, &["a"], Slice::whole(23), End::Drop { epochs: 1 }).next_batch().unwrap_err().to_string();
+    assert!(error.contains("22 packs") && error.contains("takes 23"), "{error}");
+    let batch = ending(&world, &["a"], Slice::whole(23), End::Pad { epochs: 1 }).next_batch().unwrap().unwrap();
+    assert!(batch.is_last && batch.state.position == 22);
+    assert!(ending(&world, &["a"], Slice::whole(23), End::Drop { epochs: 2 }).next_batch().unwrap().is_some());
 }

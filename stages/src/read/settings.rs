@@ -1,0 +1,256 @@
+//! Names of the settings of stores. `object_store` passes over names that it does not know, so they are checked here.
+
+use std::collections::BTreeMap;
+
+use object_store::ObjectStoreScheme;
+use object_store::aws::AmazonS3ConfigKey;
+use object_store::azure::AzureConfigKey;
+use object_store::client::ClientConfigKey;
+use object_store::gcp::GoogleConfigKey;
+
+/// Settings by their short names, to name the nearest one.
+const CLIENT: [&str; 20] = [
+    "allow_http",
+    "allow_invalid_certificates",
+    "connect_timeout",
+    "default_content_type",
+    "disable_system_certificates",
+    "http1_only",
+    "http2_keep_alive_interval",
+    "http2_keep_alive_timeout",
+    "http2_keep_alive_while_idle",
+    "http2_max_frame_size",
+    "http2_only",
+    "pool_idle_timeout",
+    "pool_max_idle_per_host",
+    "proxy_ca_certificate",
+    "proxy_excludes",
+    "proxy_url",
+    "randomize_addresses",
+    "read_timeout",
+    "timeout",
+    "user_agent",
+];
+const S3: [&str; 31] = [
+    "access_key_id",
+    "bucket",
+    "bucket_name",
+    "checksum_algorithm",
+    "conditional_put",
+    "container_authorization_token_file",
+    "container_credentials_full_uri",
+    "container_credentials_relative_uri",
+    "copy_if_not_exists",
+    "default_region",
+    "disable_bulk_delete",
+    "disable_tagging",
+    "endpoint",
+    "endpoint_url",
+    "endpoint_url_sts",
+    "imdsv1_fallback",
+    "metadata_endpoint",
+    "region",
+    "request_payer",
+    "role_arn",
+    "role_session_name",
+    "s3_express",
+    "secret_access_key",
+    "server_side_encryption",
+    "session_token",
+    "skip_signature",
+    "sse_kms_key_id",
+    "token",
+    "unsigned_payload",
+    "virtual_hosted_style_request",
+    "web_identity_token_file",
+];
+const GOOGLE: [&str; 9] = [
+    "application_credentials",
+    "base_url",
+    "bearer_token",
+    "bucket",
+    "bucket_name",
+    "service_account",
+    "service_account_key",
+    "service_account_path",
+    "skip_signature",
+];
+const AZURE: [&str; 29] = [
+    "access_key",
+    "account_key",
+    "account_name",
+    "authority_host",
+    "authority_id",
+    "bearer_token",
+    "client_id",
+    "client_secret",
+    "container_name",
+    "credential_type",
+    "disable_tagging",
+    "encryption_key",
+    "endpoint",
+    "fabric_cluster_identifier",
+    "fabric_session_token",
+    "fabric_token_service_url",
+    "fabric_workload_host",
+    "federated_token_file",
+    "identity_endpoint",
+    "master_key",
+    "msi_endpoint",
+    "msi_resource_id",
+    "object_id",
+    "sas_key",
+    "sas_token",
+    "tenant_id",
+    "token",
+    "use_azure_cli",
+    "use_emulator",
+];
+
+/// A service whose settings have names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Service {
+    S3,
+    Google,
+    Azure,
+    Http,
+}
+
+impl Service {
+    const ALL: [Self; 4] = [Self::S3, Self::Google, Self::Azure, Self::Http];
+
+    pub(super) const fn of(scheme: &ObjectStoreScheme) -> Self {
+        match scheme {
+            ObjectStoreScheme::AmazonS3 => Self::S3,
+            ObjectStoreScheme::GoogleCloudStorage => Self::Google,
+            ObjectStoreScheme::MicrosoftAzure => Self::Azure,
+            _ => Self::Http,
+        }
+    }
+
+    /// Prefix of its settings' long names, which the environment has in capitals.
+    pub(super) const fn prefix(self) -> &'static str {
+        match self {
+            Self::S3 => "aws_",
+            Self::Google => "google_",
+            Self::Azure => "azure_",
+            Self::Http => "http_",
+        }
+    }
+
+    fn knows(self, name: &str) -> bool {
+        match self {
+            Self::S3 => name.parse::<AmazonS3ConfigKey>().is_ok(),
+            Self::Google => name.parse::<GoogleConfigKey>().is_ok(),
+            Self::Azure => name.parse::<AzureConfigKey>().is_ok(),
+            Self::Http => name.parse::<ClientConfigKey>().is_ok(),
+        }
+    }
+
+    fn names(self) -> impl Iterator<Item = &'static str> {
+        let own: &[&str] = match self {
+            Self::S3 => &S3,
+            Self::Google => &GOOGLE,
+            Self::Azure => &AZURE,
+            Self::Http => &[],
+        };
+        own.iter().chain(&CLIENT).copied()
+    }
+}
+
+/// Checks that one of `services`, or any where there are none, knows each of the settings.
+///
+/// # Errors
+/// The setting that none of them knows, with the nearest name of one that they do.
+pub(super) fn check(services: &[Service], settings: &BTreeMap<String, String>) -> Result<(), String> {
+    let services = if services.is_empty() { &Service::ALL } else { services };
+    let known = |name: &str| services.iter().any(|service| service.knows(name));
+    let Some(unknown) = settings.keys().find(|name| !known(&name.to_lowercase())) else { return Ok(()) };
+    let spelt = unknown.to_lowercase();
+    let bare = services.iter().find_map(|service| spelt.strip_prefix(service.prefix())).unwrap_or(&spelt);
+    let nearest = services.iter().flat_map(|service| service.names()).min_by_key(|name| distance(bare, name));
+    let nearest = nearest.filter(|name| distance(bare, name) <= bare.len().max(name.len()) / 2);
+    Err(match nearest {
+        Some(nearest) => format!("there is no option {unknown:?}; did you mean {nearest:?}?"),
+        None => {
+            let mut names: Vec<&str> = services.iter().flat_map(|service| service.names()).collect();
+            names.sort_unstable();
+            names.dedup();
+            format!("there is no option {unknown:?}; there are {}", names.join(", "))
+        }
+    })
+}
+
+/// Letters to add, leave out, replace, or exchange with the next one, from one name to another.
+///
+/// # Source
+/// Optimal string alignment: Damerau 1964, "A technique for computer detection and correction of spelling errors".
+fn distance(one: &str, other: &str) -> usize {
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=other.len()).collect();
+    for (row, letter) in one.iter().enumerate() {
+        let mut next = vec![row + 1];
+        for (column, against) in other.iter().enumerate() {
+            let replaced = last[column] + usize::from(letter != against);
+            let mut least = replaced.min(last[column + 1] + 1).min(next[column] + 1);
+            if row > 0 && column > 0 && one[row - 1] == *against && *letter == other[column - 1] {
+                least = least.min(before[column - 1] + 1);
+            }
+            next.push(least);
+        }
+        before = std::mem::replace(&mut last, next);
+    }
+    last[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_that_may_be_proposed_is_known() {
+        for service in Service::ALL {
+            for name in service.names() {
+                assert!(service.knows(name), "{service:?} {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_setting_that_is_unknown_is_refused_with_the_nearest_name() {
+        let check = |services: &[Service], name: &str| check(services, &BTreeMap::from([(name.to_owned(), String::new())]));
+        for (services, name, nearest) in [
+            (&[Service::S3][..], "regoin", "region"),
+            (&[Service::S3], "AWS_ACESS_KEY_ID", "access_key_id"),
+            (&[Service::S3], "allow-http", "allow_http"),
+            (&[Service::Google], "service_acount", "service_account"),
+            (&[Service::Azure, Service::S3], "sas_tokne", "sas_token"),
+            (&[], "end_point", "endpoint"),
+        ] {
+            let error = check(services, name).expect_err("unknown");
+            assert!(error.ends_with(&format!("did you mean {nearest:?}?")), "{error}");
+        }
+        for (services, name) in [
+            (&[Service::S3][..], "region"),
+            (&[Service::S3], "AWS_Region"),
+            (&[Service::S3], "aws_endpoint_url_s3"),
+            (&[Service::S3, Service::Google], "service_account"),
+            (&[Service::Http], "timeout"),
+            (&[], "account_name"),
+        ] {
+            assert_eq!(check(services, name), Ok(()));
+        }
+        let error = check(&[Service::Google], "region").expect_err("it is one of S3");
+        assert!(error.contains("\"region\""), "{error}");
+        let error = check(&[Service::Http], "x").expect_err("unknown");
+        assert!(error.contains("there are allow_http, "), "{error}");
+    }
+
+    #[test]
+    fn distances_count_exchanged_letters_once() {
+        for (one, other, letters) in [("regoin", "region", 1), ("", "abc", 3), ("abc", "abc", 0), ("kitten", "sitting", 3)] {
+            assert_eq!(distance(one, other), letters, "{one} {other}");
+        }
+    }
+}
