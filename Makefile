@@ -7,6 +7,8 @@ SHELL := /bin/bash
 
 BUILT := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
+# Cargo unites the features of all packages that it is given: with --workspace, demo, tests, parity and benches share every dependency.
+
 # Tests whose tool is missing add their name here (tests/src/tools.rs).
 SKIPPED := $(BUILT)/skipped-tests
 
@@ -17,8 +19,8 @@ setup: ## fetch libtorch into .libtorch/, unless it is there or LIBTORCH or LIBT
 	@bash deploy/setup/libtorch.sh
 
 demo: setup ## build cm3flow and run it on the sample corpus; the store is tests/corpus/.cm3flow/
-	cargo build --package cm3flow
-	cargo run --quiet --package cm3flow -- run tests/corpus/photos.toml
+	cargo build --workspace --bin cm3flow
+	$(BUILT)/debug/cm3flow run tests/corpus/photos.toml
 
 # Runs the tests with the options $(1) of nextest, or $(2) of the tests themselves, then doctests; names and counts the skipped ones.
 define run_tests
@@ -46,7 +48,7 @@ wheel: ## build the PyTorch reader as a wheel, in target/wheels/
 	@bash deploy/python/wheel.sh $(BUILT)/wheels
 
 test-python: setup ## test that wheel under PyTorch; fetches 3 GB of Python packages once
-	cargo build --package cm3flow --package cm3flow-tests --bin cm3flow --bin s3-service
+	cargo build --workspace --bin cm3flow --bin s3-service
 	@CM3FLOW_BUILT=$(BUILT) bash deploy/python/test.sh
 
 fmt: ## format the sources
@@ -63,7 +65,7 @@ bench: setup ## run the benchmarks with the profile that the tests use
 	cargo bench --workspace --benches --profile dev
 
 parity: setup ## compare the image tokenizers with the reference implementations; fetches 3 GB of Python packages once
-	cargo build --package cm3flow-model --example vq_values
+	cargo build --workspace --example vq_values
 	@bash tests/parity/python.sh tests/parity/parity.py $(BUILT)/debug/examples/vq_values
 
 parity-golden: ## write the small files of tests/parity/golden/ anew

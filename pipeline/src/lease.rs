@@ -6,23 +6,22 @@
 //! whose process is gone is known to be dead at once, so that a killed job can be started again without waiting.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use crate::error::{PipelineError, Result};
 use crate::events::Event;
 use crate::progress::Progress;
 use crate::store::{Created, Store};
 
+/// Time between two looks at a run that holds the lease: a second, which tests do not wait for.
+const LOOK: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 1000 });
 /// Time between two heartbeats.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT: Duration = LOOK.saturating_mul(5);
 /// A run that leaves no heartbeat for so long is dead.
-const SILENCE: Duration = Duration::from_secs(20);
-/// Time between two looks at a run that holds the lease.
-const LOOK: Duration = Duration::from_secs(1);
+const SILENCE: Duration = LOOK.saturating_mul(20);
 
 /// What to do when another run is at work on the dataset.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -282,7 +281,7 @@ mod tests {
         assert!(lease.number == 8 && start.elapsed() < SILENCE / 2);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_run_elsewhere_is_alive_as_long_as_its_heartbeats_go_on() {
         let store = store();
         let elsewhere = Holder { world: "another machine".into(), ..Holder::this_process() };

@@ -1,12 +1,12 @@
 //! Bounded streams of record batches between stages: bounded by number of batches and by bytes, and metered on both ends.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
-use tokio::sync::Notify;
 
+use crate::budget::{ByteBudget, Taken};
 use crate::error::{Result, StageError};
 use crate::meter::{Queued, StageMeter};
 
@@ -15,7 +15,7 @@ use crate::meter::{Queued, StageMeter};
 pub struct ChannelLimits {
     /// Most batches of one channel.
     pub max_batches: usize,
-    /// Bytes that may wait in all channels with this budget.
+    /// Bytes that may wait in all channels with this budget, with those of the pictures that are decoded by it.
     pub budget: ByteBudget,
 }
 
@@ -31,62 +31,6 @@ impl ChannelLimits {
     #[must_use]
     pub const fn new(budget: ByteBudget) -> Self {
         Self { max_batches: 4, budget }
-    }
-}
-
-/// Bytes that may wait in all channels that share it. Cloning shares it.
-///
-/// A channel in which nothing waits takes a batch of any size whatever the others hold, so that no stage waits for one that waits for it. What waits at
-/// once is therefore at most the budget and one batch of each channel.
-#[derive(Debug, Clone)]
-pub struct ByteBudget(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    max_bytes: usize,
-    waiting: AtomicUsize,
-    freed: Notify,
-}
-
-impl ByteBudget {
-    /// A budget of `max_bytes`.
-    #[must_use]
-    pub fn new(max_bytes: usize) -> Self {
-        Self(Arc::new(Shared { max_bytes, waiting: AtomicUsize::new(0), freed: Notify::new() }))
-    }
-
-    /// Bytes that wait now.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.0.waiting.load(Ordering::Acquire)
-    }
-
-    /// Takes `bytes` if they fit, or if the channel that counts its batches in `own` holds none.
-    fn try_take(&self, own: &Arc<AtomicUsize>, bytes: usize) -> Option<Taken> {
-        let alone = own.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if alone {
-            self.0.waiting.fetch_add(bytes, Ordering::AcqRel);
-        } else {
-            let fits = |waiting: usize| waiting.checked_add(bytes).filter(|sum| *sum <= self.0.max_bytes);
-            self.0.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
-            own.fetch_add(1, Ordering::AcqRel);
-        }
-        Some(Taken { budget: self.clone(), own: Arc::clone(own), bytes })
-    }
-}
-
-/// Bytes of one batch that waits; given back when it is dropped.
-struct Taken {
-    budget: ByteBudget,
-    own: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.own.fetch_sub(1, Ordering::AcqRel);
-        self.budget.0.waiting.fetch_sub(self.bytes, Ordering::AcqRel);
-        self.budget.0.freed.notify_waiters();
     }
 }
 
@@ -118,7 +62,7 @@ impl Drop for BatchStream {
     fn drop(&mut self) {
         self.receiver.close();
         while self.receiver.try_recv().is_ok() {}
-        self.budget.0.freed.notify_waiters();
+        self.budget.freed().notify_waiters();
     }
 }
 
@@ -154,7 +98,7 @@ impl BatchSender {
     }
 
     async fn room_for(&self, bytes: usize) -> Result<Taken> {
-        let mut freed = std::pin::pin!(self.budget.0.freed.notified());
+        let mut freed = std::pin::pin!(self.budget.freed().notified());
         loop {
             // Listens before it looks, so that nothing freed in between is missed.
             freed.as_mut().enable();
@@ -165,7 +109,7 @@ impl BatchSender {
                 return Ok(taken);
             }
             freed.as_mut().await;
-            freed.set(self.budget.0.freed.notified());
+            freed.set(self.budget.freed().notified());
         }
     }
 }
@@ -265,27 +209,51 @@ mod tests {
         let sent = tokio::time::timeout(Duration::from_secs(5), waiting).await.expect("the sender wakes up").expect("no panic");
         sent.expect("there is room");
         drop(held);
-        assert_eq!(limits.budget.waiting(), 0);
+        assert_eq!(limits.budget.held(), 0);
     }
 
-    /// Chains of two channels with one budget, batches of the given numbers of rows: all comes through in order, and at no time more waits than the
-    /// budget and one batch of each channel.
-    async fn pass_through_chains(chains: Vec<Vec<u64>>, max_bytes: usize, max_batches: usize) {
+    /// A batch of as many rows, and pictures of as many bytes that are worked on side by side before it goes on.
+    type Step = (u64, Vec<usize>);
+
+    /// Works on pictures as `derive` does: each thread waits for room, and gives it back. At no time more than `most` bytes are held.
+    async fn work_on(pictures: Vec<usize>, budget: ByteBudget, most: usize) {
+        let working = move || {
+            std::thread::scope(|scope| {
+                for bytes in pictures {
+                    let budget = &budget;
+                    scope.spawn(move || {
+                        let _room = budget.room_for_picture(bytes);
+                        assert!(budget.held() <= most, "{} bytes are held, {most} may be", budget.held());
+                        std::thread::yield_now();
+                    });
+                }
+            });
+        };
+        tokio::task::spawn_blocking(working).await.expect("no more is held than may be");
+    }
+
+    /// Chains of two channels with one budget, and between them a stage that works on pictures: all batches come through in order, and at no time more is
+    /// held than the budget, one batch of each channel, and one picture.
+    async fn pass_through_chains(chains: Vec<Vec<Step>>, max_bytes: usize, max_batches: usize) {
         let limits = ChannelLimits { max_batches, budget: ByteBudget::new(max_bytes) };
-        let bytes = |rows: u64| batch(rows).get_array_memory_size();
-        let largest: usize = chains.iter().map(|chain| 2 * chain.iter().map(|rows| bytes(*rows)).max().unwrap_or(0)).sum();
+        let bytes = |(rows, _): &Step| batch(*rows).get_array_memory_size();
+        let batches: usize = chains.iter().map(|chain| 2 * chain.iter().map(bytes).max().unwrap_or(0)).sum();
+        let most = max_bytes + batches + chains.iter().flatten().flat_map(|(_, pictures)| pictures).max().unwrap_or(&0);
         let mut ends = Vec::new();
         for chain in chains {
             let meter = Arc::new(StageMeter::new("test"));
             let ((first, between), (second, last)) = (channel(&limits, &meter, &meter), channel(&limits, &meter, &meter));
-            let sent = chain.clone();
+            let (sent, mut pictures): (Vec<u64>, Vec<Vec<usize>>) = chain.into_iter().unzip();
+            let expected = sent.clone();
             tokio::spawn(async move {
                 for rows in sent {
                     first.send(batch(rows)).await.expect("somebody reads");
                 }
             });
+            let budget = limits.budget.clone();
             tokio::spawn(async move {
                 while let Some(batch) = between.next().await {
+                    work_on(pictures.remove(0), budget.clone(), most).await;
                     second.send(batch).await.expect("somebody reads");
                 }
             });
@@ -293,24 +261,27 @@ mod tests {
             ends.push(tokio::spawn(async move {
                 let mut received = Vec::new();
                 while let Some(batch) = last.next().await {
-                    assert!(budget.waiting() <= max_bytes + largest, "{} bytes wait", budget.waiting());
+                    assert!(budget.held() <= most, "{} bytes are held, {most} may be", budget.held());
                     received.push(batch.num_rows() as u64);
                     tokio::task::yield_now().await;
                 }
-                assert_eq!(received, chain);
+                assert_eq!(received, expected);
             }));
         }
         for end in ends {
             tokio::time::timeout(Duration::from_secs(30), end).await.expect("no chain waits for ever").expect("all came in order");
         }
-        assert_eq!(limits.budget.waiting(), 0);
+        assert_eq!(limits.budget.held(), 0);
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn chains_that_share_a_budget_all_come_to_their_end(
-            chains in prop::collection::vec(prop::collection::vec(1_u64..3000, 0..20), 1..6),
+        fn chains_that_share_a_budget_with_pictures_all_come_to_their_end(
+            chains in prop::collection::vec(
+                prop::collection::vec((1_u64..3000, prop::collection::vec(0_usize..128 << 10, 0..4)), 0..20),
+                1..6,
+            ),
             max_bytes in 0_usize..64 << 10,
             max_batches in 1_usize..5,
         ) {

@@ -12,7 +12,8 @@ use cm3flow_schemas::columns;
 use cm3flow_schemas::random::Draws;
 use proptest::prelude::*;
 
-use crate::channel::{ByteBudget, ChannelLimits, channel};
+use crate::budget::ByteBudget;
+use crate::channel::{ChannelLimits, channel};
 use crate::error::{Result, StageError};
 use crate::meter::StageMeter;
 use crate::stage::Stage;

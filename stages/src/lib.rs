@@ -12,6 +12,8 @@ pub mod read;
 #[cfg(feature = "prepare")]
 pub mod annotate;
 #[cfg(feature = "prepare")]
+mod budget;
+#[cfg(feature = "prepare")]
 pub mod channel;
 #[cfg(feature = "prepare")]
 mod codes;
@@ -57,7 +59,9 @@ pub mod stage;
 pub mod tokenize;
 
 #[cfg(feature = "prepare")]
-pub use channel::{BatchSender, BatchStream, ByteBudget, ChannelLimits};
+pub use budget::{ByteBudget, PictureRoom};
+#[cfg(feature = "prepare")]
+pub use channel::{BatchSender, BatchStream, ChannelLimits};
 pub use error::{Result, StageError};
 #[cfg(feature = "prepare")]
 pub use meter::{StageCounts, StageMeter};

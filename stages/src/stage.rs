@@ -262,7 +262,7 @@ mod tests {
     use arrow::datatypes::{DataType, Field, Schema, UInt64Type};
 
     use super::*;
-    use crate::channel::ByteBudget;
+    use crate::budget::ByteBudget;
 
     /// Adds `step` to every number; fails or panics at a number.
     #[derive(Clone, Copy, Default)]

@@ -7,9 +7,8 @@ limit=45000000
 built=${CARGO_TARGET_DIR:-target}
 out=target/gpu
 make --no-print-directory setup
-cargo build --package cm3flow --bin cm3flow
-cargo build --package cm3flow-model --example vq_values
-unit_tests=$(cargo test --package cm3flow-model --lib --no-run 2>&1 | tee /dev/stderr | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
+cargo build --workspace --bin cm3flow --example vq_values
+unit_tests=$(cargo test --workspace --lib --no-run 2>&1 | tee /dev/stderr | sed -n 's/.*Executable.*(\(.*cm3flow_model-.*\))$/\1/p')
 mkdir -p "$out"
 cp "$built/debug/cm3flow" "$built/debug/examples/vq_values" "$out/"
 cp "$unit_tests" "$out/unit_tests"

@@ -54,8 +54,9 @@ pub struct RuntimeConfig {
     /// Processes that units are made in, 0..=1024. Default 0: all in the process of the run. In processes of their own, a unit that ends its
     /// process costs that unit alone.
     pub processes: u32,
-    /// Bytes of batches that may wait between the stages of all units that are worked on at once, 1 MiB or more; `processes` share it. Default
-    /// 256 MiB. What libtorch and Polars hold, and the rows of a unit until they are written, come on top.
+    /// Bytes of batches that may wait between the stages of all units that are worked on at once, and of pictures that are decoded, 1 MiB or more;
+    /// `processes` share it. A picture that takes more is decoded while no other one is. Default 256 MiB. What libtorch and Polars hold, and the rows
+    /// of a unit until they are written, come on top.
     pub memory_budget: u64,
     /// How often a unit that fails, or that ends its process, is tried before it is quarantined, 1..=100. Default 3.
     pub unit_attempts: u32,
@@ -88,7 +89,7 @@ impl Default for RuntimeConfig {
 }
 
 impl RuntimeConfig {
-    /// What may wait between the stages in one of its processes.
+    /// What may wait between the stages in one of its processes, and be decoded there.
     pub(crate) fn channel_limits(&self) -> ChannelLimits {
         let bytes = self.memory_budget / u64::from(self.processes.max(1));
         ChannelLimits::new(ByteBudget::new(usize::try_from(bytes).unwrap_or(usize::MAX)))

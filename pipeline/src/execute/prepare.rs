@@ -45,11 +45,11 @@ struct RefusedRow<'a> {
     detail: &'a str,
 }
 
-/// From the source to fitted pixels.
-fn derived(config: &Config, source: PlannedUnit) -> Result<Chain> {
+/// From the source to fitted pixels. Pictures are decoded within the budget of `limits`.
+fn derived(config: &Config, source: PlannedUnit, limits: &ChannelLimits) -> Result<Chain> {
     let rows = config.row_settings(&source.unit.source);
     let derive = Derive::new(config.derive.clone(), config.tokenize.image.preparation(), config.dataset.seed);
-    let derive = derive.with_orientation(rows.orientation);
+    let derive = derive.with_orientation(rows.orientation).with_budget(limits.budget.clone());
     Ok(Chain::new(Head::Source(Box::new(ingest_of(config, source)?))).map(Filter::new(config.filter.clone())).map(derive))
 }
 
@@ -60,14 +60,15 @@ pub(crate) async fn derived_batches(config: &Config, unit: &PlannedUnit) -> Resu
         batches.push(batch);
         Ok(())
     };
-    derived(config, unit.clone())?.run(&ChannelLimits::default(), &Meters::default(), collect).await?;
+    let limits = config.runtime.channel_limits();
+    derived(config, unit.clone(), &limits)?.run(&limits, &Meters::default(), collect).await?;
     Ok(batches)
 }
 
 impl Worker {
     pub(super) async fn prepare(&self, source: &PlannedUnit, key: Digest) -> Result<UnitRecord> {
         let artefacts = &self.artefacts;
-        let mut chain = derived(&self.config, source.clone())?;
+        let mut chain = derived(&self.config, source.clone(), &self.limits)?;
         if !artefacts.annotators.is_empty() {
             chain = chain.then(Annotate::new(artefacts.annotators.clone(), artefacts.image_spec.side_px));
         }

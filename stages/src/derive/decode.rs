@@ -1,13 +1,15 @@
 //! Decodes a picture to RGB: turned by its EXIF orientation, transparency on white, 8 bits a channel, the first frame of an animation.
 //!
-//! Colour profiles and gamma are ignored, as by the tokenizers' own code. Of 16 bits the high byte is taken.
+//! Colour profiles and gamma are ignored, as by the tokenizers' own code. Of 16 bits the high byte is taken. A picture is decoded if all its pixels are
+//! there, whatever else the file lacks (`damage/`).
 
-use std::io::Cursor;
+use std::io::{Cursor, ErrorKind};
 
 use cm3flow_schemas::preparation::Transparency;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageBuffer, ImageFormat, ImageReader, Pixel, Rgb, RgbImage};
+use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader, Pixel, RgbImage};
 
+use super::damage::Looked;
 use super::frame::Stored;
 
 /// Why a picture cannot be decoded: a reason to count, and what exactly.
@@ -16,7 +18,8 @@ pub type DecodeError = (&'static str, String);
 /// Decodes `bytes`; transparent pictures become opaque as `transparency` says. Sizes have been checked by `filter` before.
 ///
 /// # Errors
-/// `truncated_image` for a JPEG without end, `undecodable_image` for whatever the decoder refuses.
+/// `truncated_image` where pixels are missing, `damaged_image` where data are invalid or a checksum fails, `undecodable_image` for a header that the
+/// decoder refuses.
 pub fn decode(bytes: &[u8], transparency: Transparency) -> Result<RgbImage, DecodeError> {
     decode_turned(bytes, transparency, |found| Ok(found.orientation()))
 }
@@ -30,43 +33,44 @@ pub(super) fn decode_turned(
     transparency: Transparency,
     turn: impl FnOnce(Stored) -> Result<Orientation, DecodeError>,
 ) -> Result<RgbImage, DecodeError> {
-    let undecodable = |error: &dyn std::fmt::Display| ("undecodable_image", error.to_string());
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| undecodable(&error))?;
-    // The JPEG decoder fills what is missing with grey instead of refusing.
-    if reader.format() == Some(ImageFormat::Jpeg) && !has_end_marker(bytes) {
-        return Err(("truncated_image", format!("the JPEG ends after {} bytes without end marker", bytes.len())));
-    }
-    let mut decoder = reader.into_decoder().map_err(|error| undecodable(&error))?;
-    let orientation = turn(Stored::of(&mut decoder))?;
-    let picture = DynamicImage::from_decoder(decoder).map_err(|error| undecodable(&error))?;
+    let (picture, stored) = stored(bytes)?;
+    let orientation = turn(stored)?;
+    let picture = on_white(eight_bits(picture), transparency);
     if orientation == Orientation::NoTransforms {
-        return Ok(on_white(eight_bits(picture), transparency));
+        return Ok(picture);
     }
-    let mut upright = DynamicImage::ImageRgb8(on_white(eight_bits(picture), transparency));
-    upright.apply_orientation(orientation);
-    Ok(upright.into_rgb8())
+    let mut turned = DynamicImage::ImageRgb8(picture);
+    turned.apply_orientation(orientation);
+    Ok(turned.into_rgb8())
 }
 
-/// Whether the marker that ends the picture is there. Goes from segment to segment, so that neither a thumbnail before the scan nor data
-/// behind the picture, such as a film, is mistaken for a part of it.
+/// Decodes `bytes` to the pixels that are stored, with what the header says of them.
 ///
-/// # Source
-/// ITU-T T.81, annex B: a marker is 0xFF and a code; a data byte 0xFF is followed by 0x00; only 0x01 and 0xD0 to 0xD9 have no length.
-fn has_end_marker(jpeg: &[u8]) -> bool {
-    let mut position = 2;
-    while let Some(&[first, code]) = jpeg.get(position..position + 2) {
-        position += match (first, code) {
-            (0xFF, 0xD9) => return true,
-            (0xFF, 0xFF) => 1,
-            (0xFF, 0x00 | 0x01 | 0xD0..=0xD8) => 2,
-            (0xFF, _) => match jpeg.get(position + 2..position + 4) {
-                Some(&[high, low]) => 2 + usize::from(u16::from_be_bytes([high, low])),
-                _ => return false,
-            },
-            _ => 1,
-        };
-    }
-    false
+/// # Errors
+/// As [`decode`].
+pub(super) fn stored(bytes: &[u8]) -> Result<(DynamicImage, Stored), DecodeError> {
+    let looked = Looked::at(bytes)?;
+    let mut decoder = opened(&looked.bytes)?.1;
+    let stored = Stored::of(&mut decoder);
+    let picture = DynamicImage::from_decoder(decoder).map_err(|error| refused(&error, looked.fault()))?;
+    Ok((picture, stored))
+}
+
+/// What a decoder says; `fault` is the reason where data are invalid.
+fn refused(error: &ImageError, fault: &'static str) -> DecodeError {
+    let reason = match error {
+        ImageError::IoError(cause) if cause.kind() == ErrorKind::UnexpectedEof => "truncated_image",
+        ImageError::Decoding(_) | ImageError::IoError(_) => fault,
+        _ => "undecodable_image",
+    };
+    (reason, error.to_string())
+}
+
+/// The decoder of `bytes`, which has read their header.
+pub(super) fn opened(bytes: &[u8]) -> Result<(ImageFormat, impl ImageDecoder + '_), DecodeError> {
+    let format = image::guess_format(bytes).map_err(|error| ("undecodable_image", error.to_string()))?;
+    let reader = ImageReader::with_format(Cursor::new(bytes), format);
+    Ok((format, reader.into_decoder().map_err(|error| refused(&error, "undecodable_image"))?))
 }
 
 /// Takes the high byte of 16 bits, as libpng and Pillow do.
@@ -84,20 +88,25 @@ fn eight_bits(picture: DynamicImage) -> DynamicImage {
     }
 }
 
+/// Writes three channels over the four that they are made of: a picture may be so large that two do not fit.
 fn on_white(picture: DynamicImage, transparency: Transparency) -> RgbImage {
     if !picture.color().has_alpha() {
         return picture.into_rgb8();
     }
     let with_alpha = picture.into_rgba8();
-    let mut out = RgbImage::new(with_alpha.width(), with_alpha.height());
-    for (from, to) in with_alpha.pixels().zip(out.pixels_mut()) {
-        let [red, green, blue, alpha] = from.0;
-        *to = Rgb(match alpha {
+    let (width, height) = with_alpha.dimensions();
+    let mut levels = with_alpha.into_raw();
+    let pixels = levels.len() / 4;
+    for pixel in 0..pixels {
+        let [red, green, blue, alpha] = *levels[4 * pixel..].first_chunk().expect("four levels a pixel");
+        let opaque = match alpha {
             255 => [red, green, blue],
             _ => [red, green, blue].map(|level| blended(level, alpha, transparency)),
-        });
+        };
+        levels[3 * pixel..3 * pixel + 3].copy_from_slice(&opaque);
     }
-    out
+    levels.truncate(3 * pixels);
+    RgbImage::from_raw(width, height, levels).expect("three levels a pixel")
 }
 
 /// A level with white behind it.

@@ -71,6 +71,21 @@ impl Fit {
         image::imageops::crop_imm(resized.as_ref().unwrap_or(picture), self.left, self.top, self.cut_width, self.cut_height).to_image()
     }
 
+    /// Most bytes that [`Self::apply`] allocates at once, the shape's pixels among them.
+    pub(super) fn working_bytes(&self) -> u64 {
+        let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
+        let narrowed = pixels(self.resized_width, self.height);
+        let (resized, cut) = (pixels(self.resized_width, self.resized_height), pixels(self.cut_width, self.cut_height));
+        // Rows that are turned, sums of a column, weights: those of each output reach over six inputs or more.
+        let lengths = [self.width, self.height, self.resized_width, self.resized_height].map(u64::from);
+        3 * (narrowed + resized + cut) + 128 * lengths.iter().sum::<u64>()
+    }
+
+    /// As [`Self::working_bytes`], of [`Self::apply_to_levels`]: columns are resized first, to four floats a pixel.
+    pub(super) fn levels_working_bytes(&self) -> u64 {
+        16 * u64::from(self.width) * u64::from(self.resized_height) + self.working_bytes()
+    }
+
     /// As [`Self::apply`], by the nearest pixel: for pictures whose levels are numbers.
     #[must_use]
     pub fn apply_to_levels(&self, levels: &GrayImage) -> GrayImage {

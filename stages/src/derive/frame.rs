@@ -47,7 +47,7 @@ impl Stored {
 }
 
 /// Width and height of a picture once it is turned.
-fn turned((width, height): (u32, u32), orientation: Orientation) -> (u32, u32) {
+pub(super) fn turned((width, height): (u32, u32), orientation: Orientation) -> (u32, u32) {
     match orientation {
         Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => (height, width),
         Orientation::NoTransforms | Orientation::Rotate180 | Orientation::FlipHorizontal | Orientation::FlipVertical => (width, height),

@@ -7,6 +7,7 @@ use std::io::Cursor;
 use image::{GrayImage, Luma, RgbImage};
 use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Transformations};
 
+use super::damage::Looked;
 use super::decode::DecodeError;
 
 /// Bytes that the decoder may allocate; `filter` has checked sizes before.
@@ -26,7 +27,7 @@ impl Levels {
     /// Reads a PNG with a palette, or of grey levels that are 255 at most; `None` for another picture.
     ///
     /// # Errors
-    /// `undecodable_image` for a damaged one.
+    /// As for other pictures.
     ///
     /// # Source
     /// PNG, third edition, 7.2: samples of fewer than 8 bits are packed from the high-order bits on, each line begins a byte.
@@ -40,7 +41,8 @@ impl Levels {
             return Ok(None);
         }
         let undecodable = |error: DecodingError| ("undecodable_image", error.to_string());
-        let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: MAX_BYTES });
+        let looked = Looked::at(bytes)?;
+        let mut decoder = Decoder::new_with_limits(Cursor::new(&*looked.bytes), Limits { bytes: MAX_BYTES });
         decoder.set_transformations(Transformations::IDENTITY);
         let mut reader = decoder.read_info().map_err(undecodable)?;
         let info = reader.info();
@@ -51,7 +53,11 @@ impl Levels {
         let palette = info.palette.as_ref().filter(|_| color_type == ColorType::Indexed).map(|palette| palette.as_chunks().0.to_vec());
         let size = reader.output_buffer_size().ok_or_else(|| undecodable(DecodingError::LimitsExceeded))?;
         let mut samples = vec![0; size];
-        let frame = reader.next_frame(&mut samples).map_err(undecodable)?;
+        let frame = reader.next_frame(&mut samples).map_err(|error| match error {
+            DecodingError::IoError(_) => ("truncated_image", error.to_string()),
+            DecodingError::Format(_) => (looked.fault(), error.to_string()),
+            other => undecodable(other),
+        })?;
         let width = frame.width as usize;
         let mut levels = Vec::with_capacity(width * frame.height as usize);
         for line in samples.chunks_exact(frame.line_size).take(frame.height as usize) {
@@ -140,7 +146,7 @@ mod tests {
         assert!(Levels::of_png(&png(&picture(1, 8, 8))).expect("whole").is_none(), "colours");
         assert!(Levels::of_png(b"BM").expect("not looked at").is_none());
         let whole = level_png(&GrayImage::new(40, 40), BitDepth::Eight, None);
-        assert_eq!(Levels::of_png(&whole[..whole.len() / 2]).expect_err("half").0, "undecodable_image");
+        assert_eq!(Levels::of_png(&whole[..whole.len() / 2]).expect_err("half").0, "truncated_image");
         let deep = |level: u16| {
             let deep = image::ImageBuffer::from_pixel(3, 2, Luma([level]));
             crate::fixtures::encoded(&image::DynamicImage::ImageLuma16(deep), image::ImageFormat::Png)

@@ -1,8 +1,8 @@
 //! `derive`: all that follows from the pixels: the fitted square, condition images, coordinates within the square.
 //!
 //! Third stage of `prepare`, and the only place where a picture is decoded. Row-local: keeps order and number of rows. Pixels are
-//! fitted here at once, so that no full-size picture ever waits in a channel. Images whose codes are given pass by: their boxes are taken to
-//! be those of the square, or of their own grid, and no edges are found.
+//! fitted here at once, so that no full-size picture ever waits in a channel; until then it takes room of the budget of bytes (`memory.rs`).
+//! Images whose codes are given pass by: their boxes are taken to be those of the square, or of their own grid, and no edges are found.
 //!
 //! Where images have several shapes (`grids.rs`), the main image is fitted to the one of the nearest aspect, and whatever shows it (edges, edits,
 //! masks, segmentations) to the same one, so that they lie upon each other; references and items have shapes of their own.
@@ -11,12 +11,14 @@
 //! lies upon it, is turned with it (`frame.rs`).
 
 mod config;
+mod damage;
 pub mod decode;
 pub mod edges;
 pub mod fit;
 mod frame;
 mod grids;
 mod levels;
+mod memory;
 pub(crate) mod resize;
 mod segmentation;
 
@@ -42,12 +44,15 @@ pub use fit::Fit;
 use self::decode::DecodeError;
 use self::frame::{Frame, Stored};
 use self::levels::Levels;
+use self::memory::Needs;
+use crate::budget::{ByteBudget, PictureRoom};
+use crate::channel::ChannelLimits;
 use crate::codes;
 use crate::error::{Result, StageError};
 use crate::stage::Transform;
 
 /// Revision of this stage's code: raised when the same input gives other rows.
-pub const REVISION: u32 = 5;
+pub const REVISION: u32 = 6;
 /// The stage's name.
 pub const NAME: &str = "derive";
 /// Reason that boxes are counted under of which less than half is within the shape that is cut out of the picture.
@@ -67,6 +72,7 @@ pub struct Derive {
     preparation: Preparation,
     seed: u64,
     orientation: Orientation,
+    budget: ByteBudget,
     change: ColumnChange,
 }
 
@@ -78,13 +84,19 @@ impl Derive {
         added.extend(columns::size());
         added.extend(preparation.buckets.map(|_| columns::image_grids()));
         let change = ColumnChange::new(&[columns::IMAGES], added);
-        Self { config, preparation, seed, orientation: Orientation::default(), change }
+        Self { config, preparation, seed, orientation: Orientation::default(), budget: ChannelLimits::default().budget, change }
     }
 
     /// Takes coordinates of the source to be counted as `orientation` says, instead of in stored pixels.
     #[must_use]
     pub fn with_orientation(self, orientation: Orientation) -> Self {
         Self { orientation, ..self }
+    }
+
+    /// Decodes pictures within `budget`, which others share, in place of a budget of its own.
+    #[must_use]
+    pub fn with_budget(self, budget: ByteBudget) -> Self {
+        Self { budget, ..self }
     }
 
     fn derive(&self, row: In) -> Out {
@@ -124,7 +136,8 @@ impl Derive {
         let transparency = self.preparation.transparency;
         let frame_of_others = frame.filter(|_| lies_upon_main(&image.role, &out.annotations));
         let turn = |found: Stored| frame_of_others.map_or_else(|| Ok(found.orientation()), |frame| frame.turn_of(found));
-        if image.role == SEGMENTATION_IMAGE && !out.annotations.seg_labels.is_empty() {
+        let _room = self.room(out, id, image, turn);
+        if is_map(image, &out.annotations) {
             let levels = turned_levels(segmentation::decode(&image.bytes)?, &image.bytes, turn)?;
             self.add_segmentation(out, id, &levels);
         } else if out.annotations.masks.iter().any(|mask| mask.image == image.role) {
@@ -146,6 +159,23 @@ impl Derive {
             }
         }
         Ok(())
+    }
+
+    /// Waits for room for a picture until it is fitted. One whose header cannot be read takes none: it is refused before anything is decoded.
+    fn room(
+        &self,
+        out: &Out,
+        id: &ImageId,
+        image: &RoleImage,
+        turn: impl FnOnce(Stored) -> Result<image::metadata::Orientation, DecodeError>,
+    ) -> PictureRoom {
+        let bytes = Needs::of(&image.bytes).map_or(0, |needs| {
+            let orientation = turn(needs.stored).unwrap_or(image::metadata::Orientation::NoTransforms);
+            let fit = self.fit(out, &image.role, id, frame::turned(needs.stored.size, orientation));
+            let fitting = if is_map(image, &out.annotations) { fit.levels_working_bytes() } else { fit.working_bytes() };
+            needs.decoding_bytes(orientation).max(needs.picture_bytes + fitting)
+        });
+        self.budget.room_for_picture(usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
     /// Fit of the image `role` of the picture `id`, which has `size`.
@@ -197,6 +227,11 @@ fn map_boxes(out: &mut Out, fit: &Fit, placed: impl Fn(LabelledBox) -> Result<La
             Err(reason) => DroppedPart::add(&mut out.dropped, reason, 1),
         }
     }
+}
+
+/// Whether the levels of an image are numbers of objects.
+fn is_map(image: &RoleImage, annotations: &Annotations) -> bool {
+    image.role == SEGMENTATION_IMAGE && !annotations.seg_labels.is_empty()
 }
 
 /// Whether an image shows the very pixels of the main one in another way. Edits, references and items have shapes of their own.

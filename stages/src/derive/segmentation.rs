@@ -3,13 +3,12 @@
 //! A segmentation is a greyscale picture, or one with a palette, whose levels number objects; 0 is none. Levels are never mixed: it is fitted by the nearest pixel.
 
 use std::collections::BTreeMap;
-use std::io::Cursor;
 
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::sample::SegLabel;
-use image::{DynamicImage, GrayImage, ImageReader, Rgb, RgbImage};
+use image::{DynamicImage, GrayImage, Rgb, RgbImage};
 
-use super::decode::DecodeError;
+use super::decode::{self, DecodeError};
 use super::levels::Levels;
 
 /// Share of the square that an object must cover for a mask of its own.
@@ -18,13 +17,12 @@ const MIN_SHARE: f64 = 0.005;
 /// Decodes a segmentation, as it is stored.
 ///
 /// # Errors
-/// `undecodable_image` for what the decoder refuses, `bad_segmentation` for a picture whose levels are no numbers of objects.
+/// As for other pictures, and `bad_segmentation` for a picture whose levels are no numbers of objects.
 pub(super) fn decode(bytes: &[u8]) -> Result<GrayImage, DecodeError> {
     if let Some(Levels { levels, .. }) = Levels::of_png(bytes)? {
         return Ok(levels);
     }
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| ("undecodable_image", error.to_string()))?;
-    match reader.decode().map_err(|error| ("undecodable_image", error.to_string()))? {
+    match decode::stored(bytes)?.0 {
         DynamicImage::ImageLuma8(levels) => Ok(levels),
         other => Err((
             "bad_segmentation",

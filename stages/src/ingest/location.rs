@@ -198,7 +198,7 @@ impl Location {
             return StageError::Store { location: self.path.to_string(), source: error };
         }
         let problem = format!(
-            "the listing of {} holds a key that cannot be read: {}; name a narrower prefix, single files, a range such as {{000..127}}, or a list",
+            "the listing of {}/ holds a key that cannot be read: {}; name a narrower prefix, single files, a range such as {{000..127}}, or a list",
             self.path,
             chain_of(&error)
         );

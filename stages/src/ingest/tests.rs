@@ -19,7 +19,8 @@ use serde::Deserialize;
 mod doors;
 
 use super::*;
-use crate::channel::{ByteBudget, ChannelLimits, channel};
+use crate::budget::ByteBudget;
+use crate::channel::{ChannelLimits, channel};
 use crate::codes;
 use crate::conformance::{block_on, cases, schema_table};
 use crate::error::{Result, StageError};

@@ -1,0 +1,16 @@
+//! Goes through the coded data of a JPEG without making pixels.
+//!
+//! `walk.rs` goes from segment to segment, `scan.rs` from block to block; `bits.rs` and `huffman.rs` read codes. A picture is whole if every code
+//! of its scans is valid, every block has its codes, and nothing is left over between two markers.
+
+mod bits;
+mod frame;
+mod huffman;
+mod scan;
+mod standard;
+mod walk;
+
+pub(in crate::derive) use walk::{Ending, closed, coefficient_bytes, look};
+
+#[cfg(test)]
+mod tests;
