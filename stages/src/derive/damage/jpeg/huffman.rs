@@ -107,7 +107,7 @@ fn entry(length: u32, symbol: u8) -> Entry {
     let (run, size) = (u32::from(symbol >> 4), u32::from(symbol & 15));
     let end = match (run, size) {
         (0..15, 0) => END,
-        _ => run + 1 << 24,
+        _ => (run + 1) << 24,
     };
     length | (length + size) << 8 | u32::from(symbol) << 16 | end
 }

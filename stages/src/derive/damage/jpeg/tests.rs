@@ -189,7 +189,7 @@ fn components_that_no_scan_holds_are_missing() {
     // Each component in a scan of its own, as `cjpeg -scans` writes them: the same blocks, one scan after the other.
     let whole = file("grey");
     let (header, _) = segments(&whole, 0xC0)[0];
-    let mut two = whole.clone();
+    let mut two = whole;
     // A second component in the frame header, which is 3 bytes longer.
     two[header + 3] += 3;
     two[header + 9] = 2;
@@ -219,7 +219,7 @@ fn a_picture_of_a_film_has_the_standard_codes() {
             content = &rest[counts.iter().map(|count| usize::from(*count)).sum()..];
         }
     }
-    let mut bare = whole.clone();
+    let mut bare = whole;
     for (start, end) in tables.iter().rev() {
         bare.drain(start..end);
     }
