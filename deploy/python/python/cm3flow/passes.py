@@ -132,8 +132,8 @@ class Passes:
         """Where this loop of several workers begins: the first of them says it."""
         with self._opened() as record:
             agreed = record["begun"].pop(loop, None)
-            # A generator that was seeded anew gives loops the same name.
-            if agreed is None or agreed["generation"] != seen["generation"] or worker in agreed["workers"]:
+            # A generator that was seeded anew gives loops the same name. What was said since the first worker began is not for this loop.
+            if agreed is None or worker in agreed["workers"]:
                 known = record if record["generation"] == seen["generation"] else seen
                 agreed = {"generation": seen["generation"], "workers": [], "start": _start(known)}
             agreed["workers"].append(worker)
