@@ -5,9 +5,12 @@
 
 mod annotators;
 mod changes;
+pub mod decode;
 mod files;
 mod fit;
 mod fitted;
+mod of_version;
+pub(crate) mod picture;
 mod quality;
 mod samples;
 
@@ -22,7 +25,7 @@ use cm3flow_model::vq::{TorchScriptTokenizer, VqTokenizer};
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec, PairEmbedder};
 use cm3flow_schemas::unit::NumericsClass;
-use cm3flow_schemas::version::{CodeChange, VersionManifest};
+use cm3flow_schemas::version::CodeChange;
 use cm3flow_schemas::vocabulary::Vocabulary;
 use cm3flow_schemas::{Digest, columns};
 use cm3flow_stages::annotate::Annotator;
@@ -36,13 +39,14 @@ pub(crate) use annotators::try_out as try_annotators;
 use files::given;
 pub use fitted::{FittedCodebook, FittedText};
 pub(crate) use fitted::{fit_codebook, fit_text_tokenizer};
+pub(crate) use of_version::{artefacts_of, of_version};
 pub use quality::Quality;
 use samples::{Samples, Wanted};
 
 use crate::config::{Config, ImageTokenizerConfig};
 use crate::error::{PipelineError, Result};
 use crate::events::Event;
-use crate::progress::Progress;
+use crate::events::progress::Progress;
 use crate::store::{Created, Store};
 
 /// Name of the image tokenizer's weights, or of its encoder where that is a file of its own.
@@ -204,43 +208,6 @@ pub(crate) async fn pinned(config: &Config, store: &Store) -> Result<Option<Arte
     let contents = given_or_pinned(config, store, &latest_pins(&config.dataset.name, store).await?.1).await?;
     let is_complete = settings(config, &contents).iter().all(|(name, _)| contents.contains_key(name));
     is_complete.then(|| load(config, &contents)).transpose()
-}
-
-/// Loads the artefacts that the version of `manifest` was made with, whatever is pinned now.
-///
-/// # Errors
-/// [`PipelineError::Mismatch`] if the configuration asks for others, [`PipelineError::Damaged`], or as [`obtain`].
-pub(crate) async fn of_version(config: &Config, store: &Store, manifest: &VersionManifest) -> Result<Artefacts> {
-    let mut contents = given(config)?;
-    for (name, _) in settings(config, &contents) {
-        let missing = || PipelineError::Mismatch {
-            problem: format!("the configuration fits the {name}, version {} was made with a given one", manifest.version),
-        };
-        let digest = *manifest.fitted.get(name).ok_or_else(missing)?;
-        contents.insert(name, store.get_checked(&path(name, digest), digest).await?);
-    }
-    let mut artefacts = load(config, &contents)?;
-    check_of_version(&artefacts, manifest)?;
-    annotators::check_of_version(&artefacts.annotators, manifest)?;
-    artefacts.code_changes.clone_from(&manifest.code_changes);
-    Ok(artefacts)
-}
-
-/// Checks that `artefacts` are those that the version of `manifest` was made with. Annotators may be others: nothing but making units needs them.
-///
-/// # Errors
-/// [`PipelineError::Mismatch`].
-pub(crate) fn check_of_version(artefacts: &Artefacts, manifest: &VersionManifest) -> Result<()> {
-    let mismatch = |problem: String| PipelineError::Mismatch { problem };
-    let version = manifest.version;
-    let mut digests = artefacts.digests.iter().filter(|(name, _)| !annotators::is_name(name));
-    if let Some((name, _)) = digests.find(|(name, digest)| manifest.artefacts.get(*name) != Some(digest)) {
-        return Err(mismatch(format!("version {version} was made with another {name} than the configuration and its pins have now")));
-    }
-    let differs = |difference| {
-        mismatch(format!("version {version} has another vocabulary than the configuration asks for; with that as here: {difference}"))
-    };
-    artefacts.vocabulary.check_same(&manifest.vocabulary).map_err(differs)
 }
 
 /// Bytes of all artefacts that the configuration names or `pins` hold.

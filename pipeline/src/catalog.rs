@@ -1,12 +1,18 @@
 //! The catalog of a dataset: committed windows, published versions, and tags that name versions.
 
+pub mod blocklist;
+pub mod checkpoints;
 mod overlay;
+pub(crate) mod readings;
 mod reference;
+pub mod refused;
 mod tags;
 mod totals;
+pub(crate) mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
 use cm3flow_schemas::pack::{BlockEntry, ShardEntry};
 use cm3flow_schemas::sample::Split;
@@ -19,19 +25,12 @@ use serde_json::Value;
 pub use reference::{ParseVersionError, TagName, VersionRef};
 pub use tags::Tag;
 
-use crate::artefact::Artefacts;
-use crate::config::Config;
 use crate::error::{PipelineError, Result};
-use crate::plan::{Plan, digest_of_windows, output_config};
 use crate::store::{Created, Store, record_bytes};
-use crate::table;
 pub(crate) use totals::Totals;
 
 /// Version of the record formats.
-const FORMAT_VERSION: u32 = 1;
-/// Bytes of a table with their digest.
-type Table = (Digest, Vec<u8>);
-
+pub(crate) const FORMAT_VERSION: u32 = 1;
 /// Digits of a digest.
 const DIGEST_DIGITS: usize = 64;
 
@@ -47,6 +46,11 @@ impl Catalog {
     #[must_use]
     pub fn new(store: Store, dataset: &str) -> Self {
         Self { store, dataset: dataset.to_owned() }
+    }
+
+    /// Name of the dataset.
+    pub(crate) fn dataset(&self) -> &str {
+        &self.dataset
     }
 
     /// The store that it lies in.
@@ -156,20 +160,7 @@ impl Catalog {
         self.store.create_content(&path, bytes).await
     }
 
-    /// Publishes the version that `windows` make.
-    ///
-    /// # Errors
-    /// [`PipelineError::Ledger`] if the numbers do not add up, [`PipelineError::Overtaken`] if another run published this version,
-    /// or what the store says.
-    pub async fn publish(&self, config: &Config, artefacts: &Artefacts, plan: &Plan, windows: &[WindowRecord]) -> Result<VersionManifest> {
-        let (manifest, tables) = self.manifest_of(config, artefacts, plan, windows)?;
-        for (digest, bytes) in tables {
-            self.store.create_content(&self.table_path(digest), bytes).await?;
-        }
-        self.put_version(manifest).await
-    }
-
-    async fn put_version(&self, manifest: VersionManifest) -> Result<VersionManifest> {
+    pub(crate) async fn put_version(&self, manifest: VersionManifest) -> Result<VersionManifest> {
         match self.store.create_record(&self.version_path(manifest.version), &manifest).await? {
             Created::New | Created::Same => {
                 self.record_digest(&manifest).await?;
@@ -177,47 +168,6 @@ impl Catalog {
             }
             Created::Different => Err(PipelineError::Overtaken { dataset: self.dataset.clone(), version: manifest.version }),
         }
-    }
-
-    /// The manifest of the version that `windows` make, and its tables with their digests.
-    ///
-    /// # Errors
-    /// [`PipelineError::Ledger`] if the numbers do not add up.
-    pub(crate) fn manifest_of(
-        &self,
-        config: &Config,
-        artefacts: &Artefacts,
-        plan: &Plan,
-        windows: &[WindowRecord],
-    ) -> Result<(VersionManifest, [Table; 2])> {
-        let Totals { samples, documents, statistics, licenses } = Totals::of(windows, plan.version)?;
-        let tables = [table::write(&shard_table(windows)?, "the shard table")?, table::write(&lineage(windows)?, "the lineage")?];
-        let [shard_table, lineage] = tables.map(|bytes| (Digest::of(&bytes), bytes));
-        let manifest = VersionManifest {
-            format_version: FORMAT_VERSION,
-            dataset: self.dataset.clone(),
-            version: plan.version,
-            base: plan.base,
-            plan: digest_of_windows(windows),
-            windows: windows.iter().map(|window| Digest::of(&record_bytes(window))).collect(),
-            shard_table: shard_table.0,
-            lineage: lineage.0,
-            blocklist: plan.blocklist,
-            seq_len: config.pack.seq_len,
-            vocabulary: artefacts.vocabulary.clone(),
-            preparation: Some(config.tokenize.image.preparation()),
-            config: output_config(config),
-            seed: config.dataset.seed,
-            numerics: artefacts.numerics.clone(),
-            code_changes: artefacts.code_changes.clone(),
-            artefacts: artefacts.digests.clone(),
-            fitted: artefacts.fitted.clone(),
-            samples,
-            documents,
-            statistics,
-            licenses,
-        };
-        Ok((manifest, [shard_table, lineage]))
     }
 
     /// Writes the digest of a published manifest beside it, unless it is there: what tells a whole manifest from a damaged one. Only
@@ -263,6 +213,12 @@ impl Catalog {
     pub(crate) fn window_path(&self, version: u32, window: u32, digest: Digest) -> String {
         format!("windows/{}/{version}/{window}/{digest}.json", self.dataset)
     }
+}
+
+/// Digest of the keys of all windows.
+#[must_use]
+pub(crate) fn digest_of_windows(windows: &[WindowRecord]) -> Digest {
+    digest_of("plan", &windows.iter().map(|window| &window.keys).collect::<Vec<_>>())
 }
 
 /// The line that `b3sum` would print for a manifest, and that `b3sum --check` reads.

@@ -15,13 +15,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use output::printable;
-
 use crate::WorkerCommand;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
-use crate::progress::Progress;
+use crate::events::progress::Progress;
 use crate::store::{Layer, Store};
+use crate::terminal::printable;
 use log::LogFormat;
 
 /// Turns image-text pairs into versioned, packed token shards, and trains on them while it does so.

@@ -6,7 +6,6 @@ mod annotate;
 mod buckets;
 mod model;
 mod runtime;
-mod store;
 mod vocabulary;
 
 use std::collections::BTreeSet;
@@ -34,11 +33,10 @@ pub use model::{
     VqTokenizerConfig,
 };
 pub use runtime::{DatasetConfig, RuntimeConfig, WindowConfig};
-pub use store::{StoreConfig, StoreOptions};
-pub(crate) use store::{has_login, printable_address};
 pub use vocabulary::{RangeConfig, SentinelsConfig, TokenRef, VocabularyConfig, VocabularyPreset};
 
 use crate::error::{PipelineError, Result};
+use crate::store::config::{StoreConfig, address_problem, masked};
 
 /// The whole configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -130,7 +128,7 @@ impl Config {
     /// [`PipelineError::Syntax`], or [`PipelineError::Config`] with every bad field.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let syntax = |mut source: toml::de::Error| {
-            source.set_input(Some(&store::masked(text)));
+            source.set_input(Some(&masked(text)));
             PipelineError::Syntax { path: path.to_owned(), source }
         };
         let mut config: Self = toml::from_str(text).map_err(syntax)?;
@@ -158,7 +156,7 @@ impl Config {
 
     fn problems(&self) -> Vec<String> {
         let mut problems = self.dataset.problems();
-        problems.extend(store::address_problem("dataset.store", &self.dataset.store));
+        problems.extend(address_problem("dataset.store", &self.dataset.store));
         problems.extend(self.store.problems());
         problems.extend(self.runtime.problems());
         if self.source.is_empty() {
@@ -166,7 +164,7 @@ impl Config {
         }
         for (index, source) in self.source.iter().enumerate() {
             problems.extend(source.problems(&format!("source[{index}]")));
-            problems.extend(store::address_problem(&format!("source[{index}].url"), &source.url));
+            problems.extend(address_problem(&format!("source[{index}].url"), &source.url));
             if self.source[..index].iter().any(|other| other.name == source.name) {
                 problems.push(format!("source[{index}].name must be unique, {:?} is there twice", source.name));
             }

@@ -429,16 +429,6 @@ impl PipelineError {
         }
     }
 
-    /// Whether the same work may succeed when it is tried again later: the store or a source could not be reached, for longer than requests
-    /// are tried again for.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Store { source, .. } | Self::Stage(StageError::Store { source, .. }) => crate::store::is_retryable(source),
-            _ => false,
-        }
-    }
-
     /// Exit code of a command that it stops: 3 for units that are quarantined, 2 for the user's mistakes, 1 for everything else.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {

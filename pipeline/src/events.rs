@@ -1,8 +1,9 @@
 //! What a run tells of itself, in one typed enum: for people, for programs (`--json`), for metrics, and for the events file of the run.
 //!
-//! [`crate::progress::Progress::tell`] is the one place that gets events. They hold times, so they lie under `runs/` alone.
+//! [`crate::events::progress::Progress::tell`] is the one place that gets events. They hold times, so they lie under `runs/` alone.
 
 mod elsewhere;
+pub mod progress;
 mod recording;
 mod scope;
 
@@ -17,7 +18,6 @@ use cm3flow_schemas::window::WindowRecord;
 use serde::{Deserialize, Serialize};
 
 use crate::error::PipelineError;
-use crate::plan::Plan;
 
 pub(crate) use elsewhere::{Elsewhere, Reporter};
 pub use recording::Recording;
@@ -312,35 +312,6 @@ impl Event {
             shards: record.shards.len() as u64,
             samples: record.samples.clone(),
             documents: record.documents.clone(),
-        }
-    }
-
-    /// What `plan` will make.
-    #[must_use]
-    pub fn plan_made(plan: &Plan) -> Self {
-        let mut units: BTreeMap<SegmentName, UnitsPlanned> = BTreeMap::new();
-        let mut samples = 0;
-        for window in &plan.windows {
-            let keys = &window.keys;
-            let counts = [keys.prepare.len(), 1, keys.compose.len(), keys.pack.len()];
-            for (segment, count) in SegmentName::ALL.into_iter().zip(counts) {
-                let planned = units.entry(segment).or_default();
-                *(if window.committed.is_some() { &mut planned.there } else { &mut planned.to_make }) += count as u64;
-            }
-            if window.committed.is_none() {
-                samples += window.units.iter().map(|unit| unit.rows).sum::<u64>();
-            }
-        }
-        Self::PlanMade {
-            version: plan.resulting_version(),
-            base: plan.base,
-            is_published: plan.is_published,
-            windows: plan.windows.len() as u64,
-            samples,
-            removed_samples: plan.drift.removed_rows(),
-            changed_samples: plan.drift.changed_rows(),
-            replayed_samples: plan.replayed_samples,
-            units,
         }
     }
 

@@ -14,7 +14,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 pub use address::MetricsAddress;
 pub use endpoint::Endpoint;
 
-use crate::progress::{Progress, Tally};
+use crate::events::progress::{Progress, Tally};
 
 /// Puts numbers into the text format of Prometheus.
 struct Exporter {

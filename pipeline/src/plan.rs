@@ -1,67 +1,36 @@
 //! The plan: which windows a run makes of which units, and the key of every unit, before any of them is worked on.
 
+pub(crate) mod estimate;
+mod manifest;
 mod record;
+mod replay;
 
 use std::collections::BTreeMap;
 
 use cm3flow_schemas::Digest;
-use cm3flow_schemas::canonical::digest_of;
-use cm3flow_schemas::sample::Split;
-use cm3flow_schemas::unit::{KeyParts, SegmentName};
+use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
-use cm3flow_stages::ingest::{PlannedUnit, RowSettings, SourceConfig};
-use cm3flow_stages::{
-    annotate, dedup, derive, embed, filter, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, tokenize,
-};
+use cm3flow_stages::ingest::PlannedUnit;
 use futures::FutureExt;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 
 use crate::artefact::Artefacts;
 use crate::catalog::Catalog;
+use crate::catalog::readings::Settled;
+use crate::catalog::refused::{RefusedFilter, RefusedSample, of_unit};
+use crate::catalog::units::UnitStore;
 use crate::config::Config;
 use crate::error::Result;
-use crate::refused::{Replay, ReplayFilter, Settled};
-use crate::scan::done_units;
-pub use crate::scan::{Drift, FileRows, Scan, scan_sources};
+use crate::events::{Event, UnitsPlanned};
+use crate::segment::{KeyMaker, WindowKeys};
+use crate::source::scan::{Drift, Scan, done_units};
+use crate::store::Store;
 
+pub(crate) use manifest::config_of_version;
+pub use manifest::output_config;
 pub(crate) use record::{KeptPlan, RunPlan};
-
-/// Keys of the units of a window.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WindowKeys {
-    /// One for each source unit.
-    pub prepare: Vec<Digest>,
-    /// The window's.
-    pub settle: Digest,
-    /// One for each source unit.
-    pub compose: Vec<Digest>,
-    /// One for each split, in the order of [`Split::ALL`].
-    pub pack: Vec<Digest>,
-}
-
-impl WindowKeys {
-    /// The key of the packs of `split`.
-    #[must_use]
-    pub fn pack_of(&self, split: Split) -> Digest {
-        let place = Split::ALL.iter().position(|found| *found == split).expect("a split is one of all");
-        self.pack[place]
-    }
-
-    /// As the window record lists them.
-    #[must_use]
-    pub fn by_segment(&self) -> BTreeMap<String, Vec<Digest>> {
-        let settle = vec![self.settle];
-        let all = [
-            (SegmentName::Prepare, &self.prepare),
-            (SegmentName::Settle, &settle),
-            (SegmentName::Compose, &self.compose),
-            (SegmentName::Pack, &self.pack),
-        ];
-        all.into_iter().map(|(segment, keys)| (segment.name().to_owned(), keys.clone())).collect()
-    }
-}
+pub(crate) use replay::Replay;
+pub use replay::ReplayFilter;
 
 impl WindowPlan {
     /// A window as it was made, from its record; all of it is to be made again. `None` if the record does not name all keys.
@@ -89,159 +58,6 @@ impl WindowPlan {
     ) -> Self {
         let keys = KeyMaker { config, artefacts }.window(settled_before, &units, blocklist);
         Self { units, sources: Vec::new(), keys, blocklist, quarantined: Vec::new(), committed: None }
-    }
-}
-
-/// Digest of the keys of all windows.
-#[must_use]
-pub(crate) fn digest_of_windows(windows: &[WindowRecord]) -> Digest {
-    digest_of("plan", &windows.iter().map(|window| &window.keys).collect::<Vec<_>>())
-}
-
-/// `config` with what the version of `manifest` was made with. Sections that this release cannot read stay as they are.
-#[must_use]
-pub(crate) fn config_of_version(config: &Config, manifest: &VersionManifest) -> Config {
-    fn section<T: DeserializeOwned>(manifest: &VersionManifest, name: &str, into: &mut T) {
-        if let Ok(recorded) = serde_json::from_value(manifest.config[name].clone()) {
-            *into = recorded;
-        }
-    }
-    let mut config = config.clone();
-    config.dataset.seed = manifest.seed;
-    let mut sources: BTreeMap<String, RowSettings> = BTreeMap::new();
-    section(manifest, "source", &mut sources);
-    let recorded = |source: SourceConfig| {
-        let rows = sources.get(&source.name).copied().unwrap_or_default();
-        source.with_row_settings(rows)
-    };
-    config.source = config.source.into_iter().map(recorded).collect();
-    section(manifest, "window", &mut config.window);
-    section(manifest, "filter", &mut config.filter);
-    section(manifest, "derive", &mut config.derive);
-    config.annotate = config.annotate.with_settings(&manifest.config["annotate"]);
-    section(manifest, "embed", &mut config.embed);
-    section(manifest, "split", &mut config.split);
-    section(manifest, "dedup", &mut config.dedup);
-    section(manifest, "retrieve", &mut config.retrieve);
-    section(manifest, "instruct", &mut config.instruct);
-    section(manifest, "mask", &mut config.mask);
-    section(manifest, "pack", &mut config.pack);
-    section(manifest, "shard", &mut config.shard);
-    config
-}
-
-/// Configuration that changes what is written, as the manifest holds it.
-#[must_use]
-pub fn output_config(config: &Config) -> Value {
-    let mut output = json!({
-        "window": config.window,
-        "filter": config.filter,
-        "derive": config.derive,
-        "embed": config.embed,
-        "split": config.split,
-        "dedup": config.dedup,
-        "retrieve": config.retrieve,
-        "instruct": config.instruct,
-        "mask": config.mask,
-        "pack": config.pack,
-        "shard": config.shard,
-    });
-    if let Some(annotate) = config.annotate.canonical(config.tokenize.image.preparation().side_px) {
-        output["annotate"] = annotate;
-    }
-    let sources = config.source.iter().map(|source| (source.name.as_str(), source.row_settings()));
-    let sources: BTreeMap<&str, RowSettings> = sources.filter(|(_, rows)| !rows.is_default()).collect();
-    if !sources.is_empty() {
-        output["source"] = json!(sources);
-    }
-    output
-}
-
-/// Makes the keys of a configuration.
-#[derive(Clone, Copy)]
-pub(crate) struct KeyMaker<'a> {
-    pub config: &'a Config,
-    pub artefacts: &'a Artefacts,
-}
-
-impl KeyMaker<'_> {
-    fn key(
-        &self,
-        segment: SegmentName,
-        stages: &[(&'static str, u32)],
-        config: &Value,
-        (inputs, artefacts): (&[Digest], &[Digest]),
-    ) -> Digest {
-        let numerics = (segment == SegmentName::Prepare).then_some(&self.artefacts.numerics);
-        KeyParts { segment, stages, config, inputs, artefacts, seed: self.config.dataset.seed, numerics }.key()
-    }
-
-    fn prepare(&self, unit: &SourceUnit) -> Digest {
-        let mut stages = vec![
-            (ingest::NAME, ingest::REVISION),
-            (filter::NAME, filter::REVISION),
-            (derive::NAME, derive::REVISION),
-            (tokenize::NAME, tokenize::REVISION),
-            (embed::NAME, embed::REVISION),
-        ];
-        let Config { filter, derive, annotate: annotators, tokenize, .. } = self.config;
-        let preparation = tokenize.image.preparation();
-        let mut config = json!({"filter": filter, "derive": derive, "preparation": preparation});
-        let mut artefacts = vec![self.artefacts.image_spec.digest, self.artefacts.embedder_digest];
-        if let Some(settings) = annotators.canonical(preparation.side_px) {
-            stages.insert(3, (annotate::NAME, annotate::REVISION));
-            config["annotate"] = settings;
-            artefacts.extend(self.artefacts.annotators.iter().map(|annotator| annotator.spec.digest));
-        }
-        let roles = self.config.further_roles(&unit.source);
-        if !roles.is_empty() {
-            config["roles"] = json!(roles);
-        }
-        let rows = self.config.row_settings(&unit.source);
-        if !rows.is_default() {
-            config["source"] = json!(rows);
-        }
-        // The file's name and place do not matter, what is read of it does.
-        let all = digest_of("source unit", &(&unit.source, unit.digest, unit.first_row, unit.rows));
-        let input = if unit.only.is_empty() { all } else { digest_of("some rows", &(all, &unit.only)) };
-        self.key(SegmentName::Prepare, &stages, &config, (&[input], &artefacts))
-    }
-
-    /// Keys of the window of `units` behind the one with the settle key `settled_before`.
-    pub(crate) fn window(&self, settled_before: Option<Digest>, units: &[SourceUnit], blocklist: Option<Digest>) -> WindowKeys {
-        let config = self.config;
-        let prepare: Vec<Digest> = units.iter().map(|unit| self.prepare(unit)).collect();
-
-        let stages = [(split::NAME, split::REVISION), (dedup::NAME, dedup::REVISION), (index::NAME, index::REVISION)];
-        let inputs: Vec<Digest> = settled_before.into_iter().chain(prepare.iter().copied()).collect();
-        let settings = json!({"split": config.split, "dedup": config.dedup, "first": settled_before.is_none()});
-        let blocked: Vec<Digest> = blocklist.into_iter().collect();
-        let settle = self.key(SegmentName::Settle, &stages, &settings, (&inputs, &blocked));
-
-        let stages = [(retrieve::NAME, retrieve::REVISION), (instruct::NAME, instruct::REVISION), (mask::NAME, mask::REVISION)];
-        let vocabulary = &self.artefacts.vocabulary;
-        let settings = json!({
-            "retrieve": config.retrieve,
-            "instruct": config.instruct,
-            "mask": config.mask,
-            "seq_len": config.pack.seq_len,
-            "vocabulary": vocabulary,
-        });
-        let artefacts = [self.artefacts.text.digest(), self.artefacts.embedder_digest];
-        // Two units of one content differ in their place: one is kept, the other holds duplicates.
-        let compose_key = |(place, prepared): (usize, &Digest)| {
-            let inputs = [settle, *prepared, digest_of("place in the window", &place)];
-            self.key(SegmentName::Compose, &stages, &settings, (&inputs, &artefacts))
-        };
-        let compose: Vec<Digest> = prepare.iter().enumerate().map(compose_key).collect();
-
-        let stages = [(shuffle::NAME, shuffle::REVISION), (pack::NAME, pack::REVISION), (shard::NAME, shard::REVISION)];
-        let pack_key = |split: Split| {
-            let settings = json!({"pack": config.pack, "shard": config.shard, "vocabulary": vocabulary, "split": split});
-            self.key(SegmentName::Pack, &stages, &settings, (&compose, &[]))
-        };
-        let pack = Split::ALL.map(pack_key).to_vec();
-        WindowKeys { prepare, settle, compose, pack }
     }
 }
 
@@ -399,4 +215,58 @@ fn rebase(maker: &KeyMaker<'_>, records: Vec<WindowRecord>) -> (Vec<WindowPlan>,
         });
     }
     (windows, None)
+}
+
+impl Plan {
+    /// Refused samples of units that it would make windows of and that an earlier run prepared, at most `limit`: what a run that was stopped
+    /// refused.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn refused_before(&self, store: &Store, filter: &RefusedFilter, limit: usize) -> Result<Vec<RefusedSample>> {
+        let units = UnitStore::new(store.clone());
+        let mut found = Vec::new();
+        let is_meant = |(index, window): &(usize, &WindowPlan)| window.committed.is_none() && filter.has_window(*index as u32);
+        for (index, window) in self.windows.iter().enumerate().filter(is_meant) {
+            for (unit, &key) in window.units.iter().zip(&window.keys.prepare) {
+                found.extend(of_unit(&units, (index as u32, unit, key), filter).await?.unwrap_or_default());
+                if found.len() >= limit {
+                    found.truncate(limit);
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Event {
+    /// What `plan` will make.
+    #[must_use]
+    pub fn plan_made(plan: &Plan) -> Self {
+        let mut units: BTreeMap<SegmentName, UnitsPlanned> = BTreeMap::new();
+        let mut samples = 0;
+        for window in &plan.windows {
+            let keys = &window.keys;
+            let counts = [keys.prepare.len(), 1, keys.compose.len(), keys.pack.len()];
+            for (segment, count) in SegmentName::ALL.into_iter().zip(counts) {
+                let planned = units.entry(segment).or_default();
+                *(if window.committed.is_some() { &mut planned.there } else { &mut planned.to_make }) += count as u64;
+            }
+            if window.committed.is_none() {
+                samples += window.units.iter().map(|unit| unit.rows).sum::<u64>();
+            }
+        }
+        Self::PlanMade {
+            version: plan.resulting_version(),
+            base: plan.base,
+            is_published: plan.is_published,
+            windows: plan.windows.len() as u64,
+            samples,
+            removed_samples: plan.drift.removed_rows(),
+            changed_samples: plan.drift.changed_rows(),
+            replayed_samples: plan.replayed_samples,
+            units,
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! A whole run: scan, fit what is missing, plan, execute, publish, train on the way, report.
 
+pub mod lease;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -15,19 +17,23 @@ use cm3flow_stages::tokenize::Fidelity;
 use tokio::runtime::Handle;
 
 use crate::artefact::{self, Artefacts, FittedCodebook, FittedText};
+use crate::catalog::checkpoints::{Checkpoints, TrainOutcome};
 use crate::catalog::{Catalog, VersionRef};
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
+use crate::events::progress::Progress;
 use crate::events::{Event, Reasons, RunEnd, RunScope};
-use crate::execute::{Executor, Hands, Processes, Worker, WorkerCommand};
-use crate::follow::Followed;
-use crate::lease::{Lease, LeaseMode};
-use crate::plan::{Drift, KeptPlan, Plan, RunPlan, Scan, WindowPlan, scan_sources};
-use crate::progress::Progress;
-use crate::refused::ReplayFilter;
-use crate::report::{self, Subject};
+use crate::execute::{Executor, Hands, Processes, WorkerCommand};
+use crate::plan::{KeptPlan, Plan, ReplayFilter, RunPlan, WindowPlan};
+use crate::run::lease::{Lease, LeaseMode};
+use crate::segment::Worker;
+use crate::source::scan::{Drift, Scan, scan_sources};
 use crate::store::Store;
-use crate::train::{self, Checkpoints, TrainOutcome, Training};
+use crate::train;
+use crate::train::Training;
+use crate::train::follow::Followed;
+use crate::view::report;
+use crate::view::report::Subject;
 
 /// What a run is asked for beyond its configuration.
 #[derive(Debug, Clone, Default)]
@@ -284,21 +290,8 @@ async fn published_version(
     let catalog = Catalog::new(store.clone(), &config.dataset.name);
     let manifest = catalog.version_or_latest(version).await?;
     let windows = catalog.windows_of(&manifest).await?;
-    let artefacts = artefacts_of(config, store, &manifest).await?;
+    let artefacts = artefact::artefacts_of(config, store, &manifest).await?;
     Ok((manifest, windows, artefacts))
-}
-
-/// The artefacts that the version of `manifest` was made with.
-///
-/// # Errors
-/// [`PipelineError::Mismatch`] if the configuration and its pins have others, or as [`run`].
-pub(crate) async fn artefacts_of(config: &Config, store: &Store, manifest: &VersionManifest) -> Result<Artefacts> {
-    let unfitted = || PipelineError::Mismatch {
-        problem: "the tokenizers of this configuration are neither given nor fitted; `cm3flow fit` fits them".into(),
-    };
-    let artefacts = artefact::pinned(config, store).await?.ok_or_else(unfitted)?;
-    artefact::check_of_version(&artefacts, manifest)?;
-    Ok(artefacts)
 }
 
 fn pack_keys(windows: &[WindowRecord]) -> Vec<Digest> {

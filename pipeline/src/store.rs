@@ -2,12 +2,15 @@
 //! repairs damage deletes.
 
 mod body;
+pub mod config;
 mod http;
 mod open;
 mod probe;
 mod requests;
 mod resilient;
 mod retry;
+pub(crate) mod scratch;
+pub(crate) mod table;
 
 use std::fmt;
 use std::path::PathBuf;

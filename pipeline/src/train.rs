@@ -3,7 +3,8 @@
 //! `checkpoints/<dataset>/<key>/<step>/` holds a checkpoint with the losses of the steps up to it; `complete.json`, written last,
 //! makes it visible. The key names model, settings and packs, so that the same training is never done twice.
 
-mod checkpoints;
+pub mod evaluate;
+pub mod follow;
 mod observer;
 
 use std::sync::Arc;
@@ -12,22 +13,21 @@ use std::sync::atomic::AtomicBool;
 use cm3flow_model::train::{TrainConfig, Trainer};
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::sample::Split;
-use cm3flow_schemas::traits::StepReport;
 use cm3flow_schemas::{Digest, columns};
 use cm3flow_stages::read::PackReader;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-pub use checkpoints::Checkpoints;
 use observer::Watcher;
 
 use crate::artefact::Artefacts;
+use crate::catalog::checkpoints::{Checkpoints, TrainOutcome};
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
-use crate::evaluate::Evaluator;
-use crate::follow::Feed;
-use crate::progress::Progress;
+use crate::events::progress::Progress;
 use crate::store::Store;
+use crate::train::evaluate::Evaluator;
+use crate::train::follow::Feed;
 
 /// What a training needs.
 pub(crate) struct Training {
@@ -41,35 +41,6 @@ pub(crate) struct Training {
     pub progress: Progress,
     /// Set from outside to end with a checkpoint.
     pub stop: Arc<AtomicBool>,
-}
-
-/// What came of a training.
-#[derive(Debug, Clone)]
-pub struct TrainOutcome {
-    /// Key of the training.
-    pub key: Digest,
-    /// Folder of the last checkpoint in the store.
-    pub checkpoint: String,
-    /// Step of the last checkpoint.
-    pub step: u64,
-    /// Losses of all steps, from the first on.
-    pub curve: Vec<StepReport>,
-}
-
-/// Steps at either end of the curve whose mean is called the first and the last loss.
-const ENDS: usize = 5;
-
-impl TrainOutcome {
-    /// Mean losses, in nats per token, of the first and of the last five steps; `None` without steps.
-    #[must_use]
-    pub fn first_and_last_loss(&self) -> Option<(f64, f64)> {
-        let mean = |steps: &[StepReport]| {
-            let losses: Vec<f64> = steps.iter().filter_map(|step| step.losses.mean_of_all()).collect();
-            (!losses.is_empty()).then(|| losses.iter().sum::<f64>() / losses.len() as f64)
-        };
-        let ends = ENDS.min(self.curve.len());
-        Some((mean(&self.curve[..ends])?, mean(&self.curve[self.curve.len() - ends..])?))
-    }
 }
 
 /// Key of the training that `config` asks for on the packs whose units have the keys `packs`: of what its weights depend on.

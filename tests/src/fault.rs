@@ -4,11 +4,10 @@
 //! object of a deletion; a listing counts when it is begun.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::io;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::{fmt, io};
 
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cm3flow::artefact::Artefacts;
-use cm3flow::decode::tokens_of;
-use cm3flow::progress::Progress;
+use cm3flow::artefact::decode::tokens_of;
+use cm3flow::events::progress::Progress;
 use cm3flow::run::{self, RunOptions, RunOutcome};
 use cm3flow::{Config, Result, Store};
 use cm3flow_schemas::document::Segment;

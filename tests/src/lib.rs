@@ -8,6 +8,7 @@ pub mod hostile;
 pub mod job;
 mod length;
 pub mod pictures;
+pub mod rooms;
 pub mod s3;
 pub mod servers;
 pub mod small;

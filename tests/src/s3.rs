@@ -19,9 +19,8 @@ use hyper_util::server::conn::auto::Builder;
 use object_store::path::Path;
 use object_store::{Error, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use s3s::auth::SimpleAuth;
-use s3s::dto;
 use s3s::service::{S3Service as Router, S3ServiceBuilder};
-use s3s::{Body, HttpRequest, HttpResponse, S3, S3Error, S3Request, S3Response, S3Result, s3_error};
+use s3s::{Body, HttpRequest, HttpResponse, S3, S3Error, S3Request, S3Response, S3Result, dto, s3_error};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 

@@ -2,12 +2,11 @@
 //!
 //! They are kept in `servers/` of the folder that `CM3FLOW_CACHE` names, or of the system's folder for temporary files.
 
-use std::env;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::Duration;
+use std::{env, thread};
 
 use tempfile::TempDir;
 

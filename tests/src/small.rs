@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cm3flow::config::StoreConfig;
 use cm3flow::store::Layer;
+use cm3flow::store::config::StoreConfig;
 use cm3flow::{Result, Store};
 use object_store::ObjectStore;
 

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use cm3flow::PipelineError;
-use cm3flow::inspect::Inspector;
+use cm3flow::events::progress::Progress;
 use cm3flow::plan::{Plan, output_config};
-use cm3flow::progress::Progress;
-use cm3flow::rebuild::rebuild;
 use cm3flow::run::RunOutcome;
+use cm3flow::versions::rebuild::rebuild;
+use cm3flow::view::inspect::Inspector;
 use cm3flow_schemas::document::Role;
 use cm3flow_tests::job::{Job, SMALL, corpus_source, documents, source};
 use image::{GrayImage, RgbImage};

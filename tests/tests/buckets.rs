@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cm3flow::decode::{Content, Part, parts};
-use cm3flow::inspect::Inspector;
+use cm3flow::artefact::decode::{Content, Part, parts};
+use cm3flow::view::inspect::Inspector;
 use cm3flow_schemas::Grid;
 use cm3flow_schemas::document::{ImageCodes, Role, check};
 use cm3flow_schemas::sample::{EDGE_IMAGE, MAIN_IMAGE};

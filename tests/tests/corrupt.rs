@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
-use cm3flow::refused;
+use cm3flow::catalog::refused;
 use cm3flow_schemas::document::{Modality, Role, unmasked};
 use cm3flow_tests::job::{Job, SMALL, corpus_source, documents, source};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use cm3flow::PipelineError;
-use cm3flow::inspect::Inspector;
-use cm3flow::progress::Progress;
+use cm3flow::events::progress::Progress;
 use cm3flow::run::{self, RunOutcome};
-use cm3flow::verify::Verifier;
-use cm3flow::verify::repair::{Repair, repair};
+use cm3flow::versions::verify::Verifier;
+use cm3flow::versions::verify::repair::{Repair, repair};
+use cm3flow::view::inspect::Inspector;
 use cm3flow_tests::job::{Job, SMALL, corpus, corpus_source, source};
 
 /// The first tar of the corpus in three units and two windows.

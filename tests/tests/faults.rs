@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use cm3flow::lease::LeaseMode;
+use cm3flow::run::lease::LeaseMode;
 use cm3flow_schemas::Digest;
 use cm3flow_tests::fault::{Fault, Faults};
 use cm3flow_tests::long;

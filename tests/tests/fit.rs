@@ -1,6 +1,6 @@
 //! Fitting one artefact by itself: what it is worth on held-out photos, and that a run uses it.
 
-use cm3flow::progress::Progress;
+use cm3flow::events::progress::Progress;
 use cm3flow::{PipelineError, run};
 use cm3flow_schemas::Digest;
 use cm3flow_tests::job::{Job, SMALL, WITH_MODELS, corpus_source};

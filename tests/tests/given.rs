@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use cm3flow::decode::{Content, parts};
+use cm3flow::artefact::decode::{Content, parts};
 use cm3flow::run::RunOutcome;
 use cm3flow_schemas::document::Role;
 use cm3flow_tests::given::{GIVEN, caption, codes, npy, rows};

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use cm3flow::run::RunOutcome;
-use cm3flow::scan::FileRows;
+use cm3flow::source::scan::FileRows;
 use cm3flow_tests::given::{GIVEN, caption, codes, npy, rows};
 use cm3flow_tests::job::{Job, SMALL, source};
 

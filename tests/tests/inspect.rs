@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cm3flow::PipelineError;
-use cm3flow::decode::{Content, parts};
-use cm3flow::inspect::{Inspector, SampleState};
+use cm3flow::artefact::decode::{Content, parts};
 use cm3flow::run::RunOutcome;
+use cm3flow::view::inspect::{Inspector, SampleState};
 use cm3flow_schemas::document::{Modality, unmasked};
 use cm3flow_schemas::pack::Pack;
 use cm3flow_schemas::sample::Split;

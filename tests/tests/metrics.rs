@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cm3flow::events::progress::Progress;
 use cm3flow::metrics::{Endpoint, MetricsAddress};
-use cm3flow::progress::Progress;
 use cm3flow::run;
 use cm3flow_tests::job::{Job, SMALL, corpus_source};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use cm3flow::events::progress::Progress;
 use cm3flow::events::{Event, Told};
-use cm3flow::progress::Progress;
 use cm3flow::run::{self, RunOptions};
 use cm3flow::{Config, Store, WorkerCommand};
 use cm3flow_schemas::version::VersionManifest;

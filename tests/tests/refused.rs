@@ -4,13 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use cm3flow::PipelineError;
-use cm3flow::catalog::{Catalog, VersionRef};
+use cm3flow::catalog::refused::RefusedFilter;
+use cm3flow::catalog::{Catalog, VersionRef, refused};
+use cm3flow::events::progress::Progress;
 use cm3flow::events::{Event, Told};
-use cm3flow::plan::{Plan, scan_sources};
-use cm3flow::progress::Progress;
-use cm3flow::rebuild::rebuild;
-use cm3flow::refused::{self, RefusedFilter, ReplayFilter};
+use cm3flow::plan::{Plan, ReplayFilter};
 use cm3flow::run::{RunOptions, RunOutcome};
+use cm3flow::source::scan::scan_sources;
+use cm3flow::versions::rebuild::rebuild;
 use cm3flow_tests::job::{Job, SMALL, corpus_source, source};
 use image::{ImageFormat, Rgb, RgbImage};
 
@@ -169,7 +170,7 @@ async fn a_run_that_refuses_too_much_publishes_nothing_and_goes_on_once_more_is_
     let plan = Plan::make(&job.config, &artefacts, &catalog, &scan_sources(&job.config, &job.store, None).await.expect("there"))
         .await
         .expect("memory");
-    let listed = refused::unpublished(&job.store, &plan, &RefusedFilter::default(), usize::MAX).await.expect("memory");
+    let listed = plan.refused_before(&job.store, &RefusedFilter::default(), usize::MAX).await.expect("memory");
     assert!(!listed.is_empty() && listed.iter().all(|sample| sample.stage == "ingest"));
     let events = events(&job).await;
     assert!(events.iter().any(|event| matches!(event, Event::RefusedTooMuch { .. })), "{events:?}");

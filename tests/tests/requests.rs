@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use cm3flow::PipelineError;
-use cm3flow::Store;
-use cm3flow::config::StoreConfig;
 use cm3flow::store::Created;
+use cm3flow::store::config::StoreConfig;
+use cm3flow::{PipelineError, Store};
 use cm3flow_tests::fault::{Fault, Faults};
 use cm3flow_tests::small::store_over;
 use futures::TryStreamExt;

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use cm3flow::decode::{Content, Part, parts};
+use cm3flow::artefact::decode::{Content, Part, parts};
 use cm3flow_schemas::SampleId;
 use cm3flow_schemas::document::{Role, check};
 use cm3flow_stages::eval::psnr;

@@ -190,7 +190,7 @@ async fn a_probe_finds_nothing_lacking_in_good_stores_and_leaves_nothing_behind(
 async fn a_probe_names_what_a_store_lacks() {
     let over = |faults: &Faults| {
         let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        store_over(&memory, faults, cm3flow::config::StoreConfig::default()).expect("memory")
+        store_over(&memory, faults, cm3flow::store::config::StoreConfig::default()).expect("memory")
     };
     assert_eq!(lacking(&over(&Faults::from(1, Fault::Overwrite))).await, ["create", "race"]);
     assert_eq!(lacking(&over(&Faults::from(1, Fault::Stale))).await, ["listing"]);

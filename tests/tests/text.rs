@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use cm3flow::decode::{Content, parts};
-use cm3flow::progress::Progress;
+use cm3flow::artefact::decode::{Content, parts};
+use cm3flow::events::progress::Progress;
 use cm3flow::{PipelineError, run};
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::document::{Modality, Role, check};

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cm3flow::follow::Followed;
 use cm3flow::run::RunOutcome;
+use cm3flow::train::follow::Followed;
 use cm3flow_schemas::document::{Role, check};
 use cm3flow_schemas::pack::Pack;
 use cm3flow_schemas::sample::Split;

@@ -1,13 +1,13 @@
 //! Versions beside each other: named by tags, compared, made again, and thinned out.
 
 use cm3flow::catalog::{Catalog, TagName, VersionRef};
-use cm3flow::diff::diff;
-use cm3flow::gc::{GcOptions, GcOutcome, collect};
-use cm3flow::inspect::Inspector;
+use cm3flow::events::progress::Progress;
 use cm3flow::plan::Plan;
-use cm3flow::progress::Progress;
-use cm3flow::rebuild::rebuild;
-use cm3flow::verify::Verifier;
+use cm3flow::versions::diff::diff;
+use cm3flow::versions::gc::{GcOptions, GcOutcome, collect};
+use cm3flow::versions::rebuild::rebuild;
+use cm3flow::versions::verify::Verifier;
+use cm3flow::view::inspect::Inspector;
 use cm3flow::{PipelineError, Store};
 use cm3flow_schemas::Digest;
 use cm3flow_tests::job::{Job, SMALL, corpus_source};

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cm3flow_tests::rooms::{self, Arrows};
 use cm3flow_tests::tools::{skip, tool};
 use serde_json::Value;
 
@@ -15,6 +16,22 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cm3flow-model", &["cm3flow-schemas"]),
     ("cm3flow", &["cm3flow-schemas", "cm3flow-stages", "cm3flow-model"]),
     ("cm3flow-tests", &["cm3flow-schemas", "cm3flow-stages", "cm3flow-model", "cm3flow"]),
+];
+
+/// The rooms of `pipeline/src`, from the lowest floor on: each uses rooms of lower floors only.
+const FLOORS: &[&[&str]] = &[
+    &["error", "terminal"],
+    &["store"],
+    &["events"],
+    &["catalog", "metrics"],
+    &["config"],
+    &["source"],
+    &["artefact"],
+    &["segment", "train"],
+    &["plan", "view"],
+    &["execute"],
+    &["run", "versions"],
+    &["command"],
 ];
 
 /// Crates from outside that only some of ours may import.
@@ -53,6 +70,40 @@ fn arrows_against_the_design_are_refused() {
     }
     assert_eq!(refused_arrows(&import("cm3flow", "cm3flow-model")), [""; 0]);
     assert_eq!(refused_arrows(&import("cm3flow-model", "tch")), [""; 0]);
+}
+
+#[test]
+fn rooms_use_lower_floors_only() {
+    let arrows = rooms::arrows(&root().join("pipeline/src")).expect("the sources");
+    let refused = rooms::upwards(&arrows, FLOORS);
+    assert!(refused.is_empty(), "\n{}\n", refused.join("\n"));
+    assert!(arrows.len() > 40 && rooms::circles(&arrows).is_empty(), "{} arrows", arrows.len());
+}
+
+#[test]
+fn a_room_that_uses_a_higher_floor_is_refused() {
+    let store = ["store".to_owned(), "open".to_owned()];
+    for planted in [
+        "use crate::plan::Plan;",
+        "use crate::{error::Result, plan::{self, Plan}};",
+        "fn f() -> Result<(), ()> { crate::plan::make() }",
+        "mod tests { use super::super::super::plan; }",
+        "type Found = Vec<crate::plan::Plan>;",
+    ] {
+        assert!(rooms::uses(&store, planted).expect("Rust").contains("plan"), "{planted}");
+    }
+    let arrow = |from: &str, to: &str| ((from.to_owned(), to.to_owned()), format!("{from}.rs"));
+    let upwards = Arrows::from([arrow("store", "plan"), arrow("plan", "view"), arrow("plan", "store"), arrow("attic", "store")]);
+    assert_eq!(
+        rooms::upwards(&upwards, FLOORS),
+        [
+            "attic.rs: attic or store stands on no floor",
+            "plan.rs: plan uses view, which stands on no lower floor",
+            "store.rs: store uses plan, which stands on no lower floor",
+        ]
+    );
+    let circle = Arrows::from([arrow("a", "b"), arrow("b", "c"), arrow("c", "a"), arrow("c", "d")]);
+    assert_eq!(rooms::circles(&circle), [["a", "b", "c"].map(str::to_owned).into()]);
 }
 
 #[test]

@@ -15,11 +15,11 @@ use tokio::runtime::Handle;
 use super::files::named;
 use super::samples::Samples;
 use super::{Contents, IDF, PERCEPTUAL, TOKENIZER};
+use crate::catalog::checkpoints::Checkpoints;
 use crate::config::{Config, ImageTokenizerConfig};
 use crate::error::{PipelineError, Result};
-use crate::progress::Progress;
+use crate::events::progress::Progress;
 use crate::store::Store;
-use crate::train::Checkpoints;
 
 /// Folder of the checkpoints of fits, where those of trainings have the dataset's name; names of datasets have no dot.
 const CHECKPOINTS: &str = "fit.codebook";

@@ -8,10 +8,10 @@ use cm3flow_stages::tokenize::{PatchTokenizer, TextTokenizer};
 use super::quality::{self, Quality};
 use super::samples::{Samples, Wanted};
 use super::{CODEBOOK, Contents, Request, TOKENIZER, contents_for, image_tokenizer};
+use crate::artefact::picture;
 use crate::config::{Config, ImageTokenizerConfig};
 use crate::error::{PipelineError, Result};
-use crate::picture;
-use crate::progress::Progress;
+use crate::events::progress::Progress;
 use crate::store::Store;
 
 /// Held-out photos that a fitted codebook is measured on, at most.

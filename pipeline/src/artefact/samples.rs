@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
-use crate::execute::derived_batches;
+use crate::source::photos::derived_batches;
 
 /// How many samples are wanted.
 #[derive(Debug, Clone, Copy)]

@@ -7,8 +7,7 @@ use cm3flow_schemas::window::WindowRecord;
 use super::totals::Totals;
 use super::{Catalog, shard_table};
 use crate::error::Result;
-use crate::store::record_bytes;
-use crate::table;
+use crate::store::{record_bytes, table};
 
 impl Catalog {
     /// Publishes the version after `base`, of its windows as they are in `windows`, with the blocked ids of the table `blocklist`.

@@ -11,7 +11,7 @@ use super::{ConfigArgs, output};
 use crate::artefact::Quality;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
-use crate::progress::Progress;
+use crate::events::progress::Progress;
 use crate::run as runs;
 use crate::store::Store;
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{ConfigArgs, output};
 use crate::catalog::VersionRef;
 use crate::error::{PipelineError, Result};
-use crate::inspect::{Inspector, Picture};
+use crate::view::inspect::{Inspector, Picture};
 
 /// Samples and refused samples that are listed.
 const LISTED: usize = 5;

@@ -8,17 +8,11 @@ use cm3flow_schemas::version::VersionManifest;
 
 use crate::run::RunOutcome;
 use crate::store::Store;
+use crate::terminal::printable;
 
 /// Prints to standard output. A reader that went away is no error of ours.
 pub(super) fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{}", printable(text.trim_end_matches('\n')));
-}
-
-/// Text from data may hold escape codes and marks that turn the order of letters; a terminal must not obey them.
-#[must_use]
-pub fn printable(text: &str) -> String {
-    let is_order = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().map(|c| if c.is_control() && c != '\n' || is_order(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// The summary at the end of a run.

@@ -9,8 +9,9 @@ use super::{ConfigArgs, output};
 use crate::artefact;
 use crate::catalog::Catalog;
 use crate::error::Result;
-use crate::estimate::{SegmentEstimate, estimate};
-use crate::plan::{Plan, Scan, scan_sources};
+use crate::plan::Plan;
+use crate::plan::estimate::{SegmentEstimate, estimate};
+use crate::source::scan::{Scan, scan_sources};
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {

@@ -6,12 +6,13 @@ use serde_json::json;
 use super::log::LogFormat;
 use super::{ConfigArgs, Done, output, run};
 use crate::artefact;
-use crate::catalog::{Catalog, VersionRef};
+use crate::catalog::refused::{RefusedFilter, RefusedSample};
+use crate::catalog::{Catalog, VersionRef, refused};
 use crate::error::{PipelineError, Result};
-use crate::plan::{Plan, scan_sources};
-use crate::progress::Progress;
-use crate::refused::{self, RefusedFilter, RefusedSample, ReplayFilter};
+use crate::events::progress::Progress;
+use crate::plan::{Plan, ReplayFilter};
 use crate::run::RunOptions;
+use crate::source::scan::scan_sources;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RefusedCommand {
@@ -108,7 +109,7 @@ async fn listed(args: &ListArgs) -> Result<Vec<RefusedSample>> {
     let unfitted = || PipelineError::Mismatch { problem: "nothing is fitted yet, so no run has prepared anything".into() };
     let artefacts = artefact::pinned(&config, &store).await?.ok_or_else(unfitted)?;
     let plan = Plan::make(&config, &artefacts, &catalog, &scan_sources(&config, &store, None).await?).await?;
-    refused::unpublished(&store, &plan, &filter, limit).await
+    plan.refused_before(&store, &filter, limit).await
 }
 
 async fn replay(args: ReplayArgs, log: LogFormat, progress: &Progress) -> Result<Done> {

@@ -13,9 +13,9 @@ use crate::catalog::VersionRef;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
 use crate::events::Event;
-use crate::lease::LeaseMode;
+use crate::events::progress::Progress;
 use crate::metrics::{Endpoint, MetricsAddress};
-use crate::progress::Progress;
+use crate::run::lease::LeaseMode;
 use crate::run::{self as runs, RunOptions};
 use crate::store::Store;
 

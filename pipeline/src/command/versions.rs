@@ -17,7 +17,7 @@ use serde_json::json;
 use super::{ConfigArgs, output};
 use crate::catalog::{Catalog, VersionRef};
 use crate::error::{PipelineError, Result};
-use crate::progress::Progress;
+use crate::events::progress::Progress;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VersionsCommand {

@@ -11,8 +11,8 @@ use super::{ConfigArgs, output};
 use crate::artefact;
 use crate::error::{PipelineError, Result};
 use crate::events::Reporter;
+use crate::events::progress::Progress;
 use crate::execute::{Answer, AnswerState, Tasks};
-use crate::progress::Progress;
 
 #[derive(Debug, Args)]
 pub(super) struct WorkArgs {

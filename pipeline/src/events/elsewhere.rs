@@ -9,7 +9,7 @@ use cm3flow_stages::{
 use serde::{Deserialize, Serialize};
 
 use super::{Event, SharedBuffer, Told};
-use crate::progress::Progress;
+use crate::events::progress::Progress;
 use crate::store::{RequestCounts, requests};
 
 /// Stages whose counts are taken over.

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::{Event, Told};
-use crate::progress::Progress;
+use crate::events::progress::Progress;
 use crate::store::{Created, Store};
 
 /// Time between the first objects. It doubles with each one, so that a run of days does not write thousands.

@@ -7,7 +7,7 @@ use tracing::Instrument;
 
 use super::{Event, Recording, RunEnd};
 use crate::error::Result;
-use crate::progress::Progress;
+use crate::events::progress::Progress;
 use crate::store::Store;
 
 /// A run that begins now.

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use cm3flow_schemas::unit::UnitRecord;
 use cm3flow_schemas::window::SourceUnit;
 
-use super::{Executor, GivenUp, Outcome, UnitTask};
+use super::executor::{Executor, GivenUp, Outcome};
 use crate::error::{PipelineError, Result};
 use crate::events::Event;
+use crate::segment::UnitTask;
 
 impl Executor {
     /// The record of what concerns a window as a whole: this process makes it if it is not there.

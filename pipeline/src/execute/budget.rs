@@ -8,8 +8,8 @@ use cm3flow_schemas::window::SourceUnit;
 
 use crate::config::RuntimeConfig;
 use crate::error::{PipelineError, Result};
+use crate::events::progress::Progress;
 use crate::events::{Event, Reasons};
-use crate::progress::Progress;
 
 /// Reasons that the error names.
 const TOP_REASONS: usize = 3;

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::unit::UnitRecord;
 
-use super::task::UnitTask;
-use super::worker::Worker;
 use crate::artefact::Artefacts;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
-use crate::plan::{KeyMaker, RunPlan};
-use crate::progress::Progress;
+use crate::events::progress::Progress;
+use crate::plan::RunPlan;
+use crate::segment::{KeyMaker, UnitTask, Worker};
 use crate::store::Store;
 
 /// Finds what a key asks for in the run's plan, and makes it.

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::{Exporter, MetricsAddress};
 use crate::error::{PipelineError, Result};
-use crate::progress::Progress;
+use crate::events::progress::Progress;
 
 /// Connections that are answered at once; further ones wait.
 const MAX_CONNECTIONS: usize = 8;

@@ -11,9 +11,9 @@ use cm3flow_schemas::window::SourceUnit;
 use cm3flow_stages::ingest::PlannedUnit;
 use serde::{Deserialize, Serialize};
 
-use super::{KeyMaker, Plan, WindowKeys};
+use super::Plan;
 use crate::error::{PipelineError, Result};
-use crate::execute::{UnitTask, WindowTask};
+use crate::segment::{KeyMaker, UnitTask, WindowKeys, WindowTask};
 use crate::store::{Created, Store};
 
 /// A window of a run.

@@ -19,8 +19,8 @@ use url::Url;
 use super::Store;
 use super::http::Connector;
 use super::resilient::Resilient;
-use crate::config::{StoreConfig, has_login, printable_address};
 use crate::error::{PipelineError, Result};
+use crate::store::config::{StoreConfig, has_login, printable_address};
 
 type Wrap = dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync;
 

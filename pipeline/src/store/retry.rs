@@ -1,5 +1,7 @@
 //! When a request is tried again, how long is waited before, and when it is given up.
 
+use crate::error::PipelineError;
+use cm3flow_stages::StageError;
 use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
@@ -102,6 +104,18 @@ impl From<AttemptError> for Error {
 pub fn is_retryable(error: &Error) -> bool {
     let Error::Generic { .. } = error else { return false };
     causes(error).find_map(verdict).unwrap_or(false)
+}
+
+impl PipelineError {
+    /// Whether the same work may succeed when it is tried again later: the store or a source could not be reached, for longer than requests
+    /// are tried again for.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Store { source, .. } | Self::Stage(StageError::Store { source, .. }) => is_retryable(source),
+            _ => false,
+        }
+    }
 }
 
 /// Whether a cause decides, and how. The outermost one that does counts.

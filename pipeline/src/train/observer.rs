@@ -7,11 +7,12 @@ use cm3flow_model::train::{TrainConfig, TrainObserver};
 use cm3flow_schemas::DynError;
 use cm3flow_schemas::traits::{LanguageModel, ReaderState, StepReport};
 
-use super::{Checkpoints, Training};
-use crate::evaluate::Evaluator;
+use super::Training;
+use crate::catalog::checkpoints::Checkpoints;
 use crate::events::Event;
-use crate::follow::Feed;
-use crate::progress::{Activity, Progress};
+use crate::events::progress::{Activity, Progress};
+use crate::train::evaluate::Evaluator;
+use crate::train::follow::Feed;
 
 /// Watches one training.
 pub(super) struct Watcher {

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use cm3flow::progress::Progress;
+use cm3flow::events::progress::Progress;
 use cm3flow::{Config, Store, run};
 use cm3flow_schemas::ImageId;
 use cm3flow_stages::derive::Fit;

@@ -8,7 +8,7 @@ use cm3flow_schemas::sample::{Annotations, Refusal};
 use cm3flow_stages::eval::CodeUsage;
 
 use crate::command::output::one_line;
-use crate::inspect::{
+use crate::view::inspect::{
     CodebookView, DocumentSummary, DocumentView, Listing, PackView, Picture, SamplePlace, SampleState, SampleView, SegmentView,
 };
 

@@ -5,10 +5,11 @@ use std::fmt::Write;
 use clap::Args;
 use serde_json::json;
 
-use super::super::{ConfigArgs, output};
 use crate::catalog::VersionRef;
-use crate::diff::{self, Change, Changes, FieldChange, VersionDiff};
+use crate::command::{ConfigArgs, output};
 use crate::error::Result;
+use crate::versions::diff;
+use crate::versions::diff::{Change, Changes, FieldChange, VersionDiff};
 
 #[derive(Debug, Args)]
 pub(in crate::command) struct DiffArgs {

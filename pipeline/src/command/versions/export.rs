@@ -7,11 +7,11 @@ use clap::Args;
 use cm3flow_schemas::sample::Split;
 use serde_json::json;
 
-use super::super::{ConfigArgs, output};
 use crate::catalog::VersionRef;
+use crate::command::{ConfigArgs, output};
 use crate::error::{PipelineError, Result};
-use crate::export::{Export, ExportFormat, ExportOptions, Exporter, MAX_FILE_BYTES};
 use crate::store::Store;
+use crate::versions::export::{Export, ExportFormat, ExportOptions, Exporter, MAX_FILE_BYTES};
 
 #[derive(Debug, Args)]
 pub(in crate::command) struct ExportArgs {

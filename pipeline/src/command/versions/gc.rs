@@ -6,9 +6,10 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::super::{ConfigArgs, output};
+use crate::command::{ConfigArgs, output};
 use crate::error::{PipelineError, Result};
-use crate::gc::{self, GcOptions, GcOutcome};
+use crate::versions::gc;
+use crate::versions::gc::{GcOptions, GcOutcome};
 
 #[derive(Debug, Args)]
 pub(in crate::command) struct GcArgs {

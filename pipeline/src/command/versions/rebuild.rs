@@ -5,12 +5,13 @@ use std::fmt::Write;
 use clap::Args;
 use serde_json::json;
 
-use super::super::{ConfigArgs, output};
 use crate::catalog::VersionRef;
-use crate::diff::FieldChange;
+use crate::command::{ConfigArgs, output};
 use crate::error::{PipelineError, Result};
-use crate::progress::Progress;
-use crate::rebuild::{self, Rebuild};
+use crate::events::progress::Progress;
+use crate::versions::diff::FieldChange;
+use crate::versions::rebuild;
+use crate::versions::rebuild::Rebuild;
 
 #[derive(Debug, Args)]
 pub(in crate::command) struct RebuildArgs {

@@ -3,8 +3,8 @@
 use clap::Args;
 use serde_json::json;
 
-use super::super::{ConfigArgs, output};
 use crate::catalog::{Catalog, TagName, VersionRef};
+use crate::command::{ConfigArgs, output};
 use crate::error::Result;
 
 #[derive(Debug, Args)]

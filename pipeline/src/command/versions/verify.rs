@@ -5,12 +5,12 @@ use std::fmt::Write;
 use clap::Args;
 use serde_json::json;
 
-use super::super::{ConfigArgs, output};
 use crate::catalog::{Catalog, VersionRef};
+use crate::command::{ConfigArgs, output};
 use crate::error::{PipelineError, Result};
-use crate::progress::Progress;
-use crate::verify::repair::{self, Repair};
-use crate::verify::{Verification, Verifier};
+use crate::events::progress::Progress;
+use crate::versions::verify::repair::Repair;
+use crate::versions::verify::{Verification, Verifier, repair};
 
 #[derive(Debug, Args)]
 pub(in crate::command) struct VerifyArgs {

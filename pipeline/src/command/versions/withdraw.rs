@@ -8,7 +8,8 @@ use serde_json::json;
 use crate::command::ConfigArgs;
 use crate::command::output::{one_line, print};
 use crate::error::Result;
-use crate::withdraw::{self, FormerState, Near, Request, Why, Withdrawal, WithdrawnSample};
+use crate::versions::withdraw;
+use crate::versions::withdraw::{FormerState, Near, Request, Why, Withdrawal, WithdrawnSample};
 
 #[derive(Debug, Args)]
 pub(in crate::command) struct WithdrawArgs {

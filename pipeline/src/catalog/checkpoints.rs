@@ -1,0 +1,200 @@
+//! Checkpoints in the store, each with the losses of the steps that led to it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cm3flow_schemas::traits::{CheckpointFiles, CheckpointStore, StepReport};
+use cm3flow_schemas::{Digest, DynError};
+use tokio::runtime::Handle;
+
+use crate::error::{PipelineError, Result};
+use crate::events::Event;
+use crate::events::progress::Progress;
+use crate::store::{Store, record_bytes};
+
+/// File that lists the others with their digests: written last.
+const COMPLETE: &str = "complete.json";
+/// File of the losses since the checkpoint before.
+const STEPS: &str = "steps.json";
+
+/// What came of a training.
+#[derive(Debug, Clone)]
+pub struct TrainOutcome {
+    /// Key of the training.
+    pub key: Digest,
+    /// Folder of the last checkpoint in the store.
+    pub checkpoint: String,
+    /// Step of the last checkpoint.
+    pub step: u64,
+    /// Losses of all steps, from the first on.
+    pub curve: Vec<StepReport>,
+}
+
+/// Steps at either end of the curve whose mean is called the first and the last loss.
+const ENDS: usize = 5;
+
+impl TrainOutcome {
+    /// Mean losses, in nats per token, of the first and of the last five steps; `None` without steps.
+    #[must_use]
+    pub fn first_and_last_loss(&self) -> Option<(f64, f64)> {
+        let mean = |steps: &[StepReport]| {
+            let losses: Vec<f64> = steps.iter().filter_map(|step| step.losses.mean_of_all()).collect();
+            (!losses.is_empty()).then(|| losses.iter().sum::<f64>() / losses.len() as f64)
+        };
+        let ends = ENDS.min(self.curve.len());
+        Some((mean(&self.curve[..ends])?, mean(&self.curve[self.curve.len() - ends..])?))
+    }
+}
+
+/// Checkpoints of one training. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    store: Store,
+    key: Digest,
+    folder: String,
+    runtime: Handle,
+    /// Steps since the last checkpoint.
+    pending: Arc<Mutex<Vec<StepReport>>>,
+    /// Who is told of checkpoints.
+    progress: Option<Progress>,
+}
+
+impl Checkpoints {
+    /// Checkpoints of the training `key` of `dataset`. Its methods as [`CheckpointStore`] block on `runtime`, so they must be called
+    /// outside of it.
+    #[must_use]
+    pub fn new(store: Store, dataset: &str, key: Digest, runtime: Handle) -> Self {
+        Self { store, key, folder: format!("checkpoints/{dataset}/{key}"), runtime, pending: Arc::default(), progress: None }
+    }
+
+    /// Tells `progress` of each checkpoint.
+    #[must_use]
+    pub fn with_progress(self, progress: &Progress) -> Self {
+        Self { progress: Some(progress.clone()), ..self }
+    }
+
+    /// Folder of the training in the store.
+    #[must_use]
+    pub fn folder(&self) -> &str {
+        &self.folder
+    }
+
+    /// Keeps the report of a step for the next checkpoint.
+    pub(crate) fn record(&self, step: StepReport) {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(step);
+    }
+
+    /// Steps of all complete checkpoints, ascending.
+    async fn steps(&self) -> Result<Vec<u64>> {
+        let mut steps = Vec::new();
+        for name in self.store.names(&self.folder).await? {
+            if let Ok(step) = name.parse()
+                && self.files(step).await?.is_some()
+            {
+                steps.push(step);
+            }
+        }
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    async fn files(&self, step: u64) -> Result<Option<BTreeMap<String, Digest>>> {
+        self.store.record(&format!("{}/{step}/{COMPLETE}", self.folder), "list of a checkpoint's files").await
+    }
+
+    /// Names carry the digest, so that attempts do not stand in each other's way.
+    fn path(&self, step: u64, name: &str, digest: Digest) -> String {
+        format!("{}/{step}/{}-{name}", self.folder, digest.short())
+    }
+
+    async fn write(&self, step: u64, files: &CheckpointFiles, curve: &[StepReport]) -> Result<()> {
+        let mut digests = BTreeMap::new();
+        let steps = record_bytes(&curve);
+        for (name, bytes) in files.iter().map(|(name, bytes)| (name.as_str(), bytes)).chain([(STEPS, &steps)]) {
+            let digest = Digest::of(bytes);
+            self.store.create_content(&self.path(step, name, digest), bytes.clone()).await?;
+            digests.insert(name.to_owned(), digest);
+        }
+        // An attempt that was broken off may have left files of other bytes; the first complete one counts.
+        self.store.create_record(&format!("{}/{step}/{COMPLETE}", self.folder), &digests).await?;
+        if let Some(progress) = &self.progress {
+            progress.tell(Event::CheckpointWritten { step, path: format!("{}/{step}", self.folder) });
+        }
+        Ok(())
+    }
+
+    async fn read(&self, step: u64) -> Result<CheckpointFiles> {
+        let mut files = CheckpointFiles::new();
+        for (name, digest) in self.files(step).await?.unwrap_or_default() {
+            if name != STEPS {
+                let bytes = self.store.get_checked(&self.path(step, &name, digest), digest).await?;
+                files.insert(name, bytes.to_vec());
+            }
+        }
+        Ok(files)
+    }
+
+    /// What has been trained so far; `None` without checkpoint.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn outcome(&self) -> Result<Option<TrainOutcome>> {
+        let steps = self.steps().await?;
+        let Some(&step) = steps.last() else { return Ok(None) };
+        let mut curve = Vec::new();
+        for step in steps {
+            if let Some(digest) = self.files(step).await?.unwrap_or_default().get(STEPS) {
+                let path = self.path(step, STEPS, *digest);
+                curve.extend(self.store.record::<Vec<StepReport>>(&path, "list of steps").await?.unwrap_or_default());
+            }
+        }
+        Ok(Some(TrainOutcome { key: self.key, checkpoint: format!("{}/{step}", self.folder), step, curve }))
+    }
+}
+
+impl CheckpointStore for Checkpoints {
+    fn put(&self, step: u64, files: &CheckpointFiles) -> Result<(), DynError> {
+        let curve = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(self.runtime.block_on(self.write(step, files, &curve))?)
+    }
+
+    fn latest(&self) -> Result<Option<(u64, CheckpointFiles)>, DynError> {
+        let latest = self.runtime.block_on(async {
+            let Some(&step) = self.steps().await?.last() else { return Ok::<_, PipelineError>(None) };
+            Ok(Some((step, self.read(step).await?)))
+        });
+        Ok(latest?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cm3flow_schemas::traits::ModalityLosses;
+
+    use super::*;
+
+    fn step(step: u64) -> StepReport {
+        let losses = ModalityLosses { text_sum: 8.0 / step as f64, text_tokens: 1, ..ModalityLosses::default() };
+        StepReport { step, losses, gradient_norm: 1.0, learning_rate: 0.1 }
+    }
+
+    #[test]
+    fn the_curve_goes_over_all_checkpoints() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let store = Store::open("memory://", std::path::Path::new("")).expect("memory");
+        let checkpoints = Checkpoints::new(store.clone(), "d", Digest::of(b"key"), runtime.handle().clone());
+        let files = CheckpointFiles::from([("state.json".to_owned(), b"{}".to_vec())]);
+        for number in 1..=4 {
+            checkpoints.record(step(number));
+            if number % 2 == 0 {
+                checkpoints.put(number, &files).expect("memory");
+            }
+        }
+        // Without complete.json it is not there.
+        runtime.block_on(store.create(&format!("{}/6/state.json", checkpoints.folder()), "{}")).expect("memory");
+        assert_eq!(checkpoints.latest().expect("memory"), Some((4, files)));
+        let outcome = runtime.block_on(checkpoints.outcome()).expect("memory").expect("two checkpoints");
+        assert_eq!(outcome.curve.iter().map(|step| step.step).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(outcome.step, 4);
+    }
+}

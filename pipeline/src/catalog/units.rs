@@ -1,0 +1,308 @@
+//! Units in the store: files named by their digests, made visible by one small record.
+
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, Range};
+
+use arrow::array::RecordBatch;
+use cm3flow_schemas::unit::{SegmentName, UnitFile, UnitRecord};
+use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::{Digest, columns, rows};
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use serde::de::DeserializeOwned;
+
+use crate::error::{PipelineError, Result};
+use crate::store::table::Layout;
+use crate::store::{Created, Store, table};
+
+/// Columns of [`cm3flow_schemas::document::Document`].
+pub(crate) const DOCUMENT_COLUMNS: [&str; 9] = [
+    columns::DOCUMENT_ID,
+    columns::SAMPLE_ID,
+    columns::TASK,
+    columns::SPLIT,
+    columns::TOKENS,
+    columns::SEGMENTS,
+    columns::RETRIEVED,
+    columns::RETRIEVED_WANTED,
+    columns::SPANS,
+];
+
+/// What a file of a unit holds: its name in the unit's record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Table {
+    /// [`cm3flow_schemas::columns::prepared_sample`].
+    Prepared,
+    /// [`cm3flow_schemas::columns::refused_sample`], or `refused_document` in `compose`.
+    Refused,
+    /// [`cm3flow_schemas::columns::settled_sample`].
+    Settled,
+    /// [`cm3flow_schemas::columns::bank_sample`].
+    Bank,
+    /// [`cm3flow_schemas::columns::document`].
+    Documents,
+}
+
+impl Table {
+    /// Name in the unit's record.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Prepared => "prepared",
+            Self::Refused => "refused",
+            Self::Settled => "settled",
+            Self::Bank => "bank",
+            Self::Documents => "documents",
+        }
+    }
+}
+
+/// Reads and commits units.
+#[derive(Debug, Clone)]
+pub(crate) struct UnitStore {
+    store: Store,
+}
+
+impl UnitStore {
+    pub(crate) const fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    pub(crate) const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The record of a committed unit; `None` if it has yet to be made.
+    pub(crate) async fn find(&self, segment: SegmentName, key: Digest) -> Result<Option<UnitRecord>> {
+        self.store.record(&format!("{}/unit.json", unit_path(segment, key)), "unit record").await
+    }
+
+    /// Writes a table of a unit that is being made and lists it in `record`.
+    pub(crate) async fn put(&self, record: &mut UnitRecord, name: Table, rows: &RecordBatch) -> Result<()> {
+        let layout = if name == Table::Bank { Layout::PREFIX } else { Layout::ROWS };
+        self.put_file(record, name.name(), rows, layout).await
+    }
+
+    /// As [`Self::put`], by the name of the file.
+    pub(crate) async fn put_file(&self, record: &mut UnitRecord, name: &str, rows: &RecordBatch, layout: Layout) -> Result<()> {
+        let bytes = table::write_as(layout, rows, name)?;
+        let file = UnitFile { digest: Digest::of(&bytes), bytes: bytes.len() as u64, rows: rows.num_rows() as u64 };
+        self.store.create_content(&file_path(record, &file), bytes).await?;
+        record.files.insert(name.to_owned(), file);
+        Ok(())
+    }
+
+    /// Makes a unit visible. If it is there already, the first one stays.
+    pub(crate) async fn commit(&self, record: UnitRecord) -> Result<UnitRecord> {
+        let path = format!("{}/unit.json", unit_path(record.segment, record.key));
+        if self.store.create_record(&path, &record).await? == Created::Different {
+            tracing::warn!(path, "another attempt made this unit with other contents; its files stay");
+            return Ok(self.store.record(&path, "unit record").await?.unwrap_or(record));
+        }
+        Ok(record)
+    }
+
+    /// Rows of a table of a committed unit.
+    pub(crate) async fn read(&self, record: &UnitRecord, name: Table) -> Result<Vec<RecordBatch>> {
+        self.read_file(record, name.name()).await
+    }
+
+    /// As [`Self::read`], by the name of the file.
+    pub(crate) async fn read_file(&self, record: &UnitRecord, name: &str) -> Result<Vec<RecordBatch>> {
+        let file = file_of(record, name)?;
+        let path = file_path(record, file);
+        table::read(self.store.get_checked(&path, file.digest).await?, &path)
+    }
+
+    /// Streams some columns of a table of a committed unit: for searches, which must not fetch what they do not look at.
+    pub(crate) async fn columns(
+        &self,
+        record: &UnitRecord,
+        name: Table,
+        names: &[&str],
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let file = file_of(record, name.name())?;
+        table::columns_of(self.store.objects(), &file_path(record, file), file.bytes, names).await
+    }
+
+    /// Streams what of a file of sorted ids may hold one of `wanted`, which ascend.
+    pub(crate) async fn row_groups_with(
+        &self,
+        record: &UnitRecord,
+        name: &str,
+        wanted: &[[u8; 16]],
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let file = file_of(record, name)?;
+        table::row_groups_with(self.store.objects(), &file_path(record, file), file.bytes, wanted).await
+    }
+
+    /// Number of rows of a file of a committed unit.
+    pub(crate) fn rows_of(record: &UnitRecord, name: &str) -> Result<u64> {
+        file_of(record, name).map(|file| file.rows)
+    }
+}
+
+/// Where a unit stands among committed windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct UnitPlace {
+    /// Index of its window.
+    pub window: usize,
+    /// Index in the window, among the units of its segment.
+    pub unit: usize,
+}
+
+/// The units of committed windows, for what reads them as tables.
+pub(crate) struct WindowTables<'a> {
+    units: UnitStore,
+    windows: &'a [WindowRecord],
+}
+
+impl<'a> WindowTables<'a> {
+    pub(crate) fn new(store: &Store, windows: &'a [WindowRecord]) -> Self {
+        Self { units: UnitStore::new(store.clone()), windows }
+    }
+
+    /// Hands the rows of a table to `visit` with the places of their window and of their unit in it, for all units of `windows` in this
+    /// order, until `visit` breaks. Fetches no other columns than `names`.
+    pub(crate) async fn visit<T: DeserializeOwned>(
+        &self,
+        table: (SegmentName, Table),
+        windows: Range<usize>,
+        names: &[&str],
+        mut visit: impl FnMut(UnitPlace, T) -> ControlFlow<()>,
+    ) -> Result<()> {
+        for place in self.places(table.0, windows) {
+            if self.visit_unit(table, place, names, |row| visit(place, row)).await?.is_break() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// All windows.
+    pub(crate) fn all(&self) -> Range<usize> {
+        0..self.windows.len()
+    }
+
+    /// Places of all units of `segment` in `windows`, in order.
+    pub(crate) fn places(&self, segment: SegmentName, windows: Range<usize>) -> Vec<UnitPlace> {
+        let units = |window: usize| self.windows[window].keys.get(segment.name()).map_or(0, Vec::len);
+        windows.flat_map(|window| (0..units(window)).map(move |unit| UnitPlace { window, unit })).collect()
+    }
+
+    /// Streams some columns of a table of one unit; `None` if the window has no such unit.
+    pub(crate) async fn batches(
+        &self,
+        (segment, table): (SegmentName, Table),
+        place: UnitPlace,
+        names: &[&str],
+    ) -> Result<Option<BoxStream<'static, Result<RecordBatch>>>> {
+        match self.record(segment, place).await? {
+            Some(record) => self.units.columns(&record, table, names).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`Self::visit`], for one unit.
+    pub(crate) async fn visit_unit<T: DeserializeOwned>(
+        &self,
+        (segment, table): (SegmentName, Table),
+        place: UnitPlace,
+        names: &[&str],
+        mut visit: impl FnMut(T) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        let Some(mut batches) = self.batches((segment, table), place, names).await? else { return Ok(ControlFlow::Continue(())) };
+        while let Some(batch) = batches.try_next().await? {
+            if rows::read::<T>(&batch, names)?.into_iter().try_for_each(&mut visit).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Rows of a table of one unit that are wanted, in order. The file is fetched as a whole and checked against its digest.
+    pub(crate) async fn wanted<T: DeserializeOwned>(
+        &self,
+        (segment, table): (SegmentName, Table),
+        place: UnitPlace,
+        names: &[&str],
+        is_wanted: impl Fn(&T) -> bool,
+    ) -> Result<Vec<T>> {
+        let mut found = Vec::new();
+        if let Some(record) = self.record(segment, place).await? {
+            for batch in self.units.read(&record, table).await? {
+                found.extend(rows::read::<T>(&batch, names)?.into_iter().filter(&is_wanted));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Number of rows of a table over all units of `windows`, as their records say.
+    pub(crate) async fn row_count(&self, segment: SegmentName, table: Table, windows: Range<usize>) -> Result<u64> {
+        let mut rows = 0;
+        for window in windows {
+            for unit in 0..self.windows[window].keys.get(segment.name()).map_or(0, Vec::len) {
+                if let Some(record) = self.record(segment, UnitPlace { window, unit }).await? {
+                    rows += UnitStore::rows_of(&record, table.name())?;
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The record of a unit; `None` if the window has no such unit.
+    async fn record(&self, segment: SegmentName, UnitPlace { window, unit }: UnitPlace) -> Result<Option<UnitRecord>> {
+        let Some(&key) = self.windows[window].keys.get(segment.name()).and_then(|keys| keys.get(unit)) else { return Ok(None) };
+        let missing = || PipelineError::Damaged { location: unit_path(segment, key), problem: "it is missing".into() };
+        self.units.find(segment, key).await?.ok_or_else(missing).map(Some)
+    }
+
+    /// Rows of a table over all units of `segment`, in order of windows and units, at most `limit`.
+    pub(crate) async fn rows<T: DeserializeOwned>(
+        &self,
+        segment: SegmentName,
+        table: Table,
+        names: &[&str],
+        limit: usize,
+    ) -> Result<Vec<T>> {
+        let mut found = Vec::new();
+        let keys: Vec<Digest> = self.windows.iter().filter_map(|window| window.keys.get(segment.name())).flatten().copied().collect();
+        for key in keys {
+            let Some(record) = self.units.find(segment, key).await? else { continue };
+            for batch in self.units.read(&record, table).await? {
+                found.extend(rows::read::<T>(&batch, names)?);
+            }
+            if found.len() >= limit {
+                found.truncate(limit);
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn file_of<'r>(record: &'r UnitRecord, name: &str) -> Result<&'r UnitFile> {
+    record.files.get(name).ok_or_else(|| PipelineError::Damaged {
+        location: unit_path(record.segment, record.key),
+        problem: format!("it lists no table {name}"),
+    })
+}
+
+/// Folder of a unit in the store.
+pub(crate) fn unit_path(segment: SegmentName, key: Digest) -> String {
+    let key = key.to_string();
+    format!("units/{}/{}/{key}", segment.name(), &key[..2])
+}
+
+/// Where a file of a unit lies.
+pub(crate) fn file_path(record: &UnitRecord, file: &UnitFile) -> String {
+    format!("{}/{}.parquet", unit_path(record.segment, record.key), file.digest)
+}
+
+/// Counts `reasons` as `stage.reason`.
+pub(crate) fn count_reasons<'a>(reasons: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for (stage, reason) in reasons {
+        *counts.entry(format!("{stage}.{reason}")).or_default() += 1;
+    }
+    counts
+}

@@ -1,0 +1,208 @@
+//! The windows of a plan, in order: what is begun when, and what becomes of units that cannot be made.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cm3flow_schemas::Digest;
+use cm3flow_schemas::unit::{SegmentName, UnitRecord};
+use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tracing::Instrument;
+
+use super::budget::RefusalBudget;
+use super::{Hands, WindowUnits, counted};
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::error::{PipelineError, Result};
+use crate::events::Event;
+use crate::events::progress::Progress;
+use crate::plan::{KeptPlan, Plan, WindowPlan};
+use crate::segment::{KeyMaker, UnitTask, WindowTask};
+use crate::train::follow::Followed;
+
+/// Windows that are prepared ahead, the present one included.
+const WINDOWS_AHEAD: usize = 2;
+
+/// What a run needs to make the windows of its plan.
+pub(crate) struct Executor {
+    pub(super) config: Arc<Config>,
+    pub(super) hands: Hands,
+    /// What workers elsewhere go by.
+    plan: Mutex<KeptPlan>,
+    pub(super) progress: Progress,
+    budget: RefusalBudget,
+    /// Places for units that are prepared, and for units that are composed: a window must not wait for what is prepared ahead.
+    preparing: Arc<Semaphore>,
+    composing: Arc<Semaphore>,
+    /// Set from outside: nothing new is begun.
+    pub(super) stop: Arc<AtomicBool>,
+}
+
+/// What came of a unit: its record, or why it is given up.
+pub(super) type Outcome = Result<UnitRecord, GivenUp>;
+
+/// A unit that failed as often as it may.
+#[derive(Debug)]
+pub(super) struct GivenUp {
+    pub(super) problem: String,
+}
+
+/// What has been prepared of a window, by the index of the unit in its plan.
+type Prepared = JoinSet<Result<(usize, Outcome)>>;
+
+impl Executor {
+    pub(crate) fn new(config: Arc<Config>, hands: Hands, plan: KeptPlan, progress: Progress, stop: Arc<AtomicBool>) -> Self {
+        let places = match &hands {
+            Hands::Here(_) => config.runtime.workers,
+            Hands::Processes(..) => config.runtime.processes,
+        };
+        let places = || Arc::new(Semaphore::new(places as usize));
+        let (preparing, composing) = (places(), places());
+        let budget = RefusalBudget::new(&config.runtime);
+        Self { config, hands, plan: Mutex::new(plan), progress, budget, preparing, composing, stop }
+    }
+
+    /// Makes and commits all windows of `plan`, in order; each is announced to `followed`.
+    pub(crate) async fn run(self: &Arc<Self>, plan: &Plan, catalog: &Catalog, followed: &Followed) -> Result<Vec<WindowRecord>> {
+        let to_prepare: u64 = plan.windows.iter().flat_map(|window| &window.sources).map(|source| source.unit.rows).sum();
+        self.progress.expect_samples(to_prepare);
+        let _watch = self.progress.watch_stages();
+        let mut earlier: Vec<Digest> = Vec::with_capacity(plan.windows.len());
+        let mut records: Vec<WindowRecord> = Vec::with_capacity(plan.windows.len());
+        let mut upcoming = plan.windows.iter();
+        let mut begun = VecDeque::with_capacity(WINDOWS_AHEAD);
+        for (index, window) in plan.windows.iter().enumerate() {
+            begun.extend(upcoming.by_ref().take(WINDOWS_AHEAD - begun.len()).map(|window| self.begin_preparing(window)));
+            let prepared = in_order(begun.pop_front().unwrap_or_default()).await?;
+            let record = match &window.committed {
+                Some(record) => WindowRecord { window: index as u32, ..record.clone() },
+                None => {
+                    let finishing = self.finish_window(index as u32, window, prepared, &earlier);
+                    finishing.instrument(tracing::error_span!("window", window = index)).await?
+                }
+            };
+            earlier.extend(record.keys.get(SegmentName::Settle.name()).into_iter().flatten());
+            if !record.quarantined.is_empty() {
+                // The trainer is named by the packs of the plan, and these are others from here on.
+                followed.give_up();
+            }
+            catalog.commit_window(plan.version, &record).await?;
+            followed.commit(record.shards.clone());
+            self.progress.tell(Event::window_committed(&record, plan.windows.len(), window.committed.is_some()));
+            records.push(record);
+        }
+        Ok(records)
+    }
+
+    /// Begins to prepare the units of a window, as many at once as there are places. They go on by themselves until the set is dropped.
+    fn begin_preparing(self: &Arc<Self>, window: &WindowPlan) -> Prepared {
+        let mut tasks = JoinSet::new();
+        for (index, (source, key)) in window.sources.iter().zip(&window.keys.prepare).enumerate() {
+            let (executor, task) = (Arc::clone(self), UnitTask::Prepare { key: *key, source: Arc::new(source.clone()) });
+            let unit = source.unit.clone();
+            let preparing = async move {
+                let _place = executor.place(&executor.preparing).await?;
+                let outcome = executor.attempt(&task, &unit).await?;
+                if let Ok(record) = &outcome {
+                    executor.budget.count(&unit, record, &executor.progress)?;
+                }
+                executor.progress.finish_samples(unit.rows);
+                Ok((index, outcome))
+            };
+            tasks.spawn(preparing.in_current_span());
+        }
+        tasks
+    }
+
+    /// Makes a window of the units that can be made.
+    async fn finish_window(
+        self: &Arc<Self>,
+        index: u32,
+        plan: &WindowPlan,
+        prepared: Vec<Outcome>,
+        earlier: &[Digest],
+    ) -> Result<WindowRecord> {
+        let mut sound = Vec::with_capacity(prepared.len());
+        let mut quarantined = Vec::new();
+        for (unit, outcome) in plan.units.iter().zip(prepared) {
+            match outcome {
+                Ok(record) => sound.push((unit.clone(), record)),
+                Err(GivenUp { problem }) => quarantined.push(QuarantinedUnit { unit: unit.clone(), problem }),
+            }
+        }
+        loop {
+            let (units, prepared): (Vec<SourceUnit>, Vec<UnitRecord>) = sound.iter().cloned().unzip();
+            let maker = KeyMaker { config: &self.config, artefacts: self.hands.worker().artefacts() };
+            let keys = maker.window(earlier.last().copied(), &units, plan.blocklist);
+            if !quarantined.is_empty() {
+                self.amend(index as usize, units.clone()).await?;
+            }
+            let window = Arc::new(WindowTask { keys, earlier: earlier.to_vec(), blocklist: plan.blocklist });
+            let settled = self.here(&UnitTask::Settle(Arc::clone(&window))).await?;
+            let composed = self.compose(&window, &units).await?;
+            if composed.iter().all(Result::is_ok) {
+                let composed: Vec<UnitRecord> = composed.into_iter().flatten().collect();
+                let packed = self.pack(&window).await?;
+                let made = WindowUnits { prepared: &prepared, settled: &settled, composed: &composed, packed: &packed };
+                let (keys, blocklist) = (window.keys.clone(), plan.blocklist);
+                let plan = WindowPlan { units, sources: Vec::new(), keys, blocklist, quarantined, committed: None };
+                return Ok(counted(index, &plan, &made));
+            }
+            // What has no documents must not be retrieved by others either, so the window is settled anew without it.
+            let mut kept = Vec::with_capacity(sound.len());
+            for ((unit, record), outcome) in sound.into_iter().zip(composed) {
+                match outcome {
+                    Ok(_) => kept.push((unit, record)),
+                    Err(GivenUp { problem }) => quarantined.push(QuarantinedUnit { unit, problem }),
+                }
+            }
+            sound = kept;
+        }
+    }
+
+    /// Tells workers elsewhere that window `index` is one of `units` alone.
+    async fn amend(&self, index: usize, units: Vec<SourceUnit>) -> Result<()> {
+        let mut plan = self.plan.lock().await;
+        plan.amend(KeyMaker { config: &self.config, artefacts: self.hands.worker().artefacts() }, index, units);
+        plan.write().await
+    }
+
+    async fn compose(self: &Arc<Self>, window: &Arc<WindowTask>, units: &[SourceUnit]) -> Result<Vec<Outcome>> {
+        let mut tasks = JoinSet::new();
+        for (place, unit) in units.iter().cloned().enumerate() {
+            let (executor, task) = (Arc::clone(self), UnitTask::Compose { window: Arc::clone(window), place });
+            let composing = async move {
+                let _place = executor.place(&executor.composing).await?;
+                Ok((place, executor.attempt(&task, &unit).await?))
+            };
+            tasks.spawn(composing.in_current_span());
+        }
+        in_order(tasks).await
+    }
+
+    async fn pack(&self, window: &Arc<WindowTask>) -> Result<Vec<UnitRecord>> {
+        let mut packed = Vec::new();
+        for split in cm3flow_schemas::sample::Split::ALL {
+            packed.push(self.here(&UnitTask::Pack { window: Arc::clone(window), split }).await?);
+        }
+        Ok(packed)
+    }
+
+    /// Waits for a place; none is given after a signal.
+    async fn place(&self, among: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
+        let place = Arc::clone(among).acquire_owned().await.map_err(|_| PipelineError::Lost { what: "the workers' semaphore" })?;
+        if self.stop.load(Ordering::Relaxed) { Err(PipelineError::Interrupted) } else { Ok(place) }
+    }
+}
+
+/// Waits for all tasks and puts their results in the order of the index that each returns. The first error ends the others.
+async fn in_order(mut tasks: Prepared) -> Result<Vec<Outcome>> {
+    let mut results = std::collections::BTreeMap::new();
+    while let Some(ended) = tasks.join_next().await {
+        let (index, outcome) = ended.map_err(|_| PipelineError::Lost { what: "the task of a unit" })??;
+        results.insert(index, outcome);
+    }
+    Ok(results.into_values().collect())
+}

@@ -1,0 +1,166 @@
+//! Windows of a published version made again, from what their records say: for repairs and comparisons.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cm3flow_schemas::Digest;
+use cm3flow_schemas::sample::Split;
+use cm3flow_schemas::unit::{NumericsClass, SegmentName, UnitRecord};
+use cm3flow_schemas::version::VersionManifest;
+use cm3flow_schemas::window::{SourceUnit, WindowRecord};
+use cm3flow_stages::ingest::PlannedUnit;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use tokio::sync::OnceCell;
+
+use super::{WindowUnits, counted};
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::error::{PipelineError, Result};
+use crate::plan::{Plan, WindowPlan};
+use crate::segment::{UnitTask, WindowTask, Worker};
+use crate::source::scan::scan_as;
+use crate::store::Store;
+
+/// What the sources hold now. They are scanned only when a unit is asked for.
+pub(crate) struct Sources {
+    config: Arc<Config>,
+    store: Store,
+    /// Units of the version: rows are cut as it cut them.
+    before: Vec<SourceUnit>,
+    /// By what they are, whatever their files are called; or why they cannot be scanned.
+    units: OnceCell<Result<HashMap<SourceUnit, PlannedUnit>, String>>,
+}
+
+fn nameless(unit: &SourceUnit) -> SourceUnit {
+    SourceUnit { file: String::new(), ..unit.clone() }
+}
+
+impl Sources {
+    /// Sources of `config`, cut as the units `before`; `store` remembers what scans found.
+    pub(crate) fn new(config: Arc<Config>, store: Store, before: Vec<SourceUnit>) -> Self {
+        Self { config, store, before, units: OnceCell::new() }
+    }
+
+    /// Where `unit` can be read.
+    ///
+    /// # Errors
+    /// [`PipelineError::Gone`] if it cannot.
+    pub(crate) async fn unit(&self, unit: &SourceUnit) -> Result<PlannedUnit> {
+        let scan = || async {
+            let scan = scan_as(&self.config, &self.store, &self.before, None)
+                .await
+                .map_err(|error| format!("the sources cannot be scanned: {error}"))?;
+            Ok(scan.units.into_iter().map(|planned| (nameless(&planned.unit), planned)).collect())
+        };
+        let gone = |problem: &str| PipelineError::Gone { name: unit.source.clone(), file: unit.file.clone(), problem: problem.to_owned() };
+        let units = self.units.get_or_init(scan).await.as_ref().map_err(|problem| gone(problem))?;
+        let (first, rows) = (unit.first_row, unit.rows);
+        let missing = || gone(&format!("it no longer holds the {rows} samples from {first} on as they were"));
+        if unit.only.is_empty() {
+            return units.get(&nameless(unit)).cloned().ok_or_else(missing);
+        }
+        // Some rows of a unit that is there as a whole.
+        let has_rows = |whole: &&PlannedUnit| {
+            let whole = &whole.unit;
+            let end = whole.first_row + whole.rows;
+            (&whole.source, whole.digest, whole.first_row) == (&unit.source, unit.digest, unit.first_row)
+                && unit.only.iter().all(|row| (whole.first_row..end).contains(row))
+        };
+        Ok(units.values().find(has_rows).ok_or_else(missing)?.only(&unit.only)?)
+    }
+}
+
+/// Makes the windows of a version again, in order.
+pub(crate) struct Again {
+    config: Arc<Config>,
+    worker: Worker,
+    catalog: Catalog,
+    plan: Plan,
+    /// Numerics class that the units are to be made in.
+    numerics: NumericsClass,
+    sources: Sources,
+    /// Settle keys of the windows before the next one.
+    earlier: Vec<Digest>,
+}
+
+impl Again {
+    /// Goes through the windows of `plan`; commits them in `catalog`, which is over the store of `worker`.
+    pub(crate) fn new(
+        config: Arc<Config>,
+        worker: Worker,
+        (catalog, plan): (Catalog, Plan),
+        numerics: NumericsClass,
+        sources: Sources,
+    ) -> Self {
+        Self { config, worker, catalog, plan, numerics, sources, earlier: Vec::new() }
+    }
+
+    /// The manifest that `windows` make.
+    ///
+    /// # Errors
+    /// [`PipelineError::Ledger`] if the numbers do not add up.
+    pub(crate) fn manifest(&self, windows: &[WindowRecord]) -> Result<VersionManifest> {
+        Ok(self.catalog.manifest_of(&self.config, self.worker.artefacts(), &self.plan, windows)?.0)
+    }
+
+    /// Passes the next window by: none of its units is made.
+    pub(crate) fn skip(&mut self) {
+        self.earlier.push(self.plan.windows[self.earlier.len()].keys.settle);
+    }
+
+    /// Makes what the store lacks of the next window, and commits it.
+    ///
+    /// # Errors
+    /// [`PipelineError::Gone`] or [`PipelineError::Numerics`] if a unit cannot be prepared again, after all others have been; what a
+    /// stage or the store says.
+    pub(crate) async fn window(&mut self) -> Result<WindowRecord> {
+        let index = self.earlier.len();
+        let made = self.make(index).await;
+        self.skip();
+        let record = made?;
+        self.catalog.commit_window(self.plan.version, &record).await?;
+        Ok(record)
+    }
+
+    async fn make(&self, index: usize) -> Result<WindowRecord> {
+        let plan = &self.plan.windows[index];
+        let prepared = self.prepared(plan).await?;
+        let window = Arc::new(WindowTask { keys: plan.keys.clone(), earlier: self.earlier.clone(), blocklist: plan.blocklist });
+        let settled = self.worker.work(&UnitTask::Settle(Arc::clone(&window))).await?;
+        let compose = (0..plan.units.len()).map(|place| UnitTask::Compose { window: Arc::clone(&window), place });
+        let composed = self.all(compose.collect()).await?;
+        let packed = self.all(Split::ALL.map(|split| UnitTask::Pack { window: Arc::clone(&window), split }).to_vec()).await?;
+        let made = WindowUnits { prepared: &prepared, settled: &settled, composed: &composed, packed: &packed };
+        Ok(counted(index as u32, plan, &made))
+    }
+
+    async fn prepared(&self, window: &WindowPlan) -> Result<Vec<UnitRecord>> {
+        let (mut tasks, mut failed) = (Vec::new(), None);
+        for (unit, key) in window.units.iter().zip(&window.keys.prepare) {
+            match self.task_of(unit, *key).await {
+                Ok(task) => tasks.push(task),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        let prepared = self.all(tasks).await?;
+        failed.map_or(Ok(prepared), Err)
+    }
+
+    /// Records of the units of `tasks`, in order; as many are made at once as there are workers.
+    async fn all(&self, tasks: Vec<UnitTask>) -> Result<Vec<UnitRecord>> {
+        let made: Vec<_> = tasks.iter().map(|task| self.worker.work(task).boxed()).collect();
+        futures::stream::iter(made).buffered(self.config.runtime.workers as usize).try_collect().await
+    }
+
+    /// What prepares a unit. Its source is only asked for if it is not there.
+    async fn task_of(&self, unit: &SourceUnit, key: Digest) -> Result<UnitTask> {
+        if self.worker.is_there(SegmentName::Prepare, key).await? {
+            return Ok(UnitTask::Found { segment: SegmentName::Prepare, key });
+        }
+        let ours = &self.worker.artefacts().numerics;
+        if *ours != self.numerics {
+            return Err(PipelineError::Numerics { theirs: Box::new(self.numerics.clone()), ours: Box::new(ours.clone()) });
+        }
+        Ok(UnitTask::Prepare { key, source: Arc::new(self.sources.unit(unit).await?) })
+    }
+}

@@ -1,0 +1,308 @@
+//! Who is at work on a dataset: leases and heartbeats.
+//!
+//! `leases/<dataset>/<k>.json` are numbered and append-only, the highest one holds. A lease only saves work: what keeps a dataset whole
+//! when two runs are at it is that a version is created once. While a run is at work it leaves heartbeats,
+//! `runs/<run>/heartbeat/<k>.json`; no clocks are compared: whoever wants the lease watches whether they go on. A run on the same machine
+//! whose process is gone is known to be dead at once, so that a killed job can be started again without waiting.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use crate::error::{PipelineError, Result};
+use crate::events::Event;
+use crate::events::progress::Progress;
+use crate::store::{Created, Store};
+
+/// Time between two looks at a run that holds the lease: a second, which tests do not wait for.
+const LOOK: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 1000 });
+/// Time between two heartbeats.
+const HEARTBEAT: Duration = LOOK.saturating_mul(5);
+/// A run that leaves no heartbeat for so long is dead.
+const SILENCE: Duration = LOOK.saturating_mul(20);
+
+/// What to do when another run is at work on the dataset.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LeaseMode {
+    /// End with an error that names it
+    #[default]
+    Refuse,
+    /// Wait until it has ended
+    Wait,
+    /// Work beside it; whoever publishes later goes on from what the other one published
+    Ignore,
+}
+
+/// A process, as far as others can tell whether it lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    /// Name of the machine.
+    host: String,
+    /// Names of the machine's start and of the process's namespace: pids of others mean nothing here.
+    world: String,
+    /// Its number.
+    pid: u32,
+    /// Ticks from the machine's start to its own: numbers are used again.
+    started: u64,
+}
+
+impl Holder {
+    fn this_process() -> Self {
+        let pid = std::process::id();
+        let host = read("/proc/sys/kernel/hostname");
+        Self { host, world: world(), pid, started: started(pid).unwrap_or_default() }
+    }
+
+    /// Whether the process is known to be gone; `None` if that cannot be told from here.
+    fn is_gone(&self) -> Option<bool> {
+        let here = Self { pid: self.pid, started: self.started, ..Self::this_process() };
+        (*self == here && !self.world.is_empty()).then(|| started(self.pid) != Some(self.started))
+    }
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn world() -> String {
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    format!("{} {}", read("/proc/sys/kernel/random/boot_id"), namespace.display())
+}
+
+/// When process `pid` started, in ticks since the machine did; `None` if there is no such process.
+fn started(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; the start is the 20th field behind it.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    // A process that has ended and that nobody waited for is no process any more.
+    (fields.first() != Some(&"Z")).then(|| fields.get(19)?.parse().ok()).flatten()
+}
+
+/// `leases/<dataset>/<k>.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct LeaseRecord {
+    /// The run that took it.
+    run: String,
+    /// Its process.
+    holder: Holder,
+    /// Whether the run has ended and given it back.
+    released: bool,
+}
+
+/// The lease of a dataset, with the heartbeats of the run that holds it. Both end with it.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    store: Store,
+    folder: String,
+    number: u64,
+    record: LeaseRecord,
+    heartbeats: JoinHandle<()>,
+}
+
+impl Lease {
+    /// Takes the lease of `dataset` for the run in the folder `run`.
+    ///
+    /// # Errors
+    /// [`PipelineError::Held`] if another run is at work and `mode` does not allow for it, or what the store says.
+    pub(crate) async fn take(store: &Store, dataset: &str, run: &str, mode: LeaseMode, progress: &Progress) -> Result<Self> {
+        let folder = format!("leases/{dataset}");
+        let record = LeaseRecord { run: run.to_owned(), holder: Holder::this_process(), released: false };
+        let mut number = 0;
+        loop {
+            let mut taken_over = None;
+            let latest = latest(store, &folder).await?;
+            if let Some((k, held)) = &latest {
+                number = *k;
+                if !held.released && mode != LeaseMode::Ignore && is_alive(store, held).await? {
+                    if mode == LeaseMode::Refuse {
+                        return Err(held.refused(dataset));
+                    }
+                    if !wait_for(store, &folder, *k, held, progress).await? {
+                        continue;
+                    }
+                }
+                taken_over = (!held.released && mode != LeaseMode::Ignore).then(|| held.clone());
+            }
+            number += 1;
+            if store.create_record(&format!("{folder}/{number}.json"), &record).await? == Created::Different {
+                continue;
+            }
+            if let Some(dead) = taken_over {
+                progress.tell(Event::LeaseTakenOver { holder: dead.process(), run: dead.run });
+            }
+            // Only the highest one counts.
+            if let Some((before, _)) = latest {
+                store.delete(&format!("{folder}/{before}.json")).await?;
+            }
+            let heartbeats = tokio::spawn(beat(store.clone(), run.to_owned(), record.holder.clone()));
+            return Ok(Self { store: store.clone(), folder, number, record, heartbeats });
+        }
+    }
+
+    /// Gives it back. A run that cannot reach the store any more leaves that to the silence of its heartbeats.
+    pub(crate) async fn release(mut self) {
+        self.heartbeats.abort();
+        // One that is under way is left before its end is told.
+        let _ = (&mut self.heartbeats).await;
+        if let Err(error) = self.end().await {
+            tracing::warn!(%error, "could not give back the lease");
+        }
+    }
+
+    async fn end(&self) -> Result<()> {
+        let (number, folder) = (self.number + 1, &self.folder);
+        let released = LeaseRecord { released: true, ..self.record.clone() };
+        // Unless another run took it over.
+        if self.store.create_record(&format!("{folder}/{number}.json"), &released).await? != Created::Different {
+            self.store.delete(&format!("{folder}/{}.json", self.number)).await?;
+        }
+        // A run that left nothing else, since there was nothing to do, leaves no trace.
+        let heartbeats = format!("{}/heartbeat", self.record.run);
+        for name in self.store.names(&heartbeats).await? {
+            self.store.delete(&format!("{heartbeats}/{name}")).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.heartbeats.abort();
+    }
+}
+
+impl LeaseRecord {
+    fn refused(&self, dataset: &str) -> PipelineError {
+        PipelineError::Held { dataset: dataset.to_owned(), run: self.run.clone(), holder: self.process() }
+    }
+
+    /// Its process, for people.
+    fn process(&self) -> String {
+        let Holder { host, pid, .. } = &self.holder;
+        format!("process {pid} on {host}")
+    }
+}
+
+async fn latest(store: &Store, folder: &str) -> Result<Option<(u64, LeaseRecord)>> {
+    loop {
+        let Some(number) = highest(&store.names(folder).await?) else { return Ok(None) };
+        // It may have been followed by another one and deleted since it was listed.
+        if let Some(record) = store.record(&format!("{folder}/{number}.json"), "lease").await? {
+            return Ok(Some((number, record)));
+        }
+        tokio::time::sleep(LOOK / 10).await;
+    }
+}
+
+fn highest(names: &[String]) -> Option<u64> {
+    names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok()).max()
+}
+
+/// Whether the run of `held` is at work: its process is there, or its heartbeats go on.
+async fn is_alive(store: &Store, held: &LeaseRecord) -> Result<bool> {
+    if let Some(is_gone) = held.holder.is_gone() {
+        return Ok(!is_gone);
+    }
+    let heartbeats = format!("{}/heartbeat", held.run);
+    let (first, start) = (highest(&store.names(&heartbeats).await?), Instant::now());
+    while start.elapsed() < SILENCE {
+        tokio::time::sleep(LOOK).await;
+        if highest(&store.names(&heartbeats).await?) != first {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Waits until lease `number` is followed by another one (false), or its run is dead (true).
+async fn wait_for(store: &Store, folder: &str, number: u64, held: &LeaseRecord, progress: &Progress) -> Result<bool> {
+    progress.tell(Event::LeaseWaited { run: held.run.clone(), holder: held.process() });
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if highest(&store.names(folder).await?) != Some(number) {
+            return Ok(false);
+        }
+        if !is_alive(store, held).await? {
+            return Ok(true);
+        }
+    }
+}
+
+/// Leaves heartbeats until it is aborted. One before the last is deleted, so that long runs leave two.
+async fn beat(store: Store, run: String, holder: Holder) {
+    let holder = Arc::new(holder);
+    for number in 0_u64.. {
+        let path = |number: u64| format!("{run}/heartbeat/{number}.json");
+        let mut left = store.create_record(&path(number), &*holder).await.map(|_| ());
+        if let (Ok(()), Some(old)) = (&left, number.checked_sub(2)) {
+            left = store.delete(&path(old)).await;
+        }
+        if let Err(error) = left {
+            tracing::warn!(%error, "a heartbeat was not left");
+        }
+        tokio::time::sleep(HEARTBEAT).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> Store {
+        Store::open("memory://", std::path::Path::new("")).expect("memory")
+    }
+
+    async fn take(store: &Store, run: &str, mode: LeaseMode) -> Result<Lease> {
+        Lease::take(store, "d", run, mode, &Progress::silent()).await
+    }
+
+    #[tokio::test]
+    async fn a_second_run_is_refused_until_the_first_has_ended() {
+        let store = store();
+        let first = take(&store, "runs/a", LeaseMode::Refuse).await.expect("nobody holds it");
+        let refused = take(&store, "runs/b", LeaseMode::Refuse).await.expect_err("it is held");
+        assert!(matches!(&refused, PipelineError::Held { run, .. } if run == "runs/a"), "{refused}");
+        first.release().await;
+        take(&store, "runs/b", LeaseMode::Refuse).await.expect("it was given back");
+        assert_eq!(store.names("leases/d").await.expect("memory").len(), 1, "only the highest stays");
+        assert!(store.names("runs/a/heartbeat").await.expect("memory").is_empty(), "what has ended has no heartbeats");
+    }
+
+    #[tokio::test]
+    async fn the_lease_of_a_process_that_is_gone_is_taken_over_at_once() {
+        let store = store();
+        let gone = Holder { started: u64::MAX, ..Holder::this_process() };
+        let record = LeaseRecord { run: "runs/a".into(), holder: gone, released: false };
+        store.create_record("leases/d/7.json", &record).await.expect("memory");
+        let start = Instant::now();
+        let lease = take(&store, "runs/b", LeaseMode::Refuse).await.expect("the process is gone");
+        assert!(lease.number == 8 && start.elapsed() < SILENCE / 2);
+    }
+
+    #[tokio::test]
+    async fn a_run_elsewhere_is_alive_as_long_as_its_heartbeats_go_on() {
+        let store = store();
+        let elsewhere = Holder { world: "another machine".into(), ..Holder::this_process() };
+        let beats = tokio::spawn(beat(store.clone(), "runs/a".into(), elsewhere.clone()));
+        let record = LeaseRecord { run: "runs/a".into(), holder: elsewhere, released: false };
+        store.create_record("leases/d/1.json", &record).await.expect("memory");
+        assert!(matches!(take(&store, "runs/b", LeaseMode::Refuse).await, Err(PipelineError::Held { .. })));
+        beats.abort();
+        take(&store, "runs/b", LeaseMode::Wait).await.expect("its heartbeats have stopped");
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_it_after_the_release() {
+        let store = store();
+        let first = take(&store, "runs/a", LeaseMode::Refuse).await.expect("nobody holds it");
+        let waiting = tokio::spawn({
+            let store = store.clone();
+            async move { take(&store, "runs/b", LeaseMode::Wait).await.map(|lease| lease.record.run.clone()) }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        first.release().await;
+        assert_eq!(waiting.await.expect("task").expect("it was given back"), "runs/b");
+    }
+}

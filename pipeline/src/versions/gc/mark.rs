@@ -1,0 +1,214 @@
+//! What is referred to, by versions that stay, pins and running runs.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use chrono::{DateTime, Utc};
+use cm3flow_schemas::Digest;
+use cm3flow_schemas::unit::{SegmentName, UnitRecord};
+use cm3flow_schemas::version::VersionManifest;
+use cm3flow_schemas::window::WindowRecord;
+use futures::TryStreamExt;
+use serde::Deserialize;
+
+use super::GcOptions;
+use crate::artefact;
+use crate::catalog::Catalog;
+use crate::catalog::units::unit_path;
+use crate::error::{PipelineError, Result};
+use crate::store::Store;
+
+/// What a plan of a run says, as far as it matters here.
+#[derive(Debug, Deserialize)]
+pub(super) struct PlanRecord {
+    pub(super) dataset: String,
+    pub(super) version: u32,
+    base: Option<u32>,
+    windows: Vec<PlannedWindow>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PlannedWindow {
+    keys: BTreeMap<SegmentName, Vec<Digest>>,
+}
+
+/// Everything that stays.
+#[derive(Debug, Default)]
+pub(super) struct Marked {
+    /// Versions that stay, by dataset and number.
+    pub(super) versions: BTreeSet<(String, u32)>,
+    /// Versions that go.
+    pub(super) dropped: BTreeSet<(String, u32)>,
+    pub(super) units: HashSet<(SegmentName, Digest)>,
+    pub(super) shards: HashSet<Digest>,
+    /// Folders of artefacts.
+    pub(super) artefacts: HashSet<Digest>,
+    /// Tables by dataset.
+    pub(super) tables: HashSet<(String, Digest)>,
+    /// Window records: `<dataset>/<version>/<digest>`, or `<dataset>/<version>` for all of a running run.
+    pub(super) windows: HashSet<String>,
+    /// Runs that wrote something lately.
+    pub(super) running: BTreeSet<String>,
+    /// Datasets that have versions that stay.
+    pub(super) datasets: BTreeSet<String>,
+    /// Pack units of windows that samples were withdrawn from.
+    rewritten: BTreeSet<Digest>,
+}
+
+impl Marked {
+    pub(super) async fn of(store: &Store, dataset: &str, options: &GcOptions, cutoff: DateTime<Utc>) -> Result<Self> {
+        let mut marked = Self::default();
+        let mut bases = BTreeSet::new();
+        for (run, state) in runs(store, cutoff).await? {
+            match state {
+                RunState::Ended => {}
+                RunState::Unplanned => return Err(PipelineError::Planning { run }),
+                RunState::Running(plan) => {
+                    if let Some(plan) = plan {
+                        bases.extend(plan.base.map(|base| (plan.dataset.clone(), base)));
+                        marked.plan(store, &plan).await?;
+                    }
+                    marked.running.insert(run);
+                }
+            }
+        }
+        for name in store.names("versions").await? {
+            let keep = options.keep.filter(|_| name == dataset);
+            marked.dataset(store, &name, (keep, &bases), cutoff).await?;
+        }
+        for dataset in store.names("artefacts/pins").await? {
+            marked.artefacts.extend(artefact::latest_pinned(store, &dataset).await?);
+        }
+        marked.unmark_rewritten(store).await?;
+        Ok(marked)
+    }
+
+    /// Marks what the versions of a dataset name, and decides which of them go.
+    async fn dataset(
+        &mut self,
+        store: &Store,
+        name: &str,
+        (keep, bases): (Option<u32>, &BTreeSet<(String, u32)>),
+        cutoff: DateTime<Utc>,
+    ) -> Result<()> {
+        let catalog = Catalog::new(store.clone(), name);
+        let numbers = catalog.versions().await?;
+        let tagged: BTreeSet<u32> = catalog.tags().await?.into_iter().map(|tag| tag.version).collect();
+        let young = young_versions(store, name, cutoff).await?;
+        let newest = numbers.iter().rev().take(keep.map_or(usize::MAX, |keep| keep.max(1) as usize)).copied();
+        let newest: BTreeSet<u32> = newest.collect();
+        for number in numbers {
+            let is_base = bases.contains(&(name.to_owned(), number));
+            if newest.contains(&number) || tagged.contains(&number) || young.contains(&number) || is_base {
+                let manifest = catalog.version(number).await?;
+                let windows = catalog.windows_of(&manifest).await?;
+                self.version(&manifest, &windows);
+            } else {
+                self.dropped.insert((name.to_owned(), number));
+            }
+        }
+        Ok(())
+    }
+
+    fn version(&mut self, manifest: &VersionManifest, windows: &[WindowRecord]) {
+        let dataset = &manifest.dataset;
+        self.versions.insert((dataset.clone(), manifest.version));
+        self.datasets.insert(dataset.clone());
+        self.windows.extend(manifest.windows.iter().map(|window| format!("{dataset}/{}/{window}", manifest.version)));
+        self.artefacts.extend(manifest.artefacts.values().chain(manifest.fitted.values()));
+        let blocklists = windows.iter().filter_map(|window| window.blocklist).chain(manifest.blocklist);
+        self.tables.extend([manifest.shard_table, manifest.lineage].into_iter().chain(blocklists).map(|table| (dataset.clone(), table)));
+        for window in windows {
+            self.shards.extend(window.shards.iter().map(|shard| shard.digest));
+            for segment in SegmentName::ALL {
+                let keys = window.keys.get(segment.name()).into_iter().flatten();
+                self.units.extend(keys.clone().map(|key| (segment, *key)));
+                if segment == SegmentName::Pack && (window.samples.withdrawn > 0 || window.documents.withdrawn > 0) {
+                    self.rewritten.extend(keys);
+                }
+            }
+        }
+    }
+
+    /// Marks what a running run plans, and the shards that it has made.
+    async fn plan(&mut self, store: &Store, plan: &PlanRecord) -> Result<()> {
+        self.windows.insert(format!("{}/{}", plan.dataset, plan.version));
+        for (segment, keys) in plan.windows.iter().flat_map(|window| &window.keys) {
+            self.units.extend(keys.iter().map(|key| (*segment, *key)));
+            for key in keys.iter().filter(|_| *segment == SegmentName::Pack) {
+                self.shards.extend(shards_of(store, *key).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// A pack unit whose shards were rewritten, so that some of them go, must go with them: it would look whole to a later run.
+    async fn unmark_rewritten(&mut self, store: &Store) -> Result<()> {
+        for key in std::mem::take(&mut self.rewritten) {
+            if shards_of(store, key).await?.iter().any(|shard| !self.shards.contains(shard)) {
+                self.units.remove(&(SegmentName::Pack, key));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Shards of a pack unit; none if it is not there.
+async fn shards_of(store: &Store, key: Digest) -> Result<Vec<Digest>> {
+    let path = format!("{}/unit.json", unit_path(SegmentName::Pack, key));
+    let record: Option<UnitRecord> = store.record(&path, "unit record").await?;
+    Ok(record.map_or_else(Vec::new, |record| record.shards.iter().map(|shard| shard.digest).collect()))
+}
+
+async fn young_versions(store: &Store, dataset: &str, cutoff: DateTime<Utc>) -> Result<BTreeSet<u32>> {
+    let mut entries = store.entries(&format!("versions/{dataset}"));
+    let mut young = BTreeSet::new();
+    while let Some(entry) = entries.try_next().await? {
+        let number = entry.location.filename().and_then(|name| name.strip_suffix(".json")?.parse::<u32>().ok());
+        young.extend(number.filter(|_| entry.last_modified >= cutoff));
+    }
+    Ok(young)
+}
+
+/// The latest plan of a run.
+pub(super) async fn plan_of(store: &Store, run: &str) -> Result<Option<PlanRecord>> {
+    let folder = format!("runs/{run}/plan");
+    let latest = store.names(&folder).await?.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u32>().ok()).max();
+    match latest {
+        Some(number) => store.record(&format!("{folder}/{number}.json"), "plan of a run").await,
+        None => Ok(None),
+    }
+}
+
+/// What a run is doing.
+pub(super) enum RunState {
+    /// It wrote nothing since the cutoff.
+    Ended,
+    /// It wrote something, but what it will need is not known yet.
+    Unplanned,
+    /// It wrote something lately; with its plan, unless it only trained or had nothing to do.
+    Running(Option<PlanRecord>),
+}
+
+/// All runs with what they are doing.
+pub(super) async fn runs(store: &Store, cutoff: DateTime<Utc>) -> Result<Vec<(String, RunState)>> {
+    let mut runs = Vec::new();
+    for run in store.names("runs").await? {
+        let (mut is_young, mut is_at_work) = (false, false);
+        let mut entries = store.entries(&format!("runs/{run}"));
+        while let Some(entry) = entries.try_next().await? {
+            is_young |= entry.last_modified >= cutoff;
+            // A run that has ended has no heartbeats.
+            is_at_work |= entry.location.as_ref().starts_with(&format!("runs/{run}/heartbeat/"));
+        }
+        let state = if is_young {
+            match plan_of(store, &run).await? {
+                None if is_at_work => RunState::Unplanned,
+                plan => RunState::Running(plan),
+            }
+        } else {
+            RunState::Ended
+        };
+        runs.push((run, state));
+    }
+    Ok(runs)
+}

@@ -1,0 +1,213 @@
+//! Makes a version again from its own record, in a scratch store, and compares: units, shards, records of windows, manifest.
+//!
+//! What is prepared is taken from the store, and made from sources where it is missing; everything after it is made again, withdrawals too. From scratch,
+//! the prepared units are made again too, as far as the sources still hold their rows.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use cm3flow_schemas::Digest;
+use cm3flow_schemas::unit::{SegmentName, UnitRecord};
+use cm3flow_schemas::version::VersionManifest;
+use cm3flow_schemas::window::WindowRecord;
+use serde::Serialize;
+
+use crate::artefact;
+use crate::artefact::Artefacts;
+use crate::catalog::units::unit_path;
+use crate::catalog::{Catalog, VersionRef};
+use crate::config::Config;
+use crate::error::{PipelineError, Result};
+use crate::events::progress::Progress;
+use crate::execute::{Again, Sources};
+use crate::plan::{Plan, WindowPlan, config_of_version, output_config};
+use crate::segment::{Worker, shard_path};
+use crate::store::scratch::{Hidden, Scratch};
+use crate::store::{Store, record_bytes};
+use crate::versions::diff::{FieldChange, differing_fields};
+use crate::versions::withdraw::redo;
+
+/// What became of the units of a segment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct SegmentUnits {
+    /// Units of the version.
+    pub units: u64,
+    /// Of these, made again.
+    pub made: u64,
+    /// Of those made, equal to what the store holds.
+    pub equal: u64,
+    /// Of those made, what the store does not hold: nothing to compare with.
+    pub absent: u64,
+}
+
+/// What came of making a version again.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rebuild {
+    /// Number of the version.
+    pub version: u32,
+    /// Units by segment.
+    pub segments: BTreeMap<&'static str, SegmentUnits>,
+    /// Shards that were made again, all equal unless `first_difference` says otherwise.
+    pub shards: u64,
+    /// Prepared units that were taken from the store although all was to be made, because the sources no longer hold their rows.
+    pub kept_units: u64,
+    /// What the configuration file says otherwise; the version was made again with what it was made with.
+    pub settings: Vec<FieldChange>,
+    /// The first segment of which this cm3flow, under the version's settings, names its units otherwise.
+    pub other_units_from: Option<&'static str>,
+    /// Whether this machine is in the numerics class of the version.
+    pub is_same_numerics: bool,
+    /// Recorded digest of the manifest.
+    pub manifest: Digest,
+    /// The first object that is not equal, in order of the flow.
+    pub first_difference: Option<String>,
+}
+
+/// Makes `version`, or the latest one, of the dataset of `present` again, and compares it.
+///
+/// # Errors
+/// [`PipelineError::Mismatch`] if the configuration asks for other artefacts; [`PipelineError::Gone`] or [`PipelineError::Numerics`] if
+/// something cannot be prepared again; what a stage or the store says. A difference is no error.
+pub async fn rebuild(
+    present: &Config,
+    store: &Store,
+    version: Option<&VersionRef>,
+    is_from_scratch: bool,
+    progress: &Progress,
+) -> Result<Rebuild> {
+    let catalog = Catalog::new(store.clone(), &present.dataset.name);
+    let manifest = catalog.version_or_latest(version).await?;
+    let windows = catalog.windows_of(&manifest).await?;
+    let config = Arc::new(config_of_version(present, &manifest));
+    let artefacts = artefact::of_version(&config, store, &manifest).await?;
+    let recorded = catalog.recorded_digest(manifest.version).await?.unwrap_or_else(|| Digest::of(&record_bytes(&manifest)));
+    let mut outcome = begin((present, &config), (&manifest, recorded), (&windows, &artefacts));
+
+    let sources = Sources::new(Arc::clone(&config), store.clone(), windows.iter().flat_map(|window| window.units.clone()).collect());
+    let kept = if is_from_scratch { unreadable(&windows, &sources).await } else { HashSet::new() };
+    outcome.kept_units = kept.len() as u64;
+    let scratch = Scratch::over(store, hidden(&manifest, is_from_scratch, kept))?;
+    let plans = windows.iter().map(planned).collect::<Result<Vec<_>>>()?;
+    let plan = Plan::of_version(&manifest, plans);
+    let worker = Worker::try_new(Arc::clone(&config), scratch.store.clone(), Arc::new(artefacts), progress.clone())?;
+    let copies = Catalog::new(scratch.store.clone(), &manifest.dataset);
+    let mut again = Again::new(Arc::clone(&config), worker, (copies, plan), manifest.numerics.clone(), sources);
+    let mut comparison = Comparison { store, scratch: &scratch, outcome };
+    let mut made = Vec::with_capacity(windows.len());
+    for (index, record) in windows.iter().enumerate() {
+        progress.say(&format!("making window {} of {} again", index + 1, windows.len()));
+        let window = redo(&scratch.store, &manifest, again.window().await?).await?;
+        comparison.window(&manifest, record, &window).await?;
+        made.push(window);
+    }
+    let rebuilt = again.manifest(&made)?;
+    let rebuilt = VersionManifest { numerics: manifest.numerics.clone(), ..rebuilt };
+    let mut outcome = comparison.outcome;
+    let path = catalog.version_path(manifest.version);
+    if Digest::of(&record_bytes(&rebuilt)) != recorded {
+        outcome.first_difference = outcome.first_difference.or(Some(path));
+    }
+    Ok(outcome)
+}
+
+fn begin(
+    (present, config): (&Config, &Config),
+    (manifest, recorded): (&VersionManifest, Digest),
+    (windows, artefacts): (&[WindowRecord], &Artefacts),
+) -> Rebuild {
+    let mut settings = differing_fields(&manifest.config, &output_config(present));
+    if manifest.seed != present.dataset.seed {
+        let [before, after] = [manifest.seed, present.dataset.seed].map(|seed| Some(seed.to_string()));
+        settings.push(FieldChange { field: "dataset.seed".into(), before, after });
+    }
+    Rebuild {
+        version: manifest.version,
+        segments: SegmentName::ALL.map(|segment| (segment.name(), SegmentUnits::default())).into(),
+        shards: 0,
+        kept_units: 0,
+        settings,
+        other_units_from: Plan::differs_from(config, artefacts, windows).map(SegmentName::name),
+        is_same_numerics: artefacts.numerics == manifest.numerics,
+        manifest: recorded,
+        first_difference: None,
+    }
+}
+
+fn planned(record: &WindowRecord) -> Result<WindowPlan> {
+    let nameless = || PipelineError::Mismatch { problem: format!("the record of window {} does not name its units", record.window) };
+    WindowPlan::of_record(record).ok_or_else(nameless)
+}
+
+/// Folders of the prepared units whose rows the sources no longer hold.
+async fn unreadable(windows: &[WindowRecord], sources: &Sources) -> HashSet<String> {
+    let mut kept = HashSet::new();
+    for window in windows {
+        let keys = window.keys.get(SegmentName::Prepare.name()).into_iter().flatten();
+        for (unit, key) in window.units.iter().zip(keys) {
+            if sources.unit(unit).await.is_err() {
+                kept.insert(unit_path(SegmentName::Prepare, *key));
+            }
+        }
+    }
+    kept
+}
+
+/// What is to be made again, so must not be seen.
+fn hidden(manifest: &VersionManifest, is_from_scratch: bool, kept: HashSet<String>) -> Hidden {
+    let windows = format!("windows/{}/{}/", manifest.dataset, manifest.version);
+    let prepared = format!("units/{}/", SegmentName::Prepare.name());
+    Arc::new(move |path: &str| {
+        let is_shown = if path.starts_with(&prepared) {
+            !is_from_scratch || path.rsplit_once('/').is_some_and(|(folder, _)| kept.contains(folder))
+        } else {
+            !path.starts_with("units/") && !path.starts_with("shards/") && !path.starts_with(&windows)
+        };
+        !is_shown
+    })
+}
+
+/// What has been compared so far.
+struct Comparison<'a> {
+    store: &'a Store,
+    scratch: &'a Scratch,
+    outcome: Rebuild,
+}
+
+impl Comparison<'_> {
+    async fn window(&mut self, manifest: &VersionManifest, record: &WindowRecord, made: &WindowRecord) -> Result<()> {
+        for segment in SegmentName::ALL {
+            for key in record.keys.get(segment.name()).into_iter().flatten() {
+                self.unit(segment, *key).await?;
+            }
+        }
+        self.outcome.shards += made.shards.len() as u64;
+        let shard = record.shards.iter().zip(&made.shards).find(|(recorded, made)| recorded != made).map(|(recorded, _)| recorded);
+        let shard = shard.or_else(|| record.shards.get(made.shards.len()));
+        if let Some(shard) = shard {
+            self.differs(shard_path(shard.digest));
+        } else if Digest::of(&record_bytes(made)) != manifest.windows[record.window as usize] {
+            self.differs(format!("the record of window {}", record.window));
+        }
+        Ok(())
+    }
+
+    async fn unit(&mut self, segment: SegmentName, key: Digest) -> Result<()> {
+        let path = format!("{}/unit.json", unit_path(segment, key));
+        let made = self.scratch.written.record::<UnitRecord>(&path, "unit record").await?;
+        let recorded = self.store.record::<UnitRecord>(&path, "unit record").await?;
+        let counts = self.outcome.segments.entry(segment.name()).or_default();
+        counts.units += 1;
+        let Some(made) = made else { return Ok(()) };
+        counts.made += 1;
+        match recorded {
+            None => counts.absent += 1,
+            Some(recorded) if recorded == made => counts.equal += 1,
+            Some(_) => self.differs(path),
+        }
+        Ok(())
+    }
+
+    fn differs(&mut self, path: String) {
+        self.outcome.first_difference.get_or_insert(path);
+    }
+}

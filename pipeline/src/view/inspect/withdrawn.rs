@@ -1,0 +1,40 @@
+//! What was withdrawn: units keep it, but nothing of it belongs to the version any more, so nothing of it is shown.
+
+use cm3flow_schemas::document::Neighbour;
+use cm3flow_schemas::{ImageId, SampleId};
+
+use super::Inspector;
+use crate::catalog::Catalog;
+use crate::catalog::blocklist::Blocklist;
+use crate::error::{PipelineError, Result};
+
+/// Whether a document is made of a sample that `blocked` holds, or shows one.
+pub(crate) fn is_document_withdrawn(blocked: &Blocklist, sample: SampleId, retrieved: &[Neighbour]) -> bool {
+    blocked.samples.contains(&sample) || retrieved.iter().any(|neighbour| blocked.samples.contains(&neighbour.sample_id))
+}
+
+impl Inspector {
+    /// The version that withdrew a sample; `None` if the present one has it. `image` may be unknown, as of refused samples.
+    pub(super) async fn withdrawn_in(&self, sample: SampleId, image: Option<ImageId>) -> Result<Option<u32>> {
+        let blocks = |blocked: &Blocklist| blocked.samples.contains(&sample) || image.is_some_and(|image| blocked.images.contains(&image));
+        if !blocks(&self.blocked) {
+            return Ok(None);
+        }
+        // What is blocked stays so: the first version in a row that blocks it is the one that withdrew it.
+        let catalog = Catalog::new(self.store.clone(), &self.config.dataset.name);
+        let mut since = self.manifest.version;
+        while since > 1 {
+            let before = match catalog.version(since - 1).await {
+                Ok(manifest) => Blocklist::read(&self.store, &manifest.dataset, manifest.blocklist).await?,
+                // Versions are removed from the oldest one on.
+                Err(PipelineError::NoVersion { .. }) => break,
+                Err(error) => return Err(error),
+            };
+            if !blocks(&before) {
+                break;
+            }
+            since -= 1;
+        }
+        Ok(Some(since))
+    }
+}
