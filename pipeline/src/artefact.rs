@@ -39,7 +39,7 @@ pub(crate) use annotators::try_out as try_annotators;
 use files::given;
 pub use fitted::{FittedCodebook, FittedText};
 pub(crate) use fitted::{fit_codebook, fit_text_tokenizer};
-pub(crate) use of_version::{artefacts_of, of_version};
+pub(crate) use of_version::{of_version, pinned_of};
 pub use quality::Quality;
 use samples::{Samples, Wanted};
 

@@ -241,7 +241,7 @@ impl Plan {
 }
 
 impl Event {
-    /// What `plan` will make.
+    /// The event that announces `plan`.
     #[must_use]
     pub fn plan_made(plan: &Plan) -> Self {
         let mut units: BTreeMap<SegmentName, UnitsPlanned> = BTreeMap::new();

@@ -290,7 +290,7 @@ async fn published_version(
     let catalog = Catalog::new(store.clone(), &config.dataset.name);
     let manifest = catalog.version_or_latest(version).await?;
     let windows = catalog.windows_of(&manifest).await?;
-    let artefacts = artefact::artefacts_of(config, store, &manifest).await?;
+    let artefacts = artefact::pinned_of(config, store, &manifest).await?;
     Ok((manifest, windows, artefacts))
 }
 

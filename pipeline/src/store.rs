@@ -31,7 +31,7 @@ pub use requests::{RequestCounts, Requests, requests};
 pub use retry::{AttemptError, RetryPolicy, is_retryable};
 
 pub(crate) use http::Limiter;
-pub(crate) use open::{is_option, source_location};
+pub(crate) use open::source_location;
 
 use crate::error::{PipelineError, Result};
 

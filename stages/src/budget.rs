@@ -88,7 +88,7 @@ impl ByteBudget {
     }
 
     /// Takes `bytes` for a batch if they fit and no picture is in line, or if the channel that counts its batches in `own` holds none.
-    pub(crate) fn try_take(&self, own: &Arc<AtomicUsize>, bytes: usize) -> Option<Taken> {
+    pub(crate) fn try_take(&self, own: &Arc<AtomicUsize>, bytes: usize) -> Option<BatchRoom> {
         let mut held = self.lock();
         let is_alone = own.load(Ordering::Acquire) == 0;
         let is_let_in = held.came == held.let_in && held.fits(bytes, self.0.max_bytes);
@@ -97,7 +97,7 @@ impl ByteBudget {
         }
         own.fetch_add(1, Ordering::AcqRel);
         held.batch_bytes = held.batch_bytes.saturating_add(bytes);
-        Some(Taken { budget: self.clone(), own: Arc::clone(own), bytes })
+        Some(BatchRoom { budget: self.clone(), own: Arc::clone(own), bytes })
     }
 
     /// Tells senders when to look again.
@@ -116,13 +116,13 @@ impl ByteBudget {
 }
 
 /// Bytes of one batch that waits; given back when it is dropped.
-pub(crate) struct Taken {
+pub(crate) struct BatchRoom {
     budget: ByteBudget,
     own: Arc<AtomicUsize>,
     bytes: usize,
 }
 
-impl Drop for Taken {
+impl Drop for BatchRoom {
     fn drop(&mut self) {
         {
             let mut held = self.budget.lock();

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use arrow::array::RecordBatch;
 
-use crate::budget::{ByteBudget, Taken};
+use crate::budget::{BatchRoom, ByteBudget};
 use crate::error::{Result, StageError};
 use crate::meter::{Queued, StageMeter};
 
@@ -38,7 +38,7 @@ struct Message {
     batch: RecordBatch,
     queued: Queued,
     // Held while the batch waits; dropped when it is received.
-    _taken: Taken,
+    _room: BatchRoom,
 }
 
 /// Sending end: what a stage writes to.
@@ -88,16 +88,16 @@ impl BatchSender {
         }
         let waiting = Instant::now();
         let bytes = batch.get_array_memory_size();
-        let taken = self.room_for(bytes).await?;
+        let room = self.room_for(bytes).await?;
         let bytes = bytes as u64;
-        let sent = self.sender.send(Message { batch, queued: Queued::new(&self.consumer, bytes), _taken: taken }).await;
+        let sent = self.sender.send(Message { batch, queued: Queued::new(&self.consumer, bytes), _room: room }).await;
         self.producer.add_blocked(waiting.elapsed());
         sent.map_err(|_| StageError::DownstreamClosed)?;
         self.producer.count_out(rows, bytes);
         Ok(())
     }
 
-    async fn room_for(&self, bytes: usize) -> Result<Taken> {
+    async fn room_for(&self, bytes: usize) -> Result<BatchRoom> {
         let mut freed = std::pin::pin!(self.budget.freed().notified());
         loop {
             // Listens before it looks, so that nothing freed in between is missed.
@@ -105,8 +105,8 @@ impl BatchSender {
             if self.sender.is_closed() {
                 return Err(StageError::DownstreamClosed);
             }
-            if let Some(taken) = self.budget.try_take(&self.own, bytes) {
-                return Ok(taken);
+            if let Some(room) = self.budget.try_take(&self.own, bytes) {
+                return Ok(room);
             }
             freed.as_mut().await;
             freed.set(self.budget.freed().notified());

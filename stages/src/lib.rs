@@ -8,6 +8,7 @@
 pub mod error;
 pub mod eval;
 pub mod read;
+pub mod store_options;
 
 #[cfg(feature = "prepare")]
 pub mod annotate;

@@ -169,6 +169,14 @@ impl<'ast> Visit<'ast> for Paths {
         self.take_tree(&item.tree, &mut Vec::new());
     }
 
+    /// What a macro is given is no syntax yet, so its paths are looked for by their first name.
+    fn visit_macro(&mut self, called: &'ast syn::Macro) {
+        let text = called.tokens.to_string();
+        let behind = text.split("crate :: ").skip(1).filter_map(|rest| rest.split(|c: char| c != '_' && !c.is_alphanumeric()).next());
+        self.rooms.extend(behind.map(str::to_owned));
+        visit::visit_macro(self, called);
+    }
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let names: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
         self.take(&names);

@@ -89,6 +89,7 @@ fn a_room_that_uses_a_higher_floor_is_refused() {
         "fn f() -> Result<(), ()> { crate::plan::make() }",
         "mod tests { use super::super::super::plan; }",
         "type Found = Vec<crate::plan::Plan>;",
+        "fn f() { println!(\"{}\", crate::plan::NAME) }",
     ] {
         assert!(rooms::uses(&store, planted).expect("Rust").contains("plan"), "{planted}");
     }

@@ -1,16 +1,17 @@
 //! The artefacts of a published version.
 
+use cm3flow_schemas::version::VersionManifest;
+
 use super::files::given;
 use super::{Artefacts, annotators, load, path, pinned, settings};
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
 use crate::store::Store;
-use cm3flow_schemas::version::VersionManifest;
 
 /// Loads the artefacts that the version of `manifest` was made with, whatever is pinned now.
 ///
 /// # Errors
-/// [`PipelineError::Mismatch`] if the configuration asks for others, [`PipelineError::Damaged`], or as [`obtain`].
+/// [`PipelineError::Mismatch`] if the configuration asks for others, [`PipelineError::Damaged`], or the error of a file or the store.
 pub(crate) async fn of_version(config: &Config, store: &Store, manifest: &VersionManifest) -> Result<Artefacts> {
     let mut contents = given(config)?;
     for (name, _) in settings(config, &contents) {
@@ -31,7 +32,7 @@ pub(crate) async fn of_version(config: &Config, store: &Store, manifest: &Versio
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`].
-pub(crate) fn check_of_version(artefacts: &Artefacts, manifest: &VersionManifest) -> Result<()> {
+fn check_of_version(artefacts: &Artefacts, manifest: &VersionManifest) -> Result<()> {
     let mismatch = |problem: String| PipelineError::Mismatch { problem };
     let version = manifest.version;
     let mut digests = artefacts.digests.iter().filter(|(name, _)| !annotators::is_name(name));
@@ -44,11 +45,11 @@ pub(crate) fn check_of_version(artefacts: &Artefacts, manifest: &VersionManifest
     artefacts.vocabulary.check_same(&manifest.vocabulary).map_err(differs)
 }
 
-/// The artefacts that the version of `manifest` was made with.
+/// The artefacts that are pinned now, checked to be those that the version of `manifest` was made with.
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`] if the configuration and its pins have others, or what the store says.
-pub(crate) async fn artefacts_of(config: &Config, store: &Store, manifest: &VersionManifest) -> Result<Artefacts> {
+pub(crate) async fn pinned_of(config: &Config, store: &Store, manifest: &VersionManifest) -> Result<Artefacts> {
     let unfitted = || PipelineError::Mismatch {
         problem: "the tokenizers of this configuration are neither given nor fitted; `cm3flow fit` fits them".into(),
     };

@@ -17,7 +17,7 @@ const COMPLETE: &str = "complete.json";
 /// File of the losses since the checkpoint before.
 const STEPS: &str = "steps.json";
 
-/// What came of a training.
+/// The outcome of a training.
 #[derive(Debug, Clone)]
 pub struct TrainOutcome {
     /// Key of the training.

@@ -89,7 +89,7 @@ impl Default for RuntimeConfig {
 }
 
 impl RuntimeConfig {
-    /// What may wait between the stages in one of its processes, and be decoded there.
+    /// Limits of the batches that wait between the stages of one of its processes, and of the pictures that it decodes.
     pub(crate) fn channel_limits(&self) -> ChannelLimits {
         let bytes = self.memory_budget / u64::from(self.processes.max(1));
         ChannelLimits::new(ByteBudget::new(usize::try_from(bytes).unwrap_or(usize::MAX)))

@@ -25,11 +25,11 @@ use crate::train::follow::Followed;
 /// Windows that are prepared ahead, the present one included.
 const WINDOWS_AHEAD: usize = 2;
 
-/// What a run needs to make the windows of its plan.
+/// Makes the windows of a plan.
 pub(crate) struct Executor {
     pub(super) config: Arc<Config>,
     pub(super) hands: Hands,
-    /// What workers elsewhere go by.
+    /// The plan in the store, which workers in other processes read.
     plan: Mutex<KeptPlan>,
     pub(super) progress: Progress,
     budget: RefusalBudget,
@@ -40,7 +40,7 @@ pub(crate) struct Executor {
     pub(super) stop: Arc<AtomicBool>,
 }
 
-/// What came of a unit: its record, or why it is given up.
+/// The outcome of a unit: its record, or why it is given up.
 pub(super) type Outcome = Result<UnitRecord, GivenUp>;
 
 /// A unit that failed as often as it may.
@@ -49,7 +49,7 @@ pub(super) struct GivenUp {
     pub(super) problem: String,
 }
 
-/// What has been prepared of a window, by the index of the unit in its plan.
+/// The prepared units of a window, by their index in its plan.
 type Prepared = JoinSet<Result<(usize, Outcome)>>;
 
 impl Executor {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use cm3flow_stages::store_options::problem;
 use serde::Deserialize;
 use serde::de::Error as _;
 use url::Url;
@@ -118,10 +119,7 @@ impl StoreOptions {
     }
 
     fn problems(&self) -> Vec<String> {
-        let unknown = self.0.keys().filter(|name| !crate::store::is_option(name));
-        unknown
-            .map(|name| format!("store.options.{name} is no option of S3, Azure, GCS or HTTP that the crate object_store knows"))
-            .collect()
+        self.0.keys().filter_map(|name| problem(&[], name)).map(|problem| format!("store.options: {problem}")).collect()
     }
 }
 

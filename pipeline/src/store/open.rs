@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use cm3flow_stages::ingest::{Location, SourceConfig};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ClientConfigKey, ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
+use object_store::{ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
 use super::Store;
@@ -118,14 +118,6 @@ pub(crate) fn source_location(source: &SourceConfig, folder: &FilePath, config: 
     let parent = Path::from_absolute_path(&parent).map_err(|error| refused(error.to_string()))?;
     let path = Path::parse(format!("{parent}/{name}")).map_err(|error| refused(error.to_string()))?;
     Ok(Location { store: guarded(Arc::new(LocalFileSystem::new()), Listing::Unordered, config), path, is_disk: true })
-}
-
-/// Whether `name`, in lower case, is an option of any kind of service.
-pub(crate) fn is_option(name: &str) -> bool {
-    name.parse::<AmazonS3ConfigKey>().is_ok()
-        || name.parse::<AzureConfigKey>().is_ok()
-        || name.parse::<GoogleConfigKey>().is_ok()
-        || name.parse::<ClientConfigKey>().is_ok()
 }
 
 /// Puts the layer of tests and the retries around `objects`.

@@ -30,7 +30,7 @@ pub(crate) use withdrawn::is_document_withdrawn;
 
 use crate::artefact::decode::{Content, Part, Run};
 use crate::artefact::picture::Decoded;
-use crate::artefact::{Artefacts, artefacts_of, picture};
+use crate::artefact::{Artefacts, picture, pinned_of};
 use crate::catalog::blocklist::Blocklist;
 use crate::catalog::units::WindowTables;
 use crate::catalog::{Catalog, VersionRef};
@@ -71,7 +71,7 @@ impl Inspector {
     }
 
     async fn artefacts(&self) -> Result<Artefacts> {
-        artefacts_of(&self.config, &self.store, &self.manifest).await
+        pinned_of(&self.config, &self.store, &self.manifest).await
     }
 }
 

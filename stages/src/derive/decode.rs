@@ -9,7 +9,7 @@ use cm3flow_schemas::preparation::Transparency;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader, Pixel, RgbImage};
 
-use super::damage::Looked;
+use super::damage::PictureFile;
 use super::frame::Stored;
 
 /// Why a picture cannot be decoded: a reason to count, and what exactly.
@@ -49,10 +49,10 @@ pub(super) fn decode_turned(
 /// # Errors
 /// As [`decode`].
 pub(super) fn stored(bytes: &[u8]) -> Result<(DynamicImage, Stored), DecodeError> {
-    let looked = Looked::at(bytes)?;
-    let mut decoder = opened(&looked.bytes)?.1;
+    let file = PictureFile::examine(bytes)?;
+    let mut decoder = opened(&file.bytes)?.1;
     let stored = Stored::of(&mut decoder);
-    let picture = DynamicImage::from_decoder(decoder).map_err(|error| refused(&error, looked.fault()))?;
+    let picture = DynamicImage::from_decoder(decoder).map_err(|error| refused(&error, file.fault()))?;
     Ok((picture, stored))
 }
 

@@ -7,7 +7,7 @@ use std::io::Cursor;
 use image::{GrayImage, Luma, RgbImage};
 use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Transformations};
 
-use super::damage::Looked;
+use super::damage::PictureFile;
 use super::decode::DecodeError;
 
 /// Bytes that the decoder may allocate; `filter` has checked sizes before.
@@ -41,8 +41,8 @@ impl Levels {
             return Ok(None);
         }
         let undecodable = |error: DecodingError| ("undecodable_image", error.to_string());
-        let looked = Looked::at(bytes)?;
-        let mut decoder = Decoder::new_with_limits(Cursor::new(&*looked.bytes), Limits { bytes: MAX_BYTES });
+        let file = PictureFile::examine(bytes)?;
+        let mut decoder = Decoder::new_with_limits(Cursor::new(&*file.bytes), Limits { bytes: MAX_BYTES });
         decoder.set_transformations(Transformations::IDENTITY);
         let mut reader = decoder.read_info().map_err(undecodable)?;
         let info = reader.info();
@@ -55,7 +55,7 @@ impl Levels {
         let mut samples = vec![0; size];
         let frame = reader.next_frame(&mut samples).map_err(|error| match error {
             DecodingError::IoError(_) => ("truncated_image", error.to_string()),
-            DecodingError::Format(_) => (looked.fault(), error.to_string()),
+            DecodingError::Format(_) => (file.fault(), error.to_string()),
             other => undecodable(other),
         })?;
         let width = frame.width as usize;
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn what_holds_no_numbers_is_left_to_others() {
         assert!(Levels::of_png(&png(&picture(1, 8, 8))).expect("whole").is_none(), "colours");
-        assert!(Levels::of_png(b"BM").expect("not looked at").is_none());
+        assert!(Levels::of_png(b"BM").expect("not file at").is_none());
         let whole = level_png(&GrayImage::new(40, 40), BitDepth::Eight, None);
         assert_eq!(Levels::of_png(&whole[..whole.len() / 2]).expect_err("half").0, "truncated_image");
         let deep = |level: u16| {

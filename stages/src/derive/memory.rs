@@ -1,4 +1,4 @@
-//! What decoding a picture allocates, told by its header before anything is.
+//! The memory that decoding a picture takes, known from its header before anything is allocated.
 
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageFormat};
@@ -7,7 +7,7 @@ use super::damage;
 use super::decode::opened;
 use super::frame::Stored;
 
-/// What a picture needs while it is decoded.
+/// The memory that a picture takes while it is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Needs {
     pub(super) stored: Stored,

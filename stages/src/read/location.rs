@@ -13,8 +13,8 @@ use object_store::{ObjectStore, ObjectStoreScheme};
 use url::Url;
 
 use super::pool::Origin;
-use super::settings::{self, Service};
 use crate::error::{Result, StageError};
+use crate::store_options::{self, Service};
 
 /// Which version of a dataset is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,8 +47,9 @@ impl Location {
     /// [`StageError::Address`] that names the nearest known name.
     pub fn check_options<'a>(addresses: impl Iterator<Item = &'a str> + Clone, options: &BTreeMap<String, String>) -> Result<()> {
         let services: Vec<Service> = addresses.clone().filter_map(service).collect();
+        let problem = options.keys().find_map(|name| store_options::problem(&services, name));
         let address = || printable(addresses.clone().next().unwrap_or_default());
-        settings::check(&services, options).map_err(|problem| StageError::Address { address: address(), problem })
+        problem.map_or(Ok(()), |problem| Err(StageError::Address { address: address(), problem }))
     }
 
     /// Opens `address`; `options` are settings of the service by the names of `object_store` (`region`, `endpoint`, `allow_http`, …) and win

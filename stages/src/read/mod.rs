@@ -21,7 +21,6 @@ mod packs;
 mod passes;
 mod pool;
 mod reader;
-mod settings;
 mod source;
 mod stall;
 mod state;

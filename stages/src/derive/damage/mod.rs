@@ -15,18 +15,18 @@ use super::decode::DecodeError;
 pub(super) use self::jpeg::coefficient_bytes as coefficient_bytes_of_jpeg;
 
 /// A file that may be decoded.
-pub(super) struct Looked<'a> {
+pub(super) struct PictureFile<'a> {
     /// Its bytes, as the decoder takes them: with an end where nothing but that may be missing.
     pub(super) bytes: Cow<'a, [u8]>,
     is_cut: bool,
 }
 
-impl<'a> Looked<'a> {
-    /// Looks at a file whose header may be as damaged as the rest.
+impl<'a> PictureFile<'a> {
+    /// Examines a file whose header may be as damaged as the rest.
     ///
     /// # Errors
     /// `truncated_image` where pixels are missing, `damaged_image` where data are invalid or a checksum fails, as far as the decoder does not tell.
-    pub(super) fn at(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+    pub(super) fn examine(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let format = image::guess_format(bytes).map_err(|error| ("undecodable_image", error.to_string()))?;
         let bytes = match format {
             ImageFormat::Jpeg if jpeg::look(bytes)? == Ending::Unmarked => Cow::Owned(jpeg::closed(bytes)),

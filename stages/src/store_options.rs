@@ -1,14 +1,13 @@
-//! Names of the settings of stores. `object_store` passes over names that it does not know, so they are checked here.
-
-use std::collections::BTreeMap;
+//! Names of the options of stores. `object_store` ignores names that it does not know, so sources, datasets and readers check them here.
 
 use object_store::ObjectStoreScheme;
 use object_store::aws::AmazonS3ConfigKey;
 use object_store::azure::AzureConfigKey;
 use object_store::client::ClientConfigKey;
 use object_store::gcp::GoogleConfigKey;
+use strsim::osa_distance;
 
-/// Settings by their short names, to name the nearest one.
+/// Options by their short names, to propose the nearest one.
 const CLIENT: [&str; 20] = [
     "allow_http",
     "allow_invalid_certificates",
@@ -107,19 +106,25 @@ const AZURE: [&str; 29] = [
     "use_emulator",
 ];
 
-/// A service whose settings have names.
+/// A service whose options have names of their own, or any store that is reached by HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Service {
+pub enum Service {
+    /// Amazon S3 and what is compatible with it.
     S3,
+    /// Google Cloud Storage.
     Google,
+    /// Azure Blob Storage.
     Azure,
+    /// Any other store that is reached by HTTP.
     Http,
 }
 
 impl Service {
     const ALL: [Self; 4] = [Self::S3, Self::Google, Self::Azure, Self::Http];
 
-    pub(super) const fn of(scheme: &ObjectStoreScheme) -> Self {
+    /// The service of a scheme.
+    #[must_use]
+    pub const fn of(scheme: &ObjectStoreScheme) -> Self {
         match scheme {
             ObjectStoreScheme::AmazonS3 => Self::S3,
             ObjectStoreScheme::GoogleCloudStorage => Self::Google,
@@ -128,8 +133,9 @@ impl Service {
         }
     }
 
-    /// Prefix of its settings' long names, which the environment has in capitals.
-    pub(super) const fn prefix(self) -> &'static str {
+    /// Prefix of its options' long names, which the environment has in capitals.
+    #[must_use]
+    pub const fn prefix(self) -> &'static str {
         match self {
             Self::S3 => "aws_",
             Self::Google => "google_",
@@ -158,50 +164,26 @@ impl Service {
     }
 }
 
-/// Checks that one of `services`, or any where there are none, knows each of the settings.
-///
-/// # Errors
-/// The setting that none of them knows, with the nearest name of one that they do.
-pub(super) fn check(services: &[Service], settings: &BTreeMap<String, String>) -> Result<(), String> {
+/// The problem with an option that none of `services` knows, or no service where there are none: its name, with the nearest known one.
+#[must_use]
+pub fn problem(services: &[Service], option: &str) -> Option<String> {
     let services = if services.is_empty() { &Service::ALL } else { services };
-    let known = |name: &str| services.iter().any(|service| service.knows(name));
-    let Some(unknown) = settings.keys().find(|name| !known(&name.to_lowercase())) else { return Ok(()) };
-    let spelt = unknown.to_lowercase();
-    let bare = services.iter().find_map(|service| spelt.strip_prefix(service.prefix())).unwrap_or(&spelt);
-    let nearest = services.iter().flat_map(|service| service.names()).min_by_key(|name| distance(bare, name));
-    let nearest = nearest.filter(|name| distance(bare, name) <= bare.len().max(name.len()) / 2);
-    Err(match nearest {
-        Some(nearest) => format!("there is no option {unknown:?}; did you mean {nearest:?}?"),
+    let name = option.to_lowercase();
+    if services.iter().any(|service| service.knows(&name)) {
+        return None;
+    }
+    let bare = services.iter().find_map(|service| name.strip_prefix(service.prefix())).unwrap_or(&name);
+    let known = || services.iter().flat_map(|service| service.names());
+    let nearest = known().min_by_key(|name| osa_distance(bare, name));
+    Some(match nearest.filter(|name| osa_distance(bare, name) <= bare.len().max(name.len()) / 2) {
+        Some(nearest) => format!("there is no option {option:?}; did you mean {nearest:?}?"),
         None => {
-            let mut names: Vec<&str> = services.iter().flat_map(|service| service.names()).collect();
+            let mut names: Vec<&str> = known().collect();
             names.sort_unstable();
             names.dedup();
-            format!("there is no option {unknown:?}; there are {}", names.join(", "))
+            format!("there is no option {option:?}; there are {}", names.join(", "))
         }
     })
-}
-
-/// Letters to add, leave out, replace, or exchange with the next one, from one name to another.
-///
-/// # Source
-/// Optimal string alignment: Damerau 1964, "A technique for computer detection and correction of spelling errors".
-fn distance(one: &str, other: &str) -> usize {
-    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=other.len()).collect();
-    for (row, letter) in one.iter().enumerate() {
-        let mut next = vec![row + 1];
-        for (column, against) in other.iter().enumerate() {
-            let replaced = last[column] + usize::from(letter != against);
-            let mut least = replaced.min(last[column + 1] + 1).min(next[column] + 1);
-            if row > 0 && column > 0 && one[row - 1] == *against && *letter == other[column - 1] {
-                least = least.min(before[column - 1] + 1);
-            }
-            next.push(least);
-        }
-        before = std::mem::replace(&mut last, next);
-    }
-    last[other.len()]
 }
 
 #[cfg(test)]
@@ -218,8 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_is_unknown_is_refused_with_the_nearest_name() {
-        let check = |services: &[Service], name: &str| check(services, &BTreeMap::from([(name.to_owned(), String::new())]));
+    fn an_unknown_option_is_refused_with_the_nearest_name() {
         for (services, name, nearest) in [
             (&[Service::S3][..], "regoin", "region"),
             (&[Service::S3], "AWS_ACESS_KEY_ID", "access_key_id"),
@@ -228,7 +209,7 @@ mod tests {
             (&[Service::Azure, Service::S3], "sas_tokne", "sas_token"),
             (&[], "end_point", "endpoint"),
         ] {
-            let error = check(services, name).expect_err("unknown");
+            let error = problem(services, name).expect("unknown");
             assert!(error.ends_with(&format!("did you mean {nearest:?}?")), "{error}");
         }
         for (services, name) in [
@@ -239,18 +220,11 @@ mod tests {
             (&[Service::Http], "timeout"),
             (&[], "account_name"),
         ] {
-            assert_eq!(check(services, name), Ok(()));
+            assert_eq!(problem(services, name), None);
         }
-        let error = check(&[Service::Google], "region").expect_err("it is one of S3");
+        let error = problem(&[Service::Google], "region").expect("it is one of S3");
         assert!(error.contains("\"region\""), "{error}");
-        let error = check(&[Service::Http], "x").expect_err("unknown");
+        let error = problem(&[Service::Http], "x").expect("unknown");
         assert!(error.contains("there are allow_http, "), "{error}");
-    }
-
-    #[test]
-    fn distances_count_exchanged_letters_once() {
-        for (one, other, letters) in [("regoin", "region", 1), ("", "abc", 3), ("abc", "abc", 0), ("kitten", "sitting", 3)] {
-            assert_eq!(distance(one, other), letters, "{one} {other}");
-        }
     }
 }
