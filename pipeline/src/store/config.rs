@@ -119,7 +119,8 @@ impl StoreOptions {
     }
 
     fn problems(&self) -> Vec<String> {
-        self.0.keys().filter_map(|name| problem(&[], name)).map(|problem| format!("store.options: {problem}")).collect()
+        let problem = |name: &String| Some(format!("store.options.{name}: {}", problem(&[], name)?));
+        self.0.keys().filter_map(problem).collect()
     }
 }
 
@@ -254,7 +255,9 @@ mod tests {
         let problems = toml::from_str::<StoreConfig>(bad).expect("of the right types").problems();
         let all = problems.join("\n");
         assert_eq!(problems.len(), 4, "{all}");
-        assert!(all.contains("store.options.pigeon is no option") && !all.contains("hush"), "{all}");
+        assert!(all.contains("store.options.pigeon: there is no option") && !all.contains("hush"), "{all}");
+        let misspelt = toml::from_str::<StoreConfig>("[options]\nregoin = \"x\"").expect("of the right types").problems();
+        assert_eq!(misspelt, ["store.options.regoin: there is no option \"regoin\"; did you mean \"region\"?"]);
         let plain = toml::from_str::<StoreConfig>("endpoint = \"http://b\"").expect("of the right types").problems();
         assert!(plain[0].contains("store.allow_http = true"), "{plain:?}");
     }
