@@ -1,6 +1,7 @@
 //! Throughput of what takes the time: encoding pictures (images/s) and one training step (tokens/s).
 
 use std::hint::black_box;
+use std::ops::ControlFlow;
 
 use cm3flow_model::decoder::{DecoderConfig, DecoderPreset};
 use cm3flow_model::device::DeviceChoice;
@@ -28,7 +29,7 @@ fn encode(criterion: &mut Criterion) {
     // The fewest steps make weights of the right shapes.
     let fit_config = VqFitConfig { steps: 1, warm_up_steps: 1, ..VqFitConfig::default() };
     let job = FitJob { config: &config, fit: &fit_config, images: &images, perceptual: None, seed: 1, device: DeviceChoice::Cpu };
-    let weights = fit(&job, None, &mut |_| ()).expect("one step");
+    let weights = fit(&job, None, &mut |_| ControlFlow::Continue(())).expect("one step");
     let mut tokenizer = VqTokenizer::try_new(&config, &weights, 8, DeviceChoice::Cpu).expect("its own weights");
     let mut group = criterion.benchmark_group("vq_encode");
     group.throughput(Throughput::Elements(IMAGES as u64)).sample_size(10);

@@ -13,12 +13,11 @@ mod mkl;
 mod python;
 
 use cm3flow_schemas::unit::NumericsClass;
-use serde::{Deserialize, Serialize};
-use tch::{Device, Kind};
-
 pub use cuda::{CudaMissing, CudaProblem};
 pub use driver::CudaDevice;
 pub use libtorch::Libtorch;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
 
 use crate::error::ModelError;
 

@@ -333,6 +333,12 @@ pub enum ModelError {
         /// The store's error.
         source: DynError,
     },
+    /// Whoever watches a fit asked for its end.
+    #[error("stopped after step {step}; its checkpoint is kept")]
+    Stopped {
+        /// Steps done.
+        step: u64,
+    },
     /// The observer of a training failed.
     #[error("the observer failed at step {step}")]
     Observer {

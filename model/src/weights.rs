@@ -12,13 +12,13 @@ mod values;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+pub(crate) use file::WeightsFile;
+use foreign::Wanted;
+pub(crate) use foreign::listed;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use tch::{Kind, TchError, Tensor};
 
 use crate::error::ModelError;
-pub(crate) use file::WeightsFile;
-use foreign::Wanted;
-pub(crate) use foreign::listed;
 
 /// Tensors by name.
 pub(crate) type NamedTensors = BTreeMap<String, Tensor>;

@@ -7,7 +7,7 @@ mod annotators;
 mod changes;
 pub mod decode;
 mod files;
-mod fit;
+mod fits;
 mod fitted;
 mod of_version;
 pub(crate) mod picture;
@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub(crate) use annotators::try_out as try_annotators;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use cm3flow_model::device;
@@ -27,26 +28,22 @@ use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec, PairEmbedder};
 use cm3flow_schemas::unit::NumericsClass;
 use cm3flow_schemas::version::CodeChange;
 use cm3flow_schemas::vocabulary::Vocabulary;
-use cm3flow_schemas::{Digest, columns};
+use cm3flow_schemas::{Digest, columns, layout};
 use cm3flow_stages::annotate::Annotator;
 use cm3flow_stages::embed::{EmbedderOwner, IdfTable, NgramColourEmbedder};
 use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::owner::Owner;
 use cm3flow_stages::tokenize::{GivenTokenizer, ImageTokenizerOwner, PatchTokenizer, TextTokenizer};
-use serde::{Deserialize, Serialize};
-
-pub(crate) use annotators::try_out as try_annotators;
 use files::given;
-pub use fitted::{FittedCodebook, FittedText};
-pub(crate) use fitted::{fit_codebook, fit_text_tokenizer};
+pub use fitted::{FittedCodebook, FittedText, fit, fit_codebook, fit_text_tokenizer};
 pub(crate) use of_version::{of_version, pinned_of};
 pub use quality::Quality;
 use samples::{Samples, Wanted};
+use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, ImageTokenizerConfig};
+use crate::config::{Config, ImageTokenizerConfig, Job};
 use crate::error::{PipelineError, Result};
 use crate::events::Event;
-use crate::events::progress::Progress;
 use crate::store::{Created, Store};
 
 /// Name of the image tokenizer's weights, or of its encoder where that is a file of its own.
@@ -110,6 +107,14 @@ impl Artefacts {
     }
 }
 
+/// An artefact that is fitted.
+#[derive(Debug, Clone, Copy)]
+struct Fitting {
+    name: &'static str,
+    /// Digest of the settings that decide the result.
+    settings: Digest,
+}
+
 /// Bytes of the artefacts by name.
 type Contents = BTreeMap<&'static str, Bytes>;
 
@@ -133,55 +138,57 @@ impl Request {
 /// # Errors
 /// [`PipelineError::Pinned`] if settings changed and `refit` is not asked for; [`PipelineError::NothingToFit`];
 /// [`PipelineError::File`] and [`PipelineError::Unusable`] for given files; what the store, a stage or a model says.
-pub(crate) async fn obtain(config: &Config, store: &Store, units: &[PlannedUnit], refit: bool, progress: &Progress) -> Result<Artefacts> {
-    let contents = contents_for(config, store, units, Request { only: None, refit }, progress).await?;
-    load(config, &contents)
+pub(crate) async fn obtain(job: &Job, units: &[PlannedUnit], refit: bool) -> Result<Artefacts> {
+    let contents = contents_for(job, units, Request { only: None, refit }).await?;
+    load(&job.config, &contents)
 }
 
 /// Fits the artefact `name` anew on `units`, as [`obtain`] would, and pins it; returns the digest of its file.
 ///
 /// # Errors
 /// As [`obtain`]; [`PipelineError::Mismatch`] if the configuration does not fit it.
-pub(crate) async fn fit_again(config: &Config, store: &Store, units: &[PlannedUnit], name: &str, progress: &Progress) -> Result<Digest> {
+pub(crate) async fn fit_again(job: &Job, units: &[PlannedUnit], name: &str) -> Result<Digest> {
+    let config = &job.config;
     let not_fitted = || PipelineError::Mismatch { problem: format!("this configuration does not fit the {name}") };
     let given = given(config)?;
     let (only, _) = settings(config, &given).into_iter().find(|(fitted, _)| *fitted == name).ok_or_else(not_fitted)?;
-    let contents = contents_for(config, store, units, Request { only: Some(only), refit: true }, progress).await?;
+    let contents = contents_for(job, units, Request { only: Some(only), refit: true }).await?;
     Ok(Digest::of(&contents[only]))
 }
 
 /// Bytes of the artefacts that `request` asks for, and of others that are there already.
-async fn contents_for(config: &Config, store: &Store, units: &[PlannedUnit], request: Request, progress: &Progress) -> Result<Contents> {
-    let (mut number, mut pins) = latest_pins(&config.dataset.name, store).await?;
+async fn contents_for(job: &Job, units: &[PlannedUnit], request: Request) -> Result<Contents> {
+    let Job { config, store, progress, .. } = job;
+    let (mut number, mut pins) = latest_pins(job.dataset(), store).await?;
     if request.refit {
         pins.retain(|name, _| !request.includes(name));
     }
-    let mut contents = given_or_pinned(config, store, &pins).await?;
+    let mut contents = given_or_pinned(job, &pins).await?;
     let settings = settings(config, &contents);
     let missing: Vec<_> = settings.into_iter().filter(|(name, _)| request.includes(name) && !contents.contains_key(name)).collect();
     if missing.is_empty() {
         return Ok(contents);
     }
     let wanted = Wanted { train: config.fit.max_samples, held_out: 0 };
-    let samples = Arc::new(Samples::collect(config, units, wanted).await?);
+    let samples = Arc::new(Samples::collect(job, units, wanted).await?);
     let names = missing.iter().map(|(name, _)| (*name).to_owned()).collect();
     progress.tell(Event::FitBegun { artefacts: names, samples: samples.train });
     for (name, settings) in missing {
         let begun = Instant::now();
-        let bytes = fit::fit(config, store, (name, settings), (&samples, &contents), progress).await?;
+        let bytes = fits::fit(job, Fitting { name, settings }, &samples, &contents).await?;
         let digest = Digest::of(&bytes);
         store.create_content(&path(name, digest), bytes.clone()).await?;
         progress.tell(Event::FitDone { artefact: name.to_owned(), digest, seconds: begun.elapsed().as_secs_f64() });
         pins.insert(name.to_owned(), Pin { settings, digest });
         contents.insert(name, bytes);
     }
-    while store.create_record(&format!("{}/{}.json", pin_folder(&config.dataset.name), number + 1), &pins).await? == Created::Different {
+    while store.create_record(&layout::numbered(&layout::pins(job.dataset()), number + 1), &pins).await? == Created::Different {
         progress.say("another run fitted and pinned at the same time; its artefacts are used");
         let theirs;
-        (number, theirs) = latest_pins(&config.dataset.name, store).await?;
+        (number, theirs) = latest_pins(job.dataset(), store).await?;
         // It may have fitted others than this one, so what it lacks is pinned beside it.
         pins.extend(theirs);
-        contents = given_or_pinned(config, store, &pins).await?;
+        contents = given_or_pinned(job, &pins).await?;
     }
     Ok(contents)
 }
@@ -190,28 +197,23 @@ async fn contents_for(config: &Config, store: &Store, units: &[PlannedUnit], req
 ///
 /// # Errors
 /// As [`obtain`].
-pub(crate) async fn code_changes(
-    config: &Config,
-    store: &Store,
-    artefacts: &Artefacts,
-    units: &[PlannedUnit],
-) -> Result<BTreeMap<String, CodeChange>> {
-    let contents = given_or_pinned(config, store, &latest_pins(&config.dataset.name, store).await?.1).await?;
-    changes::of(config, store, (contents, &artefacts.image_spec), units).await
+pub(crate) async fn code_changes(job: &Job, artefacts: &Artefacts, units: &[PlannedUnit]) -> Result<BTreeMap<String, CodeChange>> {
+    let contents = given_or_pinned(job, &latest_pins(job.dataset(), &job.store).await?.1).await?;
+    changes::of(job, contents, &artefacts.image_spec, units).await
 }
 
 /// Loads the artefacts of `config` if all are given or pinned; `None` if some have yet to be fitted.
 ///
 /// # Errors
 /// As [`obtain`].
-pub(crate) async fn pinned(config: &Config, store: &Store) -> Result<Option<Artefacts>> {
-    let contents = given_or_pinned(config, store, &latest_pins(&config.dataset.name, store).await?.1).await?;
-    let is_complete = settings(config, &contents).iter().all(|(name, _)| contents.contains_key(name));
-    is_complete.then(|| load(config, &contents)).transpose()
+pub(crate) async fn pinned(job: &Job) -> Result<Option<Artefacts>> {
+    let contents = given_or_pinned(job, &latest_pins(job.dataset(), &job.store).await?.1).await?;
+    let is_complete = settings(&job.config, &contents).iter().all(|(name, _)| contents.contains_key(name));
+    is_complete.then(|| load(&job.config, &contents)).transpose()
 }
 
 /// Bytes of all artefacts that the configuration names or `pins` hold.
-async fn given_or_pinned(config: &Config, store: &Store, pins: &Pins) -> Result<Contents> {
+async fn given_or_pinned(Job { config, store, .. }: &Job, pins: &Pins) -> Result<Contents> {
     let mut contents = given(config)?;
     for (name, settings) in settings(config, &contents) {
         let Some(pin) = pins.get(name) else { continue };
@@ -249,21 +251,14 @@ pub(crate) fn path(name: &str, digest: Digest) -> String {
         TOKENIZER => "tokenizer.json",
         _ => "idf.json",
     };
-    format!("artefacts/{digest}/{file}")
-}
-
-fn pin_folder(dataset: &str) -> String {
-    format!("artefacts/pins/{dataset}")
+    format!("{}/{file}", layout::artefact(digest))
 }
 
 /// The highest pins with their number; none have number 0.
 async fn latest_pins(dataset: &str, store: &Store) -> Result<(u32, Pins)> {
-    let folder = pin_folder(dataset);
-    let names = store.names(&folder).await?;
-    let Some(number) = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u32>().ok()).max() else {
-        return Ok((0, Pins::new()));
-    };
-    let pins = store.record(&format!("{folder}/{number}.json"), "list of pinned artefacts").await?;
+    let folder = layout::pins(dataset);
+    let Some(number) = layout::highest(&store.names(&folder).await?) else { return Ok((0, Pins::new())) };
+    let pins = store.record(&layout::numbered(&folder, number), "list of pinned artefacts").await?;
     Ok((number, pins.unwrap_or_default()))
 }
 

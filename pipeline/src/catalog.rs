@@ -3,6 +3,7 @@
 pub mod blocklist;
 pub mod checkpoints;
 mod overlay;
+mod published;
 pub(crate) mod readings;
 mod reference;
 pub mod refused;
@@ -17,20 +18,18 @@ use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
 use cm3flow_schemas::pack::{BlockEntry, ShardEntry};
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::version::VersionManifest;
-use cm3flow_schemas::window::WindowRecord;
-use cm3flow_schemas::{Digest, columns, rows};
+use cm3flow_schemas::window::{WindowKeys, WindowRecord};
+use cm3flow_schemas::{Digest, columns, layout, rows};
+pub use published::Published;
+pub use reference::{ParseVersionError, TagName, VersionRef};
 use serde::Serialize;
 use serde_json::Value;
-
-pub use reference::{ParseVersionError, TagName, VersionRef};
 pub use tags::Tag;
+pub(crate) use totals::Totals;
 
 use crate::error::{PipelineError, Result};
 use crate::store::{Created, Store, record_bytes};
-pub(crate) use totals::Totals;
 
-/// Version of the record formats.
-pub(crate) const FORMAT_VERSION: u32 = 1;
 /// Digits of a digest.
 const DIGEST_DIGITS: usize = 64;
 
@@ -63,8 +62,8 @@ impl Catalog {
     /// # Errors
     /// What the store says.
     pub async fn versions(&self) -> Result<Vec<u32>> {
-        let names = self.store.names(&format!("versions/{}", self.dataset)).await?;
-        let mut versions: Vec<u32> = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect();
+        let names = self.store.names(&layout::versions(&self.dataset)).await?;
+        let mut versions: Vec<u32> = names.iter().filter_map(|name| layout::number_of(name)).collect();
         versions.sort_unstable();
         Ok(versions)
     }
@@ -74,7 +73,7 @@ impl Catalog {
     /// # Errors
     /// What the store says.
     pub(crate) async fn recorded_versions(&self) -> Result<Vec<u32>> {
-        let names = self.store.names(&format!("versions/{}", self.dataset)).await?;
+        let names = self.store.names(&layout::versions(&self.dataset)).await?;
         let number = |name: &String| name.strip_suffix(".json").or(name.strip_suffix(".digest"))?.parse().ok();
         Ok(names.iter().filter_map(number).collect::<BTreeSet<u32>>().into_iter().collect())
     }
@@ -84,13 +83,13 @@ impl Catalog {
     /// # Errors
     /// [`PipelineError::NoVersion`], [`PipelineError::Format`], or what the store says.
     pub async fn version(&self, version: u32) -> Result<VersionManifest> {
-        let location = self.version_path(version);
+        let location = layout::manifest(&self.dataset, version);
         let missing = || PipelineError::NoVersion { dataset: self.dataset.clone(), version: version.to_string() };
         let manifest: Value = self.store.record(&location, "version manifest").await?.ok_or_else(missing)?;
         // Looked at first: a later format may have other fields.
-        let found = manifest["format_version"].as_u64().and_then(|found| u32::try_from(found).ok()).unwrap_or(FORMAT_VERSION);
-        if found != FORMAT_VERSION {
-            return Err(PipelineError::Format { location, found, expected: FORMAT_VERSION });
+        let found = manifest["format_version"].as_u64().and_then(|found| u32::try_from(found).ok()).unwrap_or(layout::FORMAT_VERSION);
+        if found != layout::FORMAT_VERSION {
+            return Err(PipelineError::Format { location, found, expected: layout::FORMAT_VERSION });
         }
         serde_json::from_value(manifest).map_err(|source| PipelineError::Record { location, expected: "version manifest", source })
     }
@@ -139,7 +138,7 @@ impl Catalog {
     pub async fn windows_of(&self, manifest: &VersionManifest) -> Result<Vec<WindowRecord>> {
         let mut records = Vec::with_capacity(manifest.windows.len());
         for (window, digest) in manifest.windows.iter().enumerate() {
-            let path = self.window_path(manifest.version, window as u32, *digest);
+            let path = layout::window(&self.dataset, manifest.version, window as u32, *digest);
             let bytes = self.store.get_checked(&path, *digest).await?;
             let parsed = serde_json::from_slice(&bytes);
             records.push(parsed.map_err(|source| PipelineError::Record { location: path, expected: "window record", source })?);
@@ -156,12 +155,12 @@ impl Catalog {
         record.samples.check(&scope)?;
         record.documents.check(&scope)?;
         let bytes = record_bytes(record);
-        let path = self.window_path(version, record.window, Digest::of(&bytes));
+        let path = layout::window(&self.dataset, version, record.window, Digest::of(&bytes));
         self.store.create_content(&path, bytes).await
     }
 
     pub(crate) async fn put_version(&self, manifest: VersionManifest) -> Result<VersionManifest> {
-        match self.store.create_record(&self.version_path(manifest.version), &manifest).await? {
+        match self.store.create_record(&layout::manifest(&self.dataset, manifest.version), &manifest).await? {
             Created::New | Created::Same => {
                 self.record_digest(&manifest).await?;
                 Ok(manifest)
@@ -177,7 +176,7 @@ impl Catalog {
     /// What the store says.
     pub async fn record_digest(&self, manifest: &VersionManifest) -> Result<()> {
         let line = digest_line(manifest.version, Digest::of(&record_bytes(manifest)));
-        self.store.create(&self.digest_path(manifest.version), line).await.map(drop)
+        self.store.create(&layout::manifest_digest(&self.dataset, manifest.version), line).await.map(drop)
     }
 
     /// The recorded digest of a manifest; `None` if there is no such record.
@@ -185,33 +184,13 @@ impl Catalog {
     /// # Errors
     /// [`PipelineError::Damaged`] if the record holds none, or what the store says.
     pub async fn recorded_digest(&self, version: u32) -> Result<Option<Digest>> {
-        let path = self.digest_path(version);
+        let path = layout::manifest_digest(&self.dataset, version);
         let Some(bytes) = self.store.get(&path).await? else { return Ok(None) };
         let digest = std::str::from_utf8(&bytes).ok().and_then(|line| line.get(..DIGEST_DIGITS)?.parse::<Digest>().ok());
         match digest.filter(|digest| digest_line(version, *digest).as_bytes() == &bytes[..]) {
             Some(digest) => Ok(Some(digest)),
             None => Err(PipelineError::Damaged { location: path, problem: "it is no digest of a manifest".into() }),
         }
-    }
-
-    /// Where the table of a manifest lies.
-    pub(crate) fn table_path(&self, digest: Digest) -> String {
-        format!("versions/{}/tables/{digest}.parquet", self.dataset)
-    }
-
-    /// Where the digest of a manifest is recorded.
-    pub(crate) fn digest_path(&self, version: u32) -> String {
-        format!("versions/{}/{version}.digest", self.dataset)
-    }
-
-    /// Where a manifest lies.
-    pub(crate) fn version_path(&self, version: u32) -> String {
-        format!("versions/{}/{version}.json", self.dataset)
-    }
-
-    /// Records are named by their digests: a run that was given up, and after which something changed, leaves nothing in the way.
-    pub(crate) fn window_path(&self, version: u32, window: u32, digest: Digest) -> String {
-        format!("windows/{}/{version}/{window}/{digest}.json", self.dataset)
     }
 }
 
@@ -228,12 +207,12 @@ fn digest_line(version: u32, digest: Digest) -> String {
 
 /// An empty record of `window`, to be filled in.
 #[must_use]
-pub(crate) fn window_record(window: u32) -> WindowRecord {
+pub(crate) fn window_record(window: u32, keys: WindowKeys) -> WindowRecord {
     WindowRecord {
-        format_version: FORMAT_VERSION,
+        format_version: layout::FORMAT_VERSION,
         window,
         units: Vec::new(),
-        keys: BTreeMap::new(),
+        keys,
         quarantined: Vec::new(),
         blocklist: None,
         shards: Vec::new(),
@@ -277,14 +256,13 @@ pub(crate) fn lineage(windows: &[WindowRecord]) -> Result<arrow::array::RecordBa
         first_row: u64,
         rows: u64,
         only: &'a [u64],
-        prepare: Option<&'a Digest>,
-        settle: Option<&'a Digest>,
-        compose: Option<&'a Digest>,
+        prepare: Option<Digest>,
+        settle: Digest,
+        compose: Option<Digest>,
     }
     let mut all = Vec::new();
     for record in windows {
         for (index, unit) in record.units.iter().enumerate() {
-            let key = |segment: &str, index: usize| record.keys.get(segment).and_then(|keys| keys.get(index));
             all.push(Row {
                 window: record.window,
                 unit: index as u32,
@@ -294,14 +272,21 @@ pub(crate) fn lineage(windows: &[WindowRecord]) -> Result<arrow::array::RecordBa
                 first_row: unit.first_row,
                 rows: unit.rows,
                 only: &unit.only,
-                prepare: key("prepare", index),
-                settle: key("settle", 0),
-                compose: key("compose", index),
+                prepare: record.keys.prepare.get(index).copied(),
+                settle: record.keys.settle(),
+                compose: record.keys.compose.get(index).copied(),
             });
         }
     }
     let has_chosen = all.iter().any(|row| !row.only.is_empty());
     Ok(rows::write(&columns::lineage(has_chosen), &all)?)
+}
+
+/// A record of `window` without units, for tests.
+#[cfg(test)]
+pub(crate) fn empty_window_record(window: u32) -> WindowRecord {
+    let none = Digest::of(b"");
+    window_record(window, WindowKeys { compose: Vec::new(), pack: [none; Split::ALL.len()], prepare: Vec::new(), settle: [none] })
 }
 
 #[cfg(test)]

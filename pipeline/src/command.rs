@@ -12,16 +12,23 @@ mod versions;
 mod work;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use log::LogFormat;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use crate::WorkerCommand;
-use crate::config::Config;
+use crate::config::{Config, Job};
 use crate::error::{PipelineError, Result};
+use crate::events::Event;
 use crate::events::progress::Progress;
 use crate::store::{Layer, Store};
 use crate::terminal::printable;
-use log::LogFormat;
+
+/// Time from a signal to the end of a command that comes to no safe point: the grace period, and what it takes to record the end.
+const LONGEST_END: Duration = Duration::from_secs(25);
 
 /// Turns image-text pairs into versioned, packed token shards, and trains on them while it does so.
 #[derive(Debug, Parser)]
@@ -61,12 +68,17 @@ enum Command {
     Doctor(doctor::DoctorArgs),
 }
 
-tokio::task_local! {
-    /// What the stores of the command are wrapped in.
-    static LAYER: Layer;
+/// Surroundings of a command.
+#[derive(Clone)]
+struct Session {
+    log: LogFormat,
+    progress: Progress,
+    stop: CancellationToken,
+    /// Layer between its stores and their retries.
+    layer: Option<Layer>,
 }
 
-/// What every command starts from.
+/// The configuration of a command.
 #[derive(Debug, Args)]
 struct ConfigArgs {
     /// The configuration, a TOML file
@@ -79,7 +91,7 @@ struct ConfigArgs {
 impl ConfigArgs {
     /// How a process is started that makes units of what this one leads.
     fn worker_command(&self, log: LogFormat) -> Result<WorkerCommand> {
-        let program = std::env::current_exe().map_err(|source| PipelineError::File { path: "cm3flow itself".into(), source })?;
+        let program = std::env::current_exe().map_err(|source| PipelineError::System { what: "find the program cm3flow", source })?;
         let mut arguments = vec!["work".to_owned(), self.config.to_string_lossy().into_owned()];
         arguments.extend(self.store.iter().flat_map(|store| ["--store".to_owned(), store.clone()]));
         arguments.extend(["--log-format".to_owned(), log.to_string()]);
@@ -87,9 +99,9 @@ impl ConfigArgs {
     }
 
     /// The configuration with the address of its store and the folder that it is looked for from.
-    fn load(&self) -> Result<(Config, PathBuf)> {
+    fn load(&self, session: &Session) -> Result<(Config, PathBuf)> {
         let mut config = Config::load(&self.config)?;
-        config.store.layer = LAYER.try_with(Clone::clone).ok();
+        config.store.layer.clone_from(&session.layer);
         let mut folder = config.folder.clone();
         if let Some(store) = &self.store {
             // A store that is named on the command line is looked for from where the command is run.
@@ -100,29 +112,29 @@ impl ConfigArgs {
     }
 
     /// Opens the store; makes it if it is not there.
-    fn open(&self) -> Result<(Config, Store)> {
-        let (config, folder) = self.load()?;
+    fn open(&self, session: &Session) -> Result<Job> {
+        let (config, folder) = self.load(session)?;
         let store = Store::open_with(&config.dataset.store, &folder, &config.store)?;
-        Ok((config, store))
+        Ok(session.job(config, store))
     }
 
     /// Opens the store, which must be there.
-    fn open_existing(&self) -> Result<(Config, Store)> {
-        let (config, folder) = self.load()?;
+    fn open_existing(&self, session: &Session) -> Result<Job> {
+        let (config, folder) = self.load(session)?;
         if !Store::may_exist(&config.dataset.store, &folder) {
             let problem = "there is no store yet; `cm3flow run` makes it".to_owned();
             return Err(PipelineError::Address { field: "dataset.store".into(), url: config.dataset.store, problem });
         }
         let store = Store::open_with(&config.dataset.store, &folder, &config.store)?;
-        Ok((config, store))
+        Ok(session.job(config, store))
     }
 
     /// Opens the store if it is there, else an empty one in memory: nothing is made.
-    fn open_for_a_look(&self) -> Result<(Config, Store)> {
-        let (config, folder) = self.load()?;
+    fn open_for_a_look(&self, session: &Session) -> Result<Job> {
+        let (config, folder) = self.load(session)?;
         let is_there = Store::may_exist(&config.dataset.store, &folder);
         let store = Store::open_with(if is_there { &config.dataset.store } else { "memory://" }, &folder, &config.store)?;
-        Ok((config, store))
+        Ok(session.job(config, store))
     }
 }
 
@@ -149,32 +161,71 @@ pub fn exit_code(ended: &Result<Done>) -> u8 {
     }
 }
 
+impl Session {
+    fn job(&self, config: Config, store: Store) -> Job {
+        Job { stop: self.stop.clone(), ..Job::new(config, store, self.progress.clone()) }
+    }
+
+    async fn execute(&self, command: Command) -> Result<Done> {
+        match command {
+            Command::Run(args) => return run::run(args, self).await,
+            Command::Plan(args) => plan::plan(&args, self).await,
+            Command::Fit(command) => fit::fit(&command, self).await,
+            Command::Work(args) => work::work(&args, self).await,
+            Command::Train(args) => run::train(args, self).await,
+            Command::Report(args) => run::report(&args, self).await,
+            Command::Versions(command) => versions::versions(&command, self).await,
+            Command::Refused(command) => return refused::refused(command, self).await,
+            Command::Inspect(args) => inspect::inspect(&args, self).await,
+            Command::Doctor(args) => doctor::doctor(args, self).await,
+        }?;
+        Ok(Done::All)
+    }
+
+    /// Executes `command` until it is done or a signal comes. After the first signal it goes on to its next safe point, at the latest until the
+    /// grace period ends; a second one ends it at once. Nothing that is unfinished then is committed.
+    async fn execute_until_signal(&self, command: Command) -> Result<Done> {
+        let failed = |source| PipelineError::System { what: "listen to signals", source };
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        // A task of its own: signals are heard while it computes.
+        let session = self.clone();
+        let mut work = tokio::spawn(async move { session.execute(command).await });
+        let lost = |_| PipelineError::Lost { what: "the command's task" };
+        tokio::select! {
+            done = &mut work => return done.map_err(lost)?,
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        self.progress.tell(Event::Stopping);
+        self.stop.cancel();
+        tokio::select! {
+            done = &mut work => done.map_err(lost)?,
+            _ = interrupt.recv() => Err(PipelineError::Interrupted),
+            _ = terminate.recv() => Err(PipelineError::Interrupted),
+            () = tokio::time::sleep(LONGEST_END) => Err(PipelineError::Interrupted),
+        }
+    }
+}
+
 /// Runs the command that was asked for.
 ///
 /// # Errors
-/// What stopped it.
+/// The first error that stopped it.
 pub async fn execute(cli: Cli) -> Result<Done> {
-    log::begin(cli.log_format);
-    let progress = Progress::to_standard_error();
-    match cli.command {
-        Command::Run(args) => return run::run(args, cli.log_format, &progress).await,
-        Command::Plan(args) => plan::plan(&args).await,
-        Command::Fit(command) => fit::fit(&command, &progress).await,
-        Command::Work(args) => work::work(&args).await,
-        Command::Train(args) => run::train(args, &progress).await,
-        Command::Report(args) => run::report(&args).await,
-        Command::Versions(command) => versions::versions(&command, &progress).await,
-        Command::Refused(command) => return refused::refused(command, cli.log_format, &progress).await,
-        Command::Inspect(args) => inspect::inspect(&args).await,
-        Command::Doctor(args) => doctor::doctor(args).await,
-    }?;
-    Ok(Done::All)
+    execute_in(cli, None).await
 }
 
 /// Runs the command that was asked for with `layer` between all stores that it opens and their retries.
 ///
 /// # Errors
-/// What stopped it.
+/// The first error that stopped it.
 pub async fn execute_with(cli: Cli, layer: Layer) -> Result<Done> {
-    LAYER.scope(layer, execute(cli)).await
+    execute_in(cli, Some(layer)).await
+}
+
+async fn execute_in(cli: Cli, layer: Option<Layer>) -> Result<Done> {
+    log::begin(cli.log_format);
+    let session = Session { log: cli.log_format, progress: Progress::to_standard_error(), stop: CancellationToken::new(), layer };
+    session.execute_until_signal(cli.command).await
 }

@@ -4,6 +4,7 @@
 
 mod annotate;
 mod buckets;
+mod job;
 mod model;
 mod runtime;
 mod vocabulary;
@@ -11,6 +12,8 @@ mod vocabulary;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+pub use annotate::{AnnotateConfig, RoleConfig};
+pub use buckets::BucketsConfig;
 use cm3flow_model::vq::VqFitConfig;
 use cm3flow_schemas::vocabulary::ImageShapes;
 use cm3flow_stages::dedup::DedupConfig;
@@ -24,15 +27,13 @@ use cm3flow_stages::pack::PackConfig;
 use cm3flow_stages::retrieve::RetrieveConfig;
 use cm3flow_stages::shard::ShardConfig;
 use cm3flow_stages::split::SplitConfig;
-use serde::Deserialize;
-
-pub use annotate::{AnnotateConfig, RoleConfig};
-pub use buckets::BucketsConfig;
+pub use job::Job;
 pub use model::{
     EvalConfig, FitConfig, GivenConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, PerceptualFiles, TextConfig, TokenizeConfig,
     VqTokenizerConfig,
 };
 pub use runtime::{DatasetConfig, RuntimeConfig, WindowConfig};
+use serde::Deserialize;
 pub use vocabulary::{RangeConfig, SentinelsConfig, TokenRef, VocabularyConfig, VocabularyPreset};
 
 use crate::error::{PipelineError, Result};

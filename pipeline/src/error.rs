@@ -24,6 +24,15 @@ pub enum PipelineError {
         #[source]
         source: std::io::Error,
     },
+    /// The system refused something that has nothing to do with what the user asked for.
+    #[error("cannot {what}")]
+    System {
+        /// The action, as `read standard input`.
+        what: &'static str,
+        /// Answer of the system.
+        #[source]
+        source: std::io::Error,
+    },
     /// A file that the user named holds something else than it should.
     #[error("cannot use {path}")]
     Unusable {

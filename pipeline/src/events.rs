@@ -15,14 +15,13 @@ use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
-use serde::{Deserialize, Serialize};
-
-use crate::error::PipelineError;
-
 pub(crate) use elsewhere::{Elsewhere, Reporter};
 pub use recording::Recording;
 pub(crate) use recording::SharedBuffer;
 pub(crate) use scope::RunScope;
+use serde::{Deserialize, Serialize};
+
+use crate::error::PipelineError;
 
 /// Counts by `stage.reason`.
 pub type Reasons = BTreeMap<String, u64>;

@@ -21,7 +21,7 @@ pub mod train;
 pub mod versions;
 pub mod view;
 
-pub use config::Config;
+pub use config::{Config, Job};
 pub use error::{PipelineError, Result};
 pub use execute::WorkerCommand;
 pub use store::Store;

@@ -10,41 +10,33 @@ use std::collections::BTreeMap;
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::version::VersionManifest;
-use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
+use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowKeys, WindowRecord};
 use cm3flow_stages::ingest::PlannedUnit;
 use futures::FutureExt;
-
-use crate::artefact::Artefacts;
-use crate::catalog::Catalog;
-use crate::catalog::readings::Settled;
-use crate::catalog::refused::{RefusedFilter, RefusedSample, of_unit};
-use crate::catalog::units::UnitStore;
-use crate::config::Config;
-use crate::error::Result;
-use crate::events::{Event, UnitsPlanned};
-use crate::segment::{KeyMaker, WindowKeys};
-use crate::source::scan::{Drift, Scan, done_units};
-use crate::store::Store;
-
 pub(crate) use manifest::config_of_version;
 pub use manifest::output_config;
 pub(crate) use record::{KeptPlan, RunPlan};
-pub(crate) use replay::Replay;
 pub use replay::ReplayFilter;
+use replay::{Present, Replay};
+
+use crate::artefact::Artefacts;
+use crate::catalog::Published;
+use crate::catalog::readings::Settled;
+use crate::catalog::refused::{RefusedFilter, RefusedSample, of_unit};
+use crate::catalog::units::UnitStore;
+use crate::config::{Config, Job};
+use crate::error::Result;
+use crate::events::{Event, UnitsPlanned};
+use crate::segment::KeyMaker;
+use crate::source::scan::{Drift, Scan, done_units};
+use crate::store::Store;
 
 impl WindowPlan {
-    /// A window as it was made, from its record; all of it is to be made again. `None` if the record does not name all keys.
+    /// A window as it was made, from its record; all of it is to be made again.
     #[must_use]
-    pub fn of_record(record: &WindowRecord) -> Option<Self> {
-        let keys = |segment: SegmentName| record.keys.get(segment.name()).cloned();
-        let keys = WindowKeys {
-            prepare: keys(SegmentName::Prepare)?,
-            settle: *keys(SegmentName::Settle)?.first()?,
-            compose: keys(SegmentName::Compose)?,
-            pack: keys(SegmentName::Pack)?,
-        };
-        let (units, quarantined) = (record.units.clone(), record.quarantined.clone());
-        Some(Self { units, sources: Vec::new(), keys, blocklist: record.blocklist, quarantined, committed: None })
+    pub fn of_record(record: &WindowRecord) -> Self {
+        let WindowRecord { units, keys, quarantined, blocklist, .. } = record.clone();
+        Self { units, sources: Vec::new(), keys, blocklist, quarantined, committed: None }
     }
 
     /// A window of `units` after the one that was settled as `settled_before`, as this configuration makes it.
@@ -103,29 +95,27 @@ impl Plan {
     /// Plans a run over `scan`. The latest version is the base if this configuration would make the same windows of its units.
     ///
     /// # Errors
-    /// What the store says.
-    pub async fn make(config: &Config, artefacts: &Artefacts, catalog: &Catalog, scan: &Scan) -> Result<Self> {
-        Self::make_replaying(config, artefacts, catalog, scan, None).await
+    /// Those of the store.
+    pub async fn make(job: &Job, artefacts: &Artefacts, latest: Option<&Published>, scan: &Scan) -> Result<Self> {
+        Self::make_replaying(job, artefacts, latest, scan, None).await
     }
 
     /// As [`Self::make`], with refused rows of the latest version that are tried once more.
     ///
     /// # Errors
-    /// What the store or a source says.
+    /// Those of the store or a source.
     pub async fn make_replaying(
-        config: &Config,
+        job: &Job,
         artefacts: &Artefacts,
-        catalog: &Catalog,
+        latest: Option<&Published>,
         scan: &Scan,
         replay: Option<&ReplayFilter>,
     ) -> Result<Self> {
+        let config = &*job.config;
         let maker = KeyMaker { config, artefacts };
-        let latest = catalog.latest_version().await?;
-        let (mut windows, made_anew_from) = match &latest {
-            Some(manifest) => rebase(&maker, catalog.windows_of(manifest).await?),
-            None => (Vec::new(), None),
-        };
-        let base = latest.as_ref().filter(|_| !windows.is_empty()).map(|manifest| manifest.version);
+        let (mut windows, made_anew_from) = latest.map_or_else(Default::default, |latest| rebase(&maker, latest.windows.clone()));
+        let latest = latest.map(|latest| &latest.manifest);
+        let base = latest.filter(|_| !windows.is_empty()).map(|manifest| manifest.version);
         let base_windows = windows.len();
         let committed = || windows.iter().filter_map(|window: &WindowPlan| window.committed.as_ref());
         let settled = Settled::new(done_units(committed()));
@@ -136,22 +126,22 @@ impl Plan {
             Some(asked) => {
                 let windows: Vec<WindowRecord> = committed().cloned().collect();
                 // Boxed, since the compiler cannot see through borrows this deep that the whole run may move between threads.
-                Replay::plan((config, catalog), asked, &windows, (&scan.units, &fresh)).boxed().await?
+                Replay::plan(job, asked, &windows, Present { all: &scan.units, fresh: &fresh }).boxed().await?
             }
             None => Replay::default(),
         };
         let replayed_samples = replayed.rows();
         fresh.retain(|planned| !replayed.instead_of.contains(&planned.unit));
         fresh.extend(replayed.units);
-        let blocklist = latest.as_ref().and_then(|manifest| manifest.blocklist);
-        let mut settled_before = windows.last().map(|window: &WindowPlan| window.keys.settle);
+        let blocklist = latest.and_then(|manifest| manifest.blocklist);
+        let mut settled_before = windows.last().map(|window: &WindowPlan| window.keys.settle());
         for sources in fresh.chunks(config.window.units as usize) {
             let units: Vec<SourceUnit> = sources.iter().map(|planned| planned.unit.clone()).collect();
             let keys = maker.window(settled_before, &units, blocklist);
-            settled_before = Some(keys.settle);
+            settled_before = Some(keys.settle());
             windows.push(WindowPlan { units, sources: sources.to_vec(), keys, blocklist, quarantined: Vec::new(), committed: None });
         }
-        let version = latest.as_ref().map_or(1, |manifest| manifest.version + 1);
+        let version = latest.map_or(1, |manifest| manifest.version + 1);
         Ok(Self {
             version,
             base,
@@ -199,12 +189,11 @@ fn rebase(maker: &KeyMaker<'_>, records: Vec<WindowRecord>) -> (Vec<WindowPlan>,
     let mut settled_before = None;
     for record in records {
         let keys = maker.window(settled_before, &record.units, record.blocklist);
-        let now = keys.by_segment();
-        let differs = |segment: &SegmentName| now.get(segment.name()) != record.keys.get(segment.name());
+        let differs = |segment: &SegmentName| keys.of(*segment) != record.keys.of(*segment);
         if let Some(segment) = SegmentName::ALL.into_iter().find(differs) {
             return (Vec::new(), Some(segment));
         }
-        settled_before = Some(keys.settle);
+        settled_before = Some(keys.settle());
         windows.push(WindowPlan {
             units: record.units.clone(),
             sources: Vec::new(),
@@ -248,10 +237,9 @@ impl Event {
         let mut samples = 0;
         for window in &plan.windows {
             let keys = &window.keys;
-            let counts = [keys.prepare.len(), 1, keys.compose.len(), keys.pack.len()];
-            for (segment, count) in SegmentName::ALL.into_iter().zip(counts) {
+            for segment in SegmentName::ALL {
                 let planned = units.entry(segment).or_default();
-                *(if window.committed.is_some() { &mut planned.there } else { &mut planned.to_make }) += count as u64;
+                *(if window.committed.is_some() { &mut planned.there } else { &mut planned.to_make }) += keys.of(segment).len() as u64;
             }
             if window.committed.is_none() {
                 samples += window.units.iter().map(|unit| unit.rows).sum::<u64>();

@@ -3,32 +3,28 @@
 pub mod lease;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use cm3flow_model::train::TrainConfig;
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
-use cm3flow_stages::stage::Meters;
+use cm3flow_schemas::{Digest, layout};
 use cm3flow_stages::tokenize::Fidelity;
 use tokio::runtime::Handle;
 
-use crate::artefact::{self, Artefacts, FittedCodebook, FittedText};
+use crate::artefact::{self, Artefacts};
 use crate::catalog::checkpoints::{Checkpoints, TrainOutcome};
-use crate::catalog::{Catalog, VersionRef};
-use crate::config::Config;
+use crate::catalog::{Catalog, Published};
+use crate::config::Job;
 use crate::error::{PipelineError, Result};
-use crate::events::progress::Progress;
 use crate::events::{Event, Reasons, RunEnd, RunScope};
 use crate::execute::{Executor, Hands, Processes, WorkerCommand};
 use crate::plan::{KeptPlan, Plan, ReplayFilter, RunPlan, WindowPlan};
 use crate::run::lease::{Lease, LeaseMode};
 use crate::segment::Worker;
 use crate::source::scan::{Drift, Scan, scan_sources};
-use crate::store::Store;
 use crate::train;
 use crate::train::Training;
 use crate::train::follow::Followed;
@@ -52,8 +48,6 @@ pub struct RunOptions {
     pub lease: LeaseMode,
     /// How processes are started that make units, if `runtime.processes` asks for some.
     pub worker_command: Option<WorkerCommand>,
-    /// Set from outside to end training with a checkpoint.
-    pub stop: Arc<AtomicBool>,
 }
 
 /// What came of a run.
@@ -108,33 +102,31 @@ const TRIES: u32 = 8;
 /// What the parts of a run share.
 struct Run<'a> {
     folder: &'a str,
-    config: Arc<Config>,
-    store: &'a Store,
+    job: &'a Job,
     options: &'a RunOptions,
-    progress: &'a Progress,
     catalog: Catalog,
     artefacts: Arc<Artefacts>,
     scan: Scan,
 }
 
-/// Runs `config` against `store`.
+/// Runs `job`.
 ///
 /// # Errors
 /// The first thing that goes wrong; what is committed stays, and the same call goes on from there.
-pub async fn run(config: &Config, store: &Store, options: &RunOptions, progress: &Progress) -> Result<RunOutcome> {
-    let scope = RunScope::begin(store, progress, &config.dataset.name);
-    scope.record(leased(config, store, options, progress, &scope.folder()), RunOutcome::end).await
+pub async fn run(job: &Job, options: &RunOptions) -> Result<RunOutcome> {
+    let scope = RunScope::begin(&job.store, &job.progress, job.dataset());
+    scope.record(job.until_stopped(leased(job, options, &scope.folder())), RunOutcome::end).await
 }
 
 /// Runs while nobody else works on the dataset, as far as the options ask for that.
-async fn leased(config: &Config, store: &Store, options: &RunOptions, progress: &Progress, folder: &str) -> Result<RunOutcome> {
-    let lease = Lease::take(store, &config.dataset.name, folder, options.lease, progress).await?;
+async fn leased(job: &Job, options: &RunOptions, folder: &str) -> Result<RunOutcome> {
+    let lease = Lease::take(job, folder, options.lease).await?;
     let mut tries = 1;
     let outcome = loop {
-        match plan_and_execute(config, store, options, progress, folder).await {
+        match plan_and_execute(job, options, folder).await {
             Err(PipelineError::Overtaken { version, .. }) if tries < TRIES => {
                 tries += 1;
-                progress.tell(Event::Replanned { version });
+                job.progress.tell(Event::Replanned { version });
             }
             outcome => break outcome,
         }
@@ -143,201 +135,76 @@ async fn leased(config: &Config, store: &Store, options: &RunOptions, progress: 
     outcome
 }
 
-async fn plan_and_execute(config: &Config, store: &Store, options: &RunOptions, progress: &Progress, folder: &str) -> Result<RunOutcome> {
+async fn plan_and_execute(job: &Job, options: &RunOptions, folder: &str) -> Result<RunOutcome> {
+    let progress = &job.progress;
     let begun = Instant::now();
-    let scan = scan_sources(config, store, options.limit).await?;
-    progress.tell(scan.done(config.source.len(), begun.elapsed()));
-    let mut artefacts = artefacts_for(config, store, &scan, options, progress).await?;
+    let catalog = job.catalog();
+    let latest = Published::latest(&catalog).await?;
+    let scan = scan_sources(job, latest.as_ref(), options.limit).await?;
+    progress.tell(scan.done(job.config.source.len(), begun.elapsed()));
+    let mut artefacts = artefacts_for(job, &scan, options).await?;
     if artefacts.text.fidelity() == Fidelity::Normalized {
         progress.say("the text tokenizer normalizes: texts come back as its normalizer makes them, not as they were");
     }
-    let catalog = Catalog::new(store.clone(), &config.dataset.name);
-    let plan = Plan::make_replaying(config, &artefacts, &catalog, &scan, options.replay.as_ref()).await?;
+    let plan = Plan::make_replaying(job, &artefacts, latest.as_ref(), &scan, options.replay.as_ref()).await?;
     if options.replay.is_some() {
         progress.say(&replayed(&plan));
     }
     progress.tell(Event::plan_made(&plan));
     if !plan.is_published {
         artefact::try_annotators(&artefacts).await?;
-        artefacts.code_changes = artefact::code_changes(config, store, &artefacts, &scan.units).await?;
+        artefacts.code_changes = artefact::code_changes(job, &artefacts, &scan.units).await?;
     }
-    let artefacts = Arc::new(artefacts);
-    let left = scan.left_lines();
-    let run = Run { folder, config: Arc::new(config.clone()), store, options, progress, catalog, artefacts, scan };
     if let Some(segment) = plan.made_anew_from {
         let (before, now, segment) = (plan.version - 1, plan.version, segment.name());
         progress.say(&format!(
             "version {before} had other settings from {segment} on: version {now} is made anew, of what can be reused and the rest"
         ));
     }
-    plan.drift.lines(plan.base.unwrap_or(0)).iter().chain(&left).for_each(|line| progress.say(line));
-    if plan.is_published { run.published(&plan).await } else { run.execute(&plan).await }
+    plan.drift.lines(plan.base.unwrap_or(0)).iter().chain(&scan.left_lines()).for_each(|line| progress.say(line));
+    let run = Run { folder, job, options, catalog, artefacts: Arc::new(artefacts), scan };
+    match latest {
+        Some(latest) if plan.is_published => run.published(&plan, latest).await,
+        _ => run.execute(&plan).await,
+    }
 }
 
-/// Artefacts are fitted on what the sources hold, even if the run itself takes fewer samples: they stay for later runs.
-async fn artefacts_for(config: &Config, store: &Store, scan: &Scan, options: &RunOptions, progress: &Progress) -> Result<Artefacts> {
+/// Artefacts are fitted on all samples of the sources, even if the run itself takes fewer: they stay for later runs.
+async fn artefacts_for(job: &Job, scan: &Scan, options: &RunOptions) -> Result<Artefacts> {
     if options.limit.is_none() {
-        return artefact::obtain(config, store, &scan.units, options.refit, progress).await;
+        return artefact::obtain(job, &scan.units, options.refit).await;
     }
     if !options.refit
-        && let Some(artefacts) = artefact::pinned(config, store).await?
+        && let Some(artefacts) = artefact::pinned(job).await?
     {
         return Ok(artefacts);
     }
-    fit(config, store, options.refit, progress).await
-}
-
-/// Fits what is missing, or everything with `refit`, and pins it.
-///
-/// # Errors
-/// As [`run`].
-pub async fn fit(config: &Config, store: &Store, refit: bool, progress: &Progress) -> Result<Artefacts> {
-    let scan = scan_sources(config, store, None).await?;
-    artefact::obtain(config, store, &scan.units, refit, progress).await
-}
-
-/// Fits the text tokenizer alone, or with `refit` anew, and pins it.
-///
-/// # Errors
-/// [`PipelineError::Given`] if the configuration names a file, or as [`run`].
-pub async fn fit_text_tokenizer(config: &Config, store: &Store, refit: bool, progress: &Progress) -> Result<FittedText> {
-    let scan = scan_sources(config, store, None).await?;
-    artefact::fit_text_tokenizer(config, store, &scan.units, refit, progress).await
-}
-
-/// Fits the codebook alone, or with `refit` anew, pins it, and measures it on held-out photos.
-///
-/// # Errors
-/// As [`run`].
-pub async fn fit_codebook(config: &Config, store: &Store, refit: bool, progress: &Progress) -> Result<FittedCodebook> {
-    let scan = scan_sources(config, store, None).await?;
-    artefact::fit_codebook(config, store, &scan.units, refit, progress).await
-}
-
-/// Trains on a published version, as the configuration says; goes on from the last checkpoint.
-///
-/// # Errors
-/// [`PipelineError::NoVersion`], [`PipelineError::Mismatch`] if the configuration's vocabulary or `seq_len` is another than the
-/// version's, or as [`run`].
-pub async fn train_version(
-    config: &Config,
-    store: &Store,
-    version: Option<&VersionRef>,
-    options: &RunOptions,
-    progress: &Progress,
-) -> Result<TrainOutcome> {
-    let train =
-        config.train.clone().ok_or_else(|| PipelineError::Mismatch { problem: "the configuration has no [train] section".into() })?;
-    let (manifest, windows, artefacts) = published_version(config, store, version).await?;
-    if config.pack.seq_len != manifest.seq_len {
-        let problem =
-            format!("pack.seq_len is {} in the configuration, version {} has {}", config.pack.seq_len, manifest.version, manifest.seq_len);
-        return Err(PipelineError::Mismatch { problem });
-    }
-    let artefacts = Arc::new(artefacts);
-    let key = train::key(config, &train, &artefacts, &pack_keys(&windows));
-    let training = Training {
-        config: Arc::new(config.clone()),
-        train,
-        store: store.clone(),
-        artefacts,
-        key,
-        feed: Followed::published(&windows).feed(),
-        progress: progress.clone(),
-        stop: Arc::clone(&options.stop),
-    };
-    let scope = RunScope::begin(store, progress, &config.dataset.name);
-    let version = Some(manifest.version);
-    let end = |outcome: &TrainOutcome| RunEnd { version, checkpoint: Some(outcome.checkpoint.clone()), ..RunEnd::default() };
-    scope.record(async move { finished(train::start(training)?).await }, end).await
-}
-
-/// Draws the report of a published version anew; returns the page.
-///
-/// # Errors
-/// [`PipelineError::NoVersion`], [`PipelineError::Mismatch`] if the configuration's tokenizers or vocabulary are others than the
-/// version's, or as [`run`].
-pub async fn report_version(config: &Config, store: &Store, version: Option<&VersionRef>) -> Result<String> {
-    let (manifest, windows, artefacts) = published_version(config, store, version).await?;
-    let training = match &config.train {
-        Some(train) => {
-            let key = train::key(config, train, &artefacts, &pack_keys(&windows));
-            Checkpoints::new(store.clone(), &config.dataset.name, key, Handle::current()).outcome().await?
-        }
-        None => None,
-    };
-    let scan = scan_sources(config, store, None).await?;
-    let meters = Meters::default();
-    let subject = Subject {
-        config,
-        store,
-        artefacts: &artefacts,
-        manifest: &manifest,
-        windows: &windows,
-        units: &scan.units,
-        left: scan.left_lines(),
-        training: training.as_ref(),
-        meters: &meters,
-    };
-    report::html(&subject).await
-}
-
-async fn published_version(
-    config: &Config,
-    store: &Store,
-    version: Option<&VersionRef>,
-) -> Result<(VersionManifest, Vec<WindowRecord>, Artefacts)> {
-    let catalog = Catalog::new(store.clone(), &config.dataset.name);
-    let manifest = catalog.version_or_latest(version).await?;
-    let windows = catalog.windows_of(&manifest).await?;
-    let artefacts = artefact::pinned_of(config, store, &manifest).await?;
-    Ok((manifest, windows, artefacts))
-}
-
-fn pack_keys(windows: &[WindowRecord]) -> Vec<Digest> {
-    windows.iter().flat_map(packs_of).collect()
-}
-
-/// What names the packs of a window. Keys name what units made; from a window with holes something was withdrawn since, and a training
-/// on what is left is another one.
-fn packs_of(window: &WindowRecord) -> Vec<Digest> {
-    if window.documents.withdrawn > 0 {
-        return window.shards.iter().map(|shard| shard.digest).collect();
-    }
-    window.keys.get("pack").cloned().unwrap_or_default()
+    artefact::fit(job, options.refit).await
 }
 
 impl Run<'_> {
     fn train_config(&self) -> Option<&TrainConfig> {
-        self.config.train.as_ref().filter(|_| !self.options.without_training)
+        self.job.config.train.as_ref().filter(|_| !self.options.without_training)
     }
 
     fn training(&self, train: &TrainConfig, packs: &[Digest], followed: &Followed) -> Training {
-        Training {
-            config: Arc::clone(&self.config),
-            train: train.clone(),
-            store: self.store.clone(),
-            artefacts: Arc::clone(&self.artefacts),
-            key: train::key(&self.config, train, &self.artefacts, packs),
-            feed: followed.feed(),
-            progress: self.progress.clone(),
-            stop: Arc::clone(&self.options.stop),
-        }
+        let (job, artefacts) = (self.job.clone(), Arc::clone(&self.artefacts));
+        let key = train::key(&job.config, train, &artefacts, packs);
+        Training { job, train: train.clone(), artefacts, key, feed: followed.feed() }
     }
 
-    /// The version is there; what may be missing is the training.
-    async fn published(&self, plan: &Plan) -> Result<RunOutcome> {
-        let manifest = self.catalog.version(plan.resulting_version()).await?;
+    /// The version is there; its training may be missing.
+    async fn published(&self, plan: &Plan, latest: Published) -> Result<RunOutcome> {
+        let Published { manifest, windows, .. } = latest;
         // The run that published it may have died before it wrote this.
         self.catalog.record_digest(&manifest).await?;
-        let windows = self.catalog.windows_of(&manifest).await?;
         let mut outcome = RunOutcome::of(manifest, windows, plan.drift.clone());
         outcome.was_published = true;
         if let Some(train) = self.train_config() {
-            let training = self.training(train, &pack_keys(&outcome.windows), &Followed::published(&outcome.windows));
-            let done = Checkpoints::new(self.store.clone(), &self.config.dataset.name, training.key, Handle::current()).outcome().await?;
+            let training = self.training(train, &train::pack_keys(&outcome.windows), &Followed::published(&outcome.windows));
+            let done = Checkpoints::new(self.job.store.clone(), self.job.dataset(), training.key, Handle::current()).outcome().await?;
             outcome.was_trained = done.as_ref().is_some_and(|done| done.step >= train.steps);
-            outcome.training = if outcome.was_trained { done } else { Some(finished(train::start(training)?).await?) };
+            outcome.training = if outcome.was_trained { done } else { Some(train::start(training)?.outcome().await?) };
         }
         if !outcome.nothing_to_do() {
             outcome.report = Some(self.report(&outcome).await?);
@@ -348,7 +215,7 @@ impl Run<'_> {
     /// Makes and publishes the version while the trainer follows.
     async fn execute(&self, plan: &Plan) -> Result<RunOutcome> {
         let followed = Followed::default();
-        let packs_of = |window: &WindowPlan| window.committed.as_ref().map_or_else(|| window.keys.pack.clone(), packs_of);
+        let packs_of = |window: &WindowPlan| window.committed.as_ref().map_or_else(|| window.keys.pack.to_vec(), train::packs_of);
         let packs: Vec<Digest> = plan.windows.iter().flat_map(packs_of).collect();
         let mut training = self.train_config().map(|train| train::start(self.training(train, &packs, &followed))).transpose()?;
         let made = self.make(plan, &followed).await;
@@ -357,17 +224,18 @@ impl Run<'_> {
         {
             // What was planned did not come about, which the trainer notices. It must not outlive this call.
             drop(followed);
-            let _ = training.await;
+            let _ = training.outcome().await;
         }
         let ((manifest, windows), quarantined) = made?;
         let mut outcome = RunOutcome::of(manifest, windows, plan.drift.clone());
         outcome.quarantined = quarantined;
         if let (None, Some(train)) = (&training, self.train_config()) {
             // The packs are others than those that were planned, so the training is another one too.
-            training = Some(train::start(self.training(train, &pack_keys(&outcome.windows), &Followed::published(&outcome.windows)))?);
+            training =
+                Some(train::start(self.training(train, &train::pack_keys(&outcome.windows), &Followed::published(&outcome.windows)))?);
         }
         if let Some(training) = training {
-            outcome.training = Some(finished(training).await?);
+            outcome.training = Some(training.outcome().await?);
         }
         outcome.report = Some(self.report(&outcome).await?);
         Ok(outcome)
@@ -376,26 +244,24 @@ impl Run<'_> {
     /// Makes all windows and publishes the version. Returns both, with the number of samples that are quarantined.
     async fn make(&self, plan: &Plan, followed: &Followed) -> Result<((VersionManifest, Vec<WindowRecord>), u64)> {
         let hands = self.hands()?;
-        let kept = RunPlan::new(&self.config.dataset.name, plan);
-        let kept = KeptPlan::begin(self.store.clone(), self.folder.to_owned(), kept).await?;
-        let executor =
-            Arc::new(Executor::new(Arc::clone(&self.config), hands, kept, self.progress.clone(), Arc::clone(&self.options.stop)));
+        let kept = RunPlan::new(self.job.dataset(), plan);
+        let kept = KeptPlan::begin(self.job.store.clone(), self.folder.to_owned(), kept).await?;
+        let executor = Arc::new(Executor::new(self.job, hands, kept));
         let windows = executor.run(plan, &self.catalog, followed).await?;
         let quarantined = self.quarantined(plan, &windows)?;
         let has_packs = windows.iter().flat_map(|window| &window.shards).any(|shard| shard.split == Split::Train);
         if !has_packs {
             return Err(PipelineError::NothingKept { account: account(&windows) });
         }
-        let manifest = self.catalog.publish(&self.config, &self.artefacts, plan, &windows).await?;
+        let manifest = self.catalog.publish(&self.job.config, &self.artefacts, plan, &windows).await?;
         followed.complete();
-        self.progress.tell(Event::version_published(&manifest));
+        self.job.progress.tell(Event::version_published(&manifest));
         Ok(((manifest, windows), quarantined))
     }
 
     fn hands(&self) -> Result<Hands> {
-        let worker = Worker::try_new(Arc::clone(&self.config), self.store.clone(), Arc::clone(&self.artefacts), self.progress.clone())?;
-        let worker = Arc::new(worker);
-        if self.config.runtime.processes == 0 {
+        let worker = Arc::new(Worker::try_new(self.job, Arc::clone(&self.artefacts))?);
+        if self.job.config.runtime.processes == 0 {
             return Ok(Hands::Here(worker));
         }
         let missing = || PipelineError::Mismatch {
@@ -425,18 +291,17 @@ impl Run<'_> {
 
     async fn report(&self, outcome: &RunOutcome) -> Result<String> {
         let subject = Subject {
-            config: &self.config,
-            store: self.store,
+            job: self.job,
             artefacts: &self.artefacts,
             manifest: &outcome.manifest,
             windows: &outcome.windows,
             units: &self.scan.units,
             left: self.scan.left_lines(),
             training: outcome.training.as_ref(),
-            meters: self.progress.meters(),
+            meters: self.job.progress.meters(),
         };
-        let path = format!("{}/report.html", self.folder);
-        self.store.create(&path, report::html(&subject).await?).await?;
+        let path = layout::report(self.folder);
+        self.job.store.create(&path, report::html(&subject).await?).await?;
         Ok(path)
     }
 }
@@ -466,8 +331,4 @@ fn replayed(plan: &Plan) -> String {
         0 => "no refused sample is tried once more: none matches, or units that changed are read as a whole, or these files were tried already".into(),
         samples => format!("{samples} refused samples are tried once more"),
     }
-}
-
-async fn finished(training: tokio::sync::oneshot::Receiver<Result<TrainOutcome>>) -> Result<TrainOutcome> {
-    training.await.map_err(|_| PipelineError::Lost { what: "the training thread" })?
 }

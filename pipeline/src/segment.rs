@@ -10,7 +10,6 @@ mod settle;
 mod task;
 mod worker;
 
-pub(crate) use keys::{KeyMaker, WindowKeys};
-pub(crate) use pack::shard_path;
+pub(crate) use keys::KeyMaker;
 pub(crate) use task::{UnitTask, WindowTask};
 pub(crate) use worker::Worker;

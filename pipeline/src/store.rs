@@ -20,18 +20,16 @@ use bytes::Bytes;
 use cm3flow_schemas::Digest;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
+pub(crate) use http::Limiter;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 pub use open::Layer;
+pub(crate) use open::source_location;
 pub use probe::{Finding, Probe};
 pub use requests::{RequestCounts, Requests, requests};
 pub use retry::{AttemptError, RetryPolicy, is_retryable};
-
-pub(crate) use http::Limiter;
-pub(crate) use open::source_location;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{PipelineError, Result};
 

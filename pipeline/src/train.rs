@@ -8,39 +8,34 @@ pub mod follow;
 mod observer;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use cm3flow_model::train::{TrainConfig, Trainer};
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::sample::Split;
+use cm3flow_schemas::window::WindowRecord;
 use cm3flow_schemas::{Digest, columns};
 use cm3flow_stages::read::PackReader;
+use observer::Watcher;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use observer::Watcher;
-
-use crate::artefact::Artefacts;
+use crate::artefact::{self, Artefacts};
 use crate::catalog::checkpoints::{Checkpoints, TrainOutcome};
-use crate::config::Config;
+use crate::catalog::{Published, VersionRef};
+use crate::config::{Config, Job};
 use crate::error::{PipelineError, Result};
-use crate::events::progress::Progress;
-use crate::store::Store;
+use crate::events::{RunEnd, RunScope};
 use crate::train::evaluate::Evaluator;
-use crate::train::follow::Feed;
+use crate::train::follow::{Feed, Followed};
 
 /// What a training needs.
 pub(crate) struct Training {
-    pub config: Arc<Config>,
+    pub job: Job,
     pub train: TrainConfig,
-    pub store: Store,
     pub artefacts: Arc<Artefacts>,
     /// Key of the training, see [`key`].
     pub key: Digest,
     pub feed: Feed,
-    pub progress: Progress,
-    /// Set from outside to end with a checkpoint.
-    pub stop: Arc<AtomicBool>,
 }
 
 /// Key of the training that `config` asks for on the packs whose units have the keys `packs`: of what its weights depend on.
@@ -49,12 +44,60 @@ pub(crate) fn key(config: &Config, train: &TrainConfig, artefacts: &Artefacts, p
     digest_of("training", &(&config.model, weights, &artefacts.vocabulary, config.pack.seq_len, config.dataset.seed, packs))
 }
 
+/// The packs of `windows`, as keys of trainings name them.
+pub(crate) fn pack_keys(windows: &[WindowRecord]) -> Vec<Digest> {
+    windows.iter().flat_map(packs_of).collect()
+}
+
+/// The packs of a window. Keys name the packs that units made; a window with holes has lost samples since, and a training on the rest is
+/// another one.
+pub(crate) fn packs_of(window: &WindowRecord) -> Vec<Digest> {
+    if window.documents.withdrawn > 0 {
+        return window.shards.iter().map(|shard| shard.digest).collect();
+    }
+    window.keys.pack.to_vec()
+}
+
+/// Trains on a published version, as the configuration says; goes on from the last checkpoint.
+///
+/// # Errors
+/// [`PipelineError::NoVersion`], [`PipelineError::Mismatch`] if the configuration's vocabulary or `seq_len` is another than the version's, or
+/// those of the store and the model.
+pub async fn train_version(job: &Job, version: Option<&VersionRef>) -> Result<TrainOutcome> {
+    let config = &job.config;
+    let train =
+        config.train.clone().ok_or_else(|| PipelineError::Mismatch { problem: "the configuration has no [train] section".into() })?;
+    let Published { manifest, windows, .. } = Published::open(&job.catalog(), version).await?;
+    let artefacts = artefact::pinned_of(job, &manifest).await?;
+    if config.pack.seq_len != manifest.seq_len {
+        let problem =
+            format!("pack.seq_len is {} in the configuration, version {} has {}", config.pack.seq_len, manifest.version, manifest.seq_len);
+        return Err(PipelineError::Mismatch { problem });
+    }
+    let key = key(config, &train, &artefacts, &pack_keys(&windows));
+    let training = Training { job: job.clone(), train, artefacts: Arc::new(artefacts), key, feed: Followed::published(&windows).feed() };
+    let scope = RunScope::begin(&job.store, &job.progress, job.dataset());
+    let version = Some(manifest.version);
+    let end = |outcome: &TrainOutcome| RunEnd { version, checkpoint: Some(outcome.checkpoint.clone()), ..RunEnd::default() };
+    scope.record(job.until_stopped(async { start(training)?.outcome().await }), end).await
+}
+
+/// A training on its thread.
+pub(crate) struct Started(oneshot::Receiver<Result<TrainOutcome>>);
+
+impl Started {
+    /// Waits for its end.
+    pub(crate) async fn outcome(self) -> Result<TrainOutcome> {
+        self.0.await.map_err(|_| PipelineError::Lost { what: "the training thread" })?
+    }
+}
+
 /// Starts the thread.
-pub(crate) fn start(training: Training) -> Result<oneshot::Receiver<Result<TrainOutcome>>> {
+pub(crate) fn start(training: Training) -> Result<Started> {
     let (send, receive) = oneshot::channel();
     let runtime = Handle::current();
     let work = move || {
-        let progress = training.progress.clone();
+        let progress = training.job.progress.clone();
         let result = training.run(&runtime);
         if let Err(error) = &result
             && !matches!(error, PipelineError::Interrupted)
@@ -67,21 +110,20 @@ pub(crate) fn start(training: Training) -> Result<oneshot::Receiver<Result<Train
     std::thread::Builder::new()
         .name("train".into())
         .spawn(work)
-        .map_err(|source| PipelineError::File { path: "the training thread".into(), source })?;
-    Ok(receive)
+        .map_err(|source| PipelineError::System { what: "start the training thread", source })?;
+    Ok(Started(receive))
 }
 
 impl Training {
     fn run(self, runtime: &Handle) -> Result<TrainOutcome> {
-        let (config, vocabulary) = (&self.config, &self.artefacts.vocabulary);
+        let (Job { config, store, progress, .. }, vocabulary) = (&self.job, &self.artefacts.vocabulary);
         let seq_len = config.pack.seq_len;
         let decoder = config.model.decoder(vocabulary.size, seq_len).expect("presets are checked with the configuration");
         let seed = config.dataset.seed;
         let schema = columns::pack(seq_len as usize, vocabulary.width());
         let order = (Split::Train, seed, seq_len as usize);
-        let mut packs = PackReader::new(self.store.objects(), Box::new(self.feed.clone()), Arc::clone(&schema), order, runtime.clone());
-        let checkpoints =
-            Checkpoints::new(self.store.clone(), &config.dataset.name, self.key, runtime.clone()).with_progress(&self.progress);
+        let mut packs = PackReader::new(store.objects(), Box::new(self.feed.clone()), Arc::clone(&schema), order, runtime.clone());
+        let checkpoints = Checkpoints::new(store.clone(), self.job.dataset(), self.key, runtime.clone()).with_progress(progress);
         let mut trainer = Trainer::try_new(decoder, self.train.clone(), vocabulary.clone(), seed, config.runtime.device)?;
         let evaluator = Evaluator::new(&self, schema, checkpoints.folder().to_owned(), runtime.clone());
         let mut watcher = Watcher::new(&self, checkpoints.clone(), evaluator);

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use cm3flow_schemas::random::Draws;
 
 /// A job on a folder of its own.
-struct Job {
+struct Trial {
     folder: tempfile::TempDir,
 }
 
-impl Job {
+impl Trial {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpus/photos-00000.tar");
@@ -81,7 +81,7 @@ fn assert_same(found: &BTreeMap<PathBuf, Vec<u8>>, expected: &BTreeMap<PathBuf, 
 
 /// `kills` processes are killed at random moments, up to four on one store.
 fn kill_at_random(kills: u32) {
-    let undisturbed = Job::new();
+    let undisturbed = Trial::new();
     let start = Instant::now();
     let output = undisturbed.finish(&[]);
     let time = start.elapsed();
@@ -91,7 +91,7 @@ fn kill_at_random(kills: u32) {
     let mut draws = Draws::new(11, "kills", b"");
     let (mut left, mut hits) = (kills, 0);
     while left > 0 {
-        let job = Job::new();
+        let job = Trial::new();
         for _ in 0..(1 + draws.index(4) as u32).min(left) {
             let mut child = job.start(&[]);
             std::thread::sleep(time.mul_f64(draws.unit()));
@@ -120,9 +120,9 @@ fn two_hundred_kills_change_nothing() {
 
 #[test]
 fn two_runs_at_once_end_with_one_version() {
-    let alone = Job::new();
+    let alone = Trial::new();
     assert!(alone.finish(&[]).status.success());
-    let job = Job::new();
+    let job = Trial::new();
     let both = [job.start(&["--lease", "ignore"]), job.start(&["--lease", "ignore", "--workers", "1"])];
     let outputs = both.map(|child| child.wait_with_output().expect("our child"));
     for output in &outputs {
@@ -133,7 +133,7 @@ fn two_runs_at_once_end_with_one_version() {
 
 #[test]
 fn a_second_run_is_refused_while_the_first_is_at_work() {
-    let job = Job::new();
+    let job = Trial::new();
     let mut first = job.start(&[]);
     let leases = job.folder.path().join("store/leases/d/1.json");
     let start = Instant::now();

@@ -64,8 +64,9 @@ fn encode(value: &Value, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn field_order_and_absent_fields_do_not_matter() {

@@ -14,6 +14,7 @@ pub mod digest;
 pub mod document;
 pub mod error;
 pub mod grid;
+pub mod layout;
 pub mod ledger;
 pub mod pack;
 pub mod preparation;

@@ -11,9 +11,8 @@ mod shapes;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 pub use chameleon::NamedToken;
+use serde::{Deserialize, Serialize};
 pub use shapes::ImageShapes;
 
 use crate::error::VocabularyError;

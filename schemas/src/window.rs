@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::ledger::{DocumentLedger, SampleLedger};
 use crate::pack::{PackStatistics, ShardEntry};
+use crate::sample::Split;
+use crate::unit::SegmentName;
 
 /// A source unit: consecutive samples of one file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -38,6 +40,46 @@ pub struct QuarantinedUnit {
     pub problem: String,
 }
 
+/// Keys of all units that are made of a window. Records list segments by their names, in the order of the alphabet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WindowKeys {
+    /// One for each source unit.
+    pub compose: Vec<Digest>,
+    /// One for each split, in the order of [`Split::ALL`].
+    pub pack: [Digest; Split::ALL.len()],
+    /// One for each source unit.
+    pub prepare: Vec<Digest>,
+    /// One for the window.
+    pub settle: [Digest; 1],
+}
+
+impl WindowKeys {
+    /// Returns the keys of the units of `segment`, in order.
+    #[must_use]
+    pub fn of(&self, segment: SegmentName) -> &[Digest] {
+        match segment {
+            SegmentName::Prepare => &self.prepare,
+            SegmentName::Settle => &self.settle,
+            SegmentName::Compose => &self.compose,
+            SegmentName::Pack => &self.pack,
+        }
+    }
+
+    /// Returns the key of the decisions about the window's samples.
+    #[must_use]
+    pub const fn settle(&self) -> Digest {
+        self.settle[0]
+    }
+
+    /// Returns the key of the packs of `split`.
+    #[must_use]
+    pub fn pack_of(&self, split: Split) -> Digest {
+        let place = Split::ALL.iter().position(|found| *found == split).expect("a split is one of all");
+        self.pack[place]
+    }
+}
+
 /// A committed window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,8 +90,8 @@ pub struct WindowRecord {
     pub window: u32,
     /// Source units that it was made of.
     pub units: Vec<SourceUnit>,
-    /// Keys of the units of each segment, in order.
-    pub keys: BTreeMap<String, Vec<Digest>>,
+    /// Keys of the units that were made of it.
+    pub keys: WindowKeys,
     /// Units of the window beside those that could not be worked on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantined: Vec<QuarantinedUnit>,

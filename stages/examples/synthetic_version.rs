@@ -13,7 +13,7 @@ use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::unit::NumericsClass;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::vocabulary::{Vocabulary, VocabularySizes};
-use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::window::{WindowKeys, WindowRecord};
 use cm3flow_schemas::{Digest, DocumentId, SampleId, columns, rows};
 use cm3flow_stages::shard::{ShardConfig, write};
 
@@ -84,11 +84,12 @@ fn pack(number: u64, seq_len: u32, vocabulary: &Vocabulary) -> Pack {
 }
 
 fn window_record(window: u32, shards: Vec<ShardEntry>) -> WindowRecord {
+    let none = Digest::of(b"");
     WindowRecord {
         format_version: 1,
         window,
         units: Vec::new(),
-        keys: BTreeMap::new(),
+        keys: WindowKeys { compose: Vec::new(), pack: [none, none], prepare: Vec::new(), settle: [none] },
         quarantined: Vec::new(),
         blocklist: None,
         shards,

@@ -57,6 +57,8 @@ pub mod split;
 #[cfg(feature = "prepare")]
 pub mod stage;
 #[cfg(feature = "prepare")]
+mod steps;
+#[cfg(feature = "prepare")]
 pub mod tokenize;
 
 #[cfg(feature = "prepare")]
@@ -67,4 +69,6 @@ pub use error::{Result, StageError};
 #[cfg(feature = "prepare")]
 pub use meter::{StageCounts, StageMeter};
 #[cfg(feature = "prepare")]
-pub use stage::{Chain, Map, Source, Stage, Transform};
+pub use stage::{Chain, Map, Revised, Source, Stage, Transform};
+#[cfg(feature = "prepare")]
+pub use steps::Steps;

@@ -13,9 +13,9 @@ use cm3flow_schemas::Digest;
 
 use crate::conformance::run_whole;
 use crate::shard::ShardConfig;
+use crate::stage::Map;
 use crate::{
-    annotate, dedup, derive, embed, filter, fixtures, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, stage::Map,
-    tokenize,
+    annotate, dedup, derive, embed, filter, fixtures, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, tokenize,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -48,11 +48,16 @@ pub trait Source: Send + 'static {
     fn run(self: Box<Self>, out: BatchSender) -> BoxFuture<'static, Result<()>>;
 }
 
-/// A step that works on each batch by itself; [`Map`] makes it a [`Stage`].
-pub trait Transform: Send + 'static {
-    /// As [`Stage::name`].
-    fn name(&self) -> &'static str;
+/// The code of a stage, as the keys of units name it.
+pub trait Revised {
+    /// Name of the stage, as [`Stage::name`] returns it.
+    const NAME: &'static str;
+    /// Revision of its code: raised when the same input gives another output.
+    const REVISION: u32;
+}
 
+/// A step that works on each batch by itself; [`Map`] makes it a [`Stage`].
+pub trait Transform: Revised + Send + 'static {
     /// As [`Stage::output_schema`].
     ///
     /// # Errors
@@ -70,9 +75,14 @@ pub trait Transform: Send + 'static {
 #[derive(Debug)]
 pub struct Map<T>(pub T);
 
+impl<T: Revised> Revised for Map<T> {
+    const NAME: &'static str = T::NAME;
+    const REVISION: u32 = T::REVISION;
+}
+
 impl<T: Transform> Stage for Map<T> {
     fn name(&self) -> &'static str {
-        self.0.name()
+        T::NAME
     }
 
     fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
@@ -82,14 +92,13 @@ impl<T: Transform> Stage for Map<T> {
     fn run(self: Box<Self>, input: BatchStream, out: BatchSender) -> BoxFuture<'static, Result<()>> {
         async move {
             let mut transform = self.0;
-            let name = transform.name();
             while let Some(batch) = input.next().await {
                 let span = Span::current();
                 let worked = tokio::task::spawn_blocking(move || {
                     let batch = span.in_scope(|| transform.transform(batch));
                     (transform, batch)
                 });
-                let (returned, batch) = worked.await.map_err(|source| StageError::Task { stage: name, source })?;
+                let (returned, batch) = worked.await.map_err(|source| StageError::Task { stage: T::NAME, source })?;
                 transform = returned;
                 out.send(batch?).await?;
             }
@@ -133,6 +142,11 @@ impl Chain {
         self.then(Map(transform))
     }
 
+    /// Names of its stages, in order.
+    pub fn stages(&self) -> impl Iterator<Item = &'static str> {
+        self.stages.iter().map(|stage| stage.name())
+    }
+
     /// Schema that the last stage sends.
     ///
     /// # Errors
@@ -154,7 +168,7 @@ impl Chain {
     /// The error of the stage that failed, or of `sink`.
     pub async fn run(self, limits: &ChannelLimits, meters: &Meters, mut sink: impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
         self.output_schema()?;
-        let names: Vec<&'static str> = self.stages.iter().map(|stage| stage.name()).collect();
+        let names: Vec<&'static str> = self.stages().collect();
         let end = Arc::new(StageMeter::new("sink"));
         let meter_behind = |index: usize| names.get(index).map_or_else(|| Arc::clone(&end), |name| meters.of(name));
         let mut tasks = JoinSet::new();
@@ -246,6 +260,16 @@ impl Meters {
         meter
     }
 
+    /// The meter of the stage that another process calls `name`.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Arc<StageMeter> {
+        match self.all().into_iter().find(|meter| meter.stage == name) {
+            Some(meter) => meter,
+            // Stages are few, and meters stay as long as the process.
+            None => self.of(name.to_owned().leak()),
+        }
+    }
+
     /// All meters, in the order of first use.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<StageMeter>> {
@@ -272,11 +296,12 @@ mod tests {
         panics_at: Option<u64>,
     }
 
-    impl Transform for Add {
-        fn name(&self) -> &'static str {
-            "add"
-        }
+    impl Revised for Add {
+        const NAME: &'static str = "add";
+        const REVISION: u32 = 1;
+    }
 
+    impl Transform for Add {
         fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
             cm3flow_schemas::rows::position(input, "n")?;
             Ok(Arc::clone(input))

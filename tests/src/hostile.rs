@@ -5,7 +5,7 @@ use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::vocabulary::Vocabulary;
 use cm3flow_stages::tokenize::TextTokenizer;
 
-use crate::job::tokenizers;
+use crate::trial::tokenizers;
 
 /// A text as JSON writes it, and as it should be read.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,6 @@
 pub mod fault;
 pub mod given;
 pub mod hostile;
-pub mod job;
 mod length;
 pub mod pictures;
 pub mod rooms;
@@ -13,5 +12,6 @@ pub mod s3;
 pub mod servers;
 pub mod small;
 pub mod tools;
+pub mod trial;
 
 pub use length::long;

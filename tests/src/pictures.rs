@@ -8,7 +8,7 @@ use std::path::Path;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 
-use crate::job::corpus;
+use crate::trial::corpus;
 
 /// How a copy differs from its photo.
 #[derive(Debug, Clone, Copy, PartialEq)]

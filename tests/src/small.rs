@@ -9,7 +9,7 @@ use cm3flow::{Result, Store};
 use object_store::ObjectStore;
 
 use crate::fault::Faults;
-use crate::job::{Job, SMALL, corpus_source};
+use crate::trial::{SMALL, Trial, corpus_source};
 
 /// Samples of the run.
 pub const SAMPLES: u64 = 12;
@@ -26,14 +26,14 @@ pub fn sections(store: &str) -> String {
 /// The run, with its store in `objects` and `faults` over it and over its sources; `store` holds lines of `[store]`.
 ///
 /// # Errors
-/// As [`Job::try_new`].
-pub fn job(objects: &Arc<dyn ObjectStore>, faults: &Faults, store: &str) -> Result<Job> {
-    let mut job = Job::try_new(&sections(&format!("[store]\n{store}")), "")?;
-    job.options.limit = Some(SAMPLES);
-    job.store = store_over(objects, faults, job.config.store.clone())?;
+/// As [`Trial::try_new`].
+pub fn trial(objects: &Arc<dyn ObjectStore>, faults: &Faults, store: &str) -> Result<Trial> {
+    let mut trial = Trial::try_new(&sections(&format!("[store]\n{store}")), "")?;
+    trial.options.limit = Some(SAMPLES);
+    trial.store = store_over(objects, faults, trial.config.store.clone())?;
     let faults = faults.clone();
-    job.config.store.layer = Some(Layer::new(move |objects| faults.over(objects)));
-    Ok(job)
+    trial.config.store.layer = Some(Layer::new(move |objects| faults.over(objects)));
+    Ok(trial)
 }
 
 /// A store in `objects` with `faults` over it, and the retries of `config` over those.

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use cm3flow::PipelineError;
-use cm3flow::events::progress::Progress;
 use cm3flow::plan::{Plan, output_config};
 use cm3flow::run::RunOutcome;
 use cm3flow::versions::rebuild::rebuild;
 use cm3flow::view::inspect::Inspector;
 use cm3flow_schemas::document::Role;
-use cm3flow_tests::job::{Job, SMALL, corpus_source, documents, source};
+use cm3flow_tests::trial::{SMALL, Trial, corpus_source, documents, source};
 use image::{GrayImage, RgbImage};
 
 /// Folder of the modules that `tests/parity/annotators.py` makes.
@@ -52,8 +51,8 @@ fn coarse(picture: &GrayImage) -> Vec<f64> {
     (0..picture.height() / 8).flat_map(|row| (0..picture.width() / 8).map(move |column| mean(column * 8, row * 8))).collect()
 }
 
-async fn documents_of(job: &Job, outcome: &RunOutcome, task: &str) -> Vec<String> {
-    let packs = job.packs(outcome).await.expect("just written");
+async fn documents_of(trial: &Trial, outcome: &RunOutcome, task: &str) -> Vec<String> {
+    let packs = trial.packs(outcome).await.expect("just written");
     let of_task = documents(&packs).filter(|(document, ..)| document.task == task);
     let with_condition = of_task.inspect(|(document, _, segments)| {
         assert!(segments.iter().any(|segment| segment.role == Role::Condition), "{} has no condition", document.document_id);
@@ -63,15 +62,18 @@ async fn documents_of(job: &Job, outcome: &RunOutcome, task: &str) -> Vec<String
 
 #[tokio::test(flavor = "multi_thread")]
 async fn photos_become_documents_with_the_depth_that_a_module_sees() {
-    let job = Job::try_new(&with_depth("side_px = 48"), &corpus_source(25)).expect("a good configuration");
-    let outcome = job.run().await.expect("the run ends");
+    let trial = Trial::try_new(&with_depth("side_px = 48"), &corpus_source(25)).expect("a good configuration");
+    let outcome = trial.run().await.expect("the run ends");
     let manifest = &outcome.manifest;
     assert_eq!((manifest.samples.input, manifest.samples.kept), (75, 75), "{}", manifest.samples);
-    let made = documents_of(&job, &outcome, "depth").await;
-    assert_eq!((made.len(), made.len() as u64), (75, manifest.documents.packed - documents_of(&job, &outcome, "edge").await.len() as u64));
+    let made = documents_of(&trial, &outcome, "depth").await;
+    assert_eq!(
+        (made.len(), made.len() as u64),
+        (75, manifest.documents.packed - documents_of(&trial, &outcome, "edge").await.len() as u64)
+    );
 
     // What the module computes is repeated here on decoded pictures: near is what is bright or low.
-    let inspector = Inspector::open(&job.config, &job.store, None).await.expect("published");
+    let inspector = Inspector::open(&trial.job(), None).await.expect("published");
     for id in made.iter().step_by(15) {
         let view = inspector.document(id).await.expect("it is packed");
         let [condition, photo] = view.images.as_slice() else { panic!("{} pictures", view.images.len()) };
@@ -98,12 +100,12 @@ async fn several_annotators_stand_side_by_side_whatever_the_workers() {
         golden.join("edges.jit").display().to_string(),
         golden.join("normals.jit").display().to_string(),
     );
-    let job = Job::try_new(&settings, &corpus_source(10)).expect("a good configuration");
-    let outcome = job.run().await.expect("the run ends");
+    let trial = Trial::try_new(&settings, &corpus_source(10)).expect("a good configuration");
+    let outcome = trial.run().await.expect("the run ends");
     for task in ["depth", "hed", "normal", "edge"] {
-        assert_eq!(documents_of(&job, &outcome, task).await.len(), 75, "{task}");
+        assert_eq!(documents_of(&trial, &outcome, task).await.len(), 75, "{task}");
     }
-    let view = Inspector::open(&job.config, &job.store, None).await.expect("published");
+    let view = Inspector::open(&trial.job(), None).await.expect("published");
     let sample = view.listing(1).await.expect("readable").samples[0].sample_id.to_string();
     let images = view.sample(&sample).await.expect("listed").images;
     let roles: Vec<&str> = images.iter().map(|image| image.role.as_str()).filter(|role| !role.starts_with("edit")).collect();
@@ -113,9 +115,9 @@ async fn several_annotators_stand_side_by_side_whatever_the_workers() {
     let mean = |channel: usize| normal.pixels().map(|pixel| f64::from(pixel.0[channel])).sum::<f64>() / 4096.0;
     assert!(mean(2) > 180.0 && (90.0..165.0).contains(&mean(0)) && (90.0..165.0).contains(&mean(1)), "{} {} {}", mean(0), mean(1), mean(2));
 
-    let alone = Job::try_new(&settings.replace("workers = 2", "workers = 1"), &corpus_source(10)).expect("a good configuration");
+    let alone = Trial::try_new(&settings.replace("workers = 2", "workers = 1"), &corpus_source(10)).expect("a good configuration");
     alone.run().await.expect("the run ends");
-    assert!(job.objects().await == alone.objects().await, "the number of workers changes the store");
+    assert!(trial.objects().await == alone.objects().await, "the number of workers changes the store");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,8 +126,8 @@ async fn keys_follow_the_bytes_of_a_module_and_its_settings_but_not_its_place() 
     let elsewhere = folder.path().join("renamed.pt");
     std::fs::copy(modules().join("depth.jit"), &elsewhere).expect("a temporary folder");
     let sources = corpus_source(25);
-    let job = Job::try_new(&with_depth(""), &sources).expect("a good configuration");
-    let first = job.run().await.expect("the run ends");
+    let trial = Trial::try_new(&with_depth(""), &sources).expect("a good configuration");
+    let first = trial.run().await.expect("the run ends");
     let manifest = &first.manifest;
     assert!(manifest.artefacts.contains_key("annotator.depth"), "{:?}", manifest.artefacts);
     assert_eq!(manifest.config["annotate"]["depth"]["range"], "picture");
@@ -134,29 +136,29 @@ async fn keys_follow_the_bytes_of_a_module_and_its_settings_but_not_its_place() 
     assert_eq!(manifest.numerics.libtorch, "2.11.0", "k-means patches alone need none");
 
     let moved =
-        job.changed(&with_annotator("depth", &elsewhere, "range = \"picture\"\nbatch_size = 8"), &sources).expect("a good configuration");
+        trial.changed(&with_annotator("depth", &elsewhere, "range = \"picture\"\nbatch_size = 8"), &sources).expect("a good configuration");
     assert!(moved.run().await.expect("it ends").nothing_to_do());
     for again in [true, false] {
-        let made = rebuild(&moved.config, &moved.store, None, again, &Progress::silent()).await.expect("all is there");
+        let made = rebuild(&moved.job(), None, again).await.expect("all is there");
         assert_eq!((made.first_difference, made.other_units_from, made.settings), (None, None, vec![]));
     }
     for settings in ["inverted = true", "batch_size = 4", "side_px = 32", "input = \"signed\"", "range = [-2, 2]"] {
-        let other = job.changed(&with_depth(settings), &sources).expect("a good configuration");
+        let other = trial.changed(&with_depth(settings), &sources).expect("a good configuration");
         let artefacts = other.artefacts().await.expect("pinned");
         let segment = Plan::differs_from(&other.config, &artefacts, &first.windows).map(|segment| segment.name());
         assert_eq!(segment, Some("prepare"), "{settings}");
     }
-    let other = job.changed(&with_annotator("depth", &modules().join("normals.jit"), ""), &sources).expect("a good configuration");
-    let error = rebuild(&other.config, &other.store, None, true, &Progress::silent()).await.expect_err("another module");
+    let other = trial.changed(&with_annotator("depth", &modules().join("normals.jit"), ""), &sources).expect("a good configuration");
+    let error = rebuild(&other.job(), None, true).await.expect_err("another module");
     assert!(error.to_string().contains("another module or settings of annotate.depth"), "{error}");
 
     // Looking at a version needs no module, making its units again does.
-    let without = job.changed(&SMALL.replace("[split]", "[instruct.tasks]\nedge = 1.0\ndepth = 1.0\n[split]"), &sources).expect("good");
+    let without = trial.changed(&SMALL.replace("[split]", "[instruct.tasks]\nedge = 1.0\ndepth = 1.0\n[split]"), &sources).expect("good");
     assert!(output_config(&without.config).get("annotate").is_none());
-    let inspector = Inspector::open(&without.config, &without.store, None).await.expect("published");
+    let inspector = Inspector::open(&without.job(), None).await.expect("published");
     let sample = inspector.listing(1).await.expect("readable").samples[0].sample_id.to_string();
     assert!(inspector.sample(&sample).await.expect("listed").images.iter().any(|image| image.role == "depth"));
-    let error = rebuild(&without.config, &without.store, None, true, &Progress::silent()).await.expect_err("no module");
+    let error = rebuild(&without.job(), None, true).await.expect_err("no module");
     assert!(error.to_string().contains("name its module under annotate.depth"), "{error}");
 }
 
@@ -172,12 +174,12 @@ async fn what_an_annotator_cannot_see_is_refused_by_reason() {
         write(&format!("slope {number}"), RgbImage::from_fn(80, 80, |x, y| image::Rgb([(x * 3) as u8, (y * 3) as u8, number * 40])));
     }
     let sources = source("mine", "folder", folder.path(), 10) + &corpus_source(25);
-    let job = Job::try_new(&with_depth(""), &sources).expect("a good configuration");
-    let outcome = job.run().await.expect("a bad sample stops nothing");
+    let trial = Trial::try_new(&with_depth(""), &sources).expect("a good configuration");
+    let outcome = trial.run().await.expect("a bad sample stops nothing");
     let samples = &outcome.manifest.samples;
     assert_eq!((samples.input, samples.refused.get("annotate.not_finite")), (81, Some(&1)), "{samples}");
     assert_eq!(samples.kept, 80, "{samples}");
-    let inspector = Inspector::open(&job.config, &job.store, None).await.expect("published");
+    let inspector = Inspector::open(&trial.job(), None).await.expect("published");
     let refused = &inspector.listing(3).await.expect("readable").refused;
     let details: Vec<&str> = refused.iter().map(|sample| sample.detail.as_str()).collect();
     assert_eq!(details, ["image depth: 1024 of 1024 values are not finite"]);
@@ -187,15 +189,15 @@ async fn what_an_annotator_cannot_see_is_refused_by_reason() {
 async fn a_module_that_makes_no_pictures_ends_the_run_and_is_named() {
     let sources = corpus_source(25);
     let settings = with_annotator("hed", &modules().join("edges.jit"), "output = 0");
-    let error = Job::try_new(&settings, &sources).expect("a good configuration").run().await.expect_err("two channels are no picture");
+    let error = Trial::try_new(&settings, &sources).expect("a good configuration").run().await.expect_err("two channels are no picture");
     let chain = chain(&error);
     assert!(chain.contains("annotator hed (") && chain.contains("edges.jit)") && chain.contains("shape [8, 2, 64, 64]"), "{chain}");
 
     let settings = with_annotator("hed", &modules().join("taming.ckpt"), "");
-    let error = Job::try_new(&settings, &sources).expect("a good configuration").run().await.expect_err("no module");
+    let error = Trial::try_new(&settings, &sources).expect("a good configuration").run().await.expect_err("no module");
     assert!(self::chain(&error).contains("taming.ckpt"), "{error}");
     let settings = with_annotator("hed", Path::new("nowhere/hed.pt"), "");
-    let error = Job::try_new(&settings, &sources).expect("a good configuration").run().await.expect_err("no file");
+    let error = Trial::try_new(&settings, &sources).expect("a good configuration").run().await.expect_err("no file");
     assert!(matches!(&error, PipelineError::File { path, .. } if path.ends_with("nowhere/hed.pt")), "{error}");
 }
 

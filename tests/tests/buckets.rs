@@ -8,7 +8,7 @@ use cm3flow_schemas::Grid;
 use cm3flow_schemas::document::{ImageCodes, Role, check};
 use cm3flow_schemas::sample::{EDGE_IMAGE, MAIN_IMAGE};
 use cm3flow_stages::eval::psnr;
-use cm3flow_tests::job::{Job, SMALL, WITH_MODELS, corpus_source, documents};
+use cm3flow_tests::trial::{SMALL, Trial, WITH_MODELS, corpus_source, documents};
 
 /// Settings of `settings` with shapes on a grid of 16 pixels: four steps along the square of 64.
 fn bucketed(settings: &str, kind: &str) -> String {
@@ -22,12 +22,12 @@ fn size_of(png: &[u8]) -> (u32, u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn photos_come_out_of_packs_in_the_shape_nearest_to_their_own() {
-    let job = Job::try_new(&bucketed(SMALL, "patches"), &corpus_source(10)).expect("a good configuration");
-    let outcome = job.run().await.expect("the run ends");
-    let (artefacts, vocabulary) = (job.artefacts().await.expect("pinned"), &outcome.manifest.vocabulary);
+    let trial = Trial::try_new(&bucketed(SMALL, "patches"), &corpus_source(10)).expect("a good configuration");
+    let outcome = trial.run().await.expect("the run ends");
+    let (artefacts, vocabulary) = (trial.artefacts().await.expect("pinned"), &outcome.manifest.vocabulary);
     let preparation = outcome.manifest.preparation.clone().expect("written");
     assert_eq!(vocabulary.shapes.as_ref().expect("they say shapes").grids, preparation.grids());
-    let packs = job.packs(&outcome).await.expect("just written");
+    let packs = trial.packs(&outcome).await.expect("just written");
     let (mut pairs, mut retrieved) = (BTreeMap::new(), BTreeSet::new());
     for (document, tokens, segments) in documents(&packs) {
         check(&tokens, &segments, vocabulary).unwrap_or_else(|error| panic!("{}: {error}", document.document_id));
@@ -44,7 +44,7 @@ async fn photos_come_out_of_packs_in_the_shape_nearest_to_their_own() {
     let grids: BTreeSet<Grid> = pairs.values().map(|image| image.grid.expect("its shape")).collect();
     assert!(grids.len() >= 3 && retrieved.len() >= 2, "{grids:?}, retrieved {retrieved:?}");
 
-    let inspector = Inspector::open(&job.config, &job.store, None).await.expect("published");
+    let inspector = Inspector::open(&trial.job(), None).await.expect("published");
     for (sample, ImageCodes { codes, grid }) in pairs {
         let view = inspector.sample(&sample.to_string()).await.expect("it is kept");
         let (width, height) = (view.width.expect("kept"), view.height.expect("kept"));
@@ -67,14 +67,15 @@ async fn photos_come_out_of_packs_in_the_shape_nearest_to_their_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shapes_come_and_go_without_a_new_codebook() {
-    let job = Job::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
-    let squares = job.run().await.expect("the run ends");
+    let trial = Trial::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
+    let squares = trial.run().await.expect("the run ends");
     let written = serde_json::to_value(&squares.manifest).expect("plain data");
     assert!(written["vocabulary"].get("shapes").is_none() && written["preparation"].get("buckets").is_none(), "{written}");
-    let shaped = job.changed(&bucketed(SMALL, "patches"), &corpus_source(10)).expect("a good configuration").run().await.expect("it ends");
+    let shaped =
+        trial.changed(&bucketed(SMALL, "patches"), &corpus_source(10)).expect("a good configuration").run().await.expect("it ends");
     assert_eq!(shaped.manifest.fitted, squares.manifest.fitted, "what is fitted is fitted on squares");
     assert_eq!(shaped.manifest.samples.kept, squares.manifest.samples.kept);
-    let again = job.changed(SMALL, &corpus_source(10)).expect("a good configuration").run().await.expect("it ends");
+    let again = trial.changed(SMALL, &corpus_source(10)).expect("a good configuration").run().await.expect("it ends");
     let windows = |outcome: &cm3flow::run::RunOutcome| outcome.windows.iter().map(|window| window.shards.clone()).collect::<Vec<_>>();
     assert_eq!(windows(&again), windows(&squares));
     assert_ne!(windows(&shaped), windows(&squares));
@@ -83,21 +84,21 @@ async fn shapes_come_and_go_without_a_new_codebook() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_codes_shapes_and_a_model_generates_them() {
     let settings = bucketed(WITH_MODELS, "vq").replace("[tokenize.image.network]", "batch_size = 3\n[tokenize.image.network]");
-    let mut job = Job::try_new(&settings, &corpus_source(10)).expect("a good configuration");
-    job.options.limit = Some(40);
-    let outcome = job.run().await.expect("the run ends");
+    let mut trial = Trial::try_new(&settings, &corpus_source(10)).expect("a good configuration");
+    trial.options.limit = Some(40);
+    let outcome = trial.run().await.expect("the run ends");
     let shapes = outcome.manifest.vocabulary.shapes.clone().expect("they say shapes");
     let sizes: BTreeSet<(u32, u32)> = shapes.grids.iter().map(|grid| (grid.columns * 4, grid.rows * 4)).collect();
     let mut generated = 0;
-    for path in job.objects().await.keys().filter(|path| path.contains("/evaluations/") && path.ends_with(".png")) {
-        let size = size_of(&job.store.get(path).await.expect("memory").expect("listed"));
+    for path in trial.objects().await.keys().filter(|path| path.contains("/evaluations/") && path.ends_with(".png")) {
+        let size = size_of(&trial.store.get(path).await.expect("memory").expect("listed"));
         assert!(sizes.contains(&size), "{path} is {size:?}");
         generated += usize::from(path.contains("generated-"));
     }
     assert!(generated >= 2, "one at each evaluation");
 
-    let artefacts = job.artefacts().await.expect("pinned");
-    let packs = job.packs(&outcome).await.expect("just written");
+    let artefacts = trial.artefacts().await.expect("pinned");
+    let packs = trial.packs(&outcome).await.expect("just written");
     let mut seen = BTreeSet::new();
     for (document, tokens, segments) in documents(&packs) {
         check(&tokens, &segments, &outcome.manifest.vocabulary).unwrap_or_else(|error| panic!("{}: {error}", document.document_id));

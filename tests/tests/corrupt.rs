@@ -7,7 +7,7 @@ use std::path::Path;
 
 use cm3flow::catalog::refused;
 use cm3flow_schemas::document::{Modality, Role, unmasked};
-use cm3flow_tests::job::{Job, SMALL, corpus_source, documents, source};
+use cm3flow_tests::trial::{SMALL, Trial, corpus_source, documents, source};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
 /// A picture of which no two look alike.
@@ -116,9 +116,9 @@ async fn every_sample_is_kept_or_refused_with_its_reason() {
     fs::write(folder.path().join("cut.tar"), &cut[..inside_second_picture]).expect("a temporary folder");
 
     let sources = [corpus_source(25), source("bad", "webdataset", &folder.path().join("*.tar"), 4)].concat();
-    let job = Job::try_new(SMALL, &sources).expect("a good configuration");
-    let outcome = job.run().await.expect("bad samples stop nothing");
-    let listed = refused::list(&job.store, &outcome.windows, usize::MAX).await.expect("just written");
+    let trial = Trial::try_new(SMALL, &sources).expect("a good configuration");
+    let outcome = trial.run().await.expect("bad samples stop nothing");
+    let listed = refused::list(&trial.store, &outcome.windows, usize::MAX).await.expect("just written");
     let found: BTreeMap<String, String> = listed.into_iter().map(|row| (row.key, format!("{}.{}", row.stage, row.reason))).collect();
     let mut expected: BTreeMap<String, String> =
         samples().into_iter().filter_map(|(key, .., reason)| Some((key.to_owned(), reason?.to_owned()))).collect();
@@ -131,8 +131,8 @@ async fn every_sample_is_kept_or_refused_with_its_reason() {
     assert!(ledger.check("version").is_ok());
 
     // The hostile caption is text like any other.
-    let packs = job.packs(&outcome).await.expect("just written");
-    let artefacts = job.artefacts().await.expect("pinned");
+    let packs = trial.packs(&outcome).await.expect("just written");
+    let artefacts = trial.artefacts().await.expect("pinned");
     let vocabulary = &outcome.manifest.vocabulary;
     let mut spelled = 0;
     for (_, tokens, segments) in documents(&packs) {
@@ -143,7 +143,7 @@ async fn every_sample_is_kept_or_refused_with_its_reason() {
         }
     }
     assert!(spelled > 0, "no document holds the hostile caption as it was");
-    let page = job.store.get(outcome.report.as_deref().expect("a report")).await.expect("memory").expect("just written");
+    let page = trial.store.get(outcome.report.as_deref().expect("a report")).await.expect("memory").expect("just written");
     let page = String::from_utf8(page.to_vec()).expect("a page is UTF-8");
     assert!(page.contains("hostile&lt;script&gt;key"), "the refused sample is not listed");
     assert!(!page.contains("<script") && !page.contains("<img src=x"), "text from data stands unescaped in the report");
@@ -163,10 +163,10 @@ async fn rows_without_picture_or_sense_are_refused_by_line() {
     ];
     fs::write(folder.path().join("lists/rows.jsonl"), rows.join("\n")).expect("a temporary folder");
     let sources = [corpus_source(25), source("rows", "jsonl", &folder.path().join("lists/rows.jsonl"), 8)].concat();
-    let job = Job::try_new(SMALL, &sources).expect("a good configuration");
-    let outcome = job.run().await.expect("bad rows stop nothing");
+    let trial = Trial::try_new(SMALL, &sources).expect("a good configuration");
+    let outcome = trial.run().await.expect("bad rows stop nothing");
     let mut reasons: Vec<String> =
-        refused::list(&job.store, &outcome.windows, usize::MAX).await.expect("just written").into_iter().map(|row| row.reason).collect();
+        refused::list(&trial.store, &outcome.windows, usize::MAX).await.expect("just written").into_iter().map(|row| row.reason).collect();
     reasons.sort_unstable();
     assert_eq!(reasons, ["bad_annotations", "missing_image", "no_image"]);
     assert_eq!(outcome.manifest.samples.duplicate, 1, "the two rows that name one picture");
@@ -188,8 +188,8 @@ async fn parts_that_samples_lose_are_counted_by_reason_in_windows_and_manifest()
     let list: Vec<String> = (0..).zip(&rows).map(row).collect();
     fs::write(folder.path().join("rows.jsonl"), list.join("\n")).expect("a temporary folder");
     let sources = [corpus_source(25), source("rows", "jsonl", &folder.path().join("rows.jsonl"), 8)].concat();
-    let job = Job::try_new(SMALL, &sources).expect("a good configuration");
-    let outcome = job.run().await.expect("bad fields stop nothing");
+    let trial = Trial::try_new(SMALL, &sources).expect("a good configuration");
+    let outcome = trial.run().await.expect("bad fields stop nothing");
     let ledger = &outcome.manifest.samples;
     assert_eq!(ledger.refused.get("ingest.bad_annotations"), Some(&1), "{ledger}");
     let mut dropped = ledger.dropped.clone();

@@ -21,9 +21,9 @@ use cm3flow_stages::StageError;
 use cm3flow_stages::read::{BlockReader, read_packs};
 use cm3flow_tests::fault::{Fault, Faults};
 use cm3flow_tests::given::{GIVEN, rows};
-use cm3flow_tests::job::{Job, source};
 use cm3flow_tests::s3::{S3Options, S3Service};
 use cm3flow_tests::small::store_over;
+use cm3flow_tests::trial::{Trial, source};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -39,19 +39,19 @@ fn sources_in(folder: &Path) -> String {
 }
 
 /// A published version of 60 samples in several windows; `settings` are added to those of the run.
-async fn published(folder: &Path, settings: &str) -> Job {
+async fn published(folder: &Path, settings: &str) -> Trial {
     std::fs::write(folder.join("list.jsonl"), rows(0..60)).expect("a temporary file");
-    let job = Job::try_new(&format!("{GIVEN}{settings}"), &sources_in(folder)).expect("a good configuration");
-    job.run().await.expect("the run ends");
-    job
+    let trial = Trial::try_new(&format!("{GIVEN}{settings}"), &sources_in(folder)).expect("a good configuration");
+    trial.run().await.expect("the run ends");
+    trial
 }
 
 fn memory() -> Store {
     Store::open("memory://", Path::new("")).expect("memory")
 }
 
-async fn exported(job: &Job, version: u32, options: &ExportOptions, target: &Store) -> Result<Export> {
-    Exporter::open(&job.store, "test", &version.into(), options).await?.write(target).await
+async fn exported(trial: &Trial, version: u32, options: &ExportOptions, target: &Store) -> Result<Export> {
+    Exporter::open(&trial.store, "test", &version.into(), options).await?.write(target).await
 }
 
 fn options(format: ExportFormat) -> ExportOptions {
@@ -71,18 +71,18 @@ async fn objects(store: &Store) -> BTreeMap<String, Bytes> {
 }
 
 /// Packs of a version as its shards hold them.
-async fn packs(job: &Job, version: u32, split: Split) -> Vec<Pack> {
-    packs_of_variant(job, version, split, 0).await
+async fn packs(trial: &Trial, version: u32, split: Split) -> Vec<Pack> {
+    packs_of_variant(trial, version, split, 0).await
 }
 
-async fn packs_of_variant(job: &Job, version: u32, split: Split, variant: u16) -> Vec<Pack> {
-    let catalog = Catalog::new(job.store.clone(), "test");
+async fn packs_of_variant(trial: &Trial, version: u32, split: Split, variant: u16) -> Vec<Pack> {
+    let catalog = Catalog::new(trial.store.clone(), "test");
     let manifest = catalog.version(version).await.expect("published");
     let windows = catalog.windows_of(&manifest).await.expect("whole");
     let is_wanted = |shard: &ShardEntry| shard.split == split && shard.variant == variant;
     let shards: Vec<_> = windows.into_iter().flat_map(|window| window.shards).filter(is_wanted).collect();
     assert_eq!(manifest.vocabulary.width(), TokenWidth::U16, "as the readers below expect");
-    let mut blocks = BlockReader::new(job.store.objects(), columns::pack(manifest.seq_len as usize, TokenWidth::U16));
+    let mut blocks = BlockReader::new(trial.store.objects(), columns::pack(manifest.seq_len as usize, TokenWidth::U16));
     read_packs(&mut blocks, &shards, usize::MAX).await.expect("whole")
 }
 
@@ -165,20 +165,20 @@ fn read(files: &BTreeMap<String, Bytes>, format: ExportFormat, split: Split) -> 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_formats_hold_all_of_every_pack_in_the_order_of_the_version() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let job = published(folder.path(), "").await;
+    let trial = published(folder.path(), "").await;
     for format in FORMATS {
         let target = memory();
-        let export = exported(&job, 1, &options(format), &target).await.expect("a good version");
+        let export = exported(&trial, 1, &options(format), &target).await.expect("a good version");
         let files = objects(&target).await;
         for (split, counted) in Split::ALL.into_iter().zip(&export.splits) {
-            let expected = packs(&job, 1, split).await;
+            let expected = packs(&trial, 1, split).await;
             assert_eq!((counted.split, counted.packs), (split, expected.len() as u64));
             assert_eq!(read(&files, format, split), expected, "{format:?} {}", split.name());
         }
         assert!(export.splits[0].files > 2 && export.packs == export.splits.iter().map(|split| split.packs).sum::<u64>(), "{export:?}");
         let listed: BTreeMap<&str, u64> = export.files.iter().map(|file| (file.path.as_str(), file.bytes)).collect();
         assert_eq!(listed, files.iter().map(|(path, bytes)| (path.as_str(), bytes.len() as u64)).collect());
-        assert_eq!(Some(&files["version.json"]), job.store.get("versions/test/1.json").await.expect("memory").as_ref());
+        assert_eq!(Some(&files["version.json"]), trial.store.get("versions/test/1.json").await.expect("memory").as_ref());
         let is_of_packs = |path: &&String| path.ends_with(".mds") || path.ends_with(".tar");
         assert!(files.keys().filter(is_of_packs).all(|path| files[path].len() as u64 <= FILE_BYTES));
     }
@@ -187,23 +187,23 @@ async fn both_formats_hold_all_of_every_pack_in_the_order_of_the_version() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_has_the_same_bytes_again_wherever_it_goes() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let job = published(folder.path(), "").await;
+    let trial = published(folder.path(), "").await;
     let service = S3Service::start(Arc::new(InMemory::new()), 0, S3Options::default()).await.expect("loopback");
     let remote =
-        job.changed(&format!("{}{GIVEN}", service.section()), &sources_in(folder.path())).expect("a good configuration").config.store;
+        trial.changed(&format!("{}{GIVEN}", service.section()), &sources_in(folder.path())).expect("a good configuration").config.store;
     for format in FORMATS {
         let name = format.name();
         let first = memory();
-        exported(&job, 1, &options(format), &first).await.expect("a good version");
+        exported(&trial, 1, &options(format), &first).await.expect("a good version");
         let expected = objects(&first).await;
         for address in [folder.path().join(name).display().to_string(), format!("s3://bucket/exports/{name}")] {
             let target = Store::open_with(&address, Path::new(""), &remote).expect("a store");
-            exported(&job, 1, &options(format), &target).await.expect("a good version");
+            exported(&trial, 1, &options(format), &target).await.expect("a good version");
             assert!(objects(&target).await == expected, "{address}");
         }
         let target = memory();
         let one = ExportOptions { split: Some(Split::HeldOut), ..options(format) };
-        let export = exported(&job, 1, &one, &target).await.expect("a good version");
+        let export = exported(&trial, 1, &one, &target).await.expect("a good version");
         assert_eq!(export.splits.len(), 1);
         let is_wanted = |path: &String| path.starts_with("held_out") || path == "version.json";
         let wanted: BTreeMap<_, _> = expected.into_iter().filter(|(path, _)| is_wanted(path)).collect();
@@ -214,14 +214,14 @@ async fn an_export_has_the_same_bytes_again_wherever_it_goes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_variant_of_the_train_documents_is_exported() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let job = published(folder.path(), "[mask]\nvariants = 2\n").await;
-    let held_out = packs(&job, 1, Split::HeldOut).await;
-    let train = [packs(&job, 1, Split::Train).await, packs_of_variant(&job, 1, Split::Train, 1).await];
+    let trial = published(folder.path(), "[mask]\nvariants = 2\n").await;
+    let held_out = packs(&trial, 1, Split::HeldOut).await;
+    let train = [packs(&trial, 1, Split::Train).await, packs_of_variant(&trial, 1, Split::Train, 1).await];
     assert_ne!(train[0], train[1]);
     for format in FORMATS {
         for (variant, train) in (0..).zip(&train) {
             let target = memory();
-            exported(&job, 1, &ExportOptions { variant, ..options(format) }, &target).await.expect("a good version");
+            exported(&trial, 1, &ExportOptions { variant, ..options(format) }, &target).await.expect("a good version");
             let files = objects(&target).await;
             assert!(
                 read(&files, format, Split::Train) == *train && read(&files, format, Split::HeldOut) == held_out,
@@ -230,7 +230,7 @@ async fn one_variant_of_the_train_documents_is_exported() {
         }
     }
     let target = memory();
-    let error = exported(&job, 1, &ExportOptions { variant: 2, ..options(FORMATS[0]) }, &target).await.expect_err("there are two");
+    let error = exported(&trial, 1, &ExportOptions { variant: 2, ..options(FORMATS[0]) }, &target).await.expect_err("there are two");
     let expected = "version 1 has 2 variants of its train documents (mask.variants), numbered from 0: 2 is none of them";
     assert!(error.to_string() == expected && error.is_users_mistake() && objects(&target).await.is_empty(), "{error}");
 }
@@ -238,27 +238,31 @@ async fn one_variant_of_the_train_documents_is_exported() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_that_is_cut_short_has_no_index_of_what_is_missing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let job = published(folder.path(), "").await;
+    let trial = published(folder.path(), "").await;
     for format in FORMATS {
         let whole = memory();
-        let files = exported(&job, 1, &options(format), &whole).await.expect("a good version").files.len();
+        let files = exported(&trial, 1, &options(format), &whole).await.expect("a good version").files.len();
         let whole = objects(&whole).await;
         // A listing first, then a create for each file.
         for request in 1..=files as u64 + 1 {
             let below: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-            let target = store_over(&below, &Faults::from(request, Fault::Deny), job.config.store.clone()).expect("a store");
-            let error = exported(&job, 1, &options(format), &target).await.expect_err("the store denies");
+            let target = store_over(&below, &Faults::from(request, Fault::Deny), trial.config.store.clone()).expect("a store");
+            let error = exported(&trial, 1, &options(format), &target).await.expect_err("the store denies");
             assert!(matches!(error, PipelineError::Store { .. }), "{error}");
             let there = Store::new(below, "below");
             let files = objects(&there).await;
             assert!(files.iter().all(|(path, bytes)| whole[path] == *bytes), "what is there is whole");
             for split in Split::ALL {
                 if files.keys().any(|path| path.starts_with(split.name()) && path.ends_with("index.json")) {
-                    assert_eq!(read(&files, format, split), packs(&job, 1, split).await, "an index means that all of its packs are there");
+                    assert_eq!(
+                        read(&files, format, split),
+                        packs(&trial, 1, split).await,
+                        "an index means that all of its packs are there"
+                    );
                 }
             }
             if !files.is_empty() {
-                let error = exported(&job, 1, &options(format), &there).await.expect_err("something is there");
+                let error = exported(&trial, 1, &options(format), &there).await.expect_err("something is there");
                 assert!(matches!(&error, PipelineError::NotEmpty { address } if address == "below") && error.is_users_mistake(), "{error}");
             }
         }
@@ -268,18 +272,18 @@ async fn an_export_that_is_cut_short_has_no_index_of_what_is_missing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_a_withdrawn_sample_is_exported() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let job = published(folder.path(), "").await;
-    let before = packs(&job, 1, Split::Train).await;
+    let trial = published(folder.path(), "").await;
+    let before = packs(&trial, 1, Split::Train).await;
     // All of the first pack, so that padding alone is left of it.
     let samples: BTreeSet<String> = before[0].documents.iter().map(|document| document.sample_id.to_string()).collect();
     let request =
         Request { samples: samples.iter().cloned().collect(), images: Vec::new(), keys: Vec::new(), near: Near::Off, dry_run: false };
-    withdraw(&job.config, &job.store, &request).await.expect("they are there");
-    let after = packs(&job, 2, Split::Train).await;
+    withdraw(&trial.job(), &request).await.expect("they are there");
+    let after = packs(&trial, 2, Split::Train).await;
     assert!(after[0].segments.is_empty() && after[0].documents.is_empty() && after.len() == before.len());
     for format in FORMATS {
         let target = memory();
-        exported(&job, 2, &options(format), &target).await.expect("a good version");
+        exported(&trial, 2, &options(format), &target).await.expect("a good version");
         let files = objects(&target).await;
         assert_eq!(read(&files, format, Split::Train), after, "{format:?}");
         let holds = |bytes: &[u8], id: &str| bytes.windows(id.len()).any(|window| window == id.as_bytes());
@@ -292,34 +296,34 @@ async fn nothing_of_a_withdrawn_sample_is_exported() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_version_is_not_exported() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let job = published(folder.path(), "").await;
-    let paths: Vec<String> = job.objects().await.into_keys().collect();
+    let trial = published(folder.path(), "").await;
+    let paths: Vec<String> = trial.objects().await.into_keys().collect();
     let of = |begin: &str, end: &str| paths.iter().find(|path| path.starts_with(begin) && path.ends_with(end)).expect("part of it").clone();
     for path in [of("shards/", ".arrow"), of("windows/", ".json"), of("versions/", "/1.json")] {
-        let bytes = job.store.get(&path).await.expect("memory").expect("there");
+        let bytes = trial.store.get(&path).await.expect("memory").expect("there");
         let mut damaged = bytes.to_vec();
         // The newline of a record becomes a space.
         let place = if path.starts_with("shards/") { damaged.len() / 2 } else { damaged.len() - 1 };
         damaged[place] ^= 0x2a;
-        job.store.delete(&path).await.expect("memory");
-        job.store.create(&path, damaged).await.expect("memory");
+        trial.store.delete(&path).await.expect("memory");
+        trial.store.create(&path, damaged).await.expect("memory");
         let target = memory();
-        let error = exported(&job, 1, &options(ExportFormat::Mds), &target).await.expect_err("it is damaged");
+        let error = exported(&trial, 1, &options(ExportFormat::Mds), &target).await.expect_err("it is damaged");
         let is_damage = matches!(error, PipelineError::Damaged { .. } | PipelineError::Stage(StageError::Block { .. }));
         assert!(is_damage, "{path}: {error}");
         assert!(objects(&target).await.keys().all(|path| !path.ends_with("index.json")));
-        job.store.delete(&path).await.expect("memory");
-        job.store.create(&path, bytes).await.expect("memory");
+        trial.store.delete(&path).await.expect("memory");
+        trial.store.create(&path, bytes).await.expect("memory");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_says_what_is_wrong_with_its_arguments() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let job = published(folder.path(), "").await;
+    let trial = published(folder.path(), "").await;
     let store = folder.path().join("store");
     let local = Store::open(&store.display().to_string(), Path::new("")).expect("a folder");
-    for (path, bytes) in objects(&job.store).await {
+    for (path, bytes) in objects(&trial.store).await {
         local.create(&path, bytes).await.expect("a folder");
     }
     let config = folder.path().join("test.toml");
@@ -363,13 +367,13 @@ async fn a_split_without_packs_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(folder.path().join("list.jsonl"), rows(0..20)).expect("a temporary file");
     let settings = GIVEN.replace("held_out = 0.2", "held_out = 0.0");
-    let job = Job::try_new(&settings, &source("list", "jsonl", &folder.path().join("list.jsonl"), 10)).expect("a good configuration");
-    job.run().await.expect("the run ends");
+    let trial = Trial::try_new(&settings, &source("list", "jsonl", &folder.path().join("list.jsonl"), 10)).expect("a good configuration");
+    trial.run().await.expect("the run ends");
     let held_out = ExportOptions { split: Some(Split::HeldOut), ..options(ExportFormat::Mds) };
-    let error = exported(&job, 1, &held_out, &memory()).await.expect_err("none is held out");
+    let error = exported(&trial, 1, &held_out, &memory()).await.expect_err("none is held out");
     assert!(error.to_string() == "version 1 has no held_out packs to export" && error.is_users_mistake(), "{error}");
     let target = memory();
-    let export = exported(&job, 1, &options(ExportFormat::Mds), &target).await.expect("there are train packs");
+    let export = exported(&trial, 1, &options(ExportFormat::Mds), &target).await.expect("there are train packs");
     assert_eq!(export.splits.iter().map(|split| split.split).collect::<Vec<_>>(), [Split::Train]);
     assert!(objects(&target).await.keys().all(|path| !path.starts_with("held_out")));
 }

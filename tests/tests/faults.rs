@@ -11,7 +11,7 @@ use cm3flow::run::lease::LeaseMode;
 use cm3flow_schemas::Digest;
 use cm3flow_tests::fault::{Fault, Faults};
 use cm3flow_tests::long;
-use cm3flow_tests::small::{MAX_REQUESTS, SAMPLES, job, sections};
+use cm3flow_tests::small::{MAX_REQUESTS, SAMPLES, sections, trial};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
@@ -24,11 +24,11 @@ fn memory() -> Arc<dyn ObjectStore> {
 /// What an undisturbed run makes, and the requests that it takes.
 async fn undisturbed() -> (Objects, u64) {
     let faults = Faults::none();
-    let job = job(&memory(), &faults, "").expect("a good configuration");
-    job.run().await.expect("nothing goes wrong");
+    let trial = trial(&memory(), &faults, "").expect("a good configuration");
+    trial.run().await.expect("nothing goes wrong");
     let requests = faults.requests();
     assert!((20..=MAX_REQUESTS).contains(&requests), "{requests} requests:\n{}", faults.log().join("\n"));
-    let objects = job.objects().await;
+    let objects = trial.objects().await;
     assert!(objects.contains_key("versions/test/1.json"), "{objects:#?}");
     (objects, requests)
 }
@@ -43,9 +43,9 @@ fn places(first: u64, requests: u64) -> impl Iterator<Item = u64> {
 async fn sweep(fault: Fault, first: u64) {
     let (expected, requests) = undisturbed().await;
     for n in places(first, requests) {
-        let job = job(&memory(), &Faults::at(n, fault), "stall_timeout_seconds = 1").expect("a good configuration");
-        job.run().await.unwrap_or_else(|error| panic!("{fault:?} at request {n}: {error}"));
-        assert_eq!(job.objects().await, expected, "{fault:?} at request {n}");
+        let trial = trial(&memory(), &Faults::at(n, fault), "stall_timeout_seconds = 1").expect("a good configuration");
+        trial.run().await.unwrap_or_else(|error| panic!("{fault:?} at request {n}: {error}"));
+        assert_eq!(trial.objects().await, expected, "{fault:?} at request {n}");
     }
 }
 
@@ -74,16 +74,16 @@ async fn a_store_that_fails_for_good_stops_the_run_and_the_next_one_makes_the_sa
     let (expected, requests) = undisturbed().await;
     for n in places(2, requests) {
         let memory = memory();
-        let broken = job(&memory, &Faults::from(n, Fault::Fail), "retry_deadline_seconds = 0").expect("a good configuration");
+        let broken = trial(&memory, &Faults::from(n, Fault::Fail), "retry_deadline_seconds = 0").expect("a good configuration");
         match broken.run().await {
             Err(error) => assert!(error.is_retryable(), "request {n}: {error}"),
             // All was done, but the lease could not be given back.
             Ok(_) => {
-                let whole = job(&memory, &Faults::none(), "").expect("a good configuration");
+                let whole = trial(&memory, &Faults::none(), "").expect("a good configuration");
                 assert_eq!(whole.objects().await, expected, "request {n}: the store is gone, and the run says that it is done");
             }
         }
-        let mut mended = job(&memory, &Faults::none(), "").expect("a good configuration");
+        let mut mended = trial(&memory, &Faults::none(), "").expect("a good configuration");
         // The run could not give its lease back, and its process, this one, is still there.
         mended.options.lease = LeaseMode::Ignore;
         mended.run().await.unwrap_or_else(|error| panic!("after a stop at request {n}: {error}"));

@@ -1,9 +1,8 @@
 //! Fitting one artefact by itself: what it is worth on held-out photos, and that a run uses it.
 
-use cm3flow::events::progress::Progress;
-use cm3flow::{PipelineError, run};
+use cm3flow::{PipelineError, artefact};
 use cm3flow_schemas::Digest;
-use cm3flow_tests::job::{Job, SMALL, WITH_MODELS, corpus_source};
+use cm3flow_tests::trial::{SMALL, Trial, WITH_MODELS, corpus_source};
 
 /// The demo's tokenizer, fitted for a fourth of its steps.
 const CODEBOOK: &str = r#"
@@ -21,8 +20,8 @@ checkpoint_every = 100
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fitted_codebook_brings_held_out_photos_back_better_than_patches() {
-    let job = Job::try_new(CODEBOOK, &corpus_source(10)).expect("a good configuration");
-    let fitted = run::fit_codebook(&job.config, &job.store, false, &Progress::silent()).await.expect("fits");
+    let trial = Trial::try_new(CODEBOOK, &corpus_source(10)).expect("a good configuration");
+    let fitted = artefact::fit_codebook(&trial.job(), false).await.expect("fits");
     let [network, patches] = &fitted.quality[..] else { panic!("two tokenizers: {:?}", fitted.quality) };
     assert_eq!(
         (network.photos, network.codebook_size, network.tokens_per_photo),
@@ -33,14 +32,14 @@ async fn a_fitted_codebook_brings_held_out_photos_back_better_than_patches() {
     let picture = image::load_from_memory(&fitted.reconstructions.expect("photos are held out")).expect("a PNG file");
     assert_eq!((picture.width(), picture.height()), (128 * network.photos.min(8) as u32, 3 * 128));
     // What is pinned is measured again, not fitted.
-    let again = run::fit_codebook(&job.config, &job.store, false, &Progress::silent()).await.expect("pinned");
+    let again = artefact::fit_codebook(&trial.job(), false).await.expect("pinned");
     assert_eq!((again.weights, again.quality), (fitted.weights, fitted.quality));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_tokenizer_is_the_same_in_another_store_and_is_the_one_that_a_run_uses() {
-    let fit = async |job: &Job| run::fit_text_tokenizer(&job.config, &job.store, false, &Progress::silent()).await;
-    let [one, other] = [(); 2].map(|()| Job::try_new(SMALL, &corpus_source(10)).expect("a good configuration"));
+    let fit = async |trial: &Trial| artefact::fit_text_tokenizer(&trial.job(), false).await;
+    let [one, other] = [(); 2].map(|()| Trial::try_new(SMALL, &corpus_source(10)).expect("a good configuration"));
     let json = fit(&one).await.expect("fits").json;
     assert_eq!(json, fit(&other).await.expect("fits").json);
     assert_eq!(one.run().await.expect("the run ends").manifest.artefacts["text_tokenizer"], Digest::of(&json));
@@ -48,22 +47,22 @@ async fn a_text_tokenizer_is_the_same_in_another_store_and_is_the_one_that_a_run
     let path = folder.path().join("tokenizer.json");
     std::fs::write(&path, &json).expect("a file");
     let settings = SMALL.replace("[tokenize.text]", &format!("[tokenize.text]\nfile = \"{}\"", path.display()));
-    let given = Job::try_new(&settings, &corpus_source(10)).expect("a good configuration");
+    let given = Trial::try_new(&settings, &corpus_source(10)).expect("a good configuration");
     assert!(matches!(fit(&given).await, Err(PipelineError::Given { .. })), "it is given");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_says_how_many_codes_batches_and_precision_change() {
     let settings = WITH_MODELS.split("[model]").next().expect("the part before");
-    let job = Job::try_new(settings, &corpus_source(25)).expect("a good configuration");
-    let manifest = job.run().await.expect("the run ends").manifest;
+    let trial = Trial::try_new(settings, &corpus_source(25)).expect("a good configuration");
+    let manifest = trial.run().await.expect("the run ends").manifest;
     let names: Vec<&str> = manifest.code_changes.keys().map(String::as_str).collect();
     assert_eq!(names, ["batch_size=1", "batch_size=8", "precision=bfloat16"]);
     assert!(manifest.code_changes.values().all(|change| change.codes == 4 * 256), "{:?}", manifest.code_changes);
     let changed = |name: &str| manifest.code_changes[name].changed;
     assert!(changed("precision=bfloat16") > 0 && changed("batch_size=1") < changed("precision=bfloat16"), "{:?}", manifest.code_changes);
     let half = settings.replace("kind = \"vq\"", "kind = \"vq\"\nprecision = \"bfloat16\"");
-    let half = job.changed(&half, &corpus_source(25)).expect("a good configuration").run().await.expect("the run ends").manifest;
+    let half = trial.changed(&half, &corpus_source(25)).expect("a good configuration").run().await.expect("the run ends").manifest;
     assert_eq!(half.numerics.dtype, "bfloat16");
     assert_eq!(half.code_changes["precision=float32"].changed, changed("precision=bfloat16"), "the same comparison the other way round");
 }

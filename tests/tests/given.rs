@@ -7,7 +7,7 @@ use cm3flow::artefact::decode::{Content, parts};
 use cm3flow::run::RunOutcome;
 use cm3flow_schemas::document::Role;
 use cm3flow_tests::given::{GIVEN, caption, codes, npy, rows};
-use cm3flow_tests::job::{Job, SMALL, corpus, documents, source};
+use cm3flow_tests::trial::{SMALL, Trial, corpus, documents, source};
 
 /// A tar of `members`.
 fn tar(path: &Path, members: &[(String, Vec<u8>)]) {
@@ -22,9 +22,9 @@ fn tar(path: &Path, members: &[(String, Vec<u8>)]) {
 }
 
 /// Caption and codes of every record that is a pair.
-async fn pairs(job: &Job, outcome: &RunOutcome) -> BTreeMap<String, Vec<u32>> {
-    let artefacts = job.artefacts().await.expect("pinned");
-    let packs = job.packs(outcome).await.expect("just written");
+async fn pairs(trial: &Trial, outcome: &RunOutcome) -> BTreeMap<String, Vec<u32>> {
+    let artefacts = trial.artefacts().await.expect("pinned");
+    let packs = trial.packs(outcome).await.expect("just written");
     let mut pairs = BTreeMap::new();
     for (_, tokens, segments) in documents(&packs).filter(|(document, ..)| document.task == "pair") {
         let parts = parts(&tokens, &segments, &outcome.manifest.vocabulary, &artefacts.text).expect("ids of the vocabulary");
@@ -55,18 +55,18 @@ async fn codes_of_lists_and_tars_come_out_as_they_went_in() {
 
     let sources =
         source("list", "jsonl", &folder.path().join("list.jsonl"), 8) + &source("tar", "webdataset", &folder.path().join("*.tar"), 8);
-    let job = Job::try_new(GIVEN, &sources).expect("a good configuration");
-    let outcome = job.run().await.expect("the run ends");
+    let trial = Trial::try_new(GIVEN, &sources).expect("a good configuration");
+    let outcome = trial.run().await.expect("the run ends");
     let samples = &outcome.manifest.samples;
     assert_eq!((samples.input, samples.kept), (53, 50), "{samples}");
     let refused: BTreeSet<&str> = samples.refused.keys().map(String::as_str).collect();
     assert_eq!(refused, BTreeSet::from(["tokenize.code_out_of_range", "tokenize.no_encoder", "tokenize.wrong_number_of_codes"]));
     let expected: BTreeMap<String, Vec<u32>> = (0..50).map(|number| (caption(number), codes(number))).collect();
-    assert_eq!(pairs(&job, &outcome).await, expected);
+    assert_eq!(pairs(&trial, &outcome).await, expected);
     let numerics = &outcome.manifest.numerics;
     assert_eq!((numerics.libtorch.as_str(), numerics.cpu_capability.as_str()), ("none", "any"));
     assert!(!outcome.manifest.artefacts.is_empty() && outcome.report.is_some());
-    assert!(job.run().await.expect("the second run ends").nothing_to_do());
+    assert!(trial.run().await.expect("the second run ends").nothing_to_do());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,11 +78,11 @@ async fn codes_stand_beside_pictures_of_a_tokenizer_that_encodes() {
     std::fs::write(folder.path().join("list.jsonl"), lines).expect("a temporary file");
     let sources = source("photos", "webdataset", &corpus().join("photos-00000.tar"), 10)
         + &source("list", "jsonl", &folder.path().join("list.jsonl"), 10);
-    let job = Job::try_new(SMALL, &sources).expect("a good configuration");
-    let outcome = job.run().await.expect("the run ends");
+    let trial = Trial::try_new(SMALL, &sources).expect("a good configuration");
+    let outcome = trial.run().await.expect("the run ends");
     let samples = &outcome.manifest.samples;
     assert_eq!((samples.input, samples.kept), (37, 37), "{samples}");
-    let pairs = pairs(&job, &outcome).await;
+    let pairs = pairs(&trial, &outcome).await;
     for number in 0..12 {
         assert_eq!(pairs.get(&caption(number)), Some(&given(number)), "{number}");
     }

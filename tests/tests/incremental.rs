@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use cm3flow::run::RunOutcome;
 use cm3flow::source::scan::FileRows;
 use cm3flow_tests::given::{GIVEN, caption, codes, npy, rows};
-use cm3flow_tests::job::{Job, SMALL, source};
+use cm3flow_tests::trial::{SMALL, Trial, source};
 
 const CODES: usize = 64;
 
@@ -90,13 +90,13 @@ fn settle(path: &Path, modified: SystemTime) {
 /// Units that a run is to make: file, first row, rows.
 type Units<'a> = &'a [(&'a str, u64, u64)];
 
-/// Runs the job and checks everything that holds after every round.
-async fn round(job: &Job, before: Option<&RunOutcome>, expected: Units<'_>, kept: u64) -> RunOutcome {
+/// Runs the trial and checks everything that holds after every round.
+async fn round(trial: &Trial, before: Option<&RunOutcome>, expected: Units<'_>, kept: u64) -> RunOutcome {
     let prepared =
         |paths: &BTreeSet<String>| paths.iter().filter(|path| path.starts_with("units/prepare/") && path.ends_with("unit.json")).count();
-    let paths_before: BTreeSet<String> = job.objects().await.into_keys().collect();
-    let outcome = job.run().await.expect("the run ends");
-    let paths: BTreeSet<String> = job.objects().await.into_keys().collect();
+    let paths_before: BTreeSet<String> = trial.objects().await.into_keys().collect();
+    let outcome = trial.run().await.expect("the run ends");
+    let paths: BTreeSet<String> = trial.objects().await.into_keys().collect();
     let (manifest, windows_before) = (&outcome.manifest, before.map_or(0, |before| before.windows.len()));
     assert_eq!(
         (manifest.version, manifest.base),
@@ -125,7 +125,7 @@ async fn round(job: &Job, before: Option<&RunOutcome>, expected: Units<'_>, kept
         assert_eq!(outcome.windows[..windows_before], before.windows, "the windows before stay");
     }
 
-    let again = job.run().await.expect("the run ends");
+    let again = trial.run().await.expect("the run ends");
     assert!(again.nothing_to_do() && again.manifest == outcome.manifest);
     assert_eq!(again.drift, outcome.drift);
     outcome
@@ -144,7 +144,7 @@ async fn five_rounds_of_appended_changed_and_removed_inputs() {
     sources.photos(0..12, 0);
     // A sample whose annotations change is another one.
     let settings = format!("{SMALL}[dedup]\nby = \"sample\"\n");
-    let job = Job::try_new(&settings, &sources.config()).expect("a good configuration");
+    let trial = Trial::try_new(&settings, &sources.config()).expect("a good configuration");
     let expected = [
         ("list.jsonl", 0, 10),
         ("list.jsonl", 10, 10),
@@ -154,13 +154,13 @@ async fn five_rounds_of_appended_changed_and_removed_inputs() {
         ("photos", 0, 10),
         ("photos", 10, 2),
     ];
-    let first = round(&job, None, &expected, 49).await;
+    let first = round(&trial, None, &expected, 49).await;
 
     // Appended: short units stay as they are.
     sources.append(25..33);
     sources.tar("b.tar", &numbers(200));
     sources.photos(12..15, 0);
-    let second = round(&job, Some(&first), &[("list.jsonl", 25, 8), ("b.tar", 0, 10), ("b.tar", 10, 2), ("photos", 12, 3)], 72).await;
+    let second = round(&trial, Some(&first), &[("list.jsonl", 25, 8), ("b.tar", 0, 10), ("b.tar", 10, 2), ("photos", 12, 3)], 72).await;
     assert_eq!((&second.drift.removed, &second.drift.changed), (&vec![], &vec![]));
 
     // Changed: one row, one sample of a tar, one photo; everything else of their units is a duplicate.
@@ -168,7 +168,7 @@ async fn five_rounds_of_appended_changed_and_removed_inputs() {
     sources.write_list();
     sources.tar("a.tar", &[&numbers(100)[..11], &[999]].concat());
     sources.photos(1..2, 77);
-    let third = round(&job, Some(&second), &[("list.jsonl", 0, 10), ("a.tar", 0, 10), ("a.tar", 10, 2), ("photos", 0, 10)], 75).await;
+    let third = round(&trial, Some(&second), &[("list.jsonl", 0, 10), ("a.tar", 0, 10), ("a.tar", 10, 2), ("photos", 0, 10)], 75).await;
     assert_eq!(third.drift.removed, []);
     let changed = [file_rows("list", "list.jsonl", 10), file_rows("photos", "photos", 10), file_rows("tars", "a.tar", 12)];
     assert_eq!(third.drift.changed, changed);
@@ -180,7 +180,7 @@ async fn five_rounds_of_appended_changed_and_removed_inputs() {
     for extension in ["png", "txt"] {
         std::fs::remove_file(sources.path(&format!("photos/0014.{extension}"))).expect("it is there");
     }
-    let fourth = round(&job, Some(&third), &[("list.jsonl", 25, 4), ("photos", 12, 2)], 75).await;
+    let fourth = round(&trial, Some(&third), &[("list.jsonl", 25, 4), ("photos", 12, 2)], 75).await;
     let removed = [file_rows("list", "list.jsonl", 4), file_rows("photos", "photos", 1), file_rows("tars", "b.tar", 12)];
     assert_eq!(fourth.drift.removed, removed);
     assert_eq!(
@@ -194,7 +194,7 @@ async fn five_rounds_of_appended_changed_and_removed_inputs() {
     std::fs::remove_file(sources.path("tars/a.tar")).expect("it is there");
     sources.photos(20..21, 0);
     let expected = [("list.jsonl", 29, 2), ("c.tar", 0, 10), ("c.tar", 10, 2), ("photos", 14, 1)];
-    let fifth = round(&job, Some(&fourth), &expected, 90).await;
+    let fifth = round(&trial, Some(&fourth), &expected, 90).await;
     // Both forms of the changed tar are in the dataset.
     assert!(fifth.drift.removed.contains(&file_rows("tars", "a.tar", 24)), "{:?}", fifth.drift);
     assert!(fifth.drift.removed.contains(&file_rows("tars", "b.tar", 12)), "{:?}", fifth.drift);
@@ -206,16 +206,16 @@ async fn an_unchanged_source_is_not_read_again() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let list = folder.path().join("list.jsonl");
     write(&list, rows(0..20).as_bytes());
-    let job = Job::try_new(GIVEN, &source("list", "jsonl", &list, 8)).expect("a good configuration");
-    job.run().await.expect("the run ends");
+    let trial = Trial::try_new(GIVEN, &source("list", "jsonl", &list, 8)).expect("a good configuration");
+    trial.run().await.expect("the run ends");
     // Other bytes under the same facts can only be noticed by reading them.
     let modified = std::fs::metadata(&list).and_then(|facts| facts.modified()).expect("just written");
     std::fs::write(&list, rows(0..20).replace("number 7", "number 8")).expect("a temporary file");
     settle(&list, modified);
-    assert!(job.run().await.expect("the run ends").nothing_to_do());
+    assert!(trial.run().await.expect("the run ends").nothing_to_do());
     // Under other facts they are.
     settle(&list, modified + Duration::from_secs(1));
-    let second = job.run().await.expect("the run ends");
+    let second = trial.run().await.expect("the run ends");
     assert_eq!((second.manifest.version, &second.drift.changed), (2, &vec![file_rows("list", "list.jsonl", 8)]));
 }
 
@@ -224,14 +224,14 @@ async fn a_limit_reports_nothing_as_removed_and_a_later_run_goes_on_behind_it() 
     let folder = tempfile::tempdir().expect("a temporary folder");
     let list = folder.path().join("list.jsonl");
     write(&list, rows(0..40).as_bytes());
-    let mut job = Job::try_new(GIVEN, &source("list", "jsonl", &list, 8)).expect("a good configuration");
-    job.options.limit = Some(20);
-    let first = job.run().await.expect("the run ends");
+    let mut trial = Trial::try_new(GIVEN, &source("list", "jsonl", &list, 8)).expect("a good configuration");
+    trial.options.limit = Some(20);
+    let first = trial.run().await.expect("the run ends");
     assert_eq!(first.manifest.samples.input, 20);
-    job.options.limit = None;
-    let second = job.run().await.expect("the run ends");
+    trial.options.limit = None;
+    let second = trial.run().await.expect("the run ends");
     assert_eq!((second.manifest.samples.input, second.manifest.samples.duplicate), (40, 0));
-    job.options.limit = Some(9);
-    let third = job.run().await.expect("the run ends");
+    trial.options.limit = Some(9);
+    let third = trial.run().await.expect("the run ends");
     assert!(third.nothing_to_do() && third.drift.removed.is_empty());
 }

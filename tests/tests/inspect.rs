@@ -11,20 +11,20 @@ use cm3flow_schemas::pack::Pack;
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::{SampleId, columns};
 use cm3flow_stages::read::{BlockReader, read_packs};
-use cm3flow_tests::job::{Job, SMALL, WITH_MODELS, corpus, corpus_source, documents};
+use cm3flow_tests::trial::{SMALL, Trial, WITH_MODELS, corpus, corpus_source, documents};
 
 /// Packs of one split in stored order.
-async fn packs_of(job: &Job, outcome: &RunOutcome, split: Split) -> Vec<Pack> {
+async fn packs_of(trial: &Trial, outcome: &RunOutcome, split: Split) -> Vec<Pack> {
     let shards: Vec<_> = outcome.windows.iter().flat_map(|window| window.shards.clone()).filter(|shard| shard.split == split).collect();
     let schema = columns::pack(outcome.manifest.seq_len as usize, outcome.manifest.vocabulary.width());
-    read_packs(&mut BlockReader::new(job.store.objects(), schema), &shards, usize::MAX).await.expect("just written")
+    read_packs(&mut BlockReader::new(trial.store.objects(), schema), &shards, usize::MAX).await.expect("just written")
 }
 
-async fn small_run() -> (Job, RunOutcome, Inspector) {
-    let job = Job::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
-    let outcome = job.run().await.expect("the run ends");
-    let inspector = Inspector::open(&job.config, &job.store, None).await.expect("published");
-    (job, outcome, inspector)
+async fn small_run() -> (Trial, RunOutcome, Inspector) {
+    let trial = Trial::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
+    let outcome = trial.run().await.expect("the run ends");
+    let inspector = Inspector::open(&trial.job(), None).await.expect("published");
+    (trial, outcome, inspector)
 }
 
 /// RGB pixels of a PNG file.
@@ -34,13 +34,13 @@ fn pixels(png: &[u8]) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_of_the_codebook_is_that_of_the_tokens_in_the_shards() {
-    let (job, outcome, inspector) = small_run().await;
+    let (trial, outcome, inspector) = small_run().await;
     let view = inspector.codebook().await.expect("readable");
     let image = outcome.manifest.vocabulary.image;
     let mut sum = vec![0_u64; image.len as usize];
     for split in Split::ALL {
         let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
-        for pack in packs_of(&job, &outcome, split).await {
+        for pack in packs_of(&trial, &outcome, split).await {
             // By segments, where the command goes by ids.
             for segment in pack.segments.iter().filter(|segment| segment.modality == Modality::Image) {
                 pack.tokens[segment.range()].iter().for_each(|id| *counts.entry(id - image.start).or_default() += 1);
@@ -63,10 +63,10 @@ async fn usage_of_the_codebook_is_that_of_the_tokens_in_the_shards() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_document_of_a_pack_is_found_by_its_id_with_text_and_pictures() {
-    let (job, outcome, inspector) = small_run().await;
-    let artefacts = job.artefacts().await.expect("pinned");
+    let (trial, outcome, inspector) = small_run().await;
+    let artefacts = trial.artefacts().await.expect("pinned");
     let vocabulary = &outcome.manifest.vocabulary;
-    let packs = packs_of(&job, &outcome, Split::Train).await;
+    let packs = packs_of(&trial, &outcome, Split::Train).await;
     let last = packs.len() - 1;
     let mut masked = 0;
     for index in [0, last] {
@@ -122,9 +122,9 @@ async fn every_document_of_a_pack_is_found_by_its_id_with_text_and_pictures() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sample_shows_its_source_its_documents_and_what_it_retrieved() {
-    let (job, outcome, inspector) = small_run().await;
+    let (trial, outcome, inspector) = small_run().await;
     let mut by_sample: HashMap<SampleId, HashSet<String>> = HashMap::new();
-    let packs = job.packs(&outcome).await.expect("just written");
+    let packs = trial.packs(&outcome).await.expect("just written");
     for (document, ..) in documents(&packs) {
         by_sample.entry(document.sample_id).or_default().insert(document.document_id.to_string());
     }
@@ -160,10 +160,10 @@ async fn a_sample_shows_its_source_its_documents_and_what_it_retrieved() {
 async fn duplicates_and_refused_samples_say_what_became_of_them() {
     let settings = SMALL.replace("min_short_side_px = 32", "min_short_side_px = 32\nmax_aspect = 1.4");
     let twice = format!("{}{}", corpus_source(10), corpus_source(25).replace("name = \"photos\"", "name = \"again\""));
-    let job = Job::try_new(&settings, &twice).expect("a good configuration");
-    let outcome = job.run().await.expect("the run ends");
+    let trial = Trial::try_new(&settings, &twice).expect("a good configuration");
+    let outcome = trial.run().await.expect("the run ends");
     assert!(outcome.manifest.samples.duplicate > 0, "{}", outcome.manifest.samples);
-    let inspector = Inspector::open(&job.config, &job.store, Some(&1.into())).await.expect("published");
+    let inspector = Inspector::open(&trial.job(), Some(&1.into())).await.expect("published");
 
     let listing = inspector.listing(3).await.expect("readable");
     assert_eq!((listing.version, listing.samples.len()), (1, 3));
@@ -215,21 +215,21 @@ async fn beginnings_of_ids_are_taken_and_mistakes_are_told_apart() {
     for wrong in [inspector.document("photo-1").await.err(), inspector.pack("train:0").await.err()] {
         assert!(matches!(&wrong, Some(PipelineError::NoId { .. })), "{wrong:?}");
     }
-    let job = Job::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
-    let error = Inspector::open(&job.config, &job.store, None).await.err().expect("nothing is published");
+    let trial = Trial::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
+    let error = Inspector::open(&trial.job(), None).await.err().expect("nothing is published");
     assert_eq!(error.to_string(), "nothing of dataset test is published yet; `cm3flow run` publishes its first version");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pictures_of_a_network_are_those_that_the_evaluation_stored() {
-    let mut job = Job::try_new(WITH_MODELS, &corpus_source(10)).expect("a good configuration");
-    job.options.limit = Some(40);
-    let outcome = job.run().await.expect("the run ends");
-    let inspector = Inspector::open(&job.config, &job.store, None).await.expect("published");
+    let mut trial = Trial::try_new(WITH_MODELS, &corpus_source(10)).expect("a good configuration");
+    trial.options.limit = Some(40);
+    let outcome = trial.run().await.expect("the run ends");
+    let inspector = Inspector::open(&trial.job(), None).await.expect("published");
     // The evaluation decodes held-out images, too, and keeps them as files.
     let mut stored = HashSet::new();
-    for path in job.objects().await.keys().filter(|path| path.contains("/evaluations/") && path.contains("held-out-")) {
-        stored.insert(pixels(&job.store.get(path).await.expect("memory").expect("listed")));
+    for path in trial.objects().await.keys().filter(|path| path.contains("/evaluations/") && path.contains("held-out-")) {
+        stored.insert(pixels(&trial.store.get(path).await.expect("memory").expect("listed")));
     }
     assert!(!stored.is_empty(), "the evaluation kept no pictures");
     let mut shown = HashSet::new();

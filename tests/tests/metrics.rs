@@ -9,7 +9,7 @@ use std::time::Duration;
 use cm3flow::events::progress::Progress;
 use cm3flow::metrics::{Endpoint, MetricsAddress};
 use cm3flow::run;
-use cm3flow_tests::job::{Job, SMALL, corpus_source};
+use cm3flow_tests::trial::{SMALL, Trial, corpus_source};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -53,7 +53,7 @@ async fn scrape(address: SocketAddr) -> BTreeMap<String, f64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrape_shows_what_the_ledger_says() {
-    let job = Job::try_new(&SMALL.replace("min_short_side_px = 32", "max_image_bytes = 35000"), &corpus_source(10))
+    let trial = Trial::try_new(&SMALL.replace("min_short_side_px = 32", "max_image_bytes = 35000"), &corpus_source(10))
         .expect("a good configuration");
     let progress = Progress::silent();
     let loopback: MetricsAddress = "0".parse().expect("a port");
@@ -77,7 +77,7 @@ async fn a_scrape_shows_what_the_ledger_says() {
             }
         }
     });
-    let outcome = run::run(&job.config, &job.store, &job.options, &progress).await.expect("the run ends");
+    let outcome = run::run(&trial.job_telling(&progress), &trial.options).await.expect("the run ends");
     ended.store(true, Ordering::Relaxed);
     watching.await.expect("no counter fell");
 

@@ -6,9 +6,9 @@ use std::process::{Command, Output, Stdio};
 use cm3flow::events::progress::Progress;
 use cm3flow::events::{Event, Told};
 use cm3flow::run::{self, RunOptions};
-use cm3flow::{Config, Store, WorkerCommand};
+use cm3flow::{Config, Job, Store, WorkerCommand};
 use cm3flow_schemas::version::VersionManifest;
-use cm3flow_tests::job::{SMALL, corpus, source};
+use cm3flow_tests::trial::{SMALL, corpus, source};
 
 /// Samples of each tar of the corpus.
 const TAR: u64 = 25;
@@ -97,7 +97,7 @@ async fn what_processes_count_comes_to_the_run_that_started_them() {
         };
         let options = RunOptions { worker_command: Some(command), ..RunOptions::default() };
         let store = Store::open(&folder.path().join(store).display().to_string(), Path::new("")).expect("a local store");
-        run::run(&config, &store, &options, progress).await.expect("it ends");
+        run::run(&Job::new(config, store, progress.clone()), &options).await.expect("it ends");
     }
     for stage in ["ingest", "filter", "derive", "tokenize", "embed", "instruct"] {
         let [here, elsewhere] = [&here, &elsewhere].map(|progress| progress.meters().of(stage).counts());

@@ -5,14 +5,13 @@ use std::path::Path;
 
 use cm3flow::PipelineError;
 use cm3flow::catalog::refused::RefusedFilter;
-use cm3flow::catalog::{Catalog, VersionRef, refused};
-use cm3flow::events::progress::Progress;
+use cm3flow::catalog::{VersionRef, refused};
 use cm3flow::events::{Event, Told};
 use cm3flow::plan::{Plan, ReplayFilter};
 use cm3flow::run::{RunOptions, RunOutcome};
 use cm3flow::source::scan::scan_sources;
 use cm3flow::versions::rebuild::rebuild;
-use cm3flow_tests::job::{Job, SMALL, corpus_source, source};
+use cm3flow_tests::trial::{SMALL, Trial, corpus_source, source};
 use image::{ImageFormat, Rgb, RgbImage};
 
 /// Writes a picture of which no two look alike.
@@ -31,14 +30,14 @@ fn list_with_missing_pictures(folder: &Path) -> String {
     source("rows", "jsonl", &folder.join("rows.jsonl"), 4)
 }
 
-fn job(sources: &str) -> Job {
-    Job::try_new(SMALL, &[&corpus_source(25), sources].concat()).expect("a good configuration")
+fn trial(sources: &str) -> Trial {
+    Trial::try_new(SMALL, &[&corpus_source(25), sources].concat()).expect("a good configuration")
 }
 
-fn replaying(job: &Job, reason: Option<&str>) -> Job {
+fn replaying(trial: &Trial, reason: Option<&str>) -> Trial {
     let filter = RefusedFilter { reason: reason.map(str::to_owned), ..RefusedFilter::default() };
-    let options = RunOptions { replay: Some(ReplayFilter { filter, version: None }), ..job.options.clone() };
-    Job { config: job.config.clone(), store: job.store.clone(), options }
+    let options = RunOptions { replay: Some(ReplayFilter { filter, version: None }), ..trial.options.clone() };
+    Trial { config: trial.config.clone(), store: trial.store.clone(), options, stop: trial.stop.clone() }
 }
 
 /// A refused sample: its key, its row in its file, the window that read it again.
@@ -48,23 +47,23 @@ fn row(key: &str, file_row: u64, read_again_in: Option<u32>) -> Listed {
     (key.to_owned(), file_row, read_again_in)
 }
 
-async fn refused_keys(job: &Job, outcome: &RunOutcome, filter: &RefusedFilter) -> Vec<Listed> {
-    let listed = refused::matching(&job.store, &outcome.windows, filter, usize::MAX).await.expect("just written");
+async fn refused_keys(trial: &Trial, outcome: &RunOutcome, filter: &RefusedFilter) -> Vec<Listed> {
+    let listed = refused::matching(&trial.store, &outcome.windows, filter, usize::MAX).await.expect("just written");
     listed.into_iter().map(|sample| (sample.key, sample.file_row, sample.read_again_in)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_picture_that_has_arrived_is_kept_by_a_replay_and_nothing_else_is_read_again() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let job = job(&list_with_missing_pictures(folder.path()));
-    let first = job.run().await.expect("missing pictures stop nothing");
+    let trial = trial(&list_with_missing_pictures(folder.path()));
+    let first = trial.run().await.expect("missing pictures stop nothing");
     let before = first.manifest.samples.clone();
     assert_eq!(before.refused.get("ingest.missing_image"), Some(&2), "{before}");
     let all = RefusedFilter::default();
-    assert_eq!(refused_keys(&job, &first, &all).await, [row("1.png", 1, None), row("4.png", 4, None)]);
+    assert_eq!(refused_keys(&trial, &first, &all).await, [row("1.png", 1, None), row("4.png", 4, None)]);
 
     write_picture(&folder.path().join("1.png"), 1);
-    let replay = replaying(&job, Some("missing_image"));
+    let replay = replaying(&trial, Some("missing_image"));
     let second = replay.run().await.expect("the replay ends");
     let after = &second.manifest.samples;
     assert_eq!((second.manifest.version, second.manifest.base), (2, Some(1)));
@@ -74,19 +73,19 @@ async fn a_picture_that_has_arrived_is_kept_by_a_replay_and_nothing_else_is_read
     let window = second.windows.last().expect("a new window");
     let rows: Vec<&[u64]> = window.units.iter().map(|unit| unit.only.as_slice()).collect();
     assert_eq!(rows, [&[1_u64][..], &[4]], "one unit for each unit that the rows were in");
-    let listed = refused_keys(&job, &second, &all).await;
+    let listed = refused_keys(&trial, &second, &all).await;
     let again = Some(window.window);
     assert_eq!(listed, [row("1.png", 1, again), row("4.png", 4, again), row("4.png", 4, None)]);
 
     // The version is made again from its record, with and without what was prepared.
     for is_from_scratch in [false, true] {
-        let again = rebuild(&job.config, &job.store, Some(&VersionRef::Number(2)), is_from_scratch, &Progress::silent()).await;
+        let again = rebuild(&trial.job(), Some(&VersionRef::Number(2)), is_from_scratch).await;
         let again = again.expect("the sources hold what was tried once more");
         assert_eq!(again.first_difference, None, "from scratch: {is_from_scratch}");
     }
 
     // Neither has anything left to do: what changed was read, and what is refused was tried on these files.
-    assert!(job.run().await.expect("a run ends").nothing_to_do(), "an ordinary run reads the list again");
+    assert!(trial.run().await.expect("a run ends").nothing_to_do(), "an ordinary run reads the list again");
     assert!(replay.run().await.expect("a replay ends").nothing_to_do(), "a second replay tries the same once more");
 
     // The last one arrives: only its row is read.
@@ -95,24 +94,24 @@ async fn a_picture_that_has_arrived_is_kept_by_a_replay_and_nothing_else_is_read
     let samples = &third.manifest.samples;
     assert_eq!((samples.input, samples.kept), (after.input + 1, after.kept + 1), "{samples}");
     assert!(replay.run().await.expect("a replay ends").nothing_to_do());
-    assert!(job.run().await.expect("a run ends").nothing_to_do());
+    assert!(trial.run().await.expect("a run ends").nothing_to_do());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_of_a_row_that_came_in_elsewhere_meanwhile_is_a_duplicate() {
     let (folder, elsewhere) = (tempfile::tempdir().expect("a temporary folder"), tempfile::tempdir().expect("a temporary folder"));
     let sources = list_with_missing_pictures(folder.path());
-    let job = job(&sources);
-    job.run().await.expect("missing pictures stop nothing");
+    let trial = trial(&sources);
+    trial.run().await.expect("missing pictures stop nothing");
     write_picture(&elsewhere.path().join("1.png"), 1);
     let row = "{\"image\": \"1.png\", \"captions\": [\"picture number 1\"]}\n";
     fs::write(elsewhere.path().join("rows.jsonl"), row).expect("a temporary folder");
     let more = [corpus_source(25), sources, source("more", "jsonl", &elsewhere.path().join("rows.jsonl"), 4)].concat();
-    let job = job.changed(SMALL, &more).expect("a good configuration");
-    let before = job.run().await.expect("a source came").manifest.samples;
+    let trial = trial.changed(SMALL, &more).expect("a good configuration");
+    let before = trial.run().await.expect("a source came").manifest.samples;
 
     write_picture(&folder.path().join("1.png"), 1);
-    let after = replaying(&job, Some("missing_image")).run().await.expect("the replay ends").manifest.samples;
+    let after = replaying(&trial, Some("missing_image")).run().await.expect("the replay ends").manifest.samples;
     assert_eq!((after.input, after.kept, after.duplicate), (before.input + 2, before.kept, before.duplicate + 1), "{after}");
     assert!(after.check("version").is_ok(), "{after}");
 }
@@ -120,30 +119,30 @@ async fn a_replay_of_a_row_that_came_in_elsewhere_meanwhile_is_a_duplicate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unit_that_changed_beyond_its_refused_rows_is_read_as_a_whole() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let job = job(&list_with_missing_pictures(folder.path()));
-    let before = job.run().await.expect("missing pictures stop nothing").manifest.samples;
+    let trial = trial(&list_with_missing_pictures(folder.path()));
+    let before = trial.run().await.expect("missing pictures stop nothing").manifest.samples;
     // The first unit holds rows 0 to 3: one picture arrives, another becomes a new one.
     write_picture(&folder.path().join("1.png"), 1);
     write_picture(&folder.path().join("2.png"), 22);
-    let outcome = replaying(&job, None).run().await.expect("the replay ends");
+    let outcome = replaying(&trial, None).run().await.expect("the replay ends");
     let units = &outcome.windows.last().expect("a new window").units;
     let (whole, tried): (Vec<_>, Vec<_>) = units.iter().partition(|unit| unit.only.is_empty());
     assert_eq!((whole.len(), whole[0].first_row, whole[0].rows), (1, 0, 4));
     assert_eq!((tried.len(), tried[0].only.as_slice()), (1, &[4][..]), "the other unit is as it was");
     let after = outcome.manifest.samples;
     assert_eq!((after.input, after.kept, after.duplicate), (before.input + 5, before.kept + 2, before.duplicate + 2), "{after}");
-    assert!(job.run().await.expect("a run ends").nothing_to_do());
+    assert!(trial.run().await.expect("a run ends").nothing_to_do());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_takes_only_what_it_is_asked_for() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let job = job(&list_with_missing_pictures(folder.path()));
-    job.run().await.expect("missing pictures stop nothing");
+    let trial = trial(&list_with_missing_pictures(folder.path()));
+    trial.run().await.expect("missing pictures stop nothing");
     for reason in ["no_image", "filter"] {
-        assert!(replaying(&job, Some(reason)).run().await.expect("a replay ends").nothing_to_do(), "{reason}");
+        assert!(replaying(&trial, Some(reason)).run().await.expect("a replay ends").nothing_to_do(), "{reason}");
     }
-    let mut elsewhere = replaying(&job, None);
+    let mut elsewhere = replaying(&trial, None);
     elsewhere.options.replay.as_mut().expect("just set").filter.source = Some("photos".into());
     assert!(elsewhere.run().await.expect("a replay ends").nothing_to_do());
 }
@@ -152,43 +151,43 @@ async fn a_replay_takes_only_what_it_is_asked_for() {
 async fn a_run_that_refuses_too_much_publishes_nothing_and_goes_on_once_more_is_allowed() {
     let strict = SMALL.replace("min_short_side_px = 32", "max_image_bytes = 35000");
     let sources = corpus_source(10);
-    let free = Job::try_new(&strict, &sources).expect("a good configuration").run().await.expect("it refuses, and goes on");
+    let free = Trial::try_new(&strict, &sources).expect("a good configuration").run().await.expect("it refuses, and goes on");
     let refused = free.manifest.samples.refused_total();
     assert!(refused > 4, "{}", free.manifest.samples);
 
     let budget = "workers = 2\nmax_refused_fraction = 0.01\nmax_refused_min_samples = 1";
-    let job = Job::try_new(&strict.replace("workers = 2", budget), &sources).expect("a good configuration");
-    let error = job.run().await.expect_err("more is refused than allowed");
+    let trial = Trial::try_new(&strict.replace("workers = 2", budget), &sources).expect("a good configuration");
+    let error = trial.run().await.expect_err("more is refused than allowed");
     let PipelineError::RefusedTooMuch { reasons, .. } = &error else { panic!("{error}") };
     assert!(reasons.contains("ingest.too_many_bytes"), "{reasons}");
     assert!(error.to_string().contains("refused list") && !error.is_users_mistake(), "{error}");
-    let catalog = Catalog::new(job.store.clone(), &job.config.dataset.name);
+    let job = trial.job();
+    let catalog = job.catalog();
     assert_eq!(catalog.versions().await.expect("memory"), [0_u32; 0], "nothing is published");
 
     // What stopped it can be listed, and is told in the events of the run.
-    let artefacts = job.artefacts().await.expect("pinned");
-    let plan = Plan::make(&job.config, &artefacts, &catalog, &scan_sources(&job.config, &job.store, None).await.expect("there"))
-        .await
-        .expect("memory");
-    let listed = plan.refused_before(&job.store, &RefusedFilter::default(), usize::MAX).await.expect("memory");
+    let artefacts = trial.artefacts().await.expect("pinned");
+    let scan = scan_sources(&job, None, None).await.expect("there");
+    let plan = Plan::make(&job, &artefacts, None, &scan).await.expect("memory");
+    let listed = plan.refused_before(&trial.store, &RefusedFilter::default(), usize::MAX).await.expect("memory");
     assert!(!listed.is_empty() && listed.iter().all(|sample| sample.stage == "ingest"));
-    let events = events(&job).await;
+    let events = events(&trial).await;
     assert!(events.iter().any(|event| matches!(event, Event::RefusedTooMuch { .. })), "{events:?}");
     assert!(matches!(events.last(), Some(Event::RunEnded { end, .. }) if end.exit_code == 1 && end.reason.is_some()), "{events:?}");
 
-    let allowed = job.changed(&strict, &sources).expect("a good configuration").run().await.expect("allowed now");
+    let allowed = trial.changed(&strict, &sources).expect("a good configuration").run().await.expect("allowed now");
     assert_eq!(allowed.manifest, free.manifest, "what was prepared is used, and the version is that of a run without a stop");
 }
 
 /// All events of all runs, in order of runs and events.
-async fn events(job: &Job) -> Vec<Event> {
+async fn events(trial: &Trial) -> Vec<Event> {
     let mut found = Vec::new();
-    for run in job.store.names("runs").await.expect("memory") {
+    for run in trial.store.names("runs").await.expect("memory") {
         let folder = format!("runs/{run}/events");
-        let mut objects = job.store.names(&folder).await.expect("memory");
+        let mut objects = trial.store.names(&folder).await.expect("memory");
         objects.sort_by_key(|name| name.trim_end_matches(".jsonl").parse::<u32>().expect("a number"));
         for name in objects {
-            let bytes = job.store.get(&format!("{folder}/{name}")).await.expect("memory").expect("just listed");
+            let bytes = trial.store.get(&format!("{folder}/{name}")).await.expect("memory").expect("just listed");
             let text = String::from_utf8(bytes.to_vec()).expect("JSON");
             found.extend(text.lines().map(|line| serde_json::from_str::<Told>(line).expect("an event").event));
         }

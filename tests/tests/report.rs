@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
 
-use cm3flow_tests::job::{Job, WITH_MODELS, corpus_source};
 use cm3flow_tests::tools::tool;
+use cm3flow_tests::trial::{Trial, WITH_MODELS, corpus_source};
 
 /// Runs the browser without a window on `page`.
 fn browse(browser: &Path, page: &Path, arguments: &[&str]) -> Vec<u8> {
@@ -27,10 +27,10 @@ async fn the_report_shows_pictures_and_curves_in_a_browser() {
     else {
         return;
     };
-    let mut job = Job::try_new(WITH_MODELS, &corpus_source(10)).expect("a good configuration");
-    job.options.limit = Some(40);
-    let outcome = job.run().await.expect("the run ends");
-    let page = job.store.get(outcome.report.as_deref().expect("a report")).await.expect("memory").expect("just written");
+    let mut trial = Trial::try_new(WITH_MODELS, &corpus_source(10)).expect("a good configuration");
+    trial.options.limit = Some(40);
+    let outcome = trial.run().await.expect("the run ends");
+    let page = trial.store.get(outcome.report.as_deref().expect("a report")).await.expect("memory").expect("just written");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("report.html");
     std::fs::write(&file, &page).expect("a temporary folder");

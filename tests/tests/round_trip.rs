@@ -6,15 +6,15 @@ use cm3flow::artefact::decode::{Content, Part, parts};
 use cm3flow_schemas::SampleId;
 use cm3flow_schemas::document::{Role, check};
 use cm3flow_stages::eval::psnr;
-use cm3flow_tests::job::{Job, SMALL, corpus, corpus_source, documents};
+use cm3flow_tests::trial::{SMALL, Trial, corpus, corpus_source, documents};
 use serde_json::Value;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn captions_and_images_survive_masking_and_packing() {
-    let job = Job::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
-    let outcome = job.run().await.expect("the run ends");
-    let artefacts = job.artefacts().await.expect("pinned");
-    let packs = job.packs(&outcome).await.expect("just written");
+    let trial = Trial::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
+    let outcome = trial.run().await.expect("the run ends");
+    let artefacts = trial.artefacts().await.expect("pinned");
+    let packs = trial.packs(&outcome).await.expect("just written");
     let lines = std::fs::read_to_string(corpus().join("annotations.jsonl")).expect("part of the corpus");
     let written: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("annotations")).collect();
     let captions: HashSet<&str> =
@@ -53,16 +53,16 @@ async fn captions_and_images_survive_masking_and_packing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_held_out_sample_is_trained_on_or_retrieved() {
-    let job = Job::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
-    let outcome = job.run().await.expect("the run ends");
-    let artefacts = job.artefacts().await.expect("pinned");
+    let trial = Trial::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
+    let outcome = trial.run().await.expect("the run ends");
+    let artefacts = trial.artefacts().await.expect("pinned");
     let vocabulary = &outcome.manifest.vocabulary;
     let mut images: HashMap<bool, HashSet<Vec<u32>>> = HashMap::new();
     let mut retrieved: HashSet<Vec<u32>> = HashSet::new();
     for window in &outcome.windows {
         for shard in &window.shards {
             let schema = cm3flow_schemas::columns::pack(outcome.manifest.seq_len as usize, vocabulary.width());
-            let mut blocks = cm3flow_stages::read::BlockReader::new(job.store.objects(), schema);
+            let mut blocks = cm3flow_stages::read::BlockReader::new(trial.store.objects(), schema);
             let packs = cm3flow_stages::read::read_packs(&mut blocks, std::slice::from_ref(shard), usize::MAX).await.expect("just written");
             let is_train = shard.split == cm3flow_schemas::sample::Split::Train;
             for (document, tokens, segments) in documents(&packs).filter(|(document, ..)| document.task == "pair") {

@@ -4,23 +4,23 @@ use std::path::Path;
 
 use cm3flow::Store;
 use cm3flow::store::Probe;
-use cm3flow_tests::job::Job;
 use cm3flow_tests::servers::Server;
 use cm3flow_tests::small::{SAMPLES, sections};
+use cm3flow_tests::trial::Trial;
 
 /// Tries out `server`, runs on it, compares with memory, and returns what it lacks.
 async fn lacking(server: &Server) -> Vec<&'static str> {
-    let mut job = Job::try_new(&sections(&server.section), "").expect("a good configuration");
-    job.options.limit = Some(SAMPLES);
-    job.run().await.expect("memory");
-    let expected = job.objects().await;
-    job.store = Store::open_with(server.address, Path::new(""), &job.config.store).expect("a store");
-    let probe = Probe::of(&job.store).await;
+    let mut trial = Trial::try_new(&sections(&server.section), "").expect("a good configuration");
+    trial.options.limit = Some(SAMPLES);
+    trial.run().await.expect("memory");
+    let expected = trial.objects().await;
+    trial.store = Store::open_with(server.address, Path::new(""), &trial.config.store).expect("a store");
+    let probe = Probe::of(&trial.store).await;
     for finding in &probe.findings {
         println!("{}: {} {}", server.address, finding.check, finding.found);
     }
-    job.run().await.expect("the run ends");
-    assert_eq!(job.objects().await, expected);
+    trial.run().await.expect("the run ends");
+    assert_eq!(trial.objects().await, expected);
     probe.findings.iter().filter(|finding| !finding.is_good).map(|finding| finding.check).collect()
 }
 

@@ -9,9 +9,9 @@ use cm3flow::Store;
 use cm3flow::store::Probe;
 use cm3flow_schemas::Digest;
 use cm3flow_tests::fault::{Fault, Faults};
-use cm3flow_tests::job::{Job, corpus};
 use cm3flow_tests::s3::{S3Options, S3Service};
 use cm3flow_tests::small::{SAMPLES, sections, store_over};
+use cm3flow_tests::trial::{Trial, corpus};
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
@@ -51,13 +51,13 @@ async fn the_service_counts_requests_but_not_those_for_the_count() {
 
 /// Runs on the store at `address` with the `[store]` section `store`, and returns all objects.
 async fn made(address: &str, store: &str, workers: u32) -> BTreeMap<String, Digest> {
-    let mut job = Job::try_new(&sections(store), "").expect("a good configuration");
-    job.options.limit = Some(SAMPLES);
-    job.config.runtime.workers = workers;
-    job.store = Store::open_with(address, Path::new(""), &job.config.store).expect("a store");
-    let outcome = job.run().await.unwrap_or_else(|error| panic!("{address} with {workers} workers: {error}"));
+    let mut trial = Trial::try_new(&sections(store), "").expect("a good configuration");
+    trial.options.limit = Some(SAMPLES);
+    trial.config.runtime.workers = workers;
+    trial.store = Store::open_with(address, Path::new(""), &trial.config.store).expect("a store");
+    let outcome = trial.run().await.unwrap_or_else(|error| panic!("{address} with {workers} workers: {error}"));
     assert!(!outcome.was_published);
-    job.objects().await
+    trial.objects().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,10 +104,10 @@ async fn sources_on_s3_are_read_through_failures_to_the_same_version() {
     let source = remote_corpus(&objects).await;
     let local = sections(&service.section());
     let (before, _) = local.split_once("[[source]]").expect("one source");
-    let mut job = Job::try_new(before, &source).expect("a good configuration");
-    job.options.limit = Some(SAMPLES);
-    job.run().await.expect("the run ends");
-    assert_eq!(job.objects().await, expected);
+    let mut trial = Trial::try_new(before, &source).expect("a good configuration");
+    trial.options.limit = Some(SAMPLES);
+    trial.run().await.expect("the run ends");
+    assert_eq!(trial.objects().await, expected);
 }
 
 const SECRET: &str = "hush-5e1f0c2b";
@@ -178,7 +178,7 @@ async fn lacking(store: &Store) -> Vec<&'static str> {
 async fn a_probe_finds_nothing_lacking_in_good_stores_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (service, _) = service(S3Options::default()).await;
-    let config = Job::try_new(&sections(&service.section()), "").expect("a good configuration").config.store;
+    let config = Trial::try_new(&sections(&service.section()), "").expect("a good configuration").config.store;
     for address in ["memory://", &folder.path().display().to_string(), "s3://bucket/data"] {
         let store = Store::open_with(address, Path::new(""), &config).expect("a store");
         assert_eq!(lacking(&store).await, [""; 0], "{address}");

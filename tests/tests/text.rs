@@ -6,15 +6,16 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use cm3flow::PipelineError;
 use cm3flow::artefact::decode::{Content, parts};
-use cm3flow::events::progress::Progress;
-use cm3flow::{PipelineError, run};
+use cm3flow::train::train_version;
+use cm3flow::view::report::report_version;
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::document::{Modality, Role, check};
 use cm3flow_schemas::random::Draws;
 use cm3flow_stages::tokenize::{Fidelity, TextTokenizer, Unrepresentable, fit_text};
 use cm3flow_tests::hostile::{Hostile, control_spellings, hostile_texts};
-use cm3flow_tests::job::{Job, SMALL, corpus_source, documents, source, tokenizer_folder, tokenizers};
+use cm3flow_tests::trial::{SMALL, Trial, corpus_source, documents, source, tokenizer_folder, tokenizers};
 use image::{Rgb, RgbImage};
 use unicode_normalization::UnicodeNormalization;
 
@@ -119,10 +120,10 @@ async fn hostile_captions_survive(settings: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let list = write_list(folder.path(), &captions);
     let settings = format!("{settings}[fit]\nmax_samples = 200\n");
-    let job = Job::try_new(&settings, &source("hostile", "jsonl", &list, 125)).expect("a good configuration");
-    let outcome = job.run().await.expect("the run ends");
-    let artefacts = job.artefacts().await.expect("given or pinned");
-    let packs = job.packs(&outcome).await.expect("just written");
+    let trial = Trial::try_new(&settings, &source("hostile", "jsonl", &list, 125)).expect("a good configuration");
+    let outcome = trial.run().await.expect("the run ends");
+    let artefacts = trial.artefacts().await.expect("given or pinned");
+    let packs = trial.packs(&outcome).await.expect("just written");
     let vocabulary = &outcome.manifest.vocabulary;
     assert!(outcome.manifest.samples.refused.is_empty(), "{:?}", outcome.manifest.samples);
     assert!(outcome.manifest.documents.refused.is_empty(), "{:?}", outcome.manifest.documents);
@@ -191,8 +192,8 @@ async fn a_text_without_tokens_is_refused_with_its_reason() {
         ["a dog runs", "a 東京 dog", "two dogs", "a red boat", "\\u0645 dog"].map(|json| Hostile { json: json.into(), text: json.into() });
     let folder = tempfile::tempdir().expect("a folder");
     let list = write_list(folder.path(), &captions);
-    let job = Job::try_new(&settings, &source("words", "jsonl", &list, 125)).expect("a good configuration");
-    let outcome = job.run().await.expect("the run ends");
+    let trial = Trial::try_new(&settings, &source("words", "jsonl", &list, 125)).expect("a good configuration");
+    let outcome = trial.run().await.expect("the run ends");
     let documents = &outcome.manifest.documents;
     assert_eq!(outcome.manifest.samples.kept, 5);
     let refused = documents.refused["instruct.unrepresentable_text"];
@@ -203,17 +204,17 @@ async fn a_text_without_tokens_is_refused_with_its_reason() {
 async fn a_version_is_not_read_with_another_vocabulary() {
     let train = "[model]\nlayers = 1\nwidth = 32\nheads = 2\n[train]\nsteps = 1\nbatch_packs = 1\nwarm_up_steps = 1\n";
     let settings = format!("{SMALL}{train}");
-    let mut job = Job::try_new(&settings, &corpus_source(25)).expect("a good configuration");
-    job.options.without_training = true;
-    job.run().await.expect("the run ends");
+    let mut trial = Trial::try_new(&settings, &corpus_source(25)).expect("a good configuration");
+    trial.options.without_training = true;
+    trial.run().await.expect("the run ends");
     for (vocabulary, wanted) in [
         ("sentinels = 32", "vocabularies differ in sentinels: {\"len\":32,"),
         ("preset = \"cm3leon\"", "vocabularies differ in break_: 64512 here, "),
         ("modalities = { audio = 100 }", "vocabularies differ in modalities: {\"audio\":{\"len\":100,"),
     ] {
-        let other = job.changed(&format!("{settings}[vocabulary]\n{vocabulary}\n"), &corpus_source(25)).expect("a good configuration");
-        let trained = run::train_version(&other.config, &other.store, None, &other.options, &Progress::silent()).await;
-        let reported = run::report_version(&other.config, &other.store, None).await;
+        let other = trial.changed(&format!("{settings}[vocabulary]\n{vocabulary}\n"), &corpus_source(25)).expect("a good configuration");
+        let trained = train_version(&other.job(), None).await;
+        let reported = report_version(&other.job(), None).await;
         for refused in [trained.expect_err("another vocabulary"), reported.expect_err("another vocabulary")] {
             assert!(matches!(refused, PipelineError::Mismatch { .. }) && refused.is_users_mistake(), "{vocabulary}: {refused}");
             let said = refused.to_string();

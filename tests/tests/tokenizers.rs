@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cm3flow::run::RunOutcome;
-use cm3flow_tests::job::{Job, WITH_MODELS, corpus_source};
+use cm3flow_tests::trial::{Trial, WITH_MODELS, corpus_source};
 
 const MODULES: &str = r#"
 kind = "torchscript"
@@ -37,35 +37,35 @@ fn settings(tokenizer: &str) -> String {
     format!("{before}[filter]\nmin_short_side_px = 32\n[tokenize.image]\n{tokenizer}\n[tokenize.text]{after}")
 }
 
-async fn run(tokenizer: &str) -> (Job, RunOutcome) {
-    let mut job = Job::try_new(&settings(tokenizer), &corpus_source(10)).expect("a good configuration");
-    job.options.limit = Some(20);
-    let outcome = job.run().await.expect("the run ends");
+async fn run(tokenizer: &str) -> (Trial, RunOutcome) {
+    let mut trial = Trial::try_new(&settings(tokenizer), &corpus_source(10)).expect("a good configuration");
+    trial.options.limit = Some(20);
+    let outcome = trial.run().await.expect("the run ends");
     assert!(outcome.manifest.samples.kept > 10, "{:?}", outcome.manifest.samples);
-    (job, outcome)
+    (trial, outcome)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn torchscript_modules_run_the_whole_job() {
-    let (job, outcome) = run(&format!("{MODULES}grid = 16\n")).await;
+    let (trial, outcome) = run(&format!("{MODULES}grid = 16\n")).await;
     assert_eq!(outcome.manifest.vocabulary.image.len, 300);
-    let artefacts = job.artefacts().await.expect("given and pinned");
+    let artefacts = trial.artefacts().await.expect("given and pinned");
     assert!(artefacts.image_decodes);
     assert_eq!(artefacts.embedder_name, "hashed character n-grams, and colour layout or hashed codes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn weights_without_decoder_run_the_whole_job() {
-    let (job, outcome) = run(WITHOUT_DECODER).await;
+    let (trial, outcome) = run(WITHOUT_DECODER).await;
     assert_eq!(outcome.manifest.vocabulary.image.len, 300);
-    assert!(!job.artefacts().await.expect("given and pinned").image_decodes);
+    assert!(!trial.artefacts().await.expect("given and pinned").image_decodes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn codes_that_the_modules_do_not_return_stop_the_run() {
-    let mut job = Job::try_new(&settings(&format!("{MODULES}grid = 8\n")), &corpus_source(10)).expect("a good configuration");
-    job.options.limit = Some(5);
-    let error = job.run().await.expect_err("another grid");
+    let mut trial = Trial::try_new(&settings(&format!("{MODULES}grid = 8\n")), &corpus_source(10)).expect("a good configuration");
+    trial.options.limit = Some(5);
+    let error = trial.run().await.expect_err("another grid");
     let mut said = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(error) = source {
@@ -81,8 +81,8 @@ async fn files_that_are_no_tokenizer_are_named() {
         (WITHOUT_DECODER.replace("chameleon.safetensors", "encoder.jit"), "golden/encoder.jit: "),
         (format!("{}grid = 16\n", MODULES.replace("decoder.jit", "chameleon.safetensors")), "golden/chameleon.safetensors: "),
     ] {
-        let job = Job::try_new(&settings(&tokenizer), &corpus_source(10)).expect("a good configuration");
-        let error = job.run().await.expect_err("no such tokenizer");
+        let trial = Trial::try_new(&settings(&tokenizer), &corpus_source(10)).expect("a good configuration");
+        let error = trial.run().await.expect_err("no such tokenizer");
         assert!(error.is_users_mistake() && error.with_causes().contains(named), "{}", error.with_causes());
     }
 }

@@ -10,20 +10,20 @@ use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::traits::PackSource;
 use cm3flow_schemas::{DocumentId, SampleId, columns};
 use cm3flow_stages::read::{BlockReader, PackReader, read_packs};
-use cm3flow_tests::job::{Job, SMALL, corpus_source, documents};
+use cm3flow_tests::trial::{SMALL, Trial, corpus_source, documents};
 
 const VARIANTS: u16 = 3;
 
-fn job(variants: u16) -> Job {
-    Job::try_new(&format!("{SMALL}[mask]\nvariants = {variants}\n"), &corpus_source(10)).expect("a good configuration")
+fn trial(variants: u16) -> Trial {
+    Trial::try_new(&format!("{SMALL}[mask]\nvariants = {variants}\n"), &corpus_source(10)).expect("a good configuration")
 }
 
 /// Packs of one variant of a split, in the order of their shards.
-async fn packs_of(job: &Job, outcome: &RunOutcome, split: Split, variant: u16) -> Vec<Pack> {
+async fn packs_of(trial: &Trial, outcome: &RunOutcome, split: Split, variant: u16) -> Vec<Pack> {
     let schema = columns::pack(outcome.manifest.seq_len as usize, outcome.manifest.vocabulary.width());
     let shards = outcome.windows.iter().flat_map(|window| &window.shards);
     let shards: Vec<_> = shards.filter(|shard| shard.split == split && shard.variant == variant).cloned().collect();
-    read_packs(&mut BlockReader::new(job.store.objects(), schema), &shards, usize::MAX).await.expect("whole")
+    read_packs(&mut BlockReader::new(trial.store.objects(), schema), &shards, usize::MAX).await.expect("whole")
 }
 
 /// Samples and tasks of the documents of `packs`, with their numbers.
@@ -37,12 +37,12 @@ fn records(packs: &[Pack]) -> BTreeMap<(SampleId, String), usize> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_variant_holds_the_same_records_with_other_masks_and_neighbours() {
-    let job = job(VARIANTS);
-    let outcome = job.run().await.expect("the run ends");
+    let trial = trial(VARIANTS);
+    let outcome = trial.run().await.expect("the run ends");
     let vocabulary = &outcome.manifest.vocabulary;
     let mut variants = Vec::new();
     for variant in 0..VARIANTS {
-        variants.push(packs_of(&job, &outcome, Split::Train, variant).await);
+        variants.push(packs_of(&trial, &outcome, Split::Train, variant).await);
     }
     let mut ids: BTreeSet<DocumentId> = BTreeSet::new();
     let (mut masks, mut neighbours) = (BTreeSet::new(), BTreeSet::new());
@@ -66,8 +66,8 @@ async fn every_variant_holds_the_same_records_with_other_masks_and_neighbours() 
     }
     assert_eq!((masks.len(), neighbours.len()), (3, 3), "each variant has masks and neighbours of its own");
 
-    let held_out = packs_of(&job, &outcome, Split::HeldOut, 0).await;
-    assert!(!held_out.is_empty() && packs_of(&job, &outcome, Split::HeldOut, 1).await.is_empty(), "what is evaluated has one variant");
+    let held_out = packs_of(&trial, &outcome, Split::HeldOut, 0).await;
+    assert!(!held_out.is_empty() && packs_of(&trial, &outcome, Split::HeldOut, 1).await.is_empty(), "what is evaluated has one variant");
     let built = outcome.manifest.documents.packed as usize;
     assert_eq!(built, ids.len() + records(&held_out).values().sum::<usize>(), "the ledger counts the documents of all variants");
     let counted = &outcome.manifest.statistics[Split::Train.name()];
@@ -77,7 +77,7 @@ async fn every_variant_holds_the_same_records_with_other_masks_and_neighbours() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_variant_is_what_there_is_without_others() {
-    let (one, several) = (job(1), job(VARIANTS));
+    let (one, several) = (trial(1), trial(VARIANTS));
     let alone = one.run().await.expect("the run ends");
     let among = several.run().await.expect("the run ends");
     for split in Split::ALL {
@@ -87,17 +87,18 @@ async fn the_first_variant_is_what_there_is_without_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trainer_reads_one_variant_an_epoch() {
-    let job = job(VARIANTS);
-    let outcome = job.run().await.expect("the run ends");
+    let trial = trial(VARIANTS);
+    let outcome = trial.run().await.expect("the run ends");
     let mut epochs = Vec::new();
     for variant in (0..VARIANTS).chain(0..1) {
-        let mut tokens: Vec<Vec<u32>> = packs_of(&job, &outcome, Split::Train, variant).await.into_iter().map(|pack| pack.tokens).collect();
+        let mut tokens: Vec<Vec<u32>> =
+            packs_of(&trial, &outcome, Split::Train, variant).await.into_iter().map(|pack| pack.tokens).collect();
         tokens.sort_unstable();
         epochs.push(tokens);
     }
     let (seq_len, width) = (outcome.manifest.seq_len as usize, outcome.manifest.vocabulary.width());
     let feed = Followed::published(&outcome.windows).feed();
-    let (objects, runtime) = (job.store.objects(), tokio::runtime::Handle::current());
+    let (objects, runtime) = (trial.store.objects(), tokio::runtime::Handle::current());
     let reading = tokio::task::spawn_blocking(move || {
         let mut reader = PackReader::new(objects, Box::new(feed), columns::pack(seq_len, width), (Split::Train, 1, seq_len), runtime);
         for (number, wanted) in epochs.iter().enumerate() {

@@ -6,12 +6,12 @@ use std::path::Path;
 use cm3flow::PipelineError;
 use cm3flow::artefact::decode::{Content, Part, parts};
 use cm3flow::catalog::Catalog;
-use cm3flow::events::progress::Progress;
 use cm3flow::train::follow::Followed;
 use cm3flow::versions::rebuild::rebuild;
 use cm3flow::versions::verify::repair::repair;
 use cm3flow::versions::withdraw::{FormerState, Near, Request, Why, Withdrawal, withdraw};
 use cm3flow::view::inspect::{Inspector, SampleState, SampleView};
+use cm3flow::view::report::report_version;
 use cm3flow_schemas::document::check;
 use cm3flow_schemas::ledger::DocumentLedger;
 use cm3flow_schemas::pack::{Pack, PackStatistics, PlacedDocument};
@@ -22,8 +22,8 @@ use cm3flow_schemas::window::WindowRecord;
 use cm3flow_schemas::{Digest, DocumentId, SampleId, columns};
 use cm3flow_stages::pack::statistics;
 use cm3flow_stages::read::{BlockReader, PackReader, read_packs};
-use cm3flow_tests::job::{Job, SMALL, corpus_source, documents, source};
 use cm3flow_tests::pictures::{Altered, altered};
+use cm3flow_tests::trial::{SMALL, Trial, corpus_source, documents, source};
 
 /// A published version with all its packs.
 struct Version {
@@ -33,15 +33,15 @@ struct Version {
 }
 
 impl Version {
-    async fn read(job: &Job, number: u32) -> Self {
-        let catalog = Catalog::new(job.store.clone(), "test");
+    async fn read(trial: &Trial, number: u32) -> Self {
+        let catalog = Catalog::new(trial.store.clone(), "test");
         let manifest = catalog.version(number).await.expect("published");
         let windows = catalog.windows_of(&manifest).await.expect("whole");
         let schema = columns::pack(manifest.seq_len as usize, manifest.vocabulary.width());
         let mut packs = BTreeMap::new();
         for split in Split::ALL {
             let shards: Vec<_> = windows.iter().flat_map(|window| window.shards.clone()).filter(|shard| shard.split == split).collect();
-            let mut blocks = BlockReader::new(job.store.objects(), schema.clone());
+            let mut blocks = BlockReader::new(trial.store.objects(), schema.clone());
             packs.insert(split, read_packs(&mut blocks, &shards, usize::MAX).await.expect("whole"));
         }
         Self { manifest, windows, packs }
@@ -135,26 +135,26 @@ fn request(samples: &[SampleId]) -> Request {
     Request { samples: samples.iter().map(ToString::to_string).collect(), ..Request::default() }
 }
 
-async fn run(job: &Job, request: &Request) -> Withdrawal {
-    withdraw(&job.config, &job.store, request).await.expect("the withdrawal ends")
+async fn run(trial: &Trial, request: &Request) -> Withdrawal {
+    withdraw(&trial.job(), request).await.expect("the withdrawal ends")
 }
 
-async fn small_run() -> (Job, Version) {
+async fn small_run() -> (Trial, Version) {
     run_with("").await
 }
 
 /// A published version of the small run with further `sections`.
-async fn run_with(sections: &str) -> (Job, Version) {
-    let job = Job::try_new(&format!("{SMALL}{sections}"), &corpus_source(10)).expect("a good configuration");
-    job.run().await.expect("the run ends");
-    let version = Version::read(&job, 1).await;
+async fn run_with(sections: &str) -> (Trial, Version) {
+    let trial = Trial::try_new(&format!("{SMALL}{sections}"), &corpus_source(10)).expect("a good configuration");
+    trial.run().await.expect("the run ends");
+    let version = Version::read(&trial, 1).await;
     version.check_counts();
-    (job, version)
+    (trial, version)
 }
 
 /// A train sample of `version` that documents of other samples retrieved, as it is shown.
-async fn retrieved_sample(job: &Job, version: &Version) -> SampleView {
-    let inspector = Inspector::open(&job.config, &job.store, None).await.expect("published");
+async fn retrieved_sample(trial: &Trial, version: &Version) -> SampleView {
+    let inspector = Inspector::open(&trial.job(), None).await.expect("published");
     let candidates: BTreeSet<SampleId> =
         version.packs[&Split::Train].iter().flat_map(|pack| &pack.documents).map(|placed| placed.sample_id).collect();
     for id in candidates {
@@ -174,10 +174,10 @@ fn documents_with(view: &SampleView) -> HashSet<DocumentId> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_a_withdrawn_sample_is_left_and_all_else_is_where_it_was() {
-    let (job, before) = small_run().await;
-    let view = retrieved_sample(&job, &before).await;
+    let (trial, before) = small_run().await;
+    let view = retrieved_sample(&trial, &before).await;
     let gone = documents_with(&view);
-    let withdrawal = run(&job, &request(&[view.sample_id])).await;
+    let withdrawal = run(&trial, &request(&[view.sample_id])).await;
     assert_eq!((withdrawal.base, withdrawal.version), (1, Some(2)));
     let listed: Vec<_> = withdrawal.samples.iter().map(|sample| (sample.sample_id, sample.was, sample.why)).collect();
     assert_eq!(listed, [(view.sample_id, FormerState::Kept, Why::Named)]);
@@ -185,7 +185,7 @@ async fn nothing_of_a_withdrawn_sample_is_left_and_all_else_is_where_it_was() {
     assert!(documents.own > 0 && documents.retrieved > 0, "{documents:?}");
     assert_eq!(documents.own + documents.retrieved, gone.len() as u64);
 
-    let after = Version::read(&job, 2).await;
+    let after = Version::read(&trial, 2).await;
     check_overlay(&before, &after, &gone);
     assert_eq!((after.manifest.base, after.manifest.samples.withdrawn), (Some(1), 1));
     assert_eq!(after.manifest.samples.kept + 1, before.manifest.samples.kept);
@@ -197,7 +197,7 @@ async fn nothing_of_a_withdrawn_sample_is_left_and_all_else_is_where_it_was() {
     assert_eq!(digests(&after).difference(&digests(&before)).count() as u64, withdrawal.shards, "other shards are those of before");
 
     // Its caption and its codes, which stood in the packs, do so no more.
-    let artefacts = job.artefacts().await.expect("pinned");
+    let artefacts = trial.artefacts().await.expect("pinned");
     let caption = view.annotations.expect("it is prepared").captions.remove(0);
     let codes = view.images.iter().find(|image| image.role == "main").and_then(|image| image.codes.clone()).expect("a main image");
     let shows = |version: &Version| {
@@ -221,15 +221,15 @@ async fn nothing_of_a_withdrawn_sample_is_left_and_all_else_is_where_it_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sample_goes_from_every_variant_of_the_documents() {
-    let (job, before) = run_with("[mask]\nvariants = 3\n").await;
-    let view = retrieved_sample(&job, &before).await;
+    let (trial, before) = run_with("[mask]\nvariants = 3\n").await;
+    let view = retrieved_sample(&trial, &before).await;
     let gone = documents_with(&view);
     let of_variant = |version: &Version, variant: u16| -> Vec<u64> {
         let shards = version.windows.iter().flat_map(|window| &window.shards);
         shards.filter(|shard| shard.split == Split::Train && shard.variant == variant).map(|shard| shard.packs).collect()
     };
-    run(&job, &request(&[view.sample_id])).await;
-    let after = Version::read(&job, 2).await;
+    run(&trial, &request(&[view.sample_id])).await;
+    let after = Version::read(&trial, 2).await;
     check_overlay(&before, &after, &gone);
     assert!(!after.samples().contains(&view.sample_id));
     for variant in 0..3 {
@@ -240,12 +240,12 @@ async fn a_sample_goes_from_every_variant_of_the_documents() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_withdrawn_sample_is_shown_as_such_and_its_documents_not_at_all() {
-    let (job, before) = small_run().await;
-    let view = retrieved_sample(&job, &before).await;
+    let (trial, before) = small_run().await;
+    let view = retrieved_sample(&trial, &before).await;
     let id = view.sample_id.to_string();
-    run(&job, &request(&[view.sample_id])).await;
+    run(&trial, &request(&[view.sample_id])).await;
     run(
-        &job,
+        &trial,
         &Request {
             samples: vec![before.samples().into_iter().find(|other| *other != view.sample_id).expect("more").to_string()],
             ..Request::default()
@@ -253,7 +253,7 @@ async fn a_withdrawn_sample_is_shown_as_such_and_its_documents_not_at_all() {
     )
     .await;
 
-    let inspector = Inspector::open(&job.config, &job.store, None).await.expect("published");
+    let inspector = Inspector::open(&trial.job(), None).await.expect("published");
     let shown = inspector.sample(&id).await.expect("units still name it");
     assert_eq!(shown.version, 3);
     assert!(!shown.places.is_empty());
@@ -266,27 +266,27 @@ async fn a_withdrawn_sample_is_shown_as_such_and_its_documents_not_at_all() {
     let listing = inspector.listing(usize::MAX).await.expect("readable");
     assert!(!listing.samples.iter().any(|sample| sample.sample_id == view.sample_id));
     assert!(!listing.documents.iter().any(|document| documents_with(&view).contains(&document.document_id)));
-    let page = cm3flow::run::report_version(&job.config, &job.store, None).await.expect("a report");
+    let page = report_version(&trial.job(), None).await.expect("a report");
     assert!(!page.contains(&id) && page.contains("withdrawn 2"), "the report counts it and does not show it");
 
     // What was published stays as it was.
-    let former = Inspector::open(&job.config, &job.store, Some(&1.into())).await.expect("published");
+    let former = Inspector::open(&trial.job(), Some(&1.into())).await.expect("published");
     assert_eq!(former.sample(&id).await.expect("kept").places[0].state, SampleState::Kept);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_position_saved_before_continues_after_with_the_same_packs_but_for_holes() {
-    let (job, before) = small_run().await;
-    let gone = retrieved_sample(&job, &before).await.sample_id;
-    run(&job, &request(&[gone])).await;
-    let after = Version::read(&job, 2).await;
+    let (trial, before) = small_run().await;
+    let gone = retrieved_sample(&trial, &before).await.sample_id;
+    run(&trial, &request(&[gone])).await;
+    let after = Version::read(&trial, 2).await;
     let packs = before.packs[&Split::Train].len();
     let at = packs / 3;
     let read = |version: &Version, from: u64, count: usize| {
         let schema = columns::pack(version.manifest.seq_len as usize, version.manifest.vocabulary.width());
         let feed = Followed::published(&version.windows).feed();
         let order = (Split::Train, 5, version.manifest.seq_len as usize);
-        let mut reader = PackReader::new(job.store.objects(), Box::new(feed), schema, order, tokio::runtime::Handle::current());
+        let mut reader = PackReader::new(trial.store.objects(), Box::new(feed), schema, order, tokio::runtime::Handle::current());
         let read = move || {
             reader.restore(ReaderState { position: from });
             let batch = reader.next_batch(count).expect("readable");
@@ -313,14 +313,14 @@ async fn a_position_saved_before_continues_after_with_the_same_packs_but_for_hol
 
 #[tokio::test(flavor = "multi_thread")]
 async fn packs_whose_documents_all_went_are_padding() {
-    let (job, before) = small_run().await;
+    let (trial, before) = small_run().await;
     let held_out: Vec<SampleId> =
         before.packs[&Split::HeldOut].iter().flat_map(|pack| &pack.documents).map(|placed| placed.sample_id).collect();
     let samples = held_out.into_iter().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
-    let withdrawal = run(&job, &Request { near: Near::Off, ..request(&samples) }).await;
+    let withdrawal = run(&trial, &Request { near: Near::Off, ..request(&samples) }).await;
     assert_eq!(withdrawal.empty_packs, before.packs[&Split::HeldOut].len() as u64);
     assert_eq!(withdrawal.documents.retrieved, 0, "held-out samples are not retrieved");
-    let after = Version::read(&job, 2).await;
+    let after = Version::read(&trial, 2).await;
     let gone = before.packs[&Split::HeldOut].iter().flat_map(|pack| &pack.documents).map(|placed| placed.document_id).collect();
     check_overlay(&before, &after, &gone);
     let counts = &after.manifest.statistics[Split::HeldOut.name()];
@@ -329,41 +329,41 @@ async fn packs_whose_documents_all_went_are_padding() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_withdrawal_is_laid_over_the_first() {
-    let (job, before) = small_run().await;
-    let first = retrieved_sample(&job, &before).await;
-    run(&job, &request(&[first.sample_id])).await;
-    let between = Version::read(&job, 2).await;
+    let (trial, before) = small_run().await;
+    let first = retrieved_sample(&trial, &before).await;
+    run(&trial, &request(&[first.sample_id])).await;
+    let between = Version::read(&trial, 2).await;
     let second = before.samples().into_iter().rfind(|sample| *sample != first.sample_id).expect("there are more");
-    let inspector = Inspector::open(&job.config, &job.store, None).await.expect("published");
+    let inspector = Inspector::open(&trial.job(), None).await.expect("published");
     let gone = documents_with(&inspector.sample(&second.to_string()).await.expect("kept"));
-    let withdrawal = run(&job, &request(&[second, first.sample_id])).await;
+    let withdrawal = run(&trial, &request(&[second, first.sample_id])).await;
     assert_eq!((withdrawal.version, withdrawal.already_withdrawn), (Some(3), BTreeSet::from([first.sample_id])));
     assert_eq!(withdrawal.samples.len(), 1, "{:?}", withdrawal.samples);
-    let after = Version::read(&job, 3).await;
+    let after = Version::read(&trial, 3).await;
     check_overlay(&between, &after, &gone);
     assert_eq!((after.manifest.base, after.manifest.samples.withdrawn), (Some(2), 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_withdrawal_in_two_steps_leaves_the_packs_of_one() {
-    let (job, before) = small_run().await;
+    let (trial, before) = small_run().await;
     let samples: Vec<SampleId> = before.samples().into_iter().take(2).collect();
     let (at_once, _) = small_run().await;
-    run(&job, &request(&samples[..1])).await;
-    run(&job, &request(&samples[1..])).await;
+    run(&trial, &request(&samples[..1])).await;
+    run(&trial, &request(&samples[1..])).await;
     run(&at_once, &request(&samples)).await;
-    let (stepwise, at_once) = (Version::read(&job, 3).await, Version::read(&at_once, 2).await);
+    let (stepwise, at_once) = (Version::read(&trial, 3).await, Version::read(&at_once, 2).await);
     assert_eq!(stepwise.windows, at_once.windows);
     assert_eq!(stepwise.manifest.blocklist, at_once.manifest.blocklist);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_is_refused_and_what_has_gone_is_no_work() {
-    let (job, before) = small_run().await;
-    let objects = job.objects().await;
+    let (trial, before) = small_run().await;
+    let objects = trial.objects().await;
     let none = |request: Request| {
-        let job = &job;
-        async move { withdraw(&job.config, &job.store, &request).await.expect_err("refused") }
+        let trial = &trial;
+        async move { withdraw(&trial.job(), &request).await.expect_err("refused") }
     };
     let text = |text: &str| vec![text.to_owned()];
     let unknown = "0123456789abcdef0123456789abcdef";
@@ -382,27 +382,27 @@ async fn what_is_not_there_is_refused_and_what_has_gone_is_no_work() {
         assert!(matches!(&error, PipelineError::NoId { .. }), "{error}");
     }
     let id = before.samples().pop_first().expect("samples");
-    let dry = run(&job, &Request { dry_run: true, ..request(&[id]) }).await;
+    let dry = run(&trial, &Request { dry_run: true, ..request(&[id]) }).await;
     assert!(dry.documents.own > 0 && dry.packs > 0 && dry.version.is_none() && !dry.nothing_to_do());
-    assert_eq!(job.objects().await, objects, "nothing is written by mistakes and dry runs");
+    assert_eq!(trial.objects().await, objects, "nothing is written by mistakes and dry runs");
 
-    let done = run(&job, &request(&[id])).await;
+    let done = run(&trial, &request(&[id])).await;
     assert_eq!((dry.documents, dry.packs, dry.shards), (done.documents, done.packs, done.shards));
-    let objects = job.objects().await;
-    let again = run(&job, &request(&[id])).await;
+    let objects = trial.objects().await;
+    let again = run(&trial, &request(&[id])).await;
     assert!(again.nothing_to_do() && again.already_withdrawn == BTreeSet::from([id]));
-    assert_eq!(job.objects().await, objects);
+    assert_eq!(trial.objects().await, objects);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn samples_are_named_by_beginning_image_and_key_alike() {
-    let (job, _) = small_run().await;
-    let inspector = Inspector::open(&job.config, &job.store, None).await.expect("published");
+    let (trial, _) = small_run().await;
+    let inspector = Inspector::open(&trial.job(), None).await.expect("published");
     let listing = inspector.listing(3).await.expect("readable");
     let [by_id, by_image, by_key] = listing.samples.as_slice() else { panic!("three samples") };
     let image = inspector.sample(&by_image.sample_id.to_string()).await.expect("listed").image_id.expect("prepared");
     let withdrawal = run(
-        &job,
+        &trial,
         &Request {
             samples: vec![by_id.sample_id.to_string()[..12].to_owned()],
             images: vec![image.to_string()[..12].to_owned()],
@@ -418,13 +418,14 @@ async fn samples_are_named_by_beginning_image_and_key_alike() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_withdrawals_at_once_one_wins_and_the_other_is_told() {
-    let (job, before) = small_run().await;
+    let (trial, before) = small_run().await;
     let base = before.manifest.clone();
-    run(&job, &request(&[before.samples().pop_first().expect("samples")])).await;
+    run(&trial, &request(&[before.samples().pop_first().expect("samples")])).await;
     // The other one had read the same base.
-    let lost = Catalog::new(job.store.clone(), "test").publish_overlay(&base, Some(Digest::of(b"other ids")), before.windows.clone()).await;
+    let lost =
+        Catalog::new(trial.store.clone(), "test").publish_overlay(&base, Some(Digest::of(b"other ids")), before.windows.clone()).await;
     assert!(matches!(lost, Err(PipelineError::Overtaken { version: 2, .. })), "{lost:?}");
-    assert_eq!(Version::read(&job, 2).await.manifest.samples.withdrawn, 1, "what was published stays");
+    assert_eq!(Version::read(&trial, 2).await.manifest.samples.withdrawn, 1, "what was published stays");
 }
 
 /// Photos of the corpus as files, each once as it is and once altered, with captions of their own; returns the keys of the altered ones.
@@ -437,21 +438,21 @@ async fn copies_of_a_withdrawn_photo_go_with_it_and_other_photos_stay() {
     for alteration in [Altered::Quality(40), Altered::Scale(0.7)] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let copies = with_copies(folder.path(), alteration);
-        let job = Job::try_new(SMALL, &source("files", "folder", folder.path(), 20)).expect("a good configuration");
-        job.run().await.expect("the run ends");
+        let trial = Trial::try_new(SMALL, &source("files", "folder", folder.path(), 20)).expect("a good configuration");
+        trial.run().await.expect("the run ends");
         for (original, copy) in copies.iter().take(8) {
-            let withdrawal = run(&job, &Request { keys: vec![format!("files/{original}")], dry_run: true, ..Request::default() }).await;
+            let withdrawal = run(&trial, &Request { keys: vec![format!("files/{original}")], dry_run: true, ..Request::default() }).await;
             let keys: BTreeSet<&str> = withdrawal.samples.iter().map(|sample| sample.key.as_str()).collect();
             assert_eq!(keys, BTreeSet::from([original.as_str(), copy]), "{alteration:?}: {:?}", withdrawal.samples);
         }
         let (original, copy) = copies.iter().next().expect("photos");
         let request = |near| Request { keys: vec![format!("files/{original}")], near, ..Request::default() };
-        let alone = run(&job, &Request { dry_run: true, ..request(Near::Off) }).await;
+        let alone = run(&trial, &Request { dry_run: true, ..request(Near::Off) }).await;
         assert_eq!(alone.samples.len(), 1);
-        let withdrawal = run(&job, &request(Near::default())).await;
+        let withdrawal = run(&trial, &request(Near::default())).await;
         assert!(withdrawal.samples.iter().any(|sample| sample.key == *copy && matches!(sample.why, Why::Near(_))));
         let gone: HashSet<SampleId> = withdrawal.samples.iter().map(|sample| sample.sample_id).collect();
-        let after = Version::read(&job, 2).await;
+        let after = Version::read(&trial, 2).await;
         after.check_counts();
         assert!(after.samples().iter().all(|sample| !gone.contains(sample)));
     }
@@ -460,25 +461,25 @@ async fn copies_of_a_withdrawn_photo_go_with_it_and_other_photos_stay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_the_withdrawn_one_stood_for_are_withdrawn_too() {
     let twice = format!("{}{}", corpus_source(10), corpus_source(25).replace("name = \"photos\"", "name = \"again\""));
-    let job = Job::try_new(SMALL, &twice).expect("a good configuration");
-    job.run().await.expect("the run ends");
-    let before = Version::read(&job, 1).await;
+    let trial = Trial::try_new(SMALL, &twice).expect("a good configuration");
+    trial.run().await.expect("the run ends");
+    let before = Version::read(&trial, 1).await;
     let id = before.samples().pop_first().expect("samples");
-    let withdrawal = run(&job, &request(&[id])).await;
+    let withdrawal = run(&trial, &request(&[id])).await;
     let states: Vec<FormerState> = withdrawal.samples.iter().map(|sample| sample.was).collect();
     assert_eq!(states, [FormerState::Kept, FormerState::Duplicate]);
-    let (old, new) = (&before.manifest.samples, Version::read(&job, 2).await.manifest.samples);
+    let (old, new) = (&before.manifest.samples, Version::read(&trial, 2).await.manifest.samples);
     assert_eq!((new.kept + 1, new.duplicate + 1, new.withdrawn), (old.kept, old.duplicate, 2));
 }
 
 /// A run on a version from which `view` was withdrawn, over the corpus, the corpus again under another name, and the photos of its first file under
-/// other captions; returns the first job, on the same store, the version of the withdrawal and that of the run.
-async fn later_run() -> (Job, SampleView, Version, Version) {
-    let (job, before) = small_run().await;
-    let view = retrieved_sample(&job, &before).await;
-    run(&job, &request(&[view.sample_id])).await;
-    let between = Version::read(&job, 2).await;
-    let again = job.run().await.expect("the run ends");
+/// other captions; returns the first trial, on the same store, the version of the withdrawal and that of the run.
+async fn later_run() -> (Trial, SampleView, Version, Version) {
+    let (trial, before) = small_run().await;
+    let view = retrieved_sample(&trial, &before).await;
+    run(&trial, &request(&[view.sample_id])).await;
+    let between = Version::read(&trial, 2).await;
+    let again = trial.run().await.expect("the run ends");
     assert!(again.was_published && again.manifest == between.manifest, "a withdrawal alone is no work for a run");
     let folder = tempfile::tempdir().expect("a temporary folder");
     drop(altered(folder.path(), Altered::Caption));
@@ -488,11 +489,11 @@ async fn later_run() -> (Job, SampleView, Version, Version) {
         corpus_source(25).replace("name = \"photos\"", "name = \"again\""),
         source("files", "folder", folder.path(), 20)
     );
-    let later = job.changed(SMALL, &more).expect("a good configuration");
+    let later = trial.changed(SMALL, &more).expect("a good configuration");
     let outcome = later.run().await.expect("the run ends");
     assert_eq!((outcome.manifest.version, outcome.manifest.base), (3, Some(2)));
-    let after = Version::read(&job, 3).await;
-    (job, view, between, after)
+    let after = Version::read(&trial, 3).await;
+    (trial, view, between, after)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -506,11 +507,11 @@ async fn a_later_run_keeps_the_holes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_with_holes_is_made_again_with_its_digest_and_its_shards_are_repaired() {
-    let (job, _, _, after) = later_run().await;
-    run(&job, &request(&after.samples().into_iter().take(2).collect::<Vec<_>>())).await;
-    let catalog = Catalog::new(job.store.clone(), "test");
+    let (trial, _, _, after) = later_run().await;
+    run(&trial, &request(&after.samples().into_iter().take(2).collect::<Vec<_>>())).await;
+    let catalog = Catalog::new(trial.store.clone(), "test");
     for version in 1..=4 {
-        let again = rebuild(&job.config, &job.store, Some(&version.into()), false, &Progress::silent()).await.expect("all is there");
+        let again = rebuild(&trial.job(), Some(&version.into()), false).await.expect("all is there");
         assert_eq!(again.first_difference, None, "version {version}");
         assert_eq!(Some(again.manifest), catalog.recorded_digest(version).await.expect("memory"));
     }
@@ -518,28 +519,28 @@ async fn a_version_with_holes_is_made_again_with_its_digest_and_its_shards_are_r
     let shards = |version: &Version| -> BTreeSet<Digest> {
         version.windows.iter().flat_map(|window| &window.shards).map(|shard| shard.digest).collect()
     };
-    let last = Version::read(&job, 4).await;
+    let last = Version::read(&trial, 4).await;
     let rewritten: Vec<Digest> = shards(&last).difference(&shards(&after)).copied().collect();
     assert!(!rewritten.is_empty());
-    let before = job.objects().await;
+    let before = trial.objects().await;
     let units = before.keys().filter(|path| path.starts_with("units/compose/") && path.ends_with("unit.json"));
     for path in units.cloned().chain(rewritten.iter().map(|shard| format!("shards/{shard}.arrow"))) {
-        job.store.delete(&path).await.expect("memory");
+        trial.store.delete(&path).await.expect("memory");
     }
-    let outcome = repair(&job.config, &job.store, 4, &Progress::silent()).await.expect("what cannot be healed is no error");
+    let outcome = repair(&trial.job(), 4).await.expect("what cannot be healed is no error");
     assert!(outcome.after.is_clean(), "{:?}", outcome.after);
-    assert_eq!(job.objects().await, before, "the same bytes");
+    assert_eq!(trial.objects().await, before, "the same bytes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_a_withdrawn_photo_that_come_later_are_neither_kept_nor_retrieved() {
-    let (job, view, between, after) = later_run().await;
+    let (trial, view, between, after) = later_run().await;
     let withdrawn: u64 = after.windows[between.windows.len()..].iter().map(|window| window.samples.withdrawn).sum();
     let copies = 1 + u64::from(view.places[0].file == "photos-00000.tar");
     assert_eq!(withdrawn, copies, "rows of the withdrawn photo that came later count as withdrawn: {}", after.manifest.samples);
     // What is retrieved stands in documents with its picture.
     let codes = view.images.iter().find(|image| image.role == "main").and_then(|image| image.codes.clone()).expect("a main image");
-    let artefacts = job.artefacts().await.expect("pinned");
+    let artefacts = trial.artefacts().await.expect("pinned");
     for (_, tokens, segments) in after.packs.values().flatten().flat_map(documents_of) {
         let parts = parts(&tokens, &segments, &after.manifest.vocabulary, &artefacts.text).expect("readable");
         let is_back = |part: &Part| matches!(&part.content, Content::Image(image) if image.codes == codes);

@@ -62,10 +62,11 @@ pub(super) fn head_loss(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use cm3flow_schemas::document::Modality;
     use cm3flow_schemas::random::Draws;
     use tch::Reduction;
+
+    use super::*;
 
     fn drawn(shape: &[i64], name: &str) -> Tensor {
         let mut draws = Draws::new(1, "test", name.as_bytes());

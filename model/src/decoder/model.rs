@@ -7,7 +7,6 @@ use cm3flow_schemas::traits::{CheckpointFiles, Continuation, LanguageModel, Moda
 use cm3flow_schemas::vocabulary::Vocabulary;
 use tch::{Kind, TchError, Tensor};
 
-use crate::checkpoint;
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::head::head_loss;
 use crate::decoder::layer::attention;
@@ -15,8 +14,8 @@ use crate::decoder::network::{Decoder, EMBEDDING};
 use crate::decoder::packs::{PackTensors, ParsedPacks, Target};
 use crate::device::{self, DeviceChoice};
 use crate::error::ModelError;
-use crate::generate;
 use crate::train::adamw::AdamW;
+use crate::{checkpoint, generate};
 
 /// A decoder that implements [`LanguageModel`].
 ///

@@ -157,9 +157,10 @@ fn places(starts: &[u32], seq_len: usize, scope: AttentionScope) -> (Vec<i64>, V
 
 #[cfg(test)]
 mod tests {
+    use cm3flow_schemas::document::{Role, Segment};
+
     use super::*;
     use crate::decoder::config::DecoderPreset;
-    use cm3flow_schemas::document::{Role, Segment};
 
     fn segment(start: u32, len: u32, modality: Modality, loss_weight: f32) -> Segment {
         Segment { start, len, modality, role: Role::Target, loss_weight }

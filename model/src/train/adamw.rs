@@ -139,8 +139,9 @@ impl AdamW {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use tch::Device;
+
+    use super::*;
 
     const SETTINGS: AdamWSettings = AdamWSettings { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, clip_norm: 1.0 };
 

@@ -18,8 +18,9 @@ mod linear_start;
 mod perceptual;
 mod state;
 
-use cm3flow_schemas::traits::CheckpointStore;
+use std::ops::ControlFlow;
 
+use cm3flow_schemas::traits::CheckpointStore;
 pub use config::VqFitConfig;
 
 use crate::device::{self, DeviceChoice};
@@ -67,11 +68,12 @@ pub struct FitProgress {
 /// # Errors
 /// [`ModelError::Config`] for bad settings, [`ModelError::Pixels`] or [`ModelError::TooFewImages`] for the pictures,
 /// [`ModelError::Diverged`] if the loss is no number any more, [`ModelError::Store`] if a checkpoint cannot be kept or read, the errors
-/// about tensors for weights of another network, [`ModelError::Torch`] if the device fails.
+/// about tensors for weights of another network, [`ModelError::Torch`] if the device fails, [`ModelError::Stopped`] if `progress` breaks off:
+/// then the last step is the latest of `checkpoints`.
 pub fn fit(
     job: &FitJob<'_>,
     checkpoints: Option<&dyn CheckpointStore>,
-    progress: &mut dyn FnMut(FitProgress),
+    progress: &mut dyn FnMut(FitProgress) -> ControlFlow<()>,
 ) -> Result<Vec<u8>, ModelError> {
     job.config.check()?;
     job.fit.check(job.config)?;
@@ -82,12 +84,16 @@ pub fn fit(
         None => (Fitting::try_new(job, device)?, 0),
     };
     for step in done + 1..=job.fit.steps {
-        progress(fitting.step(step)?);
+        let is_last = step == job.fit.steps;
+        let stops = progress(fitting.step(step)?).is_break() && !is_last;
         if let Some(checkpoints) = checkpoints
-            && step.is_multiple_of(job.fit.checkpoint_every)
-            && step < job.fit.steps
+            && (stops || step.is_multiple_of(job.fit.checkpoint_every))
+            && !is_last
         {
             checkpoints.put(step, &fitting.checkpoint()?).map_err(|source| ModelError::Store { step, source })?;
+        }
+        if stops {
+            return Err(ModelError::Stopped { step });
         }
     }
     to_safetensors(fitting.weights())

@@ -81,8 +81,9 @@ fn unit_length(x: &Tensor, dim: i64) -> Result<Tensor, TchError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use cm3flow_schemas::random::Draws;
+
+    use super::*;
 
     fn drawn(rows: i64, dim: i64, name: &str) -> Tensor {
         let mut draws = Draws::new(1, "test", name.as_bytes());

@@ -2,20 +2,20 @@
 //! kept in the store by the tokenizer's digest, and written into every manifest.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cm3flow_model::vq::Precision;
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::traits::ImageTokenizerSpec;
 use cm3flow_schemas::version::CodeChange;
+use cm3flow_schemas::{Digest, layout};
 use cm3flow_stages::StageError;
 use cm3flow_stages::ingest::PlannedUnit;
 
 use super::samples::{Samples, Wanted};
 use super::{Contents, image_tokenizer};
-use crate::config::{Config, ImageTokenizerConfig};
+use crate::config::{Config, ImageTokenizerConfig, Job};
 use crate::error::{PipelineError, Result};
-use crate::store::Store;
 
 /// Photos that it is measured on.
 const PHOTOS: u64 = 4;
@@ -26,26 +26,27 @@ const PHOTOS: u64 = 4;
 /// # Errors
 /// What the store, a stage or a model says.
 pub(super) async fn of(
-    config: &Config,
-    store: &Store,
-    (contents, spec): (Contents, &ImageTokenizerSpec),
+    job: &Job,
+    contents: Contents,
+    spec: &ImageTokenizerSpec,
     units: &[PlannedUnit],
 ) -> Result<BTreeMap<String, CodeChange>> {
+    let Job { config, store, .. } = job;
     let alternatives = alternatives(config);
     if alternatives.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let pixels = Samples::collect(config, units, Wanted { train: PHOTOS, held_out: 0 }).await?.pixels;
+    let pixels = Samples::collect(job, units, Wanted { train: PHOTOS, held_out: 0 }).await?.pixels;
     if pixels.is_empty() {
         return Ok(BTreeMap::new());
     }
     // The photos are part of the name: what a manifest says must not depend on what else the store has seen.
     let key = digest_of("code changes", &(&spec.numerics, Digest::of(&pixels)));
-    let path = format!("artefacts/{}/code-changes-{}.json", spec.digest, key.short());
+    let path = format!("{}/code-changes-{}.json", layout::artefact(spec.digest), key.short());
     if let Some(known) = store.record(&path, "list of changed codes").await? {
         return Ok(known);
     }
-    let config = config.clone();
+    let config = Arc::clone(config);
     let measuring = move || measure(&config, &contents, alternatives, &pixels);
     let changes = tokio::task::spawn_blocking(measuring).await.map_err(|_| PipelineError::Lost { what: "comparing codes" })??;
     store.create_record(&path, &changes).await?;

@@ -1,21 +1,37 @@
 //! One artefact fitted by itself, with what a person wants to know of it: the codebook measured on photos that it was not fitted on.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use cm3flow_model::device;
-use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::tokenize::{PatchTokenizer, TextTokenizer};
 
 use super::quality::{self, Quality};
 use super::samples::{Samples, Wanted};
-use super::{CODEBOOK, Contents, Request, TOKENIZER, contents_for, image_tokenizer};
+use super::{Artefacts, CODEBOOK, Contents, Request, TOKENIZER, contents_for, image_tokenizer, obtain};
 use crate::artefact::picture;
-use crate::config::{Config, ImageTokenizerConfig};
+use crate::catalog::Published;
+use crate::config::{Config, ImageTokenizerConfig, Job};
 use crate::error::{PipelineError, Result};
 use crate::events::progress::Progress;
-use crate::store::Store;
+use crate::source::scan::{Scan, scan_sources};
 
 /// Held-out photos that a fitted codebook is measured on, at most.
 const HELD_OUT_PHOTOS: u64 = 256;
+
+/// Fits what is missing, or everything with `refit`, and pins it.
+///
+/// # Errors
+/// [`PipelineError::NothingToFit`], [`PipelineError::Pinned`] if settings changed and `refit` is not asked for, or those of a source, a stage, a
+/// model or the store.
+pub async fn fit(job: &Job, refit: bool) -> Result<Artefacts> {
+    job.until_stopped(async { obtain(job, &scanned(job).await?.units, refit).await }).await
+}
+
+/// All units of the sources, whatever part of them a run takes: fitted artefacts stay for later runs.
+async fn scanned(job: &Job) -> Result<Scan> {
+    scan_sources(job, Published::latest(&job.catalog()).await?.as_ref(), None).await
+}
 
 /// A fitted text tokenizer.
 pub struct FittedText {
@@ -28,18 +44,14 @@ pub struct FittedText {
 /// Fits the text tokenizer of `config`, unless it is pinned.
 ///
 /// # Errors
-/// [`PipelineError::Given`] if the configuration names a file, or as [`obtain`].
-pub(crate) async fn fit_text_tokenizer(
-    config: &Config,
-    store: &Store,
-    units: &[PlannedUnit],
-    refit: bool,
-    progress: &Progress,
-) -> Result<FittedText> {
+/// [`PipelineError::Given`] if the configuration names a file, or as [`fit`].
+pub async fn fit_text_tokenizer(job: &Job, refit: bool) -> Result<FittedText> {
+    let config = &job.config;
     if let Some(path) = &config.tokenize.text.file {
         return Err(PipelineError::Given { name: TOKENIZER, field: "tokenize.text.file", path: config.resolve(path) });
     }
-    let contents = contents_for(config, store, units, Request { only: Some(TOKENIZER), refit }, progress).await?;
+    let fitting = async { contents_for(job, &scanned(job).await?.units, Request { only: Some(TOKENIZER), refit }).await };
+    let contents = job.until_stopped(fitting).await?;
     let json = contents[TOKENIZER].clone();
     Ok(FittedText { size: TextTokenizer::from_json(&json)?.size(), json })
 }
@@ -57,22 +69,22 @@ pub struct FittedCodebook {
 /// Fits the image tokenizer of `config`, unless it is given or pinned, and measures it on held-out photos beside the baseline.
 ///
 /// # Errors
-/// [`PipelineError::Mismatch`] if codes are given, or as [`obtain`].
-pub(crate) async fn fit_codebook(
-    config: &Config,
-    store: &Store,
-    units: &[PlannedUnit],
-    refit: bool,
-    progress: &Progress,
-) -> Result<FittedCodebook> {
+/// [`PipelineError::Mismatch`] if codes are given, or as [`fit`].
+pub async fn fit_codebook(job: &Job, refit: bool) -> Result<FittedCodebook> {
+    job.until_stopped(fit_and_measure(job, refit)).await
+}
+
+async fn fit_and_measure(job: &Job, refit: bool) -> Result<FittedCodebook> {
+    let config = &job.config;
     if matches!(config.tokenize.image, ImageTokenizerConfig::Given(_)) {
         let problem = "tokenize.image.kind = \"given\" encodes nothing, so there is no codebook to fit; name another kind to fit one";
         return Err(PipelineError::Mismatch { problem: problem.into() });
     }
-    let contents = contents_for(config, store, units, Request { only: Some(CODEBOOK), refit }, progress).await?;
+    let units = scanned(job).await?.units;
+    let contents = contents_for(job, &units, Request { only: Some(CODEBOOK), refit }).await?;
     let wanted = Wanted { train: config.fit.max_samples, held_out: HELD_OUT_PHOTOS };
-    let samples = Samples::collect(config, units, wanted).await?;
-    let (config, progress) = (config.clone(), progress.clone());
+    let samples = Samples::collect(job, &units, wanted).await?;
+    let (config, progress) = (Arc::clone(config), job.progress.clone());
     let measuring = move || {
         device::set_threads(config.runtime.threads);
         measured_codebook(&config, &contents, &samples, &progress)

@@ -4,15 +4,15 @@ use cm3flow_schemas::version::VersionManifest;
 
 use super::files::given;
 use super::{Artefacts, annotators, load, path, pinned, settings};
-use crate::config::Config;
+use crate::config::Job;
 use crate::error::{PipelineError, Result};
-use crate::store::Store;
 
 /// Loads the artefacts that the version of `manifest` was made with, whatever is pinned now.
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`] if the configuration asks for others, [`PipelineError::Damaged`], or the error of a file or the store.
-pub(crate) async fn of_version(config: &Config, store: &Store, manifest: &VersionManifest) -> Result<Artefacts> {
+pub(crate) async fn of_version(job: &Job, manifest: &VersionManifest) -> Result<Artefacts> {
+    let Job { config, store, .. } = job;
     let mut contents = given(config)?;
     for (name, _) in settings(config, &contents) {
         let missing = || PipelineError::Mismatch {
@@ -49,11 +49,11 @@ fn check_of_version(artefacts: &Artefacts, manifest: &VersionManifest) -> Result
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`] if the configuration and its pins have others, or what the store says.
-pub(crate) async fn pinned_of(config: &Config, store: &Store, manifest: &VersionManifest) -> Result<Artefacts> {
+pub(crate) async fn pinned_of(job: &Job, manifest: &VersionManifest) -> Result<Artefacts> {
     let unfitted = || PipelineError::Mismatch {
         problem: "the tokenizers of this configuration are neither given nor fitted; `cm3flow fit` fits them".into(),
     };
-    let artefacts = pinned(config, store).await?.ok_or_else(unfitted)?;
+    let artefacts = pinned(job).await?.ok_or_else(unfitted)?;
     check_of_version(&artefacts, manifest)?;
     Ok(artefacts)
 }

@@ -8,7 +8,7 @@ use cm3flow_schemas::{ImageId, columns, rows};
 use cm3flow_stages::ingest::PlannedUnit;
 use serde::Deserialize;
 
-use crate::config::Config;
+use crate::config::{Config, Job};
 use crate::error::{PipelineError, Result};
 use crate::source::photos::derived_batches;
 
@@ -52,14 +52,15 @@ struct Row {
 
 impl Samples {
     /// Reads `units` in order until there are enough, or no more. Pictures are fitted to the square, whatever other shapes there are.
-    pub(super) async fn collect(config: &Config, units: &[PlannedUnit], wanted: Wanted) -> Result<Self> {
+    pub(super) async fn collect(job: &Job, units: &[PlannedUnit], wanted: Wanted) -> Result<Self> {
         let mut samples = Self::default();
-        let mut config = config.clone();
+        let mut config = Config::clone(&job.config);
         config.tokenize.image = config.tokenize.image.without_buckets();
         for unit in units {
             if samples.train >= wanted.train && samples.held_out >= wanted.held_out {
                 break;
             }
+            job.safe_point()?;
             for batch in derived_batches(&config, unit).await? {
                 samples.push(&config, &batch, wanted)?;
             }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use arrow::array::{BooleanArray, RecordBatch};
-use cm3flow_schemas::{Digest, ImageId, SampleId, columns, rows};
+use cm3flow_schemas::{Digest, ImageId, SampleId, columns, layout, rows};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{PipelineError, Result};
@@ -77,7 +77,7 @@ impl Blocklist {
     /// [`PipelineError::Damaged`] if the table is missing or is not what it should be, or what the store says.
     pub async fn read(store: &Store, dataset: &str, digest: Option<Digest>) -> Result<Self> {
         let Some(digest) = digest else { return Ok(Self::default()) };
-        let path = path(dataset, digest);
+        let path = layout::table(dataset, digest);
         let mut blocklist = Self::default();
         for batch in table::read(store.get_checked(&path, digest).await?, &path)? {
             for row in rows::read::<Row>(&batch, &["kind", "id"])? {
@@ -100,7 +100,7 @@ impl Blocklist {
         let all: Vec<Row> = images.chain(samples).collect();
         let bytes = table::write(&rows::write(&columns::blocklist(), &all)?, "the blocked ids")?;
         let digest = Digest::of(&bytes);
-        store.create_content(&path(dataset, digest), bytes).await?;
+        store.create_content(&layout::table(dataset, digest), bytes).await?;
         Ok(Some(digest))
     }
 
@@ -112,10 +112,6 @@ impl Blocklist {
         };
         if is_new { Ok(()) } else { Err(format!("it names {} {} twice", row.kind, row.id)) }
     }
-}
-
-fn path(dataset: &str, digest: Digest) -> String {
-    format!("versions/{dataset}/tables/{digest}.parquet")
 }
 
 #[cfg(test)]
@@ -156,7 +152,7 @@ mod tests {
         let rows = rows::write(&columns::blocklist(), &[Row { kind: "key".into(), id: "00".repeat(16) }]).expect("one row");
         let bytes = table::write(&rows, "test").expect("memory");
         let digest = Digest::of(&bytes);
-        store.create_content(&path("d", digest), bytes).await.expect("memory");
+        store.create_content(&layout::table("d", digest), bytes).await.expect("memory");
         let error = Blocklist::read(&store, "d", Some(digest)).await.expect_err("no such kind");
         assert!(error.to_string().contains("blocks a \"key\""), "{error}");
     }

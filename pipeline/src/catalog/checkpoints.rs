@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cm3flow_schemas::traits::{CheckpointFiles, CheckpointStore, StepReport};
-use cm3flow_schemas::{Digest, DynError};
+use cm3flow_schemas::{Digest, DynError, layout};
 use tokio::runtime::Handle;
 
 use crate::error::{PipelineError, Result};
@@ -64,7 +64,7 @@ impl Checkpoints {
     /// outside of it.
     #[must_use]
     pub fn new(store: Store, dataset: &str, key: Digest, runtime: Handle) -> Self {
-        Self { store, key, folder: format!("checkpoints/{dataset}/{key}"), runtime, pending: Arc::default(), progress: None }
+        Self { store, key, folder: layout::checkpoints(dataset, key), runtime, pending: Arc::default(), progress: None }
     }
 
     /// Tells `progress` of each checkpoint.

@@ -1,8 +1,8 @@
 //! Versions that another one is laid over: the same windows, some of them with holes.
 
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::{Digest, layout};
 
 use super::totals::Totals;
 use super::{Catalog, shard_table};
@@ -28,7 +28,7 @@ impl Catalog {
         let Totals { samples, documents, statistics, licenses } = Totals::of(&windows, version)?;
         let shard_table = table::write(&shard_table(&windows)?, "the shard table")?;
         let digest = Digest::of(&shard_table);
-        self.store.create_content(&self.table_path(digest), shard_table).await?;
+        self.store.create_content(&layout::table(self.dataset(), digest), shard_table).await?;
         let manifest = VersionManifest {
             version,
             base: Some(base.version),

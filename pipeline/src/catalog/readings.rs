@@ -90,7 +90,7 @@ impl<'a> Settled<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::window_record;
+    use crate::catalog::empty_window_record;
 
     fn unit(digest: &str, first_row: u64, rows: u64, only: &[u64]) -> SourceUnit {
         SourceUnit { source: "s".into(), file: "f".into(), digest: Digest::of(digest.as_bytes()), first_row, rows, only: only.to_vec() }
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn the_last_window_with_the_row_counts() {
-        let mut windows = vec![window_record(0), window_record(1)];
+        let mut windows = vec![empty_window_record(0), empty_window_record(1)];
         windows[0].units = vec![unit("a", 0, 10, &[]), unit("a", 10, 10, &[])];
         windows[1].units = vec![unit("b", 12, 2, &[12, 15])];
         let readings = Readings::new(&windows);

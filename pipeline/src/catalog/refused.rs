@@ -3,11 +3,11 @@
 use cm3flow_schemas::ledger::SampleLedger;
 use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::window::{SourceUnit, WindowRecord};
-use cm3flow_schemas::{Digest, SampleId, columns, rows};
+use cm3flow_schemas::{Digest, SampleId, columns, layout, rows};
 use serde::{Deserialize, Serialize};
 
 use super::readings::{Readings, file_row};
-use crate::catalog::units::{Table, UnitStore, unit_path};
+use crate::catalog::units::{Table, UnitStore};
 use crate::error::{PipelineError, Result};
 use crate::store::Store;
 
@@ -103,9 +103,9 @@ pub async fn matching(store: &Store, windows: &[WindowRecord], filter: &RefusedF
     let readings = Readings::new(windows);
     let mut found = Vec::new();
     for window in windows.iter().filter(|window| filter.has_window(window.window) && filter.touches(&window.samples)) {
-        let keys = window.keys.get(SegmentName::Prepare.name()).map_or(&[][..], Vec::as_slice);
+        let keys = &window.keys.prepare;
         for (unit, &key) in window.units.iter().zip(keys) {
-            let location = || unit_path(SegmentName::Prepare, key);
+            let location = || layout::unit(SegmentName::Prepare, key);
             let listed = of_unit(&units, (window.window, unit, key), filter).await?;
             let listed = listed.ok_or_else(|| PipelineError::Damaged { location: location(), problem: "it is missing".into() })?;
             found.extend(listed.into_iter().map(|sample| {

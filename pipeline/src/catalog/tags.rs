@@ -1,6 +1,7 @@
 //! Tags: names for versions. `tags/<dataset>/<tag>/<k>.json` are numbered, append-only, and the highest wins; a tag that was removed
 //! ends in a record without version.
 
+use cm3flow_schemas::layout;
 use serde::{Deserialize, Serialize};
 
 use super::{Catalog, TagName};
@@ -31,7 +32,7 @@ impl Catalog {
     /// What the store says.
     pub async fn tags(&self) -> Result<Vec<Tag>> {
         let mut tags = Vec::new();
-        for name in self.store.names(&format!("tags/{}", self.dataset)).await? {
+        for name in self.store.names(&layout::tags(&self.dataset)).await? {
             // What is no name of ours lies there by accident.
             let Ok(tag) = name.parse::<TagName>() else { continue };
             if let (_, Some(version)) = self.latest_tag(&tag).await? {
@@ -76,7 +77,7 @@ impl Catalog {
             if names == version && number > 0 {
                 return Ok(());
             }
-            let path = format!("{}/{}.json", self.tag_folder(tag), number + 1);
+            let path = layout::numbered(&layout::tag(&self.dataset, tag), number + 1);
             if self.store.create_record(&path, &TagRecord { version }).await? != Created::Different {
                 return Ok(());
             }
@@ -85,17 +86,10 @@ impl Catalog {
 
     /// Number of the highest record, 0 without any, and the version that it names.
     async fn latest_tag(&self, tag: &TagName) -> Result<(u32, Option<u32>)> {
-        let folder = self.tag_folder(tag);
-        let names = self.store.names(&folder).await?;
-        let Some(number) = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u32>().ok()).max() else {
-            return Ok((0, None));
-        };
-        let record: Option<TagRecord> = self.store.record(&format!("{folder}/{number}.json"), "tag").await?;
+        let folder = layout::tag(&self.dataset, tag);
+        let Some(number) = layout::highest(&self.store.names(&folder).await?) else { return Ok((0, None)) };
+        let record: Option<TagRecord> = self.store.record(&layout::numbered(&folder, number), "tag").await?;
         Ok((number, record.and_then(|record| record.version)))
-    }
-
-    fn tag_folder(&self, tag: &TagName) -> String {
-        format!("tags/{}/{tag}", self.dataset)
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::{ControlFlow, Range};
 use arrow::array::RecordBatch;
 use cm3flow_schemas::unit::{SegmentName, UnitFile, UnitRecord};
 use cm3flow_schemas::window::WindowRecord;
-use cm3flow_schemas::{Digest, columns, rows};
+use cm3flow_schemas::{Digest, columns, layout, rows};
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use serde::de::DeserializeOwned;
@@ -73,7 +73,7 @@ impl UnitStore {
 
     /// The record of a committed unit; `None` if it has yet to be made.
     pub(crate) async fn find(&self, segment: SegmentName, key: Digest) -> Result<Option<UnitRecord>> {
-        self.store.record(&format!("{}/unit.json", unit_path(segment, key)), "unit record").await
+        self.store.record(&layout::unit_record(segment, key), "unit record").await
     }
 
     /// Writes a table of a unit that is being made and lists it in `record`.
@@ -86,14 +86,14 @@ impl UnitStore {
     pub(crate) async fn put_file(&self, record: &mut UnitRecord, name: &str, rows: &RecordBatch, layout: Layout) -> Result<()> {
         let bytes = table::write_as(layout, rows, name)?;
         let file = UnitFile { digest: Digest::of(&bytes), bytes: bytes.len() as u64, rows: rows.num_rows() as u64 };
-        self.store.create_content(&file_path(record, &file), bytes).await?;
+        self.store.create_content(&layout::unit_file(record.segment, record.key, file.digest), bytes).await?;
         record.files.insert(name.to_owned(), file);
         Ok(())
     }
 
     /// Makes a unit visible. If it is there already, the first one stays.
     pub(crate) async fn commit(&self, record: UnitRecord) -> Result<UnitRecord> {
-        let path = format!("{}/unit.json", unit_path(record.segment, record.key));
+        let path = layout::unit_record(record.segment, record.key);
         if self.store.create_record(&path, &record).await? == Created::Different {
             tracing::warn!(path, "another attempt made this unit with other contents; its files stay");
             return Ok(self.store.record(&path, "unit record").await?.unwrap_or(record));
@@ -109,7 +109,7 @@ impl UnitStore {
     /// As [`Self::read`], by the name of the file.
     pub(crate) async fn read_file(&self, record: &UnitRecord, name: &str) -> Result<Vec<RecordBatch>> {
         let file = file_of(record, name)?;
-        let path = file_path(record, file);
+        let path = layout::unit_file(record.segment, record.key, file.digest);
         table::read(self.store.get_checked(&path, file.digest).await?, &path)
     }
 
@@ -121,7 +121,7 @@ impl UnitStore {
         names: &[&str],
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let file = file_of(record, name.name())?;
-        table::columns_of(self.store.objects(), &file_path(record, file), file.bytes, names).await
+        table::columns_of(self.store.objects(), &layout::unit_file(record.segment, record.key, file.digest), file.bytes, names).await
     }
 
     /// Streams what of a file of sorted ids may hold one of `wanted`, which ascend.
@@ -132,7 +132,7 @@ impl UnitStore {
         wanted: &[[u8; 16]],
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let file = file_of(record, name)?;
-        table::row_groups_with(self.store.objects(), &file_path(record, file), file.bytes, wanted).await
+        table::row_groups_with(self.store.objects(), &layout::unit_file(record.segment, record.key, file.digest), file.bytes, wanted).await
     }
 
     /// Number of rows of a file of a committed unit.
@@ -185,7 +185,7 @@ impl<'a> WindowTables<'a> {
 
     /// Places of all units of `segment` in `windows`, in order.
     pub(crate) fn places(&self, segment: SegmentName, windows: Range<usize>) -> Vec<UnitPlace> {
-        let units = |window: usize| self.windows[window].keys.get(segment.name()).map_or(0, Vec::len);
+        let units = |window: usize| self.windows[window].keys.of(segment).len();
         windows.flat_map(|window| (0..units(window)).map(move |unit| UnitPlace { window, unit })).collect()
     }
 
@@ -240,7 +240,7 @@ impl<'a> WindowTables<'a> {
     pub(crate) async fn row_count(&self, segment: SegmentName, table: Table, windows: Range<usize>) -> Result<u64> {
         let mut rows = 0;
         for window in windows {
-            for unit in 0..self.windows[window].keys.get(segment.name()).map_or(0, Vec::len) {
+            for unit in 0..self.windows[window].keys.of(segment).len() {
                 if let Some(record) = self.record(segment, UnitPlace { window, unit }).await? {
                     rows += UnitStore::rows_of(&record, table.name())?;
                 }
@@ -251,8 +251,8 @@ impl<'a> WindowTables<'a> {
 
     /// The record of a unit; `None` if the window has no such unit.
     async fn record(&self, segment: SegmentName, UnitPlace { window, unit }: UnitPlace) -> Result<Option<UnitRecord>> {
-        let Some(&key) = self.windows[window].keys.get(segment.name()).and_then(|keys| keys.get(unit)) else { return Ok(None) };
-        let missing = || PipelineError::Damaged { location: unit_path(segment, key), problem: "it is missing".into() };
+        let Some(&key) = self.windows[window].keys.of(segment).get(unit) else { return Ok(None) };
+        let missing = || PipelineError::Damaged { location: layout::unit(segment, key), problem: "it is missing".into() };
         self.units.find(segment, key).await?.ok_or_else(missing).map(Some)
     }
 
@@ -265,7 +265,7 @@ impl<'a> WindowTables<'a> {
         limit: usize,
     ) -> Result<Vec<T>> {
         let mut found = Vec::new();
-        let keys: Vec<Digest> = self.windows.iter().filter_map(|window| window.keys.get(segment.name())).flatten().copied().collect();
+        let keys: Vec<Digest> = self.windows.iter().flat_map(|window| window.keys.of(segment)).copied().collect();
         for key in keys {
             let Some(record) = self.units.find(segment, key).await? else { continue };
             for batch in self.units.read(&record, table).await? {
@@ -282,20 +282,9 @@ impl<'a> WindowTables<'a> {
 
 fn file_of<'r>(record: &'r UnitRecord, name: &str) -> Result<&'r UnitFile> {
     record.files.get(name).ok_or_else(|| PipelineError::Damaged {
-        location: unit_path(record.segment, record.key),
+        location: layout::unit(record.segment, record.key),
         problem: format!("it lists no table {name}"),
     })
-}
-
-/// Folder of a unit in the store.
-pub(crate) fn unit_path(segment: SegmentName, key: Digest) -> String {
-    let key = key.to_string();
-    format!("units/{}/{}/{key}", segment.name(), &key[..2])
-}
-
-/// Where a file of a unit lies.
-pub(crate) fn file_path(record: &UnitRecord, file: &UnitFile) -> String {
-    format!("{}/{}.parquet", unit_path(record.segment, record.key), file.digest)
 }
 
 /// Counts `reasons` as `stage.reason`.

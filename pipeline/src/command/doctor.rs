@@ -8,7 +8,7 @@ use cm3flow_model::device::{self, CudaDevice, DeviceReport};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{ConfigArgs, output};
+use super::{ConfigArgs, Session, output};
 use crate::error::Result;
 use crate::store::{Finding, Probe, Store};
 
@@ -33,10 +33,10 @@ struct Memory {
     limit_bytes: Option<u64>,
 }
 
-pub(super) async fn doctor(args: DoctorArgs) -> Result<()> {
+pub(super) async fn doctor(args: DoctorArgs, session: &Session) -> Result<()> {
     // First, so that a mistake in the configuration is told before libtorch is looked for.
     let probe = match args.config {
-        Some(config) => Some(probe(ConfigArgs { config, store: args.store }).await?),
+        Some(config) => Some(probe(ConfigArgs { config, store: args.store }, session).await?),
         None => None,
     };
     let report = device::report();
@@ -55,8 +55,8 @@ pub(super) async fn doctor(args: DoctorArgs) -> Result<()> {
 }
 
 /// Tries out the store of a configuration, and leaves it as it was.
-async fn probe(args: ConfigArgs) -> Result<Probe> {
-    let (config, folder) = args.load()?;
+async fn probe(args: ConfigArgs, session: &Session) -> Result<Probe> {
+    let (config, folder) = args.load(session)?;
     let was_there = Store::may_exist(&config.dataset.store, &folder);
     let store = Store::open_with(&config.dataset.store, &folder, &config.store)?;
     let probe = Probe::of(&store).await;

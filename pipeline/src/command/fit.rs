@@ -7,13 +7,11 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::run::ToldArgs;
-use super::{ConfigArgs, output};
-use crate::artefact::Quality;
-use crate::config::Config;
+use super::{ConfigArgs, Session, output};
+use crate::artefact::{self, Quality};
+use crate::config::Job;
 use crate::error::{PipelineError, Result};
 use crate::events::progress::Progress;
-use crate::run as runs;
-use crate::store::Store;
 
 /// What is fitted.
 #[derive(Debug, Subcommand)]
@@ -40,19 +38,19 @@ pub(super) struct FitArgs {
     told: ToldArgs,
 }
 
-pub(super) async fn fit(command: &FitCommand, progress: &Progress) -> Result<()> {
+pub(super) async fn fit(command: &FitCommand, session: &Session) -> Result<()> {
     let (FitCommand::All(args) | FitCommand::Tokenizer(args) | FitCommand::Codebook(args)) = command;
-    let (config, store) = args.config.open()?;
-    let _metrics = args.told.begin(&config, progress).await?;
+    let job = args.config.open(session)?;
+    let _metrics = args.told.begin(&job.config, &job.progress).await?;
     match command {
-        FitCommand::All(_) => all(args, (&config, &store), progress).await,
-        FitCommand::Tokenizer(_) => tokenizer(args, (&config, &store), progress).await,
-        FitCommand::Codebook(_) => codebook(args, (&config, &store), progress).await,
+        FitCommand::All(_) => all(args, &job).await,
+        FitCommand::Tokenizer(_) => tokenizer(args, &job).await,
+        FitCommand::Codebook(_) => codebook(args, &job).await,
     }
 }
 
-async fn all(args: &FitArgs, (config, store): (&Config, &Store), progress: &Progress) -> Result<()> {
-    let artefacts = runs::fit(config, store, args.refit, progress).await?;
+async fn all(args: &FitArgs, job: &Job) -> Result<()> {
+    let artefacts = artefact::fit(job, args.refit).await?;
     if args.told.json {
         output::print(&json!({"event": "fitted", "artefacts": artefacts.digests}).to_string());
     } else {
@@ -61,19 +59,19 @@ async fn all(args: &FitArgs, (config, store): (&Config, &Store), progress: &Prog
     Ok(())
 }
 
-async fn tokenizer(args: &FitArgs, (config, store): (&Config, &Store), progress: &Progress) -> Result<()> {
-    let fitted = runs::fit_text_tokenizer(config, store, args.refit, progress).await?;
+async fn tokenizer(args: &FitArgs, job: &Job) -> Result<()> {
+    let fitted = artefact::fit_text_tokenizer(job, args.refit).await?;
     let digest = cm3flow_schemas::Digest::of(&fitted.json);
     if args.told.json {
         output::print(&json!({"event": "fitted", "digest": digest, "ids": fitted.size}).to_string());
     } else {
         output::print(&format!("text_tokenizer   {digest}, {} ids", fitted.size));
     }
-    write(args, progress, "tokenizer.json", &fitted.json)
+    write(args, &job.progress, "tokenizer.json", &fitted.json)
 }
 
-async fn codebook(args: &FitArgs, (config, store): (&Config, &Store), progress: &Progress) -> Result<()> {
-    let fitted = runs::fit_codebook(config, store, args.refit, progress).await?;
+async fn codebook(args: &FitArgs, job: &Job) -> Result<()> {
+    let fitted = artefact::fit_codebook(job, args.refit).await?;
     let digest = cm3flow_schemas::Digest::of(&fitted.weights);
     if args.told.json {
         output::print(&json!({"event": "fitted", "digest": digest, "held_out": fitted.quality}).to_string());
@@ -81,10 +79,10 @@ async fn codebook(args: &FitArgs, (config, store): (&Config, &Store), progress: 
         output::print(&format!("codebook {digest}\n\n{}", table(&fitted.quality)));
     }
     let quality = json!({"digest": digest, "held_out": fitted.quality}).to_string();
-    write(args, progress, "codebook.safetensors", &fitted.weights)?;
-    write(args, progress, "held-out.json", quality.as_bytes())?;
+    write(args, &job.progress, "codebook.safetensors", &fitted.weights)?;
+    write(args, &job.progress, "held-out.json", quality.as_bytes())?;
     match &fitted.reconstructions {
-        Some(picture) => write(args, progress, "reconstructions.png", picture),
+        Some(picture) => write(args, &job.progress, "reconstructions.png", picture),
         None => Ok(()),
     }
 }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{ConfigArgs, output};
+use super::{ConfigArgs, Session, output};
 use crate::catalog::VersionRef;
 use crate::error::{PipelineError, Result};
 use crate::view::inspect::{Inspector, Picture};
@@ -62,9 +62,9 @@ enum What {
     Codebook,
 }
 
-pub(super) async fn inspect(args: &InspectArgs) -> Result<()> {
-    let (config, store) = args.config.open_existing()?;
-    let inspector = Inspector::open(&config, &store, args.version.as_ref()).await?;
+pub(super) async fn inspect(args: &InspectArgs, session: &Session) -> Result<()> {
+    let job = args.config.open_existing(session)?;
+    let inspector = Inspector::open(&job, args.version.as_ref()).await?;
     match args.what.as_ref().unwrap_or(&What::List) {
         What::List => show(args, &inspector.listing(LISTED).await?, ("list", None), |view, _| text::listing(view)),
         What::Codebook => show(args, &inspector.codebook().await?, ("codebook", None), |view, _| text::codebook(view)),

@@ -5,9 +5,9 @@ use std::fmt::Write;
 use clap::Args;
 use serde_json::json;
 
-use super::{ConfigArgs, output};
+use super::{ConfigArgs, Session, output};
 use crate::artefact;
-use crate::catalog::Catalog;
+use crate::catalog::Published;
 use crate::error::Result;
 use crate::plan::Plan;
 use crate::plan::estimate::{SegmentEstimate, estimate};
@@ -25,10 +25,11 @@ pub(super) struct PlanArgs {
     json: bool,
 }
 
-pub(super) async fn plan(args: &PlanArgs) -> Result<()> {
-    let (config, store) = args.config.open_for_a_look()?;
-    let scan = scan_sources(&config, &store, args.limit).await?;
-    let Some(artefacts) = artefact::pinned(&config, &store).await? else {
+pub(super) async fn plan(args: &PlanArgs, session: &Session) -> Result<()> {
+    let job = args.config.open_for_a_look(session)?;
+    let (config, latest) = (&job.config, Published::latest(&job.catalog()).await?);
+    let scan = scan_sources(&job, latest.as_ref(), args.limit).await?;
+    let Some(artefacts) = artefact::pinned(&job).await? else {
         let windows = scan.units.len().div_ceil(config.window.units as usize);
         if args.json {
             output::print(&json!({"event": "plan", "samples": scan.samples(), "source_bytes": scan.bytes, "left_alone": scan.left, "units": scan.units.len(), "windows": windows, "fitted": false}).to_string());
@@ -44,10 +45,8 @@ pub(super) async fn plan(args: &PlanArgs) -> Result<()> {
         }
         return Ok(());
     };
-    let catalog = Catalog::new(store.clone(), &config.dataset.name);
-    let plan = Plan::make(&config, &artefacts, &catalog, &scan).await?;
-    let latest = catalog.latest_version().await?;
-    let segments = estimate(&config, &store, &plan).await?;
+    let plan = Plan::make(&job, &artefacts, latest.as_ref(), &scan).await?;
+    let segments = estimate(&job, &plan).await?;
     if args.json {
         let plan = json!({
             "event": "plan",
@@ -63,14 +62,14 @@ pub(super) async fn plan(args: &PlanArgs) -> Result<()> {
             "removed": plan.drift.removed,
             "changed": plan.drift.changed,
             "segments": segments,
-            "latest_packing": latest.as_ref().map(|latest| &latest.statistics),
+            "latest_packing": latest.as_ref().map(|latest| &latest.manifest.statistics),
         });
         output::print(&plan.to_string());
     } else {
         let mut out = table(&scan, &plan, &segments);
-        if let Some(latest) = &latest {
-            let _ = writeln!(out, "\npacks of version {}, {} tokens each", latest.version, latest.seq_len);
-            for line in output::packing(latest) {
+        if let Some(Published { manifest, .. }) = &latest {
+            let _ = writeln!(out, "\npacks of version {}, {} tokens each", manifest.version, manifest.seq_len);
+            for line in output::packing(manifest) {
                 let _ = writeln!(out, "  {line}");
             }
         }

@@ -3,13 +3,11 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::log::LogFormat;
-use super::{ConfigArgs, Done, output, run};
+use super::{ConfigArgs, Done, Session, output, run};
 use crate::artefact;
 use crate::catalog::refused::{RefusedFilter, RefusedSample};
-use crate::catalog::{Catalog, VersionRef, refused};
+use crate::catalog::{Published, VersionRef, refused};
 use crate::error::{PipelineError, Result};
-use crate::events::progress::Progress;
 use crate::plan::{Plan, ReplayFilter};
 use crate::run::RunOptions;
 use crate::source::scan::scan_sources;
@@ -78,15 +76,15 @@ impl FilterArgs {
     }
 }
 
-pub(super) async fn refused(command: RefusedCommand, log: LogFormat, progress: &Progress) -> Result<Done> {
+pub(super) async fn refused(command: RefusedCommand, session: &Session) -> Result<Done> {
     match command {
-        RefusedCommand::List(args) => list(&args).await.map(|()| Done::All),
-        RefusedCommand::Replay(args) => replay(args, log, progress).await,
+        RefusedCommand::List(args) => list(&args, session).await.map(|()| Done::All),
+        RefusedCommand::Replay(args) => replay(args, session).await,
     }
 }
 
-async fn list(args: &ListArgs) -> Result<()> {
-    for sample in listed(args).await? {
+async fn list(args: &ListArgs, session: &Session) -> Result<()> {
+    for sample in listed(args, session).await? {
         if args.json {
             output::print(&json!(sample).to_string());
         } else {
@@ -98,23 +96,25 @@ async fn list(args: &ListArgs) -> Result<()> {
     Ok(())
 }
 
-async fn listed(args: &ListArgs) -> Result<Vec<RefusedSample>> {
-    let (config, store) = args.config.open_existing()?;
+async fn listed(args: &ListArgs, session: &Session) -> Result<Vec<RefusedSample>> {
+    let job = args.config.open_existing(session)?;
     let (filter, limit) = (args.filter.filter(), args.limit.unwrap_or(usize::MAX));
-    let catalog = Catalog::new(store.clone(), &config.dataset.name);
+    let catalog = job.catalog();
     if !args.unpublished {
-        let manifest = catalog.version_or_latest(args.version.as_ref()).await?;
-        return refused::matching(&store, &catalog.windows_of(&manifest).await?, &filter, limit).await;
+        let published = Published::open(&catalog, args.version.as_ref()).await?;
+        return refused::matching(&job.store, &published.windows, &filter, limit).await;
     }
     let unfitted = || PipelineError::Mismatch { problem: "nothing is fitted yet, so no run has prepared anything".into() };
-    let artefacts = artefact::pinned(&config, &store).await?.ok_or_else(unfitted)?;
-    let plan = Plan::make(&config, &artefacts, &catalog, &scan_sources(&config, &store, None).await?).await?;
-    plan.refused_before(&store, &filter, limit).await
+    let artefacts = artefact::pinned(&job).await?.ok_or_else(unfitted)?;
+    let latest = Published::latest(&catalog).await?;
+    let scan = scan_sources(&job, latest.as_ref(), None).await?;
+    let plan = Plan::make(&job, &artefacts, latest.as_ref(), &scan).await?;
+    plan.refused_before(&job.store, &filter, limit).await
 }
 
-async fn replay(args: ReplayArgs, log: LogFormat, progress: &Progress) -> Result<Done> {
-    let opened = args.config.open_existing()?;
+async fn replay(args: ReplayArgs, session: &Session) -> Result<Done> {
+    let job = args.config.open_existing(session)?;
     let replay = ReplayFilter { filter: args.filter.filter(), version: args.version };
-    let options = RunOptions { replay: Some(replay), ..RunOptions::default() };
-    run::execute(opened, (args.work, args.config.worker_command(log)?), options, progress).await
+    let worker_command = Some(args.config.worker_command(session.log)?);
+    run::execute(job, args.work, RunOptions { replay: Some(replay), worker_command, ..RunOptions::default() }).await
 }

@@ -2,22 +2,19 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 
-use super::log::LogFormat;
-use super::{ConfigArgs, Done, output};
-use crate::WorkerCommand;
+use super::{ConfigArgs, Done, Session, output};
 use crate::catalog::VersionRef;
-use crate::config::Config;
+use crate::config::{Config, Job};
 use crate::error::{PipelineError, Result};
-use crate::events::Event;
 use crate::events::progress::Progress;
 use crate::metrics::{Endpoint, MetricsAddress};
 use crate::run::lease::LeaseMode;
 use crate::run::{self as runs, RunOptions};
-use crate::store::Store;
+use crate::train::train_version;
+use crate::view::report::report_version;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -102,69 +99,30 @@ pub(super) struct ReportArgs {
     out: PathBuf,
 }
 
-/// Runs `work` until it is done or a signal comes. After a signal, `stop` is set and the trainer is given time for a checkpoint; a
-/// second signal ends everything.
-async fn interruptible<T: Send + 'static>(
-    stop: &Arc<AtomicBool>,
-    progress: &Progress,
-    work: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T> {
-    let failed = |source| PipelineError::File { path: "the signal handler".into(), source };
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
-    // A task of its own: signals are heard while it computes.
-    let mut work = tokio::spawn(work);
-    for is_first in [true, false] {
-        tokio::select! {
-            result = &mut work => return result.map_err(|_| PipelineError::Lost { what: "the command's task" })?,
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
-        if is_first {
-            progress.tell(Event::Stopping);
-            stop.store(true, Ordering::Relaxed);
-        }
-    }
-    Err(PipelineError::Interrupted)
+pub(super) async fn run(args: RunArgs, session: &Session) -> Result<Done> {
+    let job = args.config.open(session)?;
+    let worker_command = Some(args.config.worker_command(session.log)?);
+    execute(job, args.work, RunOptions { limit: args.limit, refit: args.refit, worker_command, ..RunOptions::default() }).await
 }
 
-pub(super) async fn run(args: RunArgs, log: LogFormat, progress: &Progress) -> Result<Done> {
-    let opened = args.config.open()?;
-    let options = RunOptions { limit: args.limit, refit: args.refit, ..RunOptions::default() };
-    execute(opened, (args.work, args.config.worker_command(log)?), options, progress).await
-}
-
-/// Runs what `options` ask for, until it is done or a signal comes.
-pub(super) async fn execute(
-    (mut config, store): (Config, Store),
-    (args, worker_command): (WorkArgs, WorkerCommand),
-    options: RunOptions,
-    progress: &Progress,
-) -> Result<Done> {
-    config.runtime.workers = args.workers.unwrap_or(config.runtime.workers);
-    config.runtime.processes = args.processes.unwrap_or(config.runtime.processes);
-    let options = RunOptions {
-        without_training: args.no_train,
-        allow_quarantined: args.allow_quarantined,
-        lease: args.lease,
-        worker_command: (config.runtime.processes > 0).then_some(worker_command),
-        ..options
-    };
-    let _metrics = args.told.begin(&config, progress).await?;
-    let (stop, told, place) = (Arc::clone(&options.stop), progress.clone(), store.clone());
-    let outcome = interruptible(&stop, progress, async move { runs::run(&config, &store, &options, &told).await }).await?;
+/// Runs what `options` ask for.
+pub(super) async fn execute(mut job: Job, args: WorkArgs, options: RunOptions) -> Result<Done> {
+    let runtime = &mut Arc::make_mut(&mut job.config).runtime;
+    runtime.workers = args.workers.unwrap_or(runtime.workers);
+    runtime.processes = args.processes.unwrap_or(runtime.processes);
+    let options = RunOptions { without_training: args.no_train, allow_quarantined: args.allow_quarantined, lease: args.lease, ..options };
+    let _metrics = args.told.begin(&job.config, &job.progress).await?;
+    let outcome = runs::run(&job, &options).await?;
     if !args.told.json {
-        output::print(&output::summary(&outcome, &place));
+        output::print(&output::summary(&outcome, &job.store));
     }
     Ok(if outcome.quarantined > 0 { Done::WithQuarantined } else { Done::All })
 }
 
-pub(super) async fn train(args: TrainArgs, progress: &Progress) -> Result<()> {
-    let (config, store) = args.config.open_existing()?;
-    let options = RunOptions::default();
-    let _metrics = args.told.begin(&config, progress).await?;
-    let (stop, told) = (Arc::clone(&options.stop), progress.clone());
-    let training = async move { runs::train_version(&config, &store, args.version.as_ref(), &options, &told).await };
-    let outcome = interruptible(&stop, progress, training).await?;
+pub(super) async fn train(args: TrainArgs, session: &Session) -> Result<()> {
+    let job = args.config.open_existing(session)?;
+    let _metrics = args.told.begin(&job.config, &job.progress).await?;
+    let outcome = train_version(&job, args.version.as_ref()).await?;
     if args.told.json {
         return Ok(());
     }
@@ -175,9 +133,9 @@ pub(super) async fn train(args: TrainArgs, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn report(args: &ReportArgs) -> Result<()> {
-    let (config, store) = args.config.open_existing()?;
-    let page = runs::report_version(&config, &store, args.version.as_ref()).await?;
+pub(super) async fn report(args: &ReportArgs, session: &Session) -> Result<()> {
+    let job = args.config.open_existing(session)?;
+    let page = report_version(&job, args.version.as_ref()).await?;
     std::fs::write(&args.out, page).map_err(|source| PipelineError::Write { path: args.out.clone(), source })?;
     output::print(&format!("report     {}", args.out.display()));
     Ok(())

@@ -14,10 +14,9 @@ use clap::{Args, Subcommand};
 use cm3flow_schemas::version::VersionManifest;
 use serde_json::json;
 
-use super::{ConfigArgs, output};
-use crate::catalog::{Catalog, VersionRef};
+use super::{ConfigArgs, Session, output};
+use crate::catalog::VersionRef;
 use crate::error::{PipelineError, Result};
-use crate::events::progress::Progress;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VersionsCommand {
@@ -61,23 +60,23 @@ pub(super) struct ShowArgs {
     json: bool,
 }
 
-pub(super) async fn versions(command: &VersionsCommand, progress: &Progress) -> Result<()> {
+pub(super) async fn versions(command: &VersionsCommand, session: &Session) -> Result<()> {
     match command {
-        VersionsCommand::List(args) => list(args).await,
-        VersionsCommand::Show(args) => show(args).await,
-        VersionsCommand::Tag(args) => tag::tag(args).await,
-        VersionsCommand::Withdraw(args) => withdraw::withdraw(args).await,
-        VersionsCommand::Diff(args) => diff::diff(args).await,
-        VersionsCommand::Export(args) => export::export(args).await,
-        VersionsCommand::Verify(args) => verify::verify(args, progress).await,
-        VersionsCommand::Rebuild(args) => rebuild::rebuild(args, progress).await,
-        VersionsCommand::Gc(args) => gc::gc(args).await,
+        VersionsCommand::List(args) => list(args, session).await,
+        VersionsCommand::Show(args) => show(args, session).await,
+        VersionsCommand::Tag(args) => tag::tag(args, session).await,
+        VersionsCommand::Withdraw(args) => withdraw::withdraw(args, session).await,
+        VersionsCommand::Diff(args) => diff::diff(args, session).await,
+        VersionsCommand::Export(args) => export::export(args, session).await,
+        VersionsCommand::Verify(args) => verify::verify(args, session).await,
+        VersionsCommand::Rebuild(args) => rebuild::rebuild(args, session).await,
+        VersionsCommand::Gc(args) => gc::gc(args, session).await,
     }
 }
 
-async fn list(args: &ListArgs) -> Result<()> {
-    let (config, store) = args.config.open_existing()?;
-    let catalog = Catalog::new(store, &config.dataset.name);
+async fn list(args: &ListArgs, session: &Session) -> Result<()> {
+    let job = args.config.open_existing(session)?;
+    let catalog = job.catalog();
     let tags = catalog.tags().await?;
     let mut out = format!("{:>7} {:>5} {:>8} {:>8} {:>8} {:>14}  tags", "version", "base", "windows", "samples", "packs", "tokens");
     for version in catalog.versions().await? {
@@ -109,9 +108,9 @@ async fn list(args: &ListArgs) -> Result<()> {
     Ok(())
 }
 
-async fn show(args: &ShowArgs) -> Result<()> {
-    let (config, store) = args.config.open_existing()?;
-    let manifest = Catalog::new(store, &config.dataset.name).version_or_latest(args.version.as_ref()).await?;
+async fn show(args: &ShowArgs, session: &Session) -> Result<()> {
+    let job = args.config.open_existing(session)?;
+    let manifest = job.catalog().version_or_latest(args.version.as_ref()).await?;
     if args.json {
         let manifest = serde_json::to_string_pretty(&manifest);
         output::print(&manifest.map_err(|source| PipelineError::Record {

@@ -7,8 +7,9 @@ use cm3flow_schemas::Digest;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tracing::Instrument;
 
-use super::{ConfigArgs, output};
+use super::{ConfigArgs, Session, output};
 use crate::artefact;
+use crate::config::Job;
 use crate::error::{PipelineError, Result};
 use crate::events::Reporter;
 use crate::events::progress::Progress;
@@ -24,17 +25,23 @@ pub(super) struct WorkArgs {
 }
 
 /// Works until standard input ends. A unit that fails is an answer, not the end.
-pub(super) async fn work(args: &WorkArgs) -> Result<()> {
-    let (config, store) = args.config.open_existing()?;
-    let missing = || PipelineError::Mismatch { problem: "the run's tokenizers are neither given nor pinned".into() };
-    let artefacts = artefact::pinned(&config, &store).await?.ok_or_else(missing)?;
+pub(super) async fn work(args: &WorkArgs, session: &Session) -> Result<()> {
+    // Events go to the run that leads, with the answers.
     let progress = Progress::silent();
+    let job = Job { progress: progress.clone(), ..args.config.open_existing(session)? };
+    let missing = || PipelineError::Mismatch { problem: "the run's tokenizers are neither given nor pinned".into() };
+    let artefacts = artefact::pinned(&job).await?.ok_or_else(missing)?;
     let mut reporter = Reporter::begin(&progress);
-    let dataset = config.dataset.name.clone();
-    let mut tasks = Tasks::try_new(config, store, artefacts, args.run.clone(), progress)?;
+    let dataset = job.dataset().to_owned();
+    let mut tasks = Tasks::try_new(job, artefacts, args.run.clone())?;
+    let stop = session.stop.clone();
     let mut keys = BufReader::new(tokio::io::stdin()).lines();
-    let failed = |source| PipelineError::File { path: "standard input".into(), source };
-    while let Some(line) = keys.next_line().await.map_err(failed)? {
+    loop {
+        let line = tokio::select! {
+            line = keys.next_line() => line.map_err(|source| PipelineError::System { what: "read standard input", source })?,
+            () = stop.cancelled() => return Err(PipelineError::Interrupted),
+        };
+        let Some(line) = line else { return Ok(()) };
         let key = line.trim();
         if key.is_empty() {
             continue;
@@ -48,7 +55,6 @@ pub(super) async fn work(args: &WorkArgs) -> Result<()> {
         let answer = Answer { key: key.to_owned(), state, told: reporter.report() };
         output::print(&serde_json::to_string(&answer).expect("an answer is plain"));
     }
-    Ok(())
 }
 
 async fn make(tasks: &mut Tasks, key: &str) -> Result<cm3flow_schemas::unit::SegmentName> {

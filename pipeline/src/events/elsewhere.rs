@@ -3,33 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
-use cm3flow_stages::{
-    StageCounts, annotate, dedup, derive, embed, filter, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, tokenize,
-};
+use cm3flow_stages::StageCounts;
 use serde::{Deserialize, Serialize};
 
 use super::{Event, SharedBuffer, Told};
 use crate::events::progress::Progress;
 use crate::store::{RequestCounts, requests};
-
-/// Stages whose counts are taken over.
-const STAGES: [&str; 15] = [
-    ingest::NAME,
-    filter::NAME,
-    derive::NAME,
-    annotate::NAME,
-    tokenize::NAME,
-    embed::NAME,
-    split::NAME,
-    dedup::NAME,
-    index::NAME,
-    retrieve::NAME,
-    instruct::NAME,
-    mask::NAME,
-    shuffle::NAME,
-    pack::NAME,
-    shard::NAME,
-];
 
 /// What was told and counted in another process since its last report.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -40,13 +19,6 @@ pub(crate) struct Elsewhere {
     pub(crate) stages: BTreeMap<String, StageCounts>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) requests: RequestCounts,
-}
-
-impl Elsewhere {
-    /// The stages by the names that meters have.
-    pub(crate) fn stages(&self) -> impl Iterator<Item = (&'static str, &StageCounts)> {
-        STAGES.into_iter().filter_map(|stage| Some((stage, self.stages.get(stage)?)))
-    }
 }
 
 /// Gathers what is told and counted in this process.
@@ -93,6 +65,8 @@ fn event_of(line: &str) -> Option<Event> {
 
 #[cfg(test)]
 mod tests {
+    use cm3flow_stages::filter;
+
     use super::*;
 
     #[test]

@@ -11,9 +11,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use cm3flow_stages::stage::Meters;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-
 pub use draw::StageWatch;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 pub use tally::{Tally, UnitState};
 
 use crate::events::{Elsewhere, Event, SharedBuffer, Told};
@@ -129,7 +128,7 @@ impl Progress {
 
     /// Takes over what another process told and counted for this run.
     pub(crate) fn include(&self, elsewhere: Elsewhere) {
-        elsewhere.stages().for_each(|(stage, counts)| self.0.meters.of(stage).add(counts));
+        elsewhere.stages.iter().for_each(|(stage, counts)| self.0.meters.named(stage).add(counts));
         {
             let mut requests = self.0.requests_elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
             add_requests(&mut requests, &elsewhere.requests);

@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cm3flow_schemas::layout;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -94,7 +95,7 @@ impl Writer {
         Self {
             progress: progress.clone(),
             store: store.clone(),
-            folder: format!("{run_folder}/events"),
+            folder: layout::events(run_folder),
             buffer: progress.begin_recording(),
             next: 0,
             has_warned: false,

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use cm3flow_schemas::canonical::digest_of;
+use cm3flow_schemas::layout;
 use tracing::Instrument;
 
 use super::{Event, Recording, RunEnd};
@@ -30,7 +31,7 @@ impl<'a> RunScope<'a> {
 
     /// Its folder in the store.
     pub(crate) fn folder(&self) -> String {
-        format!("runs/{}", self.name)
+        layout::run(&self.name)
     }
 
     /// Does `work`, recorded from its first event to its last, which `end` gives for what came of it.

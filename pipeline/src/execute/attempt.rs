@@ -1,6 +1,5 @@
 //! Finds or makes a unit, as often as it may be tried, and tells what came of it.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use cm3flow_schemas::unit::UnitRecord;
@@ -19,41 +18,41 @@ impl Executor {
 
     /// Makes what is made of `unit`; what cannot be made is tried as often as the configuration says, and then given up.
     pub(super) async fn attempt(&self, task: &UnitTask, unit: &SourceUnit) -> Result<Outcome> {
-        let attempts = self.config.runtime.unit_attempts;
+        let attempts = self.job.config.runtime.unit_attempts;
         let (segment, key) = (task.segment(), task.key());
         let mut attempt = 1;
         loop {
             let error = match self.told(task, self.hands.make(task)).await {
                 Ok(record) => return Ok(Ok(record)),
-                Err(error) if !error.is_of_the_unit() || self.stop.load(Ordering::Relaxed) => return Err(error),
+                Err(error) if !error.is_of_the_unit() || self.job.stop.is_cancelled() => return Err(error),
                 Err(error) => error,
             };
             let problem = error.with_causes();
             tracing::warn!(segment = segment.name(), %key, attempt, of = attempts, problem, "a unit failed");
             if attempt == attempts {
                 let (source, file, rows) = (unit.source.clone(), unit.file.clone(), unit.rows);
-                self.progress.tell(Event::UnitQuarantined { segment, key, source, file, rows, problem: problem.clone() });
+                self.job.progress.tell(Event::UnitQuarantined { segment, key, source, file, rows, problem: problem.clone() });
                 return Ok(Err(GivenUp { problem }));
             }
             attempt += 1;
-            self.progress.tell(Event::UnitRetried { segment, key, attempt });
+            self.job.progress.tell(Event::UnitRetried { segment, key, attempt });
         }
     }
 
     /// The record of the unit of `task`, which `making` makes if it is not there.
     async fn told(&self, task: &UnitTask, making: impl Future<Output = Result<UnitRecord>>) -> Result<UnitRecord> {
         if let Some(record) = self.hands.worker().find(task).await? {
-            self.progress.tell(Event::unit_done(&record, true, Duration::ZERO));
+            self.job.progress.tell(Event::unit_done(&record, true, Duration::ZERO));
             return Ok(record);
         }
         let begun = Instant::now();
         let made = making.await;
         match &made {
-            Ok(record) => self.progress.tell(Event::unit_done(record, false, begun.elapsed())),
+            Ok(record) => self.job.progress.tell(Event::unit_done(record, false, begun.elapsed())),
             // Nothing is wrong with the unit.
             Err(PipelineError::Interrupted) => {}
             Err(error) => {
-                self.progress.tell(Event::UnitFailed { segment: task.segment(), key: task.key(), problem: error.with_causes() });
+                self.job.progress.tell(Event::UnitFailed { segment: task.segment(), key: task.key(), problem: error.with_causes() });
             }
         }
         made

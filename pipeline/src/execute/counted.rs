@@ -23,10 +23,9 @@ pub(crate) struct WindowUnits<'a> {
 
 /// The record of the `index`-th window: a function of its plan and of its units.
 pub(crate) fn counted(index: u32, window: &WindowPlan, made: &WindowUnits<'_>) -> WindowRecord {
-    let mut record = window_record(index);
+    let mut record = window_record(index, window.keys.clone());
     record.units.clone_from(&window.units);
     record.quarantined.clone_from(&window.quarantined);
-    record.keys = window.keys.by_segment();
     record.blocklist = window.blocklist;
     record.samples = samples_of(window, made);
     record.licenses.clone_from(&made.settled.licenses);

@@ -2,10 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use cm3flow_schemas::Digest;
-use cm3flow_schemas::unit::{SegmentName, UnitRecord};
+use cm3flow_schemas::unit::UnitRecord;
 use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowRecord};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -14,10 +13,9 @@ use tracing::Instrument;
 use super::budget::RefusalBudget;
 use super::{Hands, WindowUnits, counted};
 use crate::catalog::Catalog;
-use crate::config::Config;
+use crate::config::Job;
 use crate::error::{PipelineError, Result};
 use crate::events::Event;
-use crate::events::progress::Progress;
 use crate::plan::{KeptPlan, Plan, WindowPlan};
 use crate::segment::{KeyMaker, UnitTask, WindowTask};
 use crate::train::follow::Followed;
@@ -27,17 +25,14 @@ const WINDOWS_AHEAD: usize = 2;
 
 /// Makes the windows of a plan.
 pub(crate) struct Executor {
-    pub(super) config: Arc<Config>,
+    pub(super) job: Job,
     pub(super) hands: Hands,
     /// The plan in the store, which workers in other processes read.
     plan: Mutex<KeptPlan>,
-    pub(super) progress: Progress,
     budget: RefusalBudget,
     /// Places for units that are prepared, and for units that are composed: a window must not wait for what is prepared ahead.
     preparing: Arc<Semaphore>,
     composing: Arc<Semaphore>,
-    /// Set from outside: nothing new is begun.
-    pub(super) stop: Arc<AtomicBool>,
 }
 
 /// The outcome of a unit: its record, or why it is given up.
@@ -53,22 +48,22 @@ pub(super) struct GivenUp {
 type Prepared = JoinSet<Result<(usize, Outcome)>>;
 
 impl Executor {
-    pub(crate) fn new(config: Arc<Config>, hands: Hands, plan: KeptPlan, progress: Progress, stop: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(job: &Job, hands: Hands, plan: KeptPlan) -> Self {
         let places = match &hands {
-            Hands::Here(_) => config.runtime.workers,
-            Hands::Processes(..) => config.runtime.processes,
+            Hands::Here(_) => job.config.runtime.workers,
+            Hands::Processes(..) => job.config.runtime.processes,
         };
         let places = || Arc::new(Semaphore::new(places as usize));
         let (preparing, composing) = (places(), places());
-        let budget = RefusalBudget::new(&config.runtime);
-        Self { config, hands, plan: Mutex::new(plan), progress, budget, preparing, composing, stop }
+        let budget = RefusalBudget::new(&job.config.runtime);
+        Self { job: job.clone(), hands, plan: Mutex::new(plan), budget, preparing, composing }
     }
 
     /// Makes and commits all windows of `plan`, in order; each is announced to `followed`.
     pub(crate) async fn run(self: &Arc<Self>, plan: &Plan, catalog: &Catalog, followed: &Followed) -> Result<Vec<WindowRecord>> {
         let to_prepare: u64 = plan.windows.iter().flat_map(|window| &window.sources).map(|source| source.unit.rows).sum();
-        self.progress.expect_samples(to_prepare);
-        let _watch = self.progress.watch_stages();
+        self.job.progress.expect_samples(to_prepare);
+        let _watch = self.job.progress.watch_stages();
         let mut earlier: Vec<Digest> = Vec::with_capacity(plan.windows.len());
         let mut records: Vec<WindowRecord> = Vec::with_capacity(plan.windows.len());
         let mut upcoming = plan.windows.iter();
@@ -83,14 +78,14 @@ impl Executor {
                     finishing.instrument(tracing::error_span!("window", window = index)).await?
                 }
             };
-            earlier.extend(record.keys.get(SegmentName::Settle.name()).into_iter().flatten());
+            earlier.push(record.keys.settle());
             if !record.quarantined.is_empty() {
                 // The trainer is named by the packs of the plan, and these are others from here on.
                 followed.give_up();
             }
             catalog.commit_window(plan.version, &record).await?;
             followed.commit(record.shards.clone());
-            self.progress.tell(Event::window_committed(&record, plan.windows.len(), window.committed.is_some()));
+            self.job.progress.tell(Event::window_committed(&record, plan.windows.len(), window.committed.is_some()));
             records.push(record);
         }
         Ok(records)
@@ -106,9 +101,9 @@ impl Executor {
                 let _place = executor.place(&executor.preparing).await?;
                 let outcome = executor.attempt(&task, &unit).await?;
                 if let Ok(record) = &outcome {
-                    executor.budget.count(&unit, record, &executor.progress)?;
+                    executor.budget.count(&unit, record, &executor.job.progress)?;
                 }
-                executor.progress.finish_samples(unit.rows);
+                executor.job.progress.finish_samples(unit.rows);
                 Ok((index, outcome))
             };
             tasks.spawn(preparing.in_current_span());
@@ -134,7 +129,7 @@ impl Executor {
         }
         loop {
             let (units, prepared): (Vec<SourceUnit>, Vec<UnitRecord>) = sound.iter().cloned().unzip();
-            let maker = KeyMaker { config: &self.config, artefacts: self.hands.worker().artefacts() };
+            let maker = KeyMaker { config: &self.job.config, artefacts: self.hands.worker().artefacts() };
             let keys = maker.window(earlier.last().copied(), &units, plan.blocklist);
             if !quarantined.is_empty() {
                 self.amend(index as usize, units.clone()).await?;
@@ -165,7 +160,7 @@ impl Executor {
     /// Tells workers elsewhere that window `index` is one of `units` alone.
     async fn amend(&self, index: usize, units: Vec<SourceUnit>) -> Result<()> {
         let mut plan = self.plan.lock().await;
-        plan.amend(KeyMaker { config: &self.config, artefacts: self.hands.worker().artefacts() }, index, units);
+        plan.amend(KeyMaker { config: &self.job.config, artefacts: self.hands.worker().artefacts() }, index, units);
         plan.write().await
     }
 
@@ -193,7 +188,7 @@ impl Executor {
     /// Waits for a place; none is given after a signal.
     async fn place(&self, among: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
         let place = Arc::clone(among).acquire_owned().await.map_err(|_| PipelineError::Lost { what: "the workers' semaphore" })?;
-        if self.stop.load(Ordering::Relaxed) { Err(PipelineError::Interrupted) } else { Ok(place) }
+        if self.job.stop.is_cancelled() { Err(PipelineError::Interrupted) } else { Ok(place) }
     }
 }
 

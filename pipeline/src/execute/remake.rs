@@ -13,18 +13,16 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::OnceCell;
 
 use super::{WindowUnits, counted};
-use crate::catalog::Catalog;
-use crate::config::Config;
+use crate::artefact::Artefacts;
+use crate::config::Job;
 use crate::error::{PipelineError, Result};
 use crate::plan::{Plan, WindowPlan};
 use crate::segment::{UnitTask, WindowTask, Worker};
 use crate::source::scan::scan_as;
-use crate::store::Store;
 
 /// What the sources hold now. They are scanned only when a unit is asked for.
 pub(crate) struct Sources {
-    config: Arc<Config>,
-    store: Store,
+    job: Job,
     /// Units of the version: rows are cut as it cut them.
     before: Vec<SourceUnit>,
     /// By what they are, whatever their files are called; or why they cannot be scanned.
@@ -36,9 +34,9 @@ fn nameless(unit: &SourceUnit) -> SourceUnit {
 }
 
 impl Sources {
-    /// Sources of `config`, cut as the units `before`; `store` remembers what scans found.
-    pub(crate) fn new(config: Arc<Config>, store: Store, before: Vec<SourceUnit>) -> Self {
-        Self { config, store, before, units: OnceCell::new() }
+    /// Sources of `job`, cut as the units `before`; its store remembers the results of scans.
+    pub(crate) fn new(job: Job, before: Vec<SourceUnit>) -> Self {
+        Self { job, before, units: OnceCell::new() }
     }
 
     /// Where `unit` can be read.
@@ -47,9 +45,7 @@ impl Sources {
     /// [`PipelineError::Gone`] if it cannot.
     pub(crate) async fn unit(&self, unit: &SourceUnit) -> Result<PlannedUnit> {
         let scan = || async {
-            let scan = scan_as(&self.config, &self.store, &self.before, None)
-                .await
-                .map_err(|error| format!("the sources cannot be scanned: {error}"))?;
+            let scan = scan_as(&self.job, &self.before, None).await.map_err(|error| format!("the sources cannot be scanned: {error}"))?;
             Ok(scan.units.into_iter().map(|planned| (nameless(&planned.unit), planned)).collect())
         };
         let gone = |problem: &str| PipelineError::Gone { name: unit.source.clone(), file: unit.file.clone(), problem: problem.to_owned() };
@@ -72,9 +68,9 @@ impl Sources {
 
 /// Makes the windows of a version again, in order.
 pub(crate) struct Again {
-    config: Arc<Config>,
+    /// Over the scratch store.
+    job: Job,
     worker: Worker,
-    catalog: Catalog,
     plan: Plan,
     /// Numerics class that the units are to be made in.
     numerics: NumericsClass,
@@ -84,15 +80,13 @@ pub(crate) struct Again {
 }
 
 impl Again {
-    /// Goes through the windows of `plan`; commits them in `catalog`, which is over the store of `worker`.
-    pub(crate) fn new(
-        config: Arc<Config>,
-        worker: Worker,
-        (catalog, plan): (Catalog, Plan),
-        numerics: NumericsClass,
-        sources: Sources,
-    ) -> Self {
-        Self { config, worker, catalog, plan, numerics, sources, earlier: Vec::new() }
+    /// Goes through the windows of `plan`, and commits them in the store of `job`.
+    ///
+    /// # Errors
+    /// As [`Worker::try_new`].
+    pub(crate) fn try_new(job: Job, artefacts: Artefacts, plan: Plan, numerics: NumericsClass, sources: Sources) -> Result<Self> {
+        let worker = Worker::try_new(&job, Arc::new(artefacts))?;
+        Ok(Self { job, worker, plan, numerics, sources, earlier: Vec::new() })
     }
 
     /// The manifest that `windows` make.
@@ -100,12 +94,12 @@ impl Again {
     /// # Errors
     /// [`PipelineError::Ledger`] if the numbers do not add up.
     pub(crate) fn manifest(&self, windows: &[WindowRecord]) -> Result<VersionManifest> {
-        Ok(self.catalog.manifest_of(&self.config, self.worker.artefacts(), &self.plan, windows)?.0)
+        Ok(self.job.catalog().manifest_of(&self.job.config, self.worker.artefacts(), &self.plan, windows)?.0)
     }
 
     /// Passes the next window by: none of its units is made.
     pub(crate) fn skip(&mut self) {
-        self.earlier.push(self.plan.windows[self.earlier.len()].keys.settle);
+        self.earlier.push(self.plan.windows[self.earlier.len()].keys.settle());
     }
 
     /// Makes what the store lacks of the next window, and commits it.
@@ -118,7 +112,7 @@ impl Again {
         let made = self.make(index).await;
         self.skip();
         let record = made?;
-        self.catalog.commit_window(self.plan.version, &record).await?;
+        self.job.catalog().commit_window(self.plan.version, &record).await?;
         Ok(record)
     }
 
@@ -149,7 +143,7 @@ impl Again {
     /// Records of the units of `tasks`, in order; as many are made at once as there are workers.
     async fn all(&self, tasks: Vec<UnitTask>) -> Result<Vec<UnitRecord>> {
         let made: Vec<_> = tasks.iter().map(|task| self.worker.work(task).boxed()).collect();
-        futures::stream::iter(made).buffered(self.config.runtime.workers as usize).try_collect().await
+        futures::stream::iter(made).buffered(self.job.config.runtime.workers as usize).try_collect().await
     }
 
     /// What prepares a unit. Its source is only asked for if it is not there.

@@ -7,17 +7,14 @@ use cm3flow_schemas::Digest;
 use cm3flow_schemas::unit::UnitRecord;
 
 use crate::artefact::Artefacts;
-use crate::config::Config;
+use crate::config::Job;
 use crate::error::{PipelineError, Result};
-use crate::events::progress::Progress;
 use crate::plan::RunPlan;
 use crate::segment::{KeyMaker, UnitTask, Worker};
-use crate::store::Store;
 
 /// Finds what a key asks for in the run's plan, and makes it.
 pub(crate) struct Tasks {
-    config: Arc<Config>,
-    store: Store,
+    job: Job,
     worker: Worker,
     run: String,
     known: HashMap<Digest, UnitTask>,
@@ -28,10 +25,9 @@ impl Tasks {
     ///
     /// # Errors
     /// As [`Worker::try_new`].
-    pub(crate) fn try_new(config: Config, store: Store, artefacts: Artefacts, run: String, progress: Progress) -> Result<Self> {
-        let config = Arc::new(config);
-        let worker = Worker::try_new(Arc::clone(&config), store.clone(), Arc::new(artefacts), progress)?;
-        Ok(Self { config, store, worker, run, known: HashMap::new() })
+    pub(crate) fn try_new(job: Job, artefacts: Artefacts, run: String) -> Result<Self> {
+        let worker = Worker::try_new(&job, Arc::new(artefacts))?;
+        Ok(Self { job, worker, run, known: HashMap::new() })
     }
 
     /// Makes the unit of `key`, unless it is there.
@@ -41,8 +37,8 @@ impl Tasks {
     pub(crate) async fn work(&mut self, key: Digest) -> Result<UnitRecord> {
         if !self.known.contains_key(&key) {
             // The plan may have been amended since it was read.
-            let maker = KeyMaker { config: &self.config, artefacts: self.worker.artefacts() };
-            self.known = RunPlan::latest(&self.store, &self.run).await?.tasks(maker)?;
+            let maker = KeyMaker { config: &self.job.config, artefacts: self.worker.artefacts() };
+            self.known = RunPlan::latest(&self.job.store, &self.run).await?.tasks(maker)?;
         }
         let task = self.known.get(&key).ok_or_else(|| PipelineError::UnknownUnit { run: self.run.clone(), key: key.to_string() })?;
         self.worker.work(task).await

@@ -131,7 +131,7 @@ impl Processes {
 
     fn start(&self) -> Result<Process> {
         let WorkerCommand { program, arguments } = &self.command;
-        let failed = |source| PipelineError::File { path: program.clone(), source };
+        let failed = |source| PipelineError::System { what: "start a process that makes units", source };
         let mut child = Command::new(program)
             .args(arguments)
             .args(["--run", &self.run])

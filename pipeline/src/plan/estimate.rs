@@ -4,10 +4,9 @@ use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use serde::Serialize;
 
 use crate::catalog::units::UnitStore;
-use crate::config::Config;
+use crate::config::{Config, Job};
 use crate::error::Result;
 use crate::plan::Plan;
-use crate::store::Store;
 
 /// Units of a segment.
 #[derive(Debug, Clone, Serialize)]
@@ -29,15 +28,14 @@ pub(crate) struct SegmentEstimate {
 ///
 /// # Errors
 /// What the store says.
-pub(crate) async fn estimate(config: &Config, store: &Store, plan: &Plan) -> Result<Vec<SegmentEstimate>> {
-    let units = UnitStore::new(store.clone());
+pub(crate) async fn estimate(job: &Job, plan: &Plan) -> Result<Vec<SegmentEstimate>> {
+    let units = UnitStore::new(job.store.clone());
     let mut estimates = Vec::new();
     for segment in SegmentName::ALL {
         let mut found = SegmentEstimate { segment, there: 0, missing: 0, bytes_there: 0, bytes_missing: 0 };
         let (mut samples_there, mut samples_missing) = (0, 0);
         for window in &plan.windows {
-            let keys = window.keys.by_segment();
-            let keys = &keys[segment.name()];
+            let keys = window.keys.of(segment);
             let samples: u64 = window.units.iter().map(|unit| unit.rows).sum::<u64>() / keys.len().max(1) as u64;
             for key in keys {
                 match units.find(segment, *key).await? {
@@ -53,7 +51,7 @@ pub(crate) async fn estimate(config: &Config, store: &Store, plan: &Plan) -> Res
                 }
             }
         }
-        let bytes_per_sample = found.bytes_there.checked_div(samples_there).unwrap_or_else(|| rule_of_thumb(config, segment));
+        let bytes_per_sample = found.bytes_there.checked_div(samples_there).unwrap_or_else(|| rule_of_thumb(&job.config, segment));
         found.bytes_missing = samples_missing * bytes_per_sample;
         estimates.push(found);
     }

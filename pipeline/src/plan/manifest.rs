@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::{Digest, layout};
 use cm3flow_stages::ingest::{RowSettings, SourceConfig};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Plan;
 use crate::artefact::Artefacts;
-use crate::catalog::{Catalog, FORMAT_VERSION, Totals, digest_of_windows, lineage, shard_table};
+use crate::catalog::{Catalog, Totals, digest_of_windows, lineage, shard_table};
 use crate::config::Config;
 use crate::error::Result;
 use crate::store::{record_bytes, table};
@@ -28,7 +28,7 @@ impl Catalog {
     pub async fn publish(&self, config: &Config, artefacts: &Artefacts, plan: &Plan, windows: &[WindowRecord]) -> Result<VersionManifest> {
         let (manifest, tables) = self.manifest_of(config, artefacts, plan, windows)?;
         for (digest, bytes) in tables {
-            self.store().create_content(&self.table_path(digest), bytes).await?;
+            self.store().create_content(&layout::table(self.dataset(), digest), bytes).await?;
         }
         self.put_version(manifest).await
     }
@@ -48,7 +48,7 @@ impl Catalog {
         let tables = [table::write(&shard_table(windows)?, "the shard table")?, table::write(&lineage(windows)?, "the lineage")?];
         let [shard_table, lineage] = tables.map(|bytes| (Digest::of(&bytes), bytes));
         let manifest = VersionManifest {
-            format_version: FORMAT_VERSION,
+            format_version: layout::FORMAT_VERSION,
             dataset: self.dataset().to_owned(),
             version: plan.version,
             base: plan.base,

@@ -1,19 +1,18 @@
 //! `runs/<run>/plan/<k>.json`: what a worker in another process needs beside configuration and store, and what must not be collected as
 //! garbage while the run is at work. Numbered: when units are quarantined, what follows has other keys.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::sample::Split;
-use cm3flow_schemas::unit::SegmentName;
-use cm3flow_schemas::window::SourceUnit;
+use cm3flow_schemas::window::{SourceUnit, WindowKeys};
+use cm3flow_schemas::{Digest, layout};
 use cm3flow_stages::ingest::PlannedUnit;
 use serde::{Deserialize, Serialize};
 
 use super::Plan;
 use crate::error::{PipelineError, Result};
-use crate::segment::{KeyMaker, UnitTask, WindowKeys, WindowTask};
+use crate::segment::{KeyMaker, UnitTask, WindowTask};
 use crate::store::{Created, Store};
 
 /// A window of a run.
@@ -23,8 +22,7 @@ struct RunWindow {
     /// Where they are read from; empty for a window of the base version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     sources: Vec<PlannedUnit>,
-    /// Keys of the units of each segment, as in a window record.
-    keys: BTreeMap<String, Vec<Digest>>,
+    keys: WindowKeys,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     blocklist: Option<Digest>,
 }
@@ -32,9 +30,9 @@ struct RunWindow {
 /// The plan of a run, as far as it is at work.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RunPlan {
-    dataset: String,
-    version: u32,
-    base: Option<u32>,
+    pub(crate) dataset: String,
+    pub(crate) version: u32,
+    pub(crate) base: Option<u32>,
     windows: Vec<RunWindow>,
 }
 
@@ -43,7 +41,7 @@ impl RunPlan {
         let window = |window: &super::WindowPlan| RunWindow {
             units: window.units.clone(),
             sources: window.sources.clone(),
-            keys: window.keys.by_segment(),
+            keys: window.keys.clone(),
             blocklist: window.blocklist,
         };
         Self { dataset: dataset.to_owned(), version: plan.version, base: plan.base, windows: plan.windows.iter().map(window).collect() }
@@ -54,24 +52,37 @@ impl RunPlan {
         let sources = std::mem::take(&mut self.windows[index].sources);
         self.windows[index].sources = sources.into_iter().filter(|source| units.contains(&source.unit)).collect();
         self.windows[index].units = units;
-        let mut settled_before = index.checked_sub(1).and_then(|before| self.windows[before].settle());
+        let mut settled_before = index.checked_sub(1).and_then(|before| self.windows.get(before)).map(|before| before.keys.settle());
         for window in &mut self.windows[index..] {
             let keys = maker.window(settled_before, &window.units, window.blocklist);
-            settled_before = Some(keys.settle);
-            window.keys = keys.by_segment();
+            settled_before = Some(keys.settle());
+            window.keys = keys;
         }
     }
 
-    /// The latest plan of the run in the folder `run`.
+    /// Returns the latest plan of the run in the folder `run`, if it has one.
     ///
     /// # Errors
-    /// [`PipelineError::NoRun`], or what the store says.
+    /// Those of the store.
+    pub(crate) async fn find(store: &Store, run: &str) -> Result<Option<Self>> {
+        let folder = layout::plans(run);
+        match layout::highest::<u32>(&store.names(&folder).await?) {
+            Some(number) => store.record(&layout::numbered(&folder, number), "plan of a run").await,
+            None => Ok(None),
+        }
+    }
+
+    /// As [`Self::find`].
+    ///
+    /// # Errors
+    /// [`PipelineError::NoRun`] if there is none, or those of the store.
     pub(crate) async fn latest(store: &Store, run: &str) -> Result<Self> {
-        let folder = folder(run);
-        let names = store.names(&folder).await?;
-        let missing = || PipelineError::NoRun { run: run.to_owned() };
-        let number = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u32>().ok()).max().ok_or_else(missing)?;
-        store.record(&format!("{folder}/{number}.json"), "plan of a run").await?.ok_or_else(missing)
+        Self::find(store, run).await?.ok_or_else(|| PipelineError::NoRun { run: run.to_owned() })
+    }
+
+    /// Returns the keys of its windows, in order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &WindowKeys> {
+        self.windows.iter().map(|window| &window.keys)
     }
 
     /// The tasks of all units by their keys.
@@ -83,41 +94,31 @@ impl RunPlan {
         let mut earlier: Vec<Digest> = Vec::new();
         for window in &self.windows {
             if window.sources.is_empty() {
-                earlier.extend(window.settle());
+                earlier.push(window.keys.settle());
                 continue;
             }
             let keys = maker.window(earlier.last().copied(), &window.units, window.blocklist);
-            if keys.by_segment() != window.keys {
+            if keys != window.keys {
                 let problem = "the configuration, or what this machine computes with, gives other keys than the plan of the run has; workers need the very \
                                configuration of the run and machines of its numerics class";
                 return Err(PipelineError::Mismatch { problem: problem.into() });
             }
-            add_tasks(&mut tasks, keys, &window.sources, (earlier.clone(), window.blocklist));
-            earlier.extend(window.settle());
+            add_tasks(&mut tasks, &window.sources, WindowTask { keys, earlier: earlier.clone(), blocklist: window.blocklist });
+            earlier.push(window.keys.settle());
         }
         Ok(tasks)
     }
 }
 
-fn add_tasks(
-    tasks: &mut HashMap<Digest, UnitTask>,
-    keys: WindowKeys,
-    sources: &[PlannedUnit],
-    (earlier, blocklist): (Vec<Digest>, Option<Digest>),
-) {
-    let prepare = keys.prepare.iter().zip(sources).map(|(key, source)| UnitTask::Prepare { key: *key, source: Arc::new(source.clone()) });
+fn add_tasks(tasks: &mut HashMap<Digest, UnitTask>, sources: &[PlannedUnit], window: WindowTask) {
+    let prepare =
+        window.keys.prepare.iter().zip(sources).map(|(key, source)| UnitTask::Prepare { key: *key, source: Arc::new(source.clone()) });
     let mut all: Vec<UnitTask> = prepare.collect();
-    let window = Arc::new(WindowTask { keys, earlier, blocklist });
+    let window = Arc::new(window);
     all.push(UnitTask::Settle(Arc::clone(&window)));
     all.extend((0..sources.len()).map(|place| UnitTask::Compose { window: Arc::clone(&window), place }));
     all.extend(Split::ALL.map(|split| UnitTask::Pack { window: Arc::clone(&window), split }));
     tasks.extend(all.into_iter().map(|task| (task.key(), task)));
-}
-
-impl RunWindow {
-    fn settle(&self) -> Option<Digest> {
-        self.keys.get(SegmentName::Settle.name())?.first().copied()
-    }
 }
 
 /// The plan that the leader of a run keeps up to date in the store.
@@ -150,15 +151,11 @@ impl KeptPlan {
     /// What the store says.
     pub(crate) async fn write(&mut self) -> Result<()> {
         loop {
-            let path = format!("{}/{}.json", folder(&self.run), self.next);
+            let path = layout::numbered(&layout::plans(&self.run), self.next);
             self.next += 1;
             if self.store.create_record(&path, &self.plan).await? != Created::Different {
                 return Ok(());
             }
         }
     }
-}
-
-fn folder(run: &str) -> String {
-    format!("{run}/plan")
 }

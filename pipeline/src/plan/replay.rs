@@ -19,7 +19,7 @@ use crate::catalog::readings::{Readings, file_row, has_row};
 use crate::catalog::refused::{RefusedFilter, RefusedSample, matching};
 use crate::catalog::units::{Table, UnitPlace, WindowTables};
 use crate::catalog::{Catalog, VersionRef};
-use crate::config::Config;
+use crate::config::{Config, Job};
 use crate::error::Result;
 use crate::source::scan::ingest_of;
 use crate::store::Store;
@@ -49,6 +49,14 @@ struct ReadRow {
     row: u64,
 }
 
+/// Units that the sources hold now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Present<'a> {
+    pub(super) all: &'a [PlannedUnit],
+    /// Those that no window holds as they are.
+    pub(super) fresh: &'a [PlannedUnit],
+}
+
 /// What a replay is planned from.
 struct Planner<'a> {
     config: &'a Config,
@@ -64,11 +72,12 @@ impl Replay {
     /// # Errors
     /// What the store or a source says.
     pub(crate) async fn plan(
-        (config, catalog): (&Config, &Catalog),
+        job: &Job,
         asked: &ReplayFilter,
         windows: &[WindowRecord],
-        (present, fresh): (&[PlannedUnit], &[PlannedUnit]),
+        Present { all: present, fresh }: Present<'_>,
     ) -> Result<Self> {
+        let (config, catalog) = (&*job.config, &job.catalog());
         let fresh: HashSet<&SourceUnit> = fresh.iter().map(|planned| &planned.unit).collect();
         let planner = Planner { config, store: catalog.store(), windows, readings: Readings::new(windows) };
         let mut replay = Self::default();

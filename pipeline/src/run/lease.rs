@@ -8,9 +8,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cm3flow_schemas::layout;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
+use crate::config::Job;
 use crate::error::{PipelineError, Result};
 use crate::events::Event;
 use crate::events::progress::Progress;
@@ -102,12 +104,13 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Takes the lease of `dataset` for the run in the folder `run`.
+    /// Takes the lease of the dataset of `job` for the run in the folder `run`.
     ///
     /// # Errors
     /// [`PipelineError::Held`] if another run is at work and `mode` does not allow for it, or what the store says.
-    pub(crate) async fn take(store: &Store, dataset: &str, run: &str, mode: LeaseMode, progress: &Progress) -> Result<Self> {
-        let folder = format!("leases/{dataset}");
+    pub(crate) async fn take(job: &Job, run: &str, mode: LeaseMode) -> Result<Self> {
+        let (Job { store, progress, .. }, dataset) = (job, job.dataset());
+        let folder = layout::leases(dataset);
         let record = LeaseRecord { run: run.to_owned(), holder: Holder::this_process(), released: false };
         let mut number = 0;
         loop {
@@ -126,7 +129,7 @@ impl Lease {
                 taken_over = (!held.released && mode != LeaseMode::Ignore).then(|| held.clone());
             }
             number += 1;
-            if store.create_record(&format!("{folder}/{number}.json"), &record).await? == Created::Different {
+            if store.create_record(&layout::numbered(&folder, number), &record).await? == Created::Different {
                 continue;
             }
             if let Some(dead) = taken_over {
@@ -134,7 +137,7 @@ impl Lease {
             }
             // Only the highest one counts.
             if let Some((before, _)) = latest {
-                store.delete(&format!("{folder}/{before}.json")).await?;
+                store.delete(&layout::numbered(&folder, before)).await?;
             }
             let heartbeats = tokio::spawn(beat(store.clone(), run.to_owned(), record.holder.clone()));
             return Ok(Self { store: store.clone(), folder, number, record, heartbeats });
@@ -155,11 +158,11 @@ impl Lease {
         let (number, folder) = (self.number + 1, &self.folder);
         let released = LeaseRecord { released: true, ..self.record.clone() };
         // Unless another run took it over.
-        if self.store.create_record(&format!("{folder}/{number}.json"), &released).await? != Created::Different {
-            self.store.delete(&format!("{folder}/{}.json", self.number)).await?;
+        if self.store.create_record(&layout::numbered(folder, number), &released).await? != Created::Different {
+            self.store.delete(&layout::numbered(folder, self.number)).await?;
         }
         // A run that left nothing else, since there was nothing to do, leaves no trace.
-        let heartbeats = format!("{}/heartbeat", self.record.run);
+        let heartbeats = layout::heartbeats(&self.record.run);
         for name in self.store.names(&heartbeats).await? {
             self.store.delete(&format!("{heartbeats}/{name}")).await?;
         }
@@ -187,17 +190,13 @@ impl LeaseRecord {
 
 async fn latest(store: &Store, folder: &str) -> Result<Option<(u64, LeaseRecord)>> {
     loop {
-        let Some(number) = highest(&store.names(folder).await?) else { return Ok(None) };
+        let Some(number) = layout::highest(&store.names(folder).await?) else { return Ok(None) };
         // It may have been followed by another one and deleted since it was listed.
-        if let Some(record) = store.record(&format!("{folder}/{number}.json"), "lease").await? {
+        if let Some(record) = store.record(&layout::numbered(folder, number), "lease").await? {
             return Ok(Some((number, record)));
         }
         tokio::time::sleep(LOOK / 10).await;
     }
-}
-
-fn highest(names: &[String]) -> Option<u64> {
-    names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok()).max()
 }
 
 /// Whether the run of `held` is at work: its process is there, or its heartbeats go on.
@@ -205,11 +204,11 @@ async fn is_alive(store: &Store, held: &LeaseRecord) -> Result<bool> {
     if let Some(is_gone) = held.holder.is_gone() {
         return Ok(!is_gone);
     }
-    let heartbeats = format!("{}/heartbeat", held.run);
-    let (first, start) = (highest(&store.names(&heartbeats).await?), Instant::now());
+    let heartbeats = layout::heartbeats(&held.run);
+    let (first, start) = (layout::highest::<u64>(&store.names(&heartbeats).await?), Instant::now());
     while start.elapsed() < SILENCE {
         tokio::time::sleep(LOOK).await;
-        if highest(&store.names(&heartbeats).await?) != first {
+        if layout::highest(&store.names(&heartbeats).await?) != first {
             return Ok(true);
         }
     }
@@ -221,7 +220,7 @@ async fn wait_for(store: &Store, folder: &str, number: u64, held: &LeaseRecord, 
     progress.tell(Event::LeaseWaited { run: held.run.clone(), holder: held.process() });
     loop {
         tokio::time::sleep(LOOK).await;
-        if highest(&store.names(folder).await?) != Some(number) {
+        if layout::highest(&store.names(folder).await?) != Some(number) {
             return Ok(false);
         }
         if !is_alive(store, held).await? {
@@ -234,7 +233,7 @@ async fn wait_for(store: &Store, folder: &str, number: u64, held: &LeaseRecord, 
 async fn beat(store: Store, run: String, holder: Holder) {
     let holder = Arc::new(holder);
     for number in 0_u64.. {
-        let path = |number: u64| format!("{run}/heartbeat/{number}.json");
+        let path = |number: u64| layout::numbered(&layout::heartbeats(&run), number);
         let mut left = store.create_record(&path(number), &*holder).await.map(|_| ());
         if let (Ok(()), Some(old)) = (&left, number.checked_sub(2)) {
             left = store.delete(&path(old)).await;
@@ -249,13 +248,16 @@ async fn beat(store: Store, run: String, holder: Holder) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     fn store() -> Store {
         Store::open("memory://", std::path::Path::new("")).expect("memory")
     }
 
     async fn take(store: &Store, run: &str, mode: LeaseMode) -> Result<Lease> {
-        Lease::take(store, "d", run, mode, &Progress::silent()).await
+        let source = "[[source]]\nname = \"s\"\nformat = \"images\"\nurl = \"x\"";
+        let config = Config::parse(&format!("[dataset]\nname = \"d\"\n{source}"), std::path::Path::new("d.toml"))?;
+        Lease::take(&Job::new(config, store.clone(), Progress::silent()), run, mode).await
     }
 
     #[tokio::test]

@@ -35,7 +35,7 @@ impl Worker {
         }
         let mut kept = self.bank.lock().await;
         if let Some(found) = &*kept
-            && found.settle == window.keys.settle
+            && found.settle == window.keys.settle()
         {
             return Ok(Arc::clone(&found.bank));
         }
@@ -48,7 +48,7 @@ impl Worker {
         let own = self.bank_rows(settled, &blocklist, rows.newest_window()).await?;
         rows.push(UnitStore::rows_of(settled, Table::Bank.name())?, own)?;
         let bank = Arc::new(rows.bank()?);
-        *kept = Some(WindowBank { settle: window.keys.settle, blocklist: window.blocklist, rows, bank: Arc::clone(&bank) });
+        *kept = Some(WindowBank { settle: window.keys.settle(), blocklist: window.blocklist, rows, bank: Arc::clone(&bank) });
         Ok(bank)
     }
 

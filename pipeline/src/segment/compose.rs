@@ -3,22 +3,26 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt16Array};
+use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::document::Neighbour;
 use cm3flow_schemas::ledger::DocumentLedger;
 use cm3flow_schemas::rows::ColumnChange;
 use cm3flow_schemas::sample::{Refusal, Split};
-use cm3flow_schemas::unit::{SegmentName, UnitRecord};
-use cm3flow_schemas::{DocumentId, SampleId, columns, rows};
+use cm3flow_schemas::unit::{KeyParts, SegmentName, UnitRecord};
+use cm3flow_schemas::{Digest, DocumentId, SampleId, columns, layout, rows};
+use cm3flow_stages::Steps;
 use cm3flow_stages::index::Bank;
-use cm3flow_stages::instruct::{Instruct, InstructCounts};
+use cm3flow_stages::instruct::{Instruct, InstructCounts, InstructTally};
 use cm3flow_stages::mask::Mask;
 use cm3flow_stages::retrieve::Retrieve;
 use cm3flow_stages::stage::{Chain, Head};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::Worker;
 use super::task::WindowTask;
-use crate::catalog::units::{Table, count_reasons, unit_path};
+use super::{KeyMaker, Worker};
+use crate::catalog::units::{Table, count_reasons};
+use crate::config::Config;
 use crate::error::{PipelineError, Result};
 use crate::store::table;
 
@@ -57,10 +61,55 @@ pub(super) struct Retrieved {
     pub(super) retrieved_wanted: u16,
 }
 
+/// The stages of one variant of the documents of a unit are made of these.
+struct Composition<'a> {
+    worker: &'a Worker,
+    bank: &'a Arc<Bank>,
+    settled: &'a UnitRecord,
+    variant: u16,
+    tally: InstructTally,
+}
+
+impl Composition<'_> {
+    fn retrieve(&self) -> Retrieve {
+        let (config, embedder) = (&self.worker.config, self.worker.artefacts.embedder.clone());
+        Retrieve::new(config.retrieve.clone(), Arc::clone(self.bank), embedder, config.dataset.seed).with_variant(self.variant)
+    }
+
+    fn instruct(&self) -> Instruct {
+        let instruct = Instruct::new(Arc::clone(&self.worker.instruct), Arc::clone(self.bank), &self.settled.contents);
+        instruct.with_variant(self.variant).with_tally(self.tally.clone())
+    }
+
+    fn mask(&self) -> Mask {
+        let Worker { config, artefacts, .. } = self.worker;
+        Mask::new(&config.mask, artefacts.vocabulary.clone(), config.dataset.seed)
+    }
+}
+
+fn steps<'a>() -> Steps<'a, Composition<'a>> {
+    Steps::default().map(Composition::retrieve).map(Composition::instruct).map(Composition::mask)
+}
+
+impl KeyMaker<'_> {
+    /// The key of the documents of the unit `prepared` at `place` in the window with the settle key `settled`.
+    pub(super) fn compose(&self, settled: Digest, prepared: Digest, place: usize) -> Digest {
+        let Config { retrieve, instruct, mask, pack, dataset, .. } = self.config;
+        let stages: Vec<_> = steps().codes().collect();
+        let vocabulary = &self.artefacts.vocabulary;
+        let config = json!({"retrieve": retrieve, "instruct": instruct, "mask": mask, "seq_len": pack.seq_len, "vocabulary": vocabulary});
+        // Two units of one content differ in their place: one is kept, the other holds duplicates.
+        let inputs = &[settled, prepared, digest_of("place in the window", &place)];
+        let artefacts = &[self.artefacts.text.digest(), self.artefacts.embedder_digest];
+        let stages = &stages;
+        KeyParts { segment: SegmentName::Compose, stages, config: &config, inputs, artefacts, seed: dataset.seed, numerics: None }.key()
+    }
+}
+
 impl Worker {
     /// Composes the documents of the unit at `place` in `window`.
     pub(super) async fn compose(&self, window: &WindowTask, place: usize) -> Result<UnitRecord> {
-        let settled = self.input(SegmentName::Settle, window.keys.settle).await?;
+        let settled = self.input(SegmentName::Settle, window.keys.settle()).await?;
         let unit = self.input(SegmentName::Prepare, window.keys.prepare[place]).await?;
         let bank = self.bank_of(window, &settled).await?;
         let samples = self.kept_samples(window, (place as u32, &unit), &settled).await?;
@@ -110,16 +159,10 @@ impl Worker {
         bank: &Arc<Bank>,
         settled: &UnitRecord,
     ) -> Result<(Vec<RecordBatch>, InstructCounts)> {
-        let (config, artefacts) = (&self.config, &self.artefacts);
-        let instruct = Instruct::new(Arc::clone(&self.instruct), Arc::clone(bank), &settled.contents).with_variant(variant);
-        let tally = instruct.tally();
-        let retrieve = Retrieve::new(config.retrieve.clone(), Arc::clone(bank), artefacts.embedder.clone(), config.dataset.seed);
-        let chain = Chain::new(Head::Batches(samples.schema(), batches_of(samples)))
-            .map(retrieve.with_variant(variant))
-            .map(instruct)
-            .map(Mask::new(&config.mask, artefacts.vocabulary.clone(), config.dataset.seed));
+        let composition = Composition { worker: self, bank, settled, variant, tally: InstructTally::default() };
+        let chain = steps().append_to(Chain::new(Head::Batches(samples.schema(), batches_of(samples))), &composition);
         let (_, batches) = self.collect(chain).await?;
-        Ok((batches, tally.counts()))
+        Ok((batches, composition.tally.counts()))
     }
 
     /// Prepared samples of a unit that are neither blocked nor duplicates, with their split.
@@ -141,7 +184,7 @@ impl Worker {
         }
         let ids: Vec<Id> = rows::read(&prepared, &[columns::SAMPLE_ID])?;
         if !ids.iter().map(|row| row.sample_id).eq(decided.iter().map(|row| row.sample_id)) {
-            let location = unit_path(SegmentName::Settle, settled.key);
+            let location = layout::unit(SegmentName::Settle, settled.key);
             return Err(PipelineError::Damaged { location, problem: format!("it does not decide about the samples of unit {index}") });
         }
         let splits: Vec<WithSplit> = decided.iter().map(|row| WithSplit { split: row.split }).collect();

@@ -14,13 +14,13 @@ use std::sync::Arc;
 use arrow::array::{AsArray, FixedSizeBinaryArray, RecordBatch};
 use cm3flow_schemas::rows::position;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
-use cm3flow_schemas::{Digest, ImageId, SampleId, columns};
+use cm3flow_schemas::{Digest, ImageId, SampleId, columns, layout};
 use futures::TryStreamExt;
 
 use super::Worker;
 use super::task::WindowTask;
 use crate::catalog::blocklist::Blocklist;
-use crate::catalog::units::{UnitStore, unit_path};
+use crate::catalog::units::UnitStore;
 use crate::error::{PipelineError, Result};
 use crate::store::table::Layout;
 
@@ -90,7 +90,7 @@ impl Buckets {
         if files.is_power_of_two() {
             return Ok(Self { bits: files.trailing_zeros() });
         }
-        let location = unit_path(SegmentName::Settle, record.key);
+        let location = layout::unit(SegmentName::Settle, record.key);
         Err(PipelineError::Damaged { location, problem: format!("it lists {files} tables of kept samples, which is no power of two") })
     }
 
@@ -157,7 +157,7 @@ impl Earlier<'_> {
     pub(super) async fn record(&self, window: usize) -> Result<UnitRecord> {
         let key = self.keys[window];
         let missing = || PipelineError::Damaged {
-            location: unit_path(SegmentName::Settle, key),
+            location: layout::unit(SegmentName::Settle, key),
             problem: "an earlier window's unit is missing".into(),
         };
         self.units.find(SegmentName::Settle, key).await?.ok_or_else(missing)

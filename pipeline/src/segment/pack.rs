@@ -5,20 +5,45 @@ use arrow::datatypes::UInt16Type;
 use cm3flow_schemas::pack::{Pack as PackRow, PackStatistics, ShardEntry};
 use cm3flow_schemas::rows::position;
 use cm3flow_schemas::sample::Split;
-use cm3flow_schemas::unit::{SegmentName, UnitRecord};
-use cm3flow_schemas::vocabulary::TokenWidth;
-use cm3flow_schemas::{Digest, columns, rows};
+use cm3flow_schemas::unit::{KeyParts, SegmentName, UnitRecord};
+use cm3flow_schemas::vocabulary::{TokenWidth, Vocabulary};
+use cm3flow_schemas::{Digest, columns, layout, rows};
 use cm3flow_stages::pack::{Pack, least_bins, packs_at_other_lengths, statistics};
-use cm3flow_stages::shard;
 use cm3flow_stages::shuffle::Shuffle;
 use cm3flow_stages::stage::{Chain, Head};
+use cm3flow_stages::{Steps, shard};
+use serde_json::json;
 
-use super::Worker;
 use super::compose::Retrieved;
 use super::task::WindowTask;
+use super::{KeyMaker, Worker};
 use crate::catalog::units::Table;
+use crate::config::Config;
 use crate::error::Result;
 use crate::store::table;
+
+/// The stages of a bucket are made of these.
+struct Packing<'a> {
+    config: &'a Config,
+    vocabulary: &'a Vocabulary,
+}
+
+/// The stages that make packs of documents; `shard` writes these to files.
+fn steps<'a>() -> Steps<'a, Packing<'a>> {
+    let pack = |Packing { config, vocabulary }: &Packing<'_>| Pack::new(&config.pack, (*vocabulary).clone(), config.dataset.seed);
+    Steps::default().then(|packing: &Packing<'_>| Shuffle::new(packing.config.dataset.seed)).then(pack)
+}
+
+impl KeyMaker<'_> {
+    /// The key of the packs of `split` in the window whose documents have the keys `compose`.
+    pub(super) fn pack(&self, compose: &[Digest], split: Split) -> Digest {
+        let Config { pack, shard, dataset, .. } = self.config;
+        let stages: Vec<_> = steps().codes().chain([(shard::NAME, shard::REVISION)]).collect();
+        let config = json!({"pack": pack, "shard": shard, "vocabulary": self.artefacts.vocabulary, "split": split});
+        let (stages, inputs) = (&stages, compose);
+        KeyParts { segment: SegmentName::Pack, stages, config: &config, inputs, artefacts: &[], seed: dataset.seed, numerics: None }.key()
+    }
+}
 
 impl Worker {
     pub(super) async fn pack(&self, window: &WindowTask, split: Split) -> Result<UnitRecord> {
@@ -46,26 +71,19 @@ impl Worker {
             }
         }
         let (config, vocabulary) = (&self.config, &self.artefacts.vocabulary);
-        let chain = Chain::new(Head::Batches(columns::document(), documents.clone()))
-            .then(Shuffle::new(config.dataset.seed))
-            .then(Pack::new(&config.pack, vocabulary.clone(), config.dataset.seed));
-        let (schema, packs) = self.collect(chain).await?;
+        let head = Head::Batches(columns::document(), documents.clone());
+        let (schema, packs) = self.collect(steps().append_to(Chain::new(head), &Packing { config, vocabulary })).await?;
 
         if !packs.is_empty() {
             let token_bytes = if vocabulary.width() == TokenWidth::U16 { 2 } else { 4 };
             let bytes_per_pack = u64::from(config.pack.seq_len) * token_bytes;
             for shard in shard::write(&config.shard, split, &schema, &packs, bytes_per_pack)? {
-                self.units.store().create_content(&shard_path(shard.entry.digest), shard.bytes).await?;
+                self.units.store().create_content(&layout::shard(shard.entry.digest), shard.bytes).await?;
                 record.shards.push(ShardEntry { variant, ..shard.entry });
             }
         }
         count(&packs, &documents, config.pack.seq_len as usize)
     }
-}
-
-/// Where a shard lies.
-pub(crate) fn shard_path(digest: Digest) -> String {
-    format!("shards/{digest}.arrow")
 }
 
 /// Rows of `documents` that belong to `variant`, as [`columns::document`]; all of a table without variants.

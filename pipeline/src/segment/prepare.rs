@@ -1,22 +1,30 @@
 //! `prepare`: one unit from its source to codes and embeddings.
+//!
+//! Here stand its stages, its key, which names them, and how the unit is made.
 
 use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
+use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::ledger::SampleLedger;
 use cm3flow_schemas::sample::{DroppedPart, Refusal};
-use cm3flow_schemas::unit::{SegmentName, UnitRecord};
+use cm3flow_schemas::unit::{KeyParts, SegmentName, UnitRecord};
+use cm3flow_schemas::window::SourceUnit;
 use cm3flow_schemas::{Digest, SampleId, columns, rows};
+use cm3flow_stages::Steps;
 use cm3flow_stages::annotate::Annotate;
 use cm3flow_stages::embed::Embed;
 use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::tokenize::Tokenize;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::Worker;
+use super::{KeyMaker, Worker};
+use crate::artefact::Artefacts;
 use crate::catalog::units::{Table, count_reasons};
+use crate::config::Config;
 use crate::error::Result;
-use crate::source::photos::derived;
+use crate::source::photos;
 use crate::store::table;
 
 #[derive(Deserialize)]
@@ -40,21 +48,50 @@ struct RefusedRow<'a> {
     detail: &'a str,
 }
 
+/// The stages behind those of [`photos::derived`].
+fn steps<'a>(config: &Config) -> Steps<'a, Artefacts> {
+    let mut steps = Steps::default();
+    if !config.annotate.0.is_empty() {
+        steps = steps.then(|artefacts: &Artefacts| Annotate::new(artefacts.annotators.clone(), artefacts.image_spec.side_px));
+    }
+    let tokenize = |artefacts: &Artefacts| Tokenize::new(artefacts.image.clone(), artefacts.image_spec.clone());
+    steps.then(tokenize).map(|artefacts| Embed::new(artefacts.embedder.clone()))
+}
+
+impl KeyMaker<'_> {
+    /// The key of the samples of `unit`.
+    pub(super) fn prepare(&self, unit: &SourceUnit) -> Digest {
+        let Config { filter, derive, annotate: annotators, tokenize, dataset, .. } = self.config;
+        let stages: Vec<_> = photos::codes().into_iter().chain(steps(self.config).codes()).collect();
+        let preparation = tokenize.image.preparation();
+        let mut config = json!({"filter": filter, "derive": derive, "preparation": preparation});
+        let mut artefacts = vec![self.artefacts.image_spec.digest, self.artefacts.embedder_digest];
+        if let Some(settings) = annotators.canonical(preparation.side_px) {
+            config["annotate"] = settings;
+            artefacts.extend(self.artefacts.annotators.iter().map(|annotator| annotator.spec.digest));
+        }
+        let roles = self.config.further_roles(&unit.source);
+        if !roles.is_empty() {
+            config["roles"] = json!(roles);
+        }
+        let rows = self.config.row_settings(&unit.source);
+        if !rows.is_default() {
+            config["source"] = json!(rows);
+        }
+        // The file's name and place do not matter, what is read of it does.
+        let all = digest_of("source unit", &(&unit.source, unit.digest, unit.first_row, unit.rows));
+        let input = if unit.only.is_empty() { all } else { digest_of("some rows", &(all, &unit.only)) };
+        let numerics = Some(&self.artefacts.numerics);
+        let (stages, inputs, artefacts) = (&stages, &[input], &artefacts);
+        KeyParts { segment: SegmentName::Prepare, stages, config: &config, inputs, artefacts, seed: dataset.seed, numerics }.key()
+    }
+}
+
 impl Worker {
     pub(super) async fn prepare(&self, source: &PlannedUnit, key: Digest) -> Result<UnitRecord> {
         let artefacts = &self.artefacts;
-        let mut chain = derived(&self.config, source.clone(), &self.limits)?;
-        if !artefacts.annotators.is_empty() {
-            chain = chain.then(Annotate::new(artefacts.annotators.clone(), artefacts.image_spec.side_px));
-        }
-        let chain =
-            chain.then(Tokenize::new(artefacts.image.clone(), artefacts.image_spec.clone())).map(Embed::new(artefacts.embedder.clone()));
-        let mut batches: Vec<RecordBatch> = Vec::new();
-        let collect = |batch| {
-            batches.push(batch);
-            Ok(())
-        };
-        chain.run(&self.limits, self.progress.meters(), collect).await?;
+        let chain = photos::derived(&self.config, source.clone(), &self.limits)?;
+        let (_, batches) = self.collect(steps(&self.config).append_to(chain, artefacts)).await?;
 
         let schema = artefacts.prepared_schema();
         let mut kept = Vec::new();

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, BooleanArray, RecordBatch, UInt32Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema};
 use cm3flow_schemas::ledger::{OTHER_ANNOTATIONS, SampleLedger};
 use cm3flow_schemas::sample::Annotations;
-use cm3flow_schemas::unit::{SegmentName, UnitRecord};
-use cm3flow_schemas::{ImageId, SampleId, columns, rows};
+use cm3flow_schemas::unit::{KeyParts, SegmentName, UnitRecord};
+use cm3flow_schemas::{Digest, ImageId, SampleId, columns, layout, rows};
+use cm3flow_stages::Steps;
 use cm3flow_stages::dedup::{Dedup, DedupKey};
 use cm3flow_stages::index::{Index, by_place};
 use cm3flow_stages::instruct::{Contents, count_contents};
@@ -19,12 +20,14 @@ use cm3flow_stages::split::Split;
 use cm3flow_stages::stage::{Chain, Head};
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::Worker;
 use super::kept::{Id, Kept};
 use super::task::WindowTask;
+use super::{KeyMaker, Worker};
 use crate::catalog::blocklist::Blocklist;
-use crate::catalog::units::{Table, unit_path};
+use crate::catalog::units::Table;
+use crate::config::Config;
 use crate::error::{PipelineError, Result};
 use crate::store::table;
 
@@ -44,6 +47,45 @@ impl Ids {
             DedupKey::Image => self.image_id.0,
             DedupKey::Sample => self.sample_id.0,
         }
+    }
+}
+
+/// The stages that decide about the ids of a window are made of these.
+struct Decision<'a> {
+    config: &'a Config,
+    /// Ids that earlier windows kept, as `dedup` takes them.
+    kept_before: RecordBatch,
+}
+
+impl Decision<'_> {
+    fn split(&self) -> Split {
+        Split::new(self.config.split.clone(), self.config.dataset.seed)
+    }
+
+    fn dedup(&self) -> Dedup {
+        Dedup::new(self.config.dedup.clone(), self.kept_before.clone())
+    }
+}
+
+/// The stages that decide about the ids of a window.
+fn deciding<'a>() -> Steps<'a, Decision<'a>> {
+    Steps::default().map(Decision::split).then(Decision::dedup)
+}
+
+/// The stages that make the rows of the bank, unit by unit.
+fn indexing<'a>() -> Steps<'a, ()> {
+    Steps::default().map(|()| Index)
+}
+
+impl KeyMaker<'_> {
+    /// The key of the decisions about the units of the keys `prepare`, behind the window with the settle key `before`.
+    pub(super) fn settle(&self, before: Option<Digest>, prepare: &[Digest], blocklist: Option<Digest>) -> Digest {
+        let Config { split, dedup, dataset, .. } = self.config;
+        let stages: Vec<_> = deciding().codes().chain(indexing().codes()).collect();
+        let config = json!({"split": split, "dedup": dedup, "first": before.is_none()});
+        let inputs: Vec<Digest> = before.into_iter().chain(prepare.iter().copied()).collect();
+        let (stages, inputs, artefacts) = (&stages, &inputs, blocklist.as_slice());
+        KeyParts { segment: SegmentName::Settle, stages, config: &config, inputs, artefacts, seed: dataset.seed, numerics: None }.key()
     }
 }
 
@@ -84,7 +126,7 @@ impl Worker {
         let Decided { input, settled } = self.decide(window, &units, &blocklist).await?;
         let (bank, Counted { licenses, contents }) = self.bank_and_counts(&units, &settled, &blocklist).await?;
 
-        let mut record = UnitRecord::new(SegmentName::Settle, window.keys.settle);
+        let mut record = UnitRecord::new(SegmentName::Settle, window.keys.settle());
         let is_kept = kept_rows(&settled)?;
         let kept = is_kept.true_count() as u64;
         let decided = settled.num_rows() as u64;
@@ -121,9 +163,8 @@ impl Worker {
         shared.sort_unstable();
         shared.dedup();
         let kept_before = self.earlier(window).kept_with(&shared, blocklist).await?;
-        let chain = Chain::new(Head::Batches(schema, batches))
-            .map(Split::new(self.config.split.clone(), self.config.dataset.seed))
-            .then(Dedup::new(self.config.dedup.clone(), as_ids(&kept_before, key)?));
+        let decision = Decision { config: &self.config, kept_before: as_ids(&kept_before, key)? };
+        let chain = deciding().append_to(Chain::new(Head::Batches(schema, batches)), &decision);
         let (schema, elected) = self.collect(chain).await?;
         let elected = table::concatenated(&schema, &elected)?;
         Ok(Decided { input, settled: table::projected(&elected, &columns::settled_sample())? })
@@ -139,22 +180,10 @@ impl Worker {
             seen += decided.num_rows();
             let prepared = with_decisions(&prepared, &decided, unit)?;
             counted.add(&table::filtered(&prepared, &kept_rows(&prepared)?)?)?;
-            let rows = Chain::new(Head::Batches(prepared.schema(), vec![prepared])).map(Index);
+            let rows = indexing().append_to(Chain::new(Head::Batches(prepared.schema(), vec![prepared])), &());
             bank.extend(self.collect(rows).await?.1);
         }
         Ok((by_place(&bank, self.config.dataset.seed)?, counted))
-    }
-
-    /// Runs a chain over batches that are there already; returns what it sends with its schema.
-    pub(super) async fn collect(&self, chain: Chain) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-        let schema = chain.output_schema()?;
-        let mut batches = Vec::new();
-        let collect = |batch| {
-            batches.push(batch);
-            Ok(())
-        };
-        chain.run(&self.limits, self.progress.meters(), collect).await?;
-        Ok((schema, batches))
     }
 }
 
@@ -181,7 +210,7 @@ fn with_unit(batch: &RecordBatch, unit: u32) -> Result<RecordBatch> {
 fn with_decisions(prepared: &RecordBatch, decided: &RecordBatch, unit: &UnitRecord) -> Result<RecordBatch> {
     let id = |batch: &RecordBatch| -> Result<_> { Ok(Arc::clone(batch.column(rows::position(&batch.schema(), columns::SAMPLE_ID)?))) };
     if id(prepared)? != id(decided)? {
-        let location = unit_path(SegmentName::Prepare, unit.key);
+        let location = layout::unit(SegmentName::Prepare, unit.key);
         return Err(PipelineError::Damaged { location, problem: "its table of samples holds others than a moment ago".into() });
     }
     let mut fields = prepared.schema().fields().to_vec();

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::unit::SegmentName;
+use cm3flow_schemas::window::WindowKeys;
 use cm3flow_stages::ingest::PlannedUnit;
-
-use crate::segment::WindowKeys;
 
 /// A window as its units see it.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,7 +59,7 @@ impl UnitTask {
     pub(crate) fn key(&self) -> Digest {
         match self {
             Self::Found { key, .. } | Self::Prepare { key, .. } => *key,
-            Self::Settle(window) => window.keys.settle,
+            Self::Settle(window) => window.keys.settle(),
             Self::Compose { window, place } => window.keys.compose[*place],
             Self::Pack { window, split } => window.keys.pack_of(*split),
         }

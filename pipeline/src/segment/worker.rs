@@ -5,10 +5,13 @@
 
 use std::sync::Arc;
 
-use cm3flow_schemas::Digest;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
+use cm3flow_schemas::{Digest, layout};
 use cm3flow_stages::ChannelLimits;
 use cm3flow_stages::instruct::InstructContext;
+use cm3flow_stages::stage::Chain;
 use tokio::sync::Mutex;
 use tracing::Instrument;
 
@@ -16,12 +19,11 @@ use super::bank::WindowBank;
 use super::task::{UnitTask, WindowTask};
 use crate::artefact::Artefacts;
 use crate::catalog::blocklist::Blocklist;
-use crate::catalog::units::{UnitStore, unit_path};
-use crate::config::Config;
+use crate::catalog::units::UnitStore;
+use crate::config::{Config, Job};
 use crate::error::{PipelineError, Result};
 use crate::events::Event;
 use crate::events::progress::Progress;
-use crate::store::Store;
 
 /// What the units of a run share.
 pub(crate) struct Worker {
@@ -36,11 +38,12 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Works by `config`.
+    /// Makes the units of `job`.
     ///
     /// # Errors
     /// [`PipelineError::Stage`] for templates that cannot be compiled; a configuration that was read has none.
-    pub(crate) fn try_new(config: Arc<Config>, store: Store, artefacts: Arc<Artefacts>, progress: Progress) -> Result<Self> {
+    pub(crate) fn try_new(job: &Job, artefacts: Arc<Artefacts>) -> Result<Self> {
+        let Job { config, store, progress, .. } = job.clone();
         let instruct = InstructContext {
             config: config.instruct.clone(),
             templates: config.instruct.templates()?,
@@ -81,6 +84,18 @@ impl Worker {
         making.instrument(tracing::error_span!("unit", segment = task.segment().name(), key = %task.key())).await
     }
 
+    /// Runs a chain; returns the batches that it sends, with their schema.
+    pub(super) async fn collect(&self, chain: Chain) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        let schema = chain.output_schema()?;
+        let mut batches = Vec::new();
+        let collect = |batch| {
+            batches.push(batch);
+            Ok(())
+        };
+        chain.run(&self.limits, self.progress.meters(), collect).await?;
+        Ok((schema, batches))
+    }
+
     /// Makes a unit visible. If another attempt made it first, that one stays, and it is told if it is not the same.
     pub(super) async fn commit(&self, record: UnitRecord) -> Result<UnitRecord> {
         let kept = self.units.commit(record.clone()).await?;
@@ -102,7 +117,7 @@ impl Worker {
 
     /// The record of a unit that another one is made of.
     pub(super) async fn input(&self, segment: SegmentName, key: Digest) -> Result<UnitRecord> {
-        let missing = || PipelineError::Damaged { location: unit_path(segment, key), problem: "it is missing".into() };
+        let missing = || PipelineError::Damaged { location: layout::unit(segment, key), problem: "it is missing".into() };
         self.units.find(segment, key).await?.ok_or_else(missing)
     }
 

@@ -6,15 +6,15 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::window::{SourceUnit, WindowRecord};
+use cm3flow_schemas::{Digest, layout};
 use cm3flow_stages::ingest::{Ingest, Location, PlannedUnit, ScanMemory, ScanOptions, SourceConfig, scan};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::Serialize;
 
-use crate::catalog::Catalog;
-use crate::config::Config;
+use crate::catalog::Published;
+use crate::config::{Config, Job};
 use crate::error::{PipelineError, Result};
 use crate::events::Event;
 use crate::store::{Created, Store, source_location};
@@ -155,23 +155,19 @@ fn listed(rows: BTreeMap<(&str, &str), u64>) -> Vec<FileRows> {
     some.map(|((source, file), rows)| FileRows { source: source.to_owned(), file: file.to_owned(), rows }).collect()
 }
 
-/// Scans all sources, at most `limit` samples.
+/// Scans all sources, at most `limit` samples. Units are cut as `base` cut them.
 ///
 /// # Errors
-/// What [`scan`] says, an address that cannot be opened, or a latest version that cannot be read.
-pub async fn scan_sources(config: &Config, store: &Store, limit: Option<u64>) -> Result<Scan> {
-    let catalog = Catalog::new(store.clone(), &config.dataset.name);
-    let windows = match catalog.latest_version().await? {
-        Some(manifest) => catalog.windows_of(&manifest).await?,
-        None => Vec::new(),
-    };
-    let before: Vec<SourceUnit> = windows.into_iter().flat_map(|window| window.units).collect();
-    scan_as(config, store, &before, limit).await
+/// As [`scan`], or [`PipelineError::Address`] for an address that cannot be opened.
+pub async fn scan_sources(job: &Job, base: Option<&Published>, limit: Option<u64>) -> Result<Scan> {
+    let before: Vec<SourceUnit> = base.into_iter().flat_map(Published::units).cloned().collect();
+    scan_as(job, &before, limit).await
 }
 
 /// As [`scan_sources`], cut as the units `before` are.
-pub(crate) async fn scan_as(config: &Config, store: &Store, before: &[SourceUnit], limit: Option<u64>) -> Result<Scan> {
-    let memory = StoredScans(store.clone());
+pub(crate) async fn scan_as(job: &Job, before: &[SourceUnit], limit: Option<u64>) -> Result<Scan> {
+    let config = &job.config;
+    let memory = StoredScans(job.store.clone());
     let mut found = Scan { units: Vec::new(), bytes: 0, left: BTreeMap::new(), is_complete: limit.is_none() };
     for source in &config.source {
         let left = limit.map(|limit| limit.saturating_sub(found.samples()));
@@ -213,10 +209,6 @@ fn address(source: &SourceConfig, location: &Location) -> String {
 /// What scans found, as the store keeps it. Whatever goes wrong with it only costs time.
 struct StoredScans(Store);
 
-fn path_of(key: Digest) -> String {
-    format!("scans/{key}.json")
-}
-
 impl StoredScans {
     async fn replace(&self, path: &str, entry: Vec<u8>) -> Result<()> {
         if self.0.create(path, entry.clone()).await? == Created::Different {
@@ -231,7 +223,7 @@ impl StoredScans {
 impl ScanMemory for StoredScans {
     fn recall(&self, key: Digest) -> BoxFuture<'_, Option<Vec<u8>>> {
         async move {
-            let found = self.0.get(&path_of(key)).await;
+            let found = self.0.get(&layout::scan(key)).await;
             found.inspect_err(|error| tracing::debug!(%key, %error, "what a scan found could not be read")).ok()?.map(Vec::from)
         }
         .boxed()
@@ -239,7 +231,7 @@ impl ScanMemory for StoredScans {
 
     fn remember(&self, key: Digest, entry: Vec<u8>) -> BoxFuture<'_, ()> {
         async move {
-            let kept = self.replace(&path_of(key), entry).await;
+            let kept = self.replace(&layout::scan(key), entry).await;
             let _ = kept.inspect_err(|error| tracing::debug!(%key, %error, "what a scan found could not be kept"));
         }
         .boxed()
@@ -286,7 +278,7 @@ mod tests {
 
     #[test]
     fn rows_of_a_quarantined_unit_are_yet_to_be_done() {
-        let mut window = crate::catalog::window_record(0);
+        let mut window = crate::catalog::empty_window_record(0);
         let units = [unit("a", "1", 0, 5), unit("a", "1", 5, 5)];
         window.units = vec![units[1].clone()];
         window.quarantined = vec![cm3flow_schemas::window::QuarantinedUnit { unit: units[0].clone(), problem: "it crashed".into() }];

@@ -1,17 +1,17 @@
 //! When a request is tried again, how long is waited before, and when it is given up.
 
-use crate::error::PipelineError;
-use cm3flow_stages::StageError;
 use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
+use cm3flow_stages::StageError;
 use object_store::Error;
 use object_store::client::{HttpError, HttpErrorKind};
 use thiserror::Error;
 use tokio::time::Instant;
 
 use super::requests;
+use crate::error::PipelineError;
 
 /// When requests are tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -101,15 +101,15 @@ impl Evaluator {
     /// Evaluates for `training`, whose checkpoints lie in `training_folder`; packs have `schema`.
     pub(crate) fn new(training: &Training, schema: SchemaRef, training_folder: String, runtime: Handle) -> Self {
         Self {
-            config: Arc::clone(&training.config),
+            config: Arc::clone(&training.job.config),
             artefacts: Arc::clone(&training.artefacts),
-            store: training.store.clone(),
+            store: training.job.store.clone(),
             feed: training.feed.clone(),
-            blocks: BlockReader::new(training.store.objects(), schema),
+            blocks: BlockReader::new(training.job.store.objects(), schema),
             batch_packs: training.train.batch_packs as usize,
-            folder: evaluations_folder(&training_folder, &training.config.eval),
+            folder: evaluations_folder(&training_folder, &training.job.config.eval),
             runtime,
-            progress: training.progress.clone(),
+            progress: training.job.progress.clone(),
         }
     }
 

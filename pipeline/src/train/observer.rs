@@ -1,11 +1,9 @@
 //! What is done between the steps of a training: the curve, the bar, evaluations.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use cm3flow_model::train::{TrainConfig, TrainObserver};
 use cm3flow_schemas::DynError;
 use cm3flow_schemas::traits::{LanguageModel, ReaderState, StepReport};
+use tokio_util::sync::CancellationToken;
 
 use super::Training;
 use crate::catalog::checkpoints::Checkpoints;
@@ -22,16 +20,16 @@ pub(super) struct Watcher {
     progress: Progress,
     steps: u64,
     log_every: u64,
-    stop: Arc<AtomicBool>,
+    stop: CancellationToken,
     feed: Feed,
 }
 
 impl Watcher {
     pub(super) fn new(training: &Training, checkpoints: Checkpoints, evaluator: Evaluator) -> Self {
-        let activity = training.progress.activity("train", training.train.steps);
-        let (progress, TrainConfig { steps, log_every, .. }) = (training.progress.clone(), &training.train);
+        let activity = training.job.progress.activity("train", training.train.steps);
+        let (progress, TrainConfig { steps, log_every, .. }) = (training.job.progress.clone(), &training.train);
         let (steps, log_every) = (*steps, *log_every);
-        Self { checkpoints, evaluator, activity, progress, steps, log_every, stop: Arc::clone(&training.stop), feed: training.feed.clone() }
+        Self { checkpoints, evaluator, activity, progress, steps, log_every, stop: training.job.stop.clone(), feed: training.feed.clone() }
     }
 }
 
@@ -52,6 +50,6 @@ impl TrainObserver for Watcher {
     }
 
     fn stop_requested(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.feed.has_stopped()
+        self.stop.is_cancelled() || self.feed.has_stopped()
     }
 }

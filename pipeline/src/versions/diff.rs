@@ -9,12 +9,11 @@ use cm3flow_schemas::SampleId;
 use cm3flow_schemas::pack::TaskStatistics;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::{SourceUnit, WindowRecord};
-use serde::Serialize;
-
 pub use fields::FieldChange;
 pub(crate) use fields::compare as differing_fields;
+use serde::Serialize;
 
-use crate::catalog::{Catalog, VersionRef};
+use crate::catalog::{Catalog, Published, VersionRef};
 use crate::error::Result;
 use crate::store::Store;
 
@@ -135,13 +134,13 @@ pub struct VersionDiff {
 ///
 /// # Errors
 /// [`crate::PipelineError::NoVersion`], [`crate::PipelineError::Damaged`], or what the store says.
-pub async fn diff(store: &Store, dataset: &str, versions: (&VersionRef, &VersionRef), examples: usize) -> Result<VersionDiff> {
+pub async fn diff(store: &Store, dataset: &str, before: &VersionRef, after: &VersionRef, examples: usize) -> Result<VersionDiff> {
     let catalog = Catalog::new(store.clone(), dataset);
-    let before = catalog.version_or_latest(Some(versions.0)).await?;
-    let after = catalog.version_or_latest(Some(versions.1)).await?;
-    let windows = (catalog.windows_of(&before).await?, catalog.windows_of(&after).await?);
-    let shared = shared_windows(&windows.0, &windows.1);
-    let kept_samples = ids::compare(store, (&before, &windows.0), (&after, &windows.1), shared, examples).await?;
+    let before = Published::open(&catalog, Some(before)).await?;
+    let after = Published::open(&catalog, Some(after)).await?;
+    let shared = shared_windows(&before.windows, &after.windows);
+    let kept_samples = ids::compare(store, &before, &after, shared, examples).await?;
+    let (windows, before, after) = ((before.windows, after.windows), before.manifest, after.manifest);
     let ledgers = (&before.samples, &after.samples);
     let documents = (&before.documents, &after.documents);
     let sample = |name: &str, before, after| (name.to_owned(), Change { before, after });
@@ -181,8 +180,7 @@ pub async fn diff(store: &Store, dataset: &str, versions: (&VersionRef, &Version
 
 /// Number of windows at the beginning of which both versions settled the same units in the same way.
 fn shared_windows(before: &[WindowRecord], after: &[WindowRecord]) -> usize {
-    let settled = |window: &WindowRecord| window.keys.get("settle").cloned();
-    before.iter().zip(after).take_while(|(before, after)| settled(before).is_some() && settled(before) == settled(after)).count()
+    before.iter().zip(after).take_while(|(before, after)| before.keys.settle() == after.keys.settle()).count()
 }
 
 fn changes(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Changes {

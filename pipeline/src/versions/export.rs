@@ -8,22 +8,22 @@ mod mds;
 mod webdataset;
 
 use bytes::Bytes;
-use cm3flow_schemas::columns;
 use cm3flow_schemas::pack::{Pack, ShardEntry};
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::vocabulary::TokenWidth;
 use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::{columns, layout};
 use cm3flow_stages::read::BlockReader;
 use futures::stream::{Stream, StreamExt, TryStreamExt};
+use mds::MdsWriter;
 use serde::Serialize;
 use tracing::info;
+use webdataset::TarWriter;
 
-use crate::catalog::{Catalog, VersionRef};
+use crate::catalog::{Catalog, Published, VersionRef};
 use crate::error::{PipelineError, Result};
 use crate::store::{Created, Store, record_bytes};
-use mds::MdsWriter;
-use webdataset::TarWriter;
 
 /// Blocks that are fetched at once.
 const BLOCKS_AT_ONCE: usize = 4;
@@ -145,12 +145,11 @@ impl Exporter {
     /// [`PipelineError::Damaged`], or what the store says.
     pub async fn open(store: &Store, dataset: &str, version: &VersionRef, options: &ExportOptions) -> Result<Self> {
         let catalog = Catalog::new(store.clone(), dataset);
-        let manifest = catalog.version_or_latest(Some(version)).await?;
+        let Published { manifest, windows, .. } = Published::open(&catalog, Some(version)).await?;
         let manifest_bytes = match catalog.recorded_digest(manifest.version).await? {
-            Some(digest) => store.get_checked(&catalog.version_path(manifest.version), digest).await?,
+            Some(digest) => store.get_checked(&layout::manifest(catalog.dataset(), manifest.version), digest).await?,
             None => record_bytes(&manifest).into(),
         };
-        let windows = catalog.windows_of(&manifest).await?;
         let variants = manifest.statistics.get(Split::Train.name()).map_or(0, |train| train.variant_packs.len()).max(1);
         if usize::from(options.variant) >= variants {
             return Err(PipelineError::NoVariant { version: manifest.version, variants, asked: options.variant });

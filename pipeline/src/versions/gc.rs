@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use mark::Marked;
 use serde::Serialize;
 
 use crate::error::Result;
 use crate::store::Store;
-use mark::Marked;
 
 /// What is asked for.
 #[derive(Debug, Clone)]

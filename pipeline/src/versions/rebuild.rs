@@ -6,22 +6,18 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::{Digest, layout};
 use serde::Serialize;
 
 use crate::artefact;
-use crate::artefact::Artefacts;
-use crate::catalog::units::unit_path;
-use crate::catalog::{Catalog, VersionRef};
-use crate::config::Config;
-use crate::error::{PipelineError, Result};
-use crate::events::progress::Progress;
+use crate::catalog::{Published, VersionRef};
+use crate::config::{Config, Job};
+use crate::error::Result;
 use crate::execute::{Again, Sources};
 use crate::plan::{Plan, WindowPlan, config_of_version, output_config};
-use crate::segment::{Worker, shard_path};
 use crate::store::scratch::{Hidden, Scratch};
 use crate::store::{Store, record_bytes};
 use crate::versions::diff::{FieldChange, differing_fields};
@@ -63,39 +59,40 @@ pub struct Rebuild {
     pub first_difference: Option<String>,
 }
 
-/// Makes `version`, or the latest one, of the dataset of `present` again, and compares it.
+/// Makes `version`, or the latest one, of the dataset of `job` again, and compares it.
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`] if the configuration asks for other artefacts; [`PipelineError::Gone`] or [`PipelineError::Numerics`] if
 /// something cannot be prepared again; what a stage or the store says. A difference is no error.
-pub async fn rebuild(
-    present: &Config,
-    store: &Store,
-    version: Option<&VersionRef>,
-    is_from_scratch: bool,
-    progress: &Progress,
-) -> Result<Rebuild> {
-    let catalog = Catalog::new(store.clone(), &present.dataset.name);
-    let manifest = catalog.version_or_latest(version).await?;
-    let windows = catalog.windows_of(&manifest).await?;
-    let config = Arc::new(config_of_version(present, &manifest));
-    let artefacts = artefact::of_version(&config, store, &manifest).await?;
+pub async fn rebuild(job: &Job, version: Option<&VersionRef>, is_from_scratch: bool) -> Result<Rebuild> {
+    let (store, catalog) = (&job.store, job.catalog());
+    let Published { manifest, windows, .. } = Published::open(&catalog, version).await?;
+    let of_version = Job { config: Arc::new(config_of_version(&job.config, &manifest)), ..job.clone() };
+    let artefacts = artefact::of_version(&of_version, &manifest).await?;
     let recorded = catalog.recorded_digest(manifest.version).await?.unwrap_or_else(|| Digest::of(&record_bytes(&manifest)));
-    let mut outcome = begin((present, &config), (&manifest, recorded), (&windows, &artefacts));
+    let mut outcome = Rebuild {
+        version: manifest.version,
+        segments: SegmentName::ALL.map(|segment| (segment.name(), SegmentUnits::default())).into(),
+        shards: 0,
+        kept_units: 0,
+        settings: other_settings(&manifest, &job.config),
+        other_units_from: Plan::differs_from(&of_version.config, &artefacts, &windows).map(SegmentName::name),
+        is_same_numerics: artefacts.numerics == manifest.numerics,
+        manifest: recorded,
+        first_difference: None,
+    };
 
-    let sources = Sources::new(Arc::clone(&config), store.clone(), windows.iter().flat_map(|window| window.units.clone()).collect());
+    let sources = Sources::new(of_version.clone(), windows.iter().flat_map(|window| window.units.clone()).collect());
     let kept = if is_from_scratch { unreadable(&windows, &sources).await } else { HashSet::new() };
     outcome.kept_units = kept.len() as u64;
     let scratch = Scratch::over(store, hidden(&manifest, is_from_scratch, kept))?;
-    let plans = windows.iter().map(planned).collect::<Result<Vec<_>>>()?;
+    let plans = windows.iter().map(WindowPlan::of_record).collect();
     let plan = Plan::of_version(&manifest, plans);
-    let worker = Worker::try_new(Arc::clone(&config), scratch.store.clone(), Arc::new(artefacts), progress.clone())?;
-    let copies = Catalog::new(scratch.store.clone(), &manifest.dataset);
-    let mut again = Again::new(Arc::clone(&config), worker, (copies, plan), manifest.numerics.clone(), sources);
+    let mut again = Again::try_new(of_version.on(scratch.store.clone()), artefacts, plan, manifest.numerics.clone(), sources)?;
     let mut comparison = Comparison { store, scratch: &scratch, outcome };
     let mut made = Vec::with_capacity(windows.len());
     for (index, record) in windows.iter().enumerate() {
-        progress.say(&format!("making window {} of {} again", index + 1, windows.len()));
+        job.progress.say(&format!("making window {} of {} again", index + 1, windows.len()));
         let window = redo(&scratch.store, &manifest, again.window().await?).await?;
         comparison.window(&manifest, record, &window).await?;
         made.push(window);
@@ -103,49 +100,31 @@ pub async fn rebuild(
     let rebuilt = again.manifest(&made)?;
     let rebuilt = VersionManifest { numerics: manifest.numerics.clone(), ..rebuilt };
     let mut outcome = comparison.outcome;
-    let path = catalog.version_path(manifest.version);
+    let path = layout::manifest(catalog.dataset(), manifest.version);
     if Digest::of(&record_bytes(&rebuilt)) != recorded {
         outcome.first_difference = outcome.first_difference.or(Some(path));
     }
     Ok(outcome)
 }
 
-fn begin(
-    (present, config): (&Config, &Config),
-    (manifest, recorded): (&VersionManifest, Digest),
-    (windows, artefacts): (&[WindowRecord], &Artefacts),
-) -> Rebuild {
+/// Settings of `present` that differ from those that the version was made with.
+fn other_settings(manifest: &VersionManifest, present: &Config) -> Vec<FieldChange> {
     let mut settings = differing_fields(&manifest.config, &output_config(present));
     if manifest.seed != present.dataset.seed {
         let [before, after] = [manifest.seed, present.dataset.seed].map(|seed| Some(seed.to_string()));
         settings.push(FieldChange { field: "dataset.seed".into(), before, after });
     }
-    Rebuild {
-        version: manifest.version,
-        segments: SegmentName::ALL.map(|segment| (segment.name(), SegmentUnits::default())).into(),
-        shards: 0,
-        kept_units: 0,
-        settings,
-        other_units_from: Plan::differs_from(config, artefacts, windows).map(SegmentName::name),
-        is_same_numerics: artefacts.numerics == manifest.numerics,
-        manifest: recorded,
-        first_difference: None,
-    }
-}
-
-fn planned(record: &WindowRecord) -> Result<WindowPlan> {
-    let nameless = || PipelineError::Mismatch { problem: format!("the record of window {} does not name its units", record.window) };
-    WindowPlan::of_record(record).ok_or_else(nameless)
+    settings
 }
 
 /// Folders of the prepared units whose rows the sources no longer hold.
 async fn unreadable(windows: &[WindowRecord], sources: &Sources) -> HashSet<String> {
     let mut kept = HashSet::new();
     for window in windows {
-        let keys = window.keys.get(SegmentName::Prepare.name()).into_iter().flatten();
+        let keys = &window.keys.prepare;
         for (unit, key) in window.units.iter().zip(keys) {
             if sources.unit(unit).await.is_err() {
-                kept.insert(unit_path(SegmentName::Prepare, *key));
+                kept.insert(layout::unit(SegmentName::Prepare, *key));
             }
         }
     }
@@ -154,8 +133,8 @@ async fn unreadable(windows: &[WindowRecord], sources: &Sources) -> HashSet<Stri
 
 /// What is to be made again, so must not be seen.
 fn hidden(manifest: &VersionManifest, is_from_scratch: bool, kept: HashSet<String>) -> Hidden {
-    let windows = format!("windows/{}/{}/", manifest.dataset, manifest.version);
-    let prepared = format!("units/{}/", SegmentName::Prepare.name());
+    let windows = format!("{}/", layout::windows(&manifest.dataset, manifest.version));
+    let prepared = format!("{}/{}/", layout::UNITS, SegmentName::Prepare.name());
     Arc::new(move |path: &str| {
         let is_shown = if path.starts_with(&prepared) {
             !is_from_scratch || path.rsplit_once('/').is_some_and(|(folder, _)| kept.contains(folder))
@@ -176,7 +155,7 @@ struct Comparison<'a> {
 impl Comparison<'_> {
     async fn window(&mut self, manifest: &VersionManifest, record: &WindowRecord, made: &WindowRecord) -> Result<()> {
         for segment in SegmentName::ALL {
-            for key in record.keys.get(segment.name()).into_iter().flatten() {
+            for key in record.keys.of(segment) {
                 self.unit(segment, *key).await?;
             }
         }
@@ -184,7 +163,7 @@ impl Comparison<'_> {
         let shard = record.shards.iter().zip(&made.shards).find(|(recorded, made)| recorded != made).map(|(recorded, _)| recorded);
         let shard = shard.or_else(|| record.shards.get(made.shards.len()));
         if let Some(shard) = shard {
-            self.differs(shard_path(shard.digest));
+            self.differs(layout::shard(shard.digest));
         } else if Digest::of(&record_bytes(made)) != manifest.windows[record.window as usize] {
             self.differs(format!("the record of window {}", record.window));
         }
@@ -192,7 +171,7 @@ impl Comparison<'_> {
     }
 
     async fn unit(&mut self, segment: SegmentName, key: Digest) -> Result<()> {
-        let path = format!("{}/unit.json", unit_path(segment, key));
+        let path = layout::unit_record(segment, key);
         let made = self.scratch.written.record::<UnitRecord>(&path, "unit record").await?;
         let recorded = self.store.record::<UnitRecord>(&path, "unit record").await?;
         let counts = self.outcome.segments.entry(segment.name()).or_default();

@@ -8,17 +8,17 @@ mod window;
 
 use std::collections::HashMap;
 
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::{Digest, layout};
 use futures::{StreamExt, TryStreamExt};
+use object::Expected;
 use serde::Serialize;
 
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::store::Store;
-use object::Expected;
 
 /// Objects that are read at once. Each is held as a whole.
 const READ_AT_ONCE: usize = 4;
@@ -129,7 +129,7 @@ impl Verifier {
         }
         for tag in self.catalog.tags().await? {
             if !found.iter().any(|verified| verified.version == tag.version) {
-                let path = format!("tags/{}/{}", self.dataset, tag.tag);
+                let path = layout::tag(&self.dataset, &tag.tag);
                 let mut verification = Verification { version: tag.version, objects: 1, bytes: 0, damaged: Vec::new() };
                 verification.damage(path, Place::Tag, format!("it names version {}, which is not there", tag.version));
                 found.push(verification);

@@ -15,20 +15,18 @@ use std::collections::BTreeSet;
 
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::{ImageId, SampleId, columns};
-use serde::Serialize;
-
-pub use near::{EQUAL_CODES, Likeness, Near, ParseNearError, SIMILARITY};
-pub(crate) use redo::redo;
-
-use crate::catalog::Catalog;
-use crate::catalog::blocklist::Blocklist;
-use crate::catalog::units::WindowTables;
-use crate::config::Config;
-use crate::error::Result;
-use crate::store::Store;
 use documents::WindowDocuments;
 use find::{FoundRow, Named};
+pub use near::{EQUAL_CODES, Likeness, Near, ParseNearError, SIMILARITY};
 use overlay::{Layer, WindowChange};
+pub(crate) use redo::redo;
+use serde::Serialize;
+
+use crate::catalog::Published;
+use crate::catalog::blocklist::Blocklist;
+use crate::catalog::units::WindowTables;
+use crate::config::Job;
+use crate::error::Result;
 
 /// What is to be withdrawn.
 #[derive(Debug, Clone, Default)]
@@ -137,18 +135,16 @@ impl Withdrawal {
 /// [`crate::PipelineError::NothingPublished`]; [`crate::PipelineError::NoId`], [`crate::PipelineError::UnknownId`] or
 /// [`crate::PipelineError::AmbiguousId`] for a name; [`crate::PipelineError::Overtaken`] if another command published the next version
 /// first; [`crate::PipelineError::Damaged`] if tables and packs contradict each other; or what the store says.
-pub async fn withdraw(config: &Config, store: &Store, request: &Request) -> Result<Withdrawal> {
-    let catalog = Catalog::new(store.clone(), &config.dataset.name);
-    let base = catalog.version_or_latest(None).await?;
-    let windows = catalog.windows_of(&base).await?;
-    let before = Blocklist::read(store, &base.dataset, base.blocklist).await?;
+pub async fn withdraw(job: &Job, request: &Request) -> Result<Withdrawal> {
+    let (store, catalog) = (&job.store, job.catalog());
+    let Published { manifest: base, windows, blocklist: before } = Published::open(&catalog, None).await?;
     let tables = WindowTables::new(store, &windows);
 
     let named = find::named(&tables, windows.len(), request, base.version).await?;
     let names = row_columns(&base);
     let mut rows = find::rows_of(&tables, &named, &names).await?;
     if let Near::From(similarity) = request.near {
-        let copies = near::copies((&tables, windows.len()), &names, &rows, similarity).await?;
+        let copies = near::copies(&tables, &names, &rows, similarity).await?;
         rows.extend(copies);
     }
     rows.sort_by_key(|found| (found.place, found.row.row));

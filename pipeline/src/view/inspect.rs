@@ -18,14 +18,13 @@ use cm3flow_schemas::Grid;
 use cm3flow_schemas::document::{ImageCodes, Modality, Segment};
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
-use serde::Serialize;
-
 pub use codebook::CodebookView;
 pub use document::DocumentView;
 pub(crate) use find::Prefix;
 pub use listing::{ListedDocument, ListedPacks, ListedSample, Listing};
 pub use pack::{PackPlace, PackView, PackedDocument};
 pub use sample::{DocumentSummary, SamplePlace, SampleState, SampleView};
+use serde::Serialize;
 pub(crate) use withdrawn::is_document_withdrawn;
 
 use crate::artefact::decode::{Content, Part, Run};
@@ -33,18 +32,16 @@ use crate::artefact::picture::Decoded;
 use crate::artefact::{Artefacts, picture, pinned_of};
 use crate::catalog::blocklist::Blocklist;
 use crate::catalog::units::WindowTables;
-use crate::catalog::{Catalog, VersionRef};
-use crate::config::Config;
+use crate::catalog::{Published, VersionRef};
+use crate::config::Job;
 use crate::error::Result;
-use crate::store::Store;
 
 /// A published version that is looked into.
 pub struct Inspector {
-    config: Config,
-    store: Store,
+    job: Job,
     manifest: VersionManifest,
     windows: Vec<WindowRecord>,
-    /// What the version may not show.
+    /// Ids that the version may not show.
     blocked: Blocklist,
 }
 
@@ -53,16 +50,13 @@ impl Inspector {
     ///
     /// # Errors
     /// [`crate::PipelineError::NothingPublished`], [`crate::PipelineError::NoVersion`], or what the store says.
-    pub async fn open(config: &Config, store: &Store, version: Option<&VersionRef>) -> Result<Self> {
-        let catalog = Catalog::new(store.clone(), &config.dataset.name);
-        let manifest = catalog.version_or_latest(version).await?;
-        let windows = catalog.windows_of(&manifest).await?;
-        let blocked = Blocklist::read(store, &manifest.dataset, manifest.blocklist).await?;
-        Ok(Self { config: config.clone(), store: store.clone(), manifest, windows, blocked })
+    pub async fn open(job: &Job, version: Option<&VersionRef>) -> Result<Self> {
+        let Published { manifest, windows, blocklist: blocked } = Published::open(&job.catalog(), version).await?;
+        Ok(Self { job: job.clone(), manifest, windows, blocked })
     }
 
     fn tables(&self) -> WindowTables<'_> {
-        WindowTables::new(&self.store, &self.windows)
+        WindowTables::new(&self.job.store, &self.windows)
     }
 
     /// All windows.
@@ -71,7 +65,7 @@ impl Inspector {
     }
 
     async fn artefacts(&self) -> Result<Artefacts> {
-        pinned_of(&self.config, &self.store, &self.manifest).await
+        pinned_of(&self.job, &self.manifest).await
     }
 }
 

@@ -12,17 +12,19 @@ use cm3flow_schemas::window::WindowRecord;
 use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::stage::Meters;
 use minijinja::Environment;
+use tokio::runtime::Handle;
 
-use crate::artefact::Artefacts;
-use crate::catalog::checkpoints::TrainOutcome;
-use crate::config::Config;
+use crate::artefact::{self, Artefacts};
+use crate::catalog::checkpoints::{Checkpoints, TrainOutcome};
+use crate::catalog::{Published, VersionRef};
+use crate::config::Job;
 use crate::error::{PipelineError, Result};
-use crate::store::Store;
+use crate::source::scan::scan_sources;
+use crate::train;
 
 /// What a report is about.
 pub(crate) struct Subject<'a> {
-    pub config: &'a Config,
-    pub store: &'a Store,
+    pub job: &'a Job,
     pub artefacts: &'a Artefacts,
     pub manifest: &'a VersionManifest,
     pub windows: &'a [WindowRecord],
@@ -33,6 +35,37 @@ pub(crate) struct Subject<'a> {
     pub training: Option<&'a TrainOutcome>,
     /// Meters of the run; empty for a report of a published version.
     pub meters: &'a Meters,
+}
+
+/// Draws the report of a published version anew; returns the page.
+///
+/// # Errors
+/// [`PipelineError::NoVersion`], [`PipelineError::Mismatch`] if the configuration's tokenizers or vocabulary are others than the version's, or those
+/// of sources, stages and the store.
+pub async fn report_version(job: &Job, version: Option<&VersionRef>) -> Result<String> {
+    let published = Published::open(&job.catalog(), version).await?;
+    let Published { manifest, windows, .. } = &published;
+    let artefacts = artefact::pinned_of(job, manifest).await?;
+    let training = match &job.config.train {
+        Some(train) => {
+            let key = train::key(&job.config, train, &artefacts, &train::pack_keys(windows));
+            Checkpoints::new(job.store.clone(), job.dataset(), key, Handle::current()).outcome().await?
+        }
+        None => None,
+    };
+    let scan = scan_sources(job, Some(&published), None).await?;
+    let meters = Meters::default();
+    let subject = Subject {
+        job,
+        artefacts: &artefacts,
+        manifest,
+        windows,
+        units: &scan.units,
+        left: scan.left_lines(),
+        training: training.as_ref(),
+        meters: &meters,
+    };
+    html(&subject).await
 }
 
 /// Draws the page.

@@ -11,11 +11,10 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::columns;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{MAIN_IMAGE, Refusal, RoleImage};
 use cm3flow_schemas::traits::{AnnotatedImage, ImageAnnotator, ImageAnnotatorSpec, NotFinite};
-use cm3flow_schemas::{DynError, RoleGrid, SchemaError};
+use cm3flow_schemas::{DynError, RoleGrid, SchemaError, columns};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use image::RgbImage;
@@ -27,7 +26,7 @@ use crate::channel::{BatchSender, BatchStream};
 use crate::derive::resize::lanczos;
 use crate::error::{Result, StageError};
 use crate::owner::Owner;
-use crate::stage::Stage;
+use crate::stage::{Revised, Stage};
 
 /// Revision of this stage's code: raised when the same input gives other rows.
 pub const REVISION: u32 = 1;
@@ -232,6 +231,11 @@ fn picture((width, height): (u32, u32), bytes: Vec<u8>) -> Result<RgbImage, Stri
     let (found, expected) = (bytes.len(), width as usize * height as usize * 3);
     let picture = if found == expected { RgbImage::from_raw(width, height, bytes) } else { None };
     picture.ok_or_else(|| format!("has {found} bytes, one of {width}x{height} pixels has {expected}"))
+}
+
+impl Revised for Annotate {
+    const NAME: &'static str = NAME;
+    const REVISION: u32 = REVISION;
 }
 
 impl Stage for Annotate {

@@ -8,16 +8,15 @@ mod frame;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::SchemaError;
-use cm3flow_schemas::columns;
 use cm3flow_schemas::rows::{self, ColumnChange};
+use cm3flow_schemas::{SchemaError, columns};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::channel::{BatchSender, BatchStream};
 use crate::error::{Result, StageError};
-use crate::stage::Stage;
+use crate::stage::{Revised, Stage};
 
 /// Revision of this stage's code: raised when the same input gives other rows.
 pub const REVISION: u32 = 1;
@@ -71,6 +70,11 @@ impl Dedup {
 #[derive(Serialize)]
 struct Out {
     duplicate_of: Option<String>,
+}
+
+impl Revised for Dedup {
+    const NAME: &'static str = NAME;
+    const REVISION: u32 = REVISION;
 }
 
 impl Stage for Dedup {

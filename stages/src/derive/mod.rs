@@ -26,20 +26,18 @@ use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::columns;
 use cm3flow_schemas::preparation::Preparation;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{
     Annotations, DroppedPart, EDGE_IMAGE, LabelledBox, MAIN_IMAGE, OUTLINE_IMAGE, ObjectMask, Orientation, Refusal, RoleImage,
     SCRIBBLE_IMAGE, SEGMENTATION_IMAGE,
 };
-use cm3flow_schemas::{ImageId, RoleGrid, SchemaError};
+use cm3flow_schemas::{ImageId, RoleGrid, SchemaError, columns};
+pub use config::DeriveConfig;
+pub use fit::Fit;
 use image::{DynamicImage, GrayImage, RgbImage};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-
-pub use config::DeriveConfig;
-pub use fit::Fit;
 
 use self::decode::DecodeError;
 use self::frame::{Frame, Stored};
@@ -49,7 +47,7 @@ use crate::budget::{ByteBudget, PictureRoom};
 use crate::channel::ChannelLimits;
 use crate::codes;
 use crate::error::{Result, StageError};
-use crate::stage::Transform;
+use crate::stage::{Revised, Transform};
 
 /// Revision of this stage's code: raised when the same input gives other rows.
 pub const REVISION: u32 = 6;
@@ -286,11 +284,12 @@ impl Out {
     }
 }
 
-impl Transform for Derive {
-    fn name(&self) -> &'static str {
-        NAME
-    }
+impl Revised for Derive {
+    const NAME: &'static str = NAME;
+    const REVISION: u32 = REVISION;
+}
 
+impl Transform for Derive {
     fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
         rows::require(input, columns::raw_sample().fields())?;
         rows::require(input, &columns::size())?;

@@ -6,19 +6,17 @@ mod ngrams;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::columns;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, Refusal, RoleCodes, RoleImage};
 use cm3flow_schemas::traits::{ImageView, PairEmbedder};
-use cm3flow_schemas::{RoleGrid, SchemaError};
-use serde::{Deserialize, Serialize};
-
+use cm3flow_schemas::{RoleGrid, SchemaError, columns};
 pub(crate) use ngrams::normalize;
 pub use ngrams::{EmbedConfig, IdfTable, NgramColourEmbedder};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StageError};
 use crate::owner::Owner;
-use crate::stage::Transform;
+use crate::stage::{Revised, Transform};
 
 /// Revision of this stage's code: raised when the same input gives other rows.
 pub const REVISION: u32 = 1;
@@ -58,11 +56,12 @@ struct Out {
     image_embedding: Vec<f32>,
 }
 
-impl Transform for Embed {
-    fn name(&self) -> &'static str {
-        NAME
-    }
+impl Revised for Embed {
+    const NAME: &'static str = NAME;
+    const REVISION: u32 = REVISION;
+}
 
+impl Transform for Embed {
     fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
         rows::require(input, &[columns::pixels(), columns::image_codes(), columns::annotations(), columns::refusal()])?;
         Ok(self.change.output_schema(input))

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use cm3flow_schemas::Grid;
+use cm3flow_schemas::traits::ImageTokenizer;
 use proptest::prelude::*;
 
 use super::*;
@@ -9,8 +11,6 @@ use crate::conformance::{cases, check_stage, cuts_do_not_matter, output_table, r
 use crate::fixtures::{CODES, SIDE, embedder, embedder_owner, patch_tokenizer, picture, tokenized};
 use crate::index::dot;
 use crate::stage::Map;
-use cm3flow_schemas::Grid;
-use cm3flow_schemas::traits::ImageTokenizer;
 
 fn stage() -> Map<Embed> {
     Map(Embed::new(embedder_owner()))

@@ -11,17 +11,15 @@ use std::io::Cursor;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::SchemaError;
-use cm3flow_schemas::columns;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{Annotations, DroppedPart, MAIN_IMAGE, Refusal, RoleImage};
-use serde::{Deserialize, Serialize};
-
+use cm3flow_schemas::{SchemaError, columns};
 pub use config::FilterConfig;
+use serde::{Deserialize, Serialize};
 
 use crate::codes;
 use crate::error::{Result, StageError};
-use crate::stage::Transform;
+use crate::stage::{Revised, Transform};
 
 /// Revision of this stage's code: raised when the same input gives other rows.
 pub const REVISION: u32 = 4;
@@ -65,11 +63,12 @@ struct Out {
     refusal: Option<Refusal>,
 }
 
-impl Transform for Filter {
-    fn name(&self) -> &'static str {
-        NAME
-    }
+impl Revised for Filter {
+    const NAME: &'static str = NAME;
+    const REVISION: u32 = REVISION;
+}
 
+impl Transform for Filter {
     fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
         rows::require(input, columns::raw_sample().fields())?;
         Ok(self.change.output_schema(input))

@@ -7,18 +7,15 @@ mod bounded;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::columns;
-use cm3flow_schemas::rows;
-use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, RoleCodes, Split};
-use cm3flow_schemas::{Grid, ImageId, RoleGrid, SampleId, SchemaError};
-use serde::{Deserialize, Serialize};
-
 pub(crate) use bank::dot;
 pub use bank::{Bank, Hit, pair_embedding};
 pub use bounded::{BoundedBank, WindowRows, by_place};
+use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, RoleCodes, Split};
+use cm3flow_schemas::{Grid, ImageId, RoleGrid, SampleId, SchemaError, columns, rows};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StageError};
-use crate::stage::Transform;
+use crate::stage::{Revised, Transform};
 
 /// Revision of this stage's code: raised when the same input gives other rows.
 pub const REVISION: u32 = 2;
@@ -55,11 +52,12 @@ struct Out {
     grid: Option<Grid>,
 }
 
-impl Transform for Index {
-    fn name(&self) -> &'static str {
-        NAME
-    }
+impl Revised for Index {
+    const NAME: &'static str = NAME;
+    const REVISION: u32 = REVISION;
+}
 
+impl Transform for Index {
     fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
         rows::require(input, columns::prepared_sample().fields())?;
         rows::require(input, &[columns::split(), columns::duplicate_of()])?;

@@ -47,9 +47,10 @@ impl Cuts {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use cm3flow_schemas::Digest;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn cuts(unit_samples: u32, before: &[(u64, u64)]) -> Cuts {
         let unit = |&(first_row, rows): &(u64, u64)| SourceUnit {

@@ -143,9 +143,10 @@ pub(super) fn counted_extension(extension: Option<&str>) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use image::{DynamicImage, ImageFormat};
+
     use super::*;
     use crate::fixtures::{encoded, jpeg, picture};
-    use image::{DynamicImage, ImageFormat};
 
     #[test]
     fn pictures_are_told_by_their_bytes() {

@@ -81,9 +81,10 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::conformance::block_on;
-    use proptest::prelude::*;
 
     fn lines(text: &'static [u8], chunk_bytes: usize, max_bytes: usize) -> Vec<Line> {
         let chunks: Vec<Result<Bytes>> = text.chunks(chunk_bytes).map(|chunk| Ok(Bytes::from_static(chunk))).collect();

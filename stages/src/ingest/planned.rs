@@ -150,8 +150,9 @@ impl PlannedUnit {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use cm3flow_schemas::Digest;
+
+    use super::*;
 
     fn planned() -> PlannedUnit {
         let unit = SourceUnit { source: "s".into(), file: "f".into(), digest: Digest::of(b""), first_row: 10, rows: 5, only: vec![] };

@@ -3,8 +3,7 @@
 //! What is read must be what was planned: a tar by its facts, samples whose images are files by the unit's digest.
 
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::columns;
-use cm3flow_schemas::rows;
+use cm3flow_schemas::{columns, rows};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -20,7 +19,7 @@ use super::webdataset::{self, TarPart};
 use super::{Location, NAME};
 use crate::channel::BatchSender;
 use crate::error::{Result, StageError};
-use crate::stage::Source;
+use crate::stage::{Revised, Source};
 
 /// Rows of a batch: few, since each carries encoded images.
 const BATCH_ROWS: usize = 16;
@@ -135,6 +134,11 @@ impl Ingest {
         let read: Vec<_> = files.iter().map(|file| files::of_file(&self.location, file, self.options.max_member_bytes)).collect();
         futures::stream::iter(read).buffered(SAMPLES_AT_ONCE).boxed()
     }
+}
+
+impl Revised for Ingest {
+    const NAME: &'static str = NAME;
+    const REVISION: u32 = super::REVISION;
 }
 
 impl Source for Ingest {

@@ -18,23 +18,20 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::columns;
 use cm3flow_schemas::document::{ImageRef, Neighbour};
-use cm3flow_schemas::rows;
 use cm3flow_schemas::sample::{Annotations, Refusal, RoleCodes, Split};
 use cm3flow_schemas::vocabulary::Vocabulary;
-use cm3flow_schemas::{DocumentId, RoleGrid, SampleId, SchemaError};
-use serde::{Deserialize, Serialize};
-
+use cm3flow_schemas::{DocumentId, RoleGrid, SampleId, SchemaError, columns, rows};
 pub use config::{InstructConfig, LongText, TaskConfig};
 pub use natural::{Contents, count_contents};
+use serde::{Deserialize, Serialize};
 pub use tally::{InstructCounts, InstructTally};
 pub use template::{Each, Form, Loss, Order, Part, Task, Templates};
 
 use crate::error::{Result, StageError};
 use crate::index::Bank;
 use crate::mask::MaskConfig;
-use crate::stage::Transform;
+use crate::stage::{Revised, Transform};
 use crate::tokenize::TextTokenizer;
 
 /// Revision of this stage's code and templates: raised when the same input gives other rows.
@@ -122,18 +119,20 @@ impl Instruct {
         self
     }
 
-    /// What it counts, also after it has been handed over to a chain.
+    /// Counts in `tally`, which can be read while a chain holds the transform.
     #[must_use]
-    pub fn tally(&self) -> InstructTally {
-        self.tally.clone()
+    pub fn with_tally(mut self, tally: InstructTally) -> Self {
+        self.tally = tally;
+        self
     }
 }
 
-impl Transform for Instruct {
-    fn name(&self) -> &'static str {
-        NAME
-    }
+impl Revised for Instruct {
+    const NAME: &'static str = NAME;
+    const REVISION: u32 = REVISION;
+}
 
+impl Transform for Instruct {
     fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
         rows::require(input, columns::prepared_sample().fields())?;
         rows::require(input, &[columns::neighbours(), columns::split()])?;

@@ -452,7 +452,7 @@ fn records_that_are_not_begun_are_counted_by_what_the_sample_lacks() {
     instruct.documents_of(&sample(&["a cat"]), &mut made).unwrap();
     assert_eq!(made.len(), 1);
     let expected = [("choice.choices", 2), ("edge.image edge", 2), ("grounded.objects", 2), ("question.questions", 1)];
-    assert_eq!(instruct.tally().counts().lacking, expected.map(|(what, count)| (what.to_owned(), count)).into());
+    assert_eq!(instruct.tally.counts().lacking, expected.map(|(what, count)| (what.to_owned(), count)).into());
 }
 
 /// Documents of `sample` by an `[instruct]` section, without retrieved pairs.
@@ -525,7 +525,7 @@ fn a_text_that_is_too_long_loses_its_end_or_its_record() {
         let instruct = Instruct::new(Arc::new(InstructContext { seq_len, ..configured(config) }), bank_of(&[]), &Contents::default());
         let mut made = Vec::new();
         instruct.documents_of(&sample(&[caption]), &mut made).unwrap();
-        (made.remove(0), instruct.tally().counts().shortened)
+        (made.remove(0), instruct.tally.counts().shortened)
     };
     let (shorter, shortened) = within(whole.tokens.len() - 3, "cut");
     assert_eq!((shorter.tokens.len(), shortened), (whole.tokens.len() - 3, 1));

@@ -10,17 +10,16 @@ mod spans;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::columns;
 use cm3flow_schemas::document::{Modality, Role, Segment};
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::Refusal;
 use cm3flow_schemas::vocabulary::Vocabulary;
-use cm3flow_schemas::{DocumentId, SchemaError};
+use cm3flow_schemas::{DocumentId, SchemaError, columns};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StageError};
-use crate::stage::Transform;
+use crate::stage::{Revised, Transform};
 
 /// Revision of this stage's code: raised when the same input gives other rows.
 pub const REVISION: u32 = 1;
@@ -155,11 +154,12 @@ struct Out {
     spans: u16,
 }
 
-impl Transform for Mask {
-    fn name(&self) -> &'static str {
-        NAME
-    }
+impl Revised for Mask {
+    const NAME: &'static str = NAME;
+    const REVISION: u32 = REVISION;
+}
 
+impl Transform for Mask {
     fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
         rows::require(input, columns::document().fields())?;
         Ok(self.change.output_schema(input))

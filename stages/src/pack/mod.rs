@@ -9,23 +9,21 @@ mod withdraw;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+pub use bins::{Bins, fit, least_bins, packs_at_other_lengths};
 use cm3flow_schemas::document::Segment;
 use cm3flow_schemas::pack::{Pack as PackRow, PackStatistics, PlacedDocument};
 use cm3flow_schemas::random::Draws;
-use cm3flow_schemas::rows;
 use cm3flow_schemas::sample::Refusal;
 use cm3flow_schemas::vocabulary::Vocabulary;
-use cm3flow_schemas::{DocumentId, SampleId, SchemaError, columns};
+use cm3flow_schemas::{DocumentId, SampleId, SchemaError, columns, rows};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-
-pub use bins::{Bins, fit, least_bins, packs_at_other_lengths};
 pub use withdraw::withdraw;
 
 use crate::channel::{BatchSender, BatchStream};
 use crate::error::{Result, StageError};
-use crate::stage::Stage;
+use crate::stage::{Revised, Stage};
 
 /// Revision of this stage's code: raised when the same input gives other rows.
 pub const REVISION: u32 = 3;
@@ -130,6 +128,11 @@ struct In {
     tokens: Vec<u32>,
     segments: Vec<Segment>,
     refusal: Option<Refusal>,
+}
+
+impl Revised for Pack {
+    const NAME: &'static str = NAME;
+    const REVISION: u32 = REVISION;
 }
 
 impl Stage for Pack {

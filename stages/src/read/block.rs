@@ -13,7 +13,7 @@ use bytes::Bytes;
 use cm3flow_schemas::document::{Modality, Role, Segment};
 use cm3flow_schemas::pack::{BlockEntry, Pack, PlacedDocument, ShardEntry};
 use cm3flow_schemas::vocabulary::IdRange;
-use cm3flow_schemas::{Digest, columns};
+use cm3flow_schemas::{Digest, columns, layout};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
@@ -118,7 +118,7 @@ impl BlockReader {
 
 /// Bytes of a block, as they lie in `store`.
 pub(super) async fn fetch(store: &dyn ObjectStore, place: &BlockPlace) -> Result<Bytes> {
-    let path = Path::from(format!("shards/{}.arrow", place.shard));
+    let path = Path::from(layout::shard(place.shard));
     let range = range_of(&place.entry);
     store.get_range(&path, range).await.map_err(|source| StageError::Store { location: path.to_string(), source })
 }

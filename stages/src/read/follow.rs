@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::version::VersionManifest;
+use cm3flow_schemas::{Digest, layout};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::location::{Location, VersionName};
 use super::source::WindowFeed;
-use super::version::{Records, highest};
+use super::version::Records;
 use super::window::WindowShards;
 use crate::error::{Result, StageError};
 
@@ -128,9 +128,9 @@ impl FollowFeed {
 
     /// The one record of window `index` that is there.
     async fn committed(&self, index: usize) -> Result<Option<Digest>> {
-        let folder = format!("windows/{}/{}/{index}", self.records.dataset, self.version);
+        let folder = layout::window_records(&self.records.dataset, self.version, index as u32);
         let names = self.records.names(&folder).await?;
-        let mut digests = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok());
+        let mut digests = names.iter().filter_map(|name| layout::number_of(name));
         Ok(digests.next().filter(|_| digests.next().is_none()))
     }
 
@@ -148,14 +148,14 @@ impl FollowFeed {
     }
 
     async fn check_alive(&mut self, windows: usize) -> Result<()> {
-        let folder = format!("leases/{}", self.records.dataset);
-        let number = highest(&self.records.names(&folder).await?);
+        let folder = layout::leases(&self.records.dataset);
+        let number = layout::highest(&self.records.names(&folder).await?);
         let lease: Option<Lease> = match number {
-            Some(number) => self.records.record(&format!("{folder}/{number}.json")).await?,
+            Some(number) => self.records.record(&layout::numbered(&folder, number)).await?,
             None => None,
         };
         let heartbeat = match &lease {
-            Some(lease) if !lease.released => highest(&self.records.names(&format!("{}/heartbeat", lease.run)).await?),
+            Some(lease) if !lease.released => layout::highest(&self.records.names(&layout::heartbeats(&lease.run)).await?),
             _ => None,
         };
         let pulse = Pulse { lease: number, heartbeat };

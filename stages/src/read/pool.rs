@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use cm3flow_schemas::Digest;
+use cm3flow_schemas::{Digest, layout};
 use memmap2::{Advice, Mmap};
 use object_store::ObjectStore;
 use tokio::runtime::Handle;
@@ -203,7 +203,7 @@ impl BlockPool {
             return Ok(Arc::clone(file));
         }
         let Origin::Folder(folder) = &self.origin else { unreachable!("files of a store are not mapped") };
-        let path = folder.join(format!("shards/{shard}.arrow"));
+        let path = folder.join(layout::shard(shard));
         let failed = |source| StageError::Read { location: path.display().to_string(), source };
         let file = std::fs::File::open(&path).map_err(failed)?;
         // SAFETY: shards are written once, under the name of their digest, and never changed; they are only ever removed, which leaves a

@@ -11,7 +11,7 @@ use cm3flow_schemas::pack::ShardEntry;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::vocabulary::TokenWidth;
 use cm3flow_schemas::window::WindowRecord;
-use cm3flow_schemas::{Digest, columns};
+use cm3flow_schemas::{Digest, columns, layout};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -24,8 +24,6 @@ use super::source::WindowFeed;
 use super::window::WindowShards;
 use crate::error::{Result, StageError};
 
-/// Version of the record formats.
-const FORMAT_VERSION: u32 = 1;
 /// Bytes at the end of an IPC file: footer length and magic.
 const TRAILER_BYTES: u64 = 10;
 /// Window records that are fetched at once.
@@ -74,11 +72,11 @@ impl Records {
         }
         match name {
             VersionName::Number(number) => Ok(Some(*number)),
-            VersionName::Latest => Ok(highest(&self.names(&format!("versions/{}", self.dataset)).await?).map(|number| number as u32)),
+            VersionName::Latest => Ok(layout::highest(&self.names(&layout::versions(&self.dataset)).await?)),
             VersionName::Tag(tag) => {
-                let folder = format!("tags/{}/{tag}", self.dataset);
-                let Some(latest) = highest(&self.names(&folder).await?) else { return Ok(None) };
-                let record: Option<TagRecord> = self.record(&format!("{folder}/{latest}.json")).await?;
+                let folder = layout::tag(&self.dataset, tag);
+                let Some(latest) = layout::highest::<u64>(&self.names(&folder).await?) else { return Ok(None) };
+                let record: Option<TagRecord> = self.record(&layout::numbered(&folder, latest)).await?;
                 Ok(record.and_then(|record| record.version))
             }
         }
@@ -86,13 +84,13 @@ impl Records {
 
     /// Manifest of version `number`; `None` if it is not published.
     pub(super) async fn manifest(&self, number: u32) -> Result<Option<VersionManifest>> {
-        let path = format!("versions/{}/{number}.json", self.dataset);
+        let path = layout::manifest(&self.dataset, number);
         let Some(bytes) = self.bytes(&path).await? else { return Ok(None) };
         // Looked at first: a later format may have other fields.
         let record: serde_json::Value = parse(&path, &bytes)?;
         match record["format_version"].as_u64() {
-            Some(found) if found != u64::from(FORMAT_VERSION) => {
-                let problem = format!("its format is {found}, this reader knows {FORMAT_VERSION}; update cm3flow");
+            Some(found) if found != u64::from(layout::FORMAT_VERSION) => {
+                let problem = format!("its format is {found}, this reader knows {}; update cm3flow", layout::FORMAT_VERSION);
                 Err(StageError::Record { location: path, problem })
             }
             _ => parse(&path, &bytes).map(Some),
@@ -101,7 +99,7 @@ impl Records {
 
     /// Record of window `window` of version `number`, which must have `digest`.
     pub(super) async fn window(&self, number: u32, window: usize, digest: Digest) -> Result<WindowRecord> {
-        let path = format!("windows/{}/{number}/{window}/{digest}.json", self.dataset);
+        let path = layout::window(&self.dataset, number, window as u32, digest);
         let damaged = |problem: &str| StageError::Record { location: path.clone(), problem: problem.to_owned() };
         let bytes = self.bytes(&path).await?.ok_or_else(|| damaged("it is missing"))?;
         if Digest::of(&bytes) != digest {
@@ -112,7 +110,7 @@ impl Records {
 
     /// Schema of the packs of a shard, from the footer of its file.
     pub(super) async fn shard_schema(&self, shard: &ShardEntry) -> Result<SchemaRef> {
-        let location = format!("shards/{}.arrow", shard.digest);
+        let location = layout::shard(shard.digest);
         let path = Path::from(location.as_str());
         let damaged = |problem: String| StageError::Record { location: location.clone(), problem };
         let read = |bytes: u64| self.store.get_range(&path, shard.bytes.saturating_sub(bytes)..shard.bytes);
@@ -135,11 +133,6 @@ impl Records {
 
 fn parse<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| StageError::Record { location: path.to_owned(), problem: error.to_string() })
-}
-
-/// The highest `k` of names `k.json`.
-pub(super) fn highest(names: &[String]) -> Option<u64> {
-    names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok()).max()
 }
 
 /// A published version, as a reader sees it.

@@ -10,18 +10,17 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::columns;
 use cm3flow_schemas::document::Neighbour;
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::Annotations;
-use cm3flow_schemas::{ImageId, SampleId, SchemaError};
+use cm3flow_schemas::{ImageId, SampleId, SchemaError, columns};
 use serde::{Deserialize, Serialize};
 
 use crate::embed::EmbedderOwner;
 use crate::error::{Result, StageError};
 use crate::index::{Bank, Hit, pair_embedding};
-use crate::stage::Transform;
+use crate::stage::{Revised, Transform};
 
 /// Revision of this stage's code: raised when the same input gives other rows.
 pub const REVISION: u32 = 2;
@@ -171,11 +170,12 @@ struct Out {
     neighbours: Vec<Neighbour>,
 }
 
-impl Transform for Retrieve {
-    fn name(&self) -> &'static str {
-        NAME
-    }
+impl Revised for Retrieve {
+    const NAME: &'static str = NAME;
+    const REVISION: u32 = REVISION;
+}
 
+impl Transform for Retrieve {
     fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
         rows::require(input, columns::prepared_sample().fields())?;
         Ok(self.change.output_schema(input))

@@ -5,17 +5,15 @@
 use arrow::array::{RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::columns;
 use cm3flow_schemas::digest::PartHasher;
-use cm3flow_schemas::rows;
-use cm3flow_schemas::{DocumentId, SchemaError};
+use cm3flow_schemas::{DocumentId, SchemaError, columns, rows};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::Deserialize;
 
 use crate::channel::{BatchSender, BatchStream};
 use crate::error::{Result, StageError};
-use crate::stage::Stage;
+use crate::stage::{Revised, Stage};
 
 /// Revision of this stage's code: raised when the same input gives other rows.
 pub const REVISION: u32 = 1;
@@ -50,6 +48,11 @@ impl Shuffle {
 #[derive(Deserialize)]
 struct In {
     document_id: DocumentId,
+}
+
+impl Revised for Shuffle {
+    const NAME: &'static str = NAME;
+    const REVISION: u32 = REVISION;
 }
 
 impl Stage for Shuffle {

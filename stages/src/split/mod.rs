@@ -4,14 +4,13 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::columns;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::Split as SplitName;
-use cm3flow_schemas::{ImageId, SchemaError};
+use cm3flow_schemas::{ImageId, SchemaError, columns};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StageError};
-use crate::stage::Transform;
+use crate::stage::{Revised, Transform};
 
 /// Revision of this stage's code: raised when the same input gives other rows.
 pub const REVISION: u32 = 1;
@@ -69,11 +68,12 @@ struct Out {
     split: SplitName,
 }
 
-impl Transform for Split {
-    fn name(&self) -> &'static str {
-        NAME
-    }
+impl Revised for Split {
+    const NAME: &'static str = NAME;
+    const REVISION: u32 = REVISION;
+}
 
+impl Transform for Split {
     fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError> {
         rows::position(input, columns::IMAGE_ID)?;
         Ok(self.change.output_schema(input))

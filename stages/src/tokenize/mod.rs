@@ -14,25 +14,23 @@ use std::collections::VecDeque;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use cm3flow_schemas::columns;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{Refusal, RoleCodes, RoleImage};
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
-use cm3flow_schemas::{DynError, RoleGrid, SchemaError};
+use cm3flow_schemas::{DynError, RoleGrid, SchemaError, columns};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use serde::{Deserialize, Serialize};
-
 pub use given::GivenTokenizer;
 use groups::Groups;
 pub use patches::PatchTokenizer;
+use serde::{Deserialize, Serialize};
 pub use text::{Fidelity, TextTokenizer, Unrepresentable, fit as fit_text};
 
 use crate::channel::{BatchSender, BatchStream};
 use crate::codes;
 use crate::error::{Result, StageError};
 use crate::owner::Owner;
-use crate::stage::Stage;
+use crate::stage::{Revised, Stage};
 
 /// Revision of this stage's code: raised when the same input gives other rows.
 pub const REVISION: u32 = 1;
@@ -171,6 +169,11 @@ impl Waiting {
         let rows = rows.into_iter().map(&mut finish).collect();
         Some((batch, rows))
     }
+}
+
+impl Revised for Tokenize {
+    const NAME: &'static str = NAME;
+    const REVISION: u32 = REVISION;
 }
 
 impl Stage for Tokenize {

@@ -15,12 +15,12 @@ use std::sync::Arc;
 
 use cm3flow_schemas::vocabulary::NamedToken;
 use cm3flow_schemas::{Digest, DynError};
+pub use fit::fit;
 use thiserror::Error;
 use tokenizers::normalizers::NFC;
 use tokenizers::{Decoder, NormalizedString, Normalizer, Tokenizer};
 
 use crate::error::{Result, StageError};
-pub use fit::fit;
 
 /// How a text comes back from its tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

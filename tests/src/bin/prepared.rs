@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use cm3flow::events::progress::Progress;
-use cm3flow::{Config, Store, run};
+use cm3flow::{Config, Job, Store, artefact};
 use cm3flow_schemas::ImageId;
 use cm3flow_stages::derive::Fit;
 use cm3flow_stages::derive::decode::decode;
@@ -19,7 +19,8 @@ async fn main() -> anyhow::Result<()> {
     let [config, pictures, out] = arguments.as_slice() else { bail!("usage: prepared CONFIG PICTURES OUT") };
     let config = Config::load(config)?;
     let store = Store::open(&config.dataset.store, &config.folder)?;
-    let tokenizer = run::fit(&config, &store, false, &Progress::silent()).await?.image;
+    let job = Job::new(config, store, Progress::silent());
+    let (tokenizer, config) = (artefact::fit(&job, false).await?.image, job.config);
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     let mut names: Vec<PathBuf> = std::fs::read_dir(pictures)
         .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())

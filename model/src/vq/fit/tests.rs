@@ -1,5 +1,6 @@
 //! Fitting: a function of its job, usable by the tokenizer.
 
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 
 use cm3flow_schemas::DynError;
@@ -45,7 +46,11 @@ fn pictures(count: usize, side: usize) -> Vec<u8> {
 fn fitted(seed: u64, seen: &mut Vec<FitProgress>) -> Vec<u8> {
     let (config, fit_config, images) = (config(), settings(), pictures(8, 32));
     let job = FitJob { config: &config, fit: &fit_config, images: &images, perceptual: None, seed, device: DeviceChoice::Cpu };
-    fit(&job, None, &mut |progress| seen.push(progress)).expect("fits")
+    fit(&job, None, &mut |progress| {
+        seen.push(progress);
+        ControlFlow::Continue(())
+    })
+    .expect("fits")
 }
 
 #[test]
@@ -70,7 +75,7 @@ fn pictures_and_settings_that_do_not_fit_are_refused() {
     let config = config();
     let refused = |fit_config: &VqFitConfig, images: &[u8]| {
         let job = FitJob { config: &config, fit: fit_config, images, perceptual: None, seed: 1, device: DeviceChoice::Cpu };
-        fit(&job, None, &mut |_| ()).expect_err("does not fit").to_string()
+        fit(&job, None, &mut |_| ControlFlow::Continue(())).expect_err("does not fit").to_string()
     };
     assert_eq!(refused(&settings(), &[0; 5]), "5 bytes of pixels are no whole number of images of 3072 bytes");
     assert_eq!(refused(&settings(), &[]), "there are 0 images, fitting needs at least 1");
@@ -115,17 +120,33 @@ fn a_fit_that_was_broken_off_ends_with_the_same_weights() {
         ..settings()
     };
     let job = FitJob { config: &config, fit: &fit_config, images: &images, perceptual: None, seed: 1, device: DeviceChoice::Cpu };
-    let whole = fit(&job, None, &mut |_| ()).expect("fits");
+    let whole = fit(&job, None, &mut |_| ControlFlow::Continue(())).expect("fits");
     for last in [5, 10] {
         let kept = Kept { last, files: Mutex::default() };
-        assert!(fit(&job, Some(&kept), &mut |_| ()).expect("fits") == whole, "keeping checkpoints changes nothing");
+        assert!(fit(&job, Some(&kept), &mut |_| ControlFlow::Continue(())).expect("fits") == whole, "keeping checkpoints changes nothing");
         let mut seen = Vec::new();
-        assert!(fit(&job, Some(&kept), &mut |progress| seen.push(progress.step)).expect("goes on") == whole, "from {last}");
+        assert!(
+            fit(&job, Some(&kept), &mut |progress| {
+                seen.push(progress.step);
+                ControlFlow::Continue(())
+            })
+            .expect("goes on")
+                == whole,
+            "from {last}"
+        );
         assert_eq!(seen, (last + 1..=16).collect::<Vec<_>>());
     }
+    let (kept, mut steps) = (Kept { last: u64::MAX, files: Mutex::default() }, 0);
+    let mut stop_at_seven = |progress: FitProgress| {
+        steps = progress.step;
+        if steps == 7 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let stopped = fit(&job, Some(&kept), &mut stop_at_seven);
+    assert!(matches!(stopped, Err(ModelError::Stopped { step: 7 })), "{stopped:?}");
+    assert!(fit(&job, Some(&kept), &mut |_| ControlFlow::Continue(())).expect("goes on") == whole, "from the step at which it was stopped");
     let without = VqFitConfig { discriminator_weight: 0.0, ..fit_config.clone() };
     let plain = FitJob { fit: &without, ..job };
-    assert!(fit(&plain, None, &mut |_| ()).expect("fits") != whole, "the discriminator is heard");
+    assert!(fit(&plain, None, &mut |_| ControlFlow::Continue(())).expect("fits") != whole, "the discriminator is heard");
 }
 
 #[test]
@@ -136,7 +157,11 @@ fn a_linear_start_codes_patches_by_their_principal_components() {
     let images = pictures(24, 32);
     let job = FitJob { config: &config, fit: &fit_config, images: &images, perceptual: None, seed: 1, device: DeviceChoice::Cpu };
     let mut first = 0.0;
-    fit(&job, None, &mut |progress| first = progress.reconstruction_loss).expect("fits");
+    fit(&job, None, &mut |progress| {
+        first = progress.reconstruction_loss;
+        ControlFlow::Continue(())
+    })
+    .expect("fits");
     // Drawn weights give about the variance of the pixels, 0.3; six components of 48 keep nearly all of pictures of two colours.
     assert!(first < 0.02, "{first}");
 }
@@ -150,12 +175,16 @@ fn precision_and_missing_files_are_heeded() {
     let full = VqFitConfig { precision: Precision::Float32, ..half.clone() };
     let losses = |fit_config: &VqFitConfig| {
         let mut losses = Vec::new();
-        fit(&FitJob { fit: fit_config, ..job }, None, &mut |progress| losses.push(progress.reconstruction_loss)).expect("fits");
+        fit(&FitJob { fit: fit_config, ..job }, None, &mut |progress| {
+            losses.push(progress.reconstruction_loss);
+            ControlFlow::Continue(())
+        })
+        .expect("fits");
         losses
     };
     let (half, full) = (losses(&half), losses(&full));
     assert!(half != full && half.iter().zip(&full).all(|(half, full)| (half - full).abs() < 0.05 * full), "{half:?} {full:?}");
     let perceptual = VqFitConfig { perceptual_weight: 1.0, ..settings() };
-    let error = fit(&FitJob { fit: &perceptual, ..job }, None, &mut |_| ()).expect_err("no files");
+    let error = fit(&FitJob { fit: &perceptual, ..job }, None, &mut |_| ControlFlow::Continue(())).expect_err("no files");
     assert!(error.to_string().contains("the files of the perceptual loss are not given"), "{error}");
 }

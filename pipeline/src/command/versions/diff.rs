@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::catalog::VersionRef;
-use crate::command::{ConfigArgs, output};
+use crate::command::{ConfigArgs, Session, output};
 use crate::error::Result;
 use crate::versions::diff;
 use crate::versions::diff::{Change, Changes, FieldChange, VersionDiff};
@@ -29,9 +29,9 @@ pub(in crate::command) struct DiffArgs {
     json: bool,
 }
 
-pub(super) async fn diff(args: &DiffArgs) -> Result<()> {
-    let (config, store) = args.config.open_existing()?;
-    let diff = diff::diff(&store, &config.dataset.name, (&args.before, &args.after), args.limit).await?;
+pub(super) async fn diff(args: &DiffArgs, session: &Session) -> Result<()> {
+    let job = args.config.open_existing(session)?;
+    let diff = diff::diff(&job.store, job.dataset(), &args.before, &args.after, args.limit).await?;
     output::print(&if args.json { json!(diff).to_string() } else { shown(&diff) });
     Ok(())
 }

@@ -8,7 +8,7 @@ use cm3flow_schemas::sample::Split;
 use serde_json::json;
 
 use crate::catalog::VersionRef;
-use crate::command::{ConfigArgs, output};
+use crate::command::{ConfigArgs, Session, output};
 use crate::error::{PipelineError, Result};
 use crate::store::Store;
 use crate::versions::export::{Export, ExportFormat, ExportOptions, Exporter, MAX_FILE_BYTES};
@@ -43,16 +43,16 @@ fn split(name: &str) -> Result<Split, String> {
     Split::try_from(name.to_owned())
 }
 
-pub(super) async fn export(args: &ExportArgs) -> Result<()> {
-    let (config, store) = args.config.open_existing()?;
+pub(super) async fn export(args: &ExportArgs, session: &Session) -> Result<()> {
+    let job = args.config.open_existing(session)?;
     if args.to.starts_with("memory://") {
         let problem = "what lies in memory is gone when the command ends; name a folder".to_owned();
         return Err(PipelineError::Address { field: "--to".into(), url: args.to.clone(), problem });
     }
     let options = ExportOptions { format: args.format, split: args.split, variant: args.variant, max_file_bytes: args.max_file_bytes };
-    let exporter = Exporter::open(&store, &config.dataset.name, &args.version, &options).await?;
+    let exporter = Exporter::open(&job.store, job.dataset(), &args.version, &options).await?;
     // Like a store that is named on the command line, it is looked for from where the command is run.
-    let target = Store::open_named("--to", &args.to, Path::new("."), &config.store)?;
+    let target = Store::open_named("--to", &args.to, Path::new("."), &job.config.store)?;
     let export = exporter.write(&target).await?;
     output::print(&if args.json { json!(export).to_string() } else { shown(&export) });
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use crate::command::{ConfigArgs, output};
+use crate::command::{ConfigArgs, Session, output};
 use crate::error::{PipelineError, Result};
 use crate::versions::gc;
 use crate::versions::gc::{GcOptions, GcOutcome};
@@ -29,10 +29,10 @@ pub(in crate::command) struct GcArgs {
     json: bool,
 }
 
-pub(super) async fn gc(args: &GcArgs) -> Result<()> {
-    let (config, store) = args.config.open_existing()?;
+pub(super) async fn gc(args: &GcArgs, session: &Session) -> Result<()> {
+    let job = args.config.open_existing(session)?;
     let options = GcOptions { apply: args.apply, grace: args.grace, keep: args.keep };
-    let outcome = gc::collect(&store, &config.dataset.name, &options, chrono::Utc::now()).await?;
+    let outcome = gc::collect(&job.store, job.dataset(), &options, chrono::Utc::now()).await?;
     output::print(&if args.json { json!(outcome).to_string() } else { shown(&outcome) });
     match outcome.interrupted_by {
         Some(run) => Err(PipelineError::Planning { run }),

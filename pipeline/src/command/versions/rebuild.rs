@@ -6,9 +6,8 @@ use clap::Args;
 use serde_json::json;
 
 use crate::catalog::VersionRef;
-use crate::command::{ConfigArgs, output};
+use crate::command::{ConfigArgs, Session, output};
 use crate::error::{PipelineError, Result};
-use crate::events::progress::Progress;
 use crate::versions::diff::FieldChange;
 use crate::versions::rebuild;
 use crate::versions::rebuild::Rebuild;
@@ -27,9 +26,9 @@ pub(in crate::command) struct RebuildArgs {
     json: bool,
 }
 
-pub(super) async fn rebuild(args: &RebuildArgs, progress: &Progress) -> Result<()> {
-    let (config, store) = args.config.open_existing()?;
-    let rebuild = rebuild::rebuild(&config, &store, Some(&args.version), args.from_scratch, progress).await?;
+pub(super) async fn rebuild(args: &RebuildArgs, session: &Session) -> Result<()> {
+    let job = args.config.open_existing(session)?;
+    let rebuild = rebuild::rebuild(&job, Some(&args.version), args.from_scratch).await?;
     output::print(&if args.json { json!(rebuild).to_string() } else { shown(&rebuild) });
     match rebuild.first_difference {
         Some(object) => Err(PipelineError::OtherBytes { version: rebuild.version, object }),

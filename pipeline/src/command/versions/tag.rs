@@ -3,8 +3,8 @@
 use clap::Args;
 use serde_json::json;
 
-use crate::catalog::{Catalog, TagName, VersionRef};
-use crate::command::{ConfigArgs, output};
+use crate::catalog::{TagName, VersionRef};
+use crate::command::{ConfigArgs, Session, output};
 use crate::error::Result;
 
 #[derive(Debug, Args)]
@@ -24,9 +24,9 @@ pub(in crate::command) struct TagArgs {
     json: bool,
 }
 
-pub(super) async fn tag(args: &TagArgs) -> Result<()> {
-    let (config, store) = args.config.open_existing()?;
-    let catalog = Catalog::new(store, &config.dataset.name);
+pub(super) async fn tag(args: &TagArgs, session: &Session) -> Result<()> {
+    let job = args.config.open_existing(session)?;
+    let catalog = job.catalog();
     let Some(name) = &args.name else {
         for tag in catalog.tags().await? {
             output::print(&if args.json { json!(tag).to_string() } else { format!("{:<24} {}", tag.tag, tag.version) });

@@ -5,10 +5,9 @@ use std::fmt::Write;
 use clap::Args;
 use serde_json::json;
 
-use crate::catalog::{Catalog, VersionRef};
-use crate::command::{ConfigArgs, output};
+use crate::catalog::VersionRef;
+use crate::command::{ConfigArgs, Session, output};
 use crate::error::{PipelineError, Result};
-use crate::events::progress::Progress;
 use crate::versions::verify::repair::Repair;
 use crate::versions::verify::{Verification, Verifier, repair};
 
@@ -30,19 +29,19 @@ pub(in crate::command) struct VerifyArgs {
     json: bool,
 }
 
-pub(super) async fn verify(args: &VerifyArgs, progress: &Progress) -> Result<()> {
-    let (config, store) = args.config.open_existing()?;
-    let catalog = Catalog::new(store.clone(), &config.dataset.name);
-    let mut verifier = Verifier::new(&store, &config.dataset.name);
+pub(super) async fn verify(args: &VerifyArgs, session: &Session) -> Result<()> {
+    let job = args.config.open_existing(session)?;
+    let catalog = job.catalog();
+    let mut verifier = Verifier::new(&job.store, job.dataset());
     let found =
         if args.all { verifier.all().await? } else { vec![verifier.version(catalog.number_of(args.version.as_ref()).await?).await?] };
     if found.is_empty() {
-        return Err(PipelineError::NothingPublished { dataset: config.dataset.name });
+        return Err(PipelineError::NothingPublished { dataset: job.dataset().to_owned() });
     }
     let mut left = 0;
     for found in found {
         if args.repair && !found.is_clean() {
-            let repair = repair::repair(&config, &store, found.version, progress).await?;
+            let repair = repair::repair(&job, found.version).await?;
             left += repair.left.len();
             output::print(&if args.json { json!(repair).to_string() } else { repaired(&repair) });
         } else {

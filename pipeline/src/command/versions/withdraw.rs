@@ -5,8 +5,8 @@ use std::fmt::Write;
 use clap::Args;
 use serde_json::json;
 
-use crate::command::ConfigArgs;
 use crate::command::output::{one_line, print};
+use crate::command::{ConfigArgs, Session};
 use crate::error::Result;
 use crate::versions::withdraw;
 use crate::versions::withdraw::{FormerState, Near, Request, Why, Withdrawal, WithdrawnSample};
@@ -44,11 +44,11 @@ struct NamedArgs {
     key: Vec<String>,
 }
 
-pub(super) async fn withdraw(args: &WithdrawArgs) -> Result<()> {
-    let (config, store) = args.config.open_existing()?;
+pub(super) async fn withdraw(args: &WithdrawArgs, session: &Session) -> Result<()> {
+    let job = args.config.open_existing(session)?;
     let NamedArgs { sample, image, key } = &args.named;
     let request = Request { samples: sample.clone(), images: image.clone(), keys: key.clone(), near: args.near, dry_run: args.dry_run };
-    let withdrawal = withdraw::withdraw(&config, &store, &request).await?;
+    let withdrawal = withdraw::withdraw(&job, &request).await?;
     if args.json {
         print(&json!(withdrawal).to_string())
     } else {

@@ -7,12 +7,11 @@ use std::cmp::Ordering;
 use std::ops::{ControlFlow, Range};
 
 use cm3flow_schemas::unit::SegmentName;
-use cm3flow_schemas::version::VersionManifest;
-use cm3flow_schemas::window::WindowRecord;
 use cm3flow_schemas::{ImageId, SampleId, columns};
 use serde::Deserialize;
 
 use super::SampleChanges;
+use crate::catalog::Published;
 use crate::catalog::blocklist::Blocklist;
 use crate::catalog::units::{Table, WindowTables};
 use crate::error::Result;
@@ -32,45 +31,49 @@ struct Settled {
 struct Side<'a> {
     tables: WindowTables<'a>,
     windows: Range<usize>,
-    blocked: Blocklist,
+    blocked: &'a Blocklist,
 }
 
 /// Compares the kept samples of two versions, the first `shared` windows of which were settled alike; names at most `examples` of each.
-pub(super) async fn compare(
-    store: &Store,
-    before: (&VersionManifest, &[WindowRecord]),
-    after: (&VersionManifest, &[WindowRecord]),
-    shared: usize,
-    examples: usize,
-) -> Result<SampleChanges> {
-    let first = if before.0.blocklist == after.0.blocklist { shared } else { 0 };
-    let before = side(store, before, first).await?;
-    let after = side(store, after, first).await?;
+pub(super) async fn compare(store: &Store, before: &Published, after: &Published, shared: usize, examples: usize) -> Result<SampleChanges> {
+    let first = if before.manifest.blocklist == after.manifest.blocklist { shared } else { 0 };
+    let before = Side::new(store, before, first);
+    let after = Side::new(store, after, first);
     let rows = before.tables.row_count(SegmentName::Settle, Table::Settled, before.windows.clone()).await?
         + after.tables.row_count(SegmentName::Settle, Table::Settled, after.windows.clone()).await?;
     let parts = rows.div_ceil(IDS_HELD).max(1);
     let mut changes = SampleChanges::default();
-    for part in 0..parts {
-        let old = kept_ids(&before, (part, parts)).await?;
-        let new = kept_ids(&after, (part, parts)).await?;
+    for index in 0..parts {
+        let part = Part { index, of: parts };
+        let old = kept_ids(&before, part).await?;
+        let new = kept_ids(&after, part).await?;
         tally(&old, &new, examples, &mut changes);
     }
     Ok(changes)
 }
 
-async fn side<'a>(store: &Store, (manifest, windows): (&VersionManifest, &'a [WindowRecord]), first: usize) -> Result<Side<'a>> {
-    let blocked = Blocklist::read(store, &manifest.dataset, manifest.blocklist).await?;
-    Ok(Side { tables: WindowTables::new(store, windows), windows: first..windows.len(), blocked })
+impl<'a> Side<'a> {
+    /// The windows of a version from the `first` one on.
+    fn new(store: &Store, Published { windows, blocklist, .. }: &'a Published, first: usize) -> Self {
+        Self { tables: WindowTables::new(store, windows), windows: first..windows.len(), blocked: blocklist }
+    }
 }
 
-/// Ids of the kept samples that belong to `part` of `parts`, sorted, each once.
-async fn kept_ids(side: &Side<'_>, (part, parts): (u64, u64)) -> Result<Vec<SampleId>> {
+/// A part of all ids.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    index: u64,
+    of: u64,
+}
+
+/// Ids of the kept samples that belong to `part`, sorted, each once.
+async fn kept_ids(side: &Side<'_>, part: Part) -> Result<Vec<SampleId>> {
     let mut kept = Vec::new();
     let names = [columns::SAMPLE_ID, columns::IMAGE_ID, columns::DUPLICATE_OF];
     let settled = (SegmentName::Settle, Table::Settled);
     side.tables
         .visit(settled, side.windows.clone(), &names, |_, row: Settled| {
-            let is_kept = row.duplicate_of.is_none() && part_of(row.sample_id, parts) == part;
+            let is_kept = row.duplicate_of.is_none() && part_of(row.sample_id, part.of) == part.index;
             if is_kept && !side.blocked.contains(row.sample_id, row.image_id) {
                 kept.push(row.sample_id);
             }

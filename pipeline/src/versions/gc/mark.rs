@@ -1,35 +1,20 @@
 //! What is referred to, by versions that stay, pins and running runs.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::{Digest, layout};
 use futures::TryStreamExt;
-use serde::Deserialize;
 
 use super::GcOptions;
 use crate::artefact;
 use crate::catalog::Catalog;
-use crate::catalog::units::unit_path;
 use crate::error::{PipelineError, Result};
+use crate::plan::RunPlan;
 use crate::store::Store;
-
-/// What a plan of a run says, as far as it matters here.
-#[derive(Debug, Deserialize)]
-pub(super) struct PlanRecord {
-    pub(super) dataset: String,
-    pub(super) version: u32,
-    base: Option<u32>,
-    windows: Vec<PlannedWindow>,
-}
-
-#[derive(Debug, Deserialize)]
-struct PlannedWindow {
-    keys: BTreeMap<SegmentName, Vec<Digest>>,
-}
 
 /// Everything that stays.
 #[derive(Debug, Default)]
@@ -71,11 +56,11 @@ impl Marked {
                 }
             }
         }
-        for name in store.names("versions").await? {
+        for name in store.names(layout::VERSIONS).await? {
             let keep = options.keep.filter(|_| name == dataset);
             marked.dataset(store, &name, (keep, &bases), cutoff).await?;
         }
-        for dataset in store.names("artefacts/pins").await? {
+        for dataset in store.names(layout::PINS).await? {
             marked.artefacts.extend(artefact::latest_pinned(store, &dataset).await?);
         }
         marked.unmark_rewritten(store).await?;
@@ -120,8 +105,8 @@ impl Marked {
         for window in windows {
             self.shards.extend(window.shards.iter().map(|shard| shard.digest));
             for segment in SegmentName::ALL {
-                let keys = window.keys.get(segment.name()).into_iter().flatten();
-                self.units.extend(keys.clone().map(|key| (segment, *key)));
+                let keys = window.keys.of(segment);
+                self.units.extend(keys.iter().map(|key| (segment, *key)));
                 if segment == SegmentName::Pack && (window.samples.withdrawn > 0 || window.documents.withdrawn > 0) {
                     self.rewritten.extend(keys);
                 }
@@ -130,12 +115,12 @@ impl Marked {
     }
 
     /// Marks what a running run plans, and the shards that it has made.
-    async fn plan(&mut self, store: &Store, plan: &PlanRecord) -> Result<()> {
+    async fn plan(&mut self, store: &Store, plan: &RunPlan) -> Result<()> {
         self.windows.insert(format!("{}/{}", plan.dataset, plan.version));
-        for (segment, keys) in plan.windows.iter().flat_map(|window| &window.keys) {
-            self.units.extend(keys.iter().map(|key| (*segment, *key)));
-            for key in keys.iter().filter(|_| *segment == SegmentName::Pack) {
-                self.shards.extend(shards_of(store, *key).await?);
+        for keys in plan.keys() {
+            self.units.extend(SegmentName::ALL.into_iter().flat_map(|segment| keys.of(segment).iter().map(move |key| (segment, *key))));
+            for key in keys.pack {
+                self.shards.extend(shards_of(store, key).await?);
             }
         }
         Ok(())
@@ -154,29 +139,19 @@ impl Marked {
 
 /// Shards of a pack unit; none if it is not there.
 async fn shards_of(store: &Store, key: Digest) -> Result<Vec<Digest>> {
-    let path = format!("{}/unit.json", unit_path(SegmentName::Pack, key));
+    let path = layout::unit_record(SegmentName::Pack, key);
     let record: Option<UnitRecord> = store.record(&path, "unit record").await?;
     Ok(record.map_or_else(Vec::new, |record| record.shards.iter().map(|shard| shard.digest).collect()))
 }
 
 async fn young_versions(store: &Store, dataset: &str, cutoff: DateTime<Utc>) -> Result<BTreeSet<u32>> {
-    let mut entries = store.entries(&format!("versions/{dataset}"));
+    let mut entries = store.entries(&layout::versions(dataset));
     let mut young = BTreeSet::new();
     while let Some(entry) = entries.try_next().await? {
-        let number = entry.location.filename().and_then(|name| name.strip_suffix(".json")?.parse::<u32>().ok());
+        let number = entry.location.filename().and_then(layout::number_of::<u32>);
         young.extend(number.filter(|_| entry.last_modified >= cutoff));
     }
     Ok(young)
-}
-
-/// The latest plan of a run.
-pub(super) async fn plan_of(store: &Store, run: &str) -> Result<Option<PlanRecord>> {
-    let folder = format!("runs/{run}/plan");
-    let latest = store.names(&folder).await?.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u32>().ok()).max();
-    match latest {
-        Some(number) => store.record(&format!("{folder}/{number}.json"), "plan of a run").await,
-        None => Ok(None),
-    }
 }
 
 /// What a run is doing.
@@ -186,22 +161,23 @@ pub(super) enum RunState {
     /// It wrote something, but what it will need is not known yet.
     Unplanned,
     /// It wrote something lately; with its plan, unless it only trained or had nothing to do.
-    Running(Option<PlanRecord>),
+    Running(Option<RunPlan>),
 }
 
 /// All runs with what they are doing.
 pub(super) async fn runs(store: &Store, cutoff: DateTime<Utc>) -> Result<Vec<(String, RunState)>> {
     let mut runs = Vec::new();
-    for run in store.names("runs").await? {
+    for run in store.names(layout::RUNS).await? {
         let (mut is_young, mut is_at_work) = (false, false);
-        let mut entries = store.entries(&format!("runs/{run}"));
+        let folder = layout::run(&run);
+        let mut entries = store.entries(&folder);
         while let Some(entry) = entries.try_next().await? {
             is_young |= entry.last_modified >= cutoff;
             // A run that has ended has no heartbeats.
-            is_at_work |= entry.location.as_ref().starts_with(&format!("runs/{run}/heartbeat/"));
+            is_at_work |= entry.location.as_ref().starts_with(&layout::heartbeats(&folder));
         }
         let state = if is_young {
-            match plan_of(store, &run).await? {
+            match RunPlan::find(store, &folder).await? {
                 None if is_at_work => RunState::Unplanned,
                 plan => RunState::Running(plan),
             }

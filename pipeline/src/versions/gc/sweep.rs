@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
+use cm3flow_schemas::layout::{self, ARTEFACTS, CHECKPOINTS, RUNS, SCANS, SHARDS, UNITS, VERSIONS, WINDOWS};
 use cm3flow_schemas::unit::SegmentName;
 use futures::TryStreamExt;
 use object_store::ObjectMeta;
 
 use super::GcOutcome;
-use super::mark::{Marked, RunState, plan_of, runs};
+use super::mark::{Marked, RunState, runs};
 use crate::error::Result;
+use crate::plan::RunPlan;
 use crate::store::Store;
 
 /// Scans are only remembered to save time, so they may go; those that were made lately are likely to be used again.
@@ -18,7 +20,7 @@ const SCANS_KEPT: chrono::Duration = chrono::Duration::days(30);
 const DELETED_AT_ONCE: usize = 1000;
 
 /// Folders in the order in which they are swept. Within each, what makes other objects visible goes first.
-const FOLDERS: [&str; 8] = ["versions", "windows", "units", "shards", "artefacts", "checkpoints", "scans", "runs"];
+const FOLDERS: [&str; 8] = [VERSIONS, WINDOWS, UNITS, SHARDS, ARTEFACTS, CHECKPOINTS, SCANS, RUNS];
 
 /// Deletes what is garbage, or counts it only, as `outcome` says.
 pub(super) async fn sweep(store: &Store, marked: &Marked, cutoff: DateTime<Utc>, outcome: &mut GcOutcome) -> Result<()> {
@@ -56,7 +58,7 @@ async fn begun(store: &Store, marked: &Marked, cutoff: DateTime<Utc>) -> Result<
 
 /// Garbage of a folder where each object is judged by its path and age; sorted by what goes first.
 async fn plain(store: &Store, folder: &'static str, marked: &Marked, cutoff: DateTime<Utc>) -> Result<Vec<ObjectMeta>> {
-    let cutoff = if folder == "scans" { cutoff - SCANS_KEPT } else { cutoff };
+    let cutoff = if folder == SCANS { cutoff - SCANS_KEPT } else { cutoff };
     let mut entries = store.entries(folder);
     let mut garbage = Vec::new();
     while let Some(entry) = entries.try_next().await? {
@@ -73,29 +75,29 @@ async fn plain(store: &Store, folder: &'static str, marked: &Marked, cutoff: Dat
 fn stays(marked: &Marked, path: &[&str]) -> bool {
     let version = |dataset: &str, number: &str| number.parse().map_or((String::new(), 0), |number| (dataset.to_owned(), number));
     match path {
-        ["versions", dataset, "tables", table] => table
+        [VERSIONS, dataset, "tables", table] => table
             .strip_suffix(".parquet")
             .and_then(|digest| digest.parse().ok())
             .is_none_or(|digest| marked.tables.contains(&((*dataset).to_owned(), digest))),
-        ["versions", dataset, file] => {
+        [VERSIONS, dataset, file] => {
             let number = file.strip_suffix(".json").or(file.strip_suffix(".digest"));
             number.is_none_or(|number| !marked.dropped.contains(&version(dataset, number)))
         }
-        ["windows", dataset, number, _, file] => {
+        [WINDOWS, dataset, number, _, file] => {
             let digest = file.strip_suffix(".json").unwrap_or(file);
             number.parse::<u32>().is_err()
                 || marked.windows.contains(&format!("{dataset}/{number}"))
                 || marked.windows.contains(&format!("{dataset}/{number}/{digest}"))
         }
-        ["units", segment, _, key, _] => {
+        [UNITS, segment, _, key, _] => {
             let segment = SegmentName::ALL.into_iter().find(|found| found.name() == *segment);
             segment.zip(key.parse().ok()).is_none_or(|unit| marked.units.contains(&unit))
         }
-        ["shards", file] => {
+        [SHARDS, file] => {
             file.strip_suffix(".arrow").and_then(|digest| digest.parse().ok()).is_none_or(|digest| marked.shards.contains(&digest))
         }
-        ["artefacts", digest, _] => digest.parse().ok().is_none_or(|digest| marked.artefacts.contains(&digest)),
-        ["scans", _] => false,
+        [ARTEFACTS, digest, _] => digest.parse().ok().is_none_or(|digest| marked.artefacts.contains(&digest)),
+        [SCANS, _] => false,
         _ => true,
     }
 }
@@ -106,7 +108,7 @@ fn rank(path: &str) -> (u8, String) {
     let first = match name {
         name if name.ends_with(".digest") => 0,
         "unit.json" | "complete.json" => 1,
-        name if path.starts_with("versions/") && name.ends_with(".json") => 1,
+        name if path.starts_with(VERSIONS) && name.ends_with(".json") => 1,
         _ => 2,
     };
     (first, path.to_owned())
@@ -149,11 +151,12 @@ async fn old_runs(store: &Store, marked: &Marked, cutoff: DateTime<Utc>) -> Resu
         if !matches!(state, RunState::Ended) {
             continue;
         }
-        let plan = plan_of(store, &run).await?;
-        let objects: Vec<ObjectMeta> = store.entries(&format!("runs/{run}")).try_collect().await?;
+        let plan = RunPlan::find(store, &layout::run(&run)).await?;
+        let objects: Vec<ObjectMeta> = store.entries(&layout::run(&run)).try_collect().await?;
         let is_report = |object: &ObjectMeta| object.location.filename() == Some("report.html");
         let is_kept = plan.map_or_else(|| objects.iter().any(is_report), |plan| marked.versions.contains(&(plan.dataset, plan.version)));
-        let folders = ["plan", "events"].map(|folder| format!("runs/{run}/{folder}/"));
+        let run = layout::run(&run);
+        let folders = [layout::plans(&run), layout::events(&run)].map(|folder| format!("{folder}/"));
         let is_told = |object: &ObjectMeta| folders.iter().any(|folder| object.location.as_ref().starts_with(folder));
         let stays = |object: &ObjectMeta| is_kept && (is_report(object) || is_told(object));
         garbage.extend(objects.into_iter().filter(|object| !stays(object)));

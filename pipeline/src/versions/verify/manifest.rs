@@ -1,9 +1,9 @@
 //! The manifest, its recorded digest, and its tables.
 
 use arrow::array::RecordBatch;
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::{Digest, layout};
 
 use super::object::Expected;
 use super::{Place, Verification, Verifier, object};
@@ -14,12 +14,12 @@ use crate::store::table;
 impl Verifier {
     /// The manifest, if it is whole.
     pub(super) async fn manifest(&self, version: u32, found: &mut Verification) -> Result<Option<VersionManifest>> {
-        let path = self.catalog.version_path(version);
+        let path = layout::manifest(self.catalog.dataset(), version);
         found.objects += 2;
         let recorded = match self.catalog.recorded_digest(version).await {
             Ok(recorded) => recorded,
             Err(error) => {
-                found.damage(self.catalog.digest_path(version), Place::Digest, object::damage_of(error)?);
+                found.damage(layout::manifest_digest(self.catalog.dataset(), version), Place::Digest, object::damage_of(error)?);
                 None
             }
         };
@@ -39,7 +39,7 @@ impl Verifier {
         match manifest {
             Ok(manifest) => {
                 if recorded.is_none() {
-                    found.damage(self.catalog.digest_path(version), Place::Digest, "it is missing");
+                    found.damage(layout::manifest_digest(self.catalog.dataset(), version), Place::Digest, "it is missing");
                 }
                 Ok(Some(manifest))
             }
@@ -58,14 +58,14 @@ impl Verifier {
         found: &mut Verification,
     ) -> Result<()> {
         let digests = [Some(manifest.shard_table), Some(manifest.lineage), manifest.blocklist].into_iter().flatten();
-        let table = |digest| Expected::new(self.catalog.table_path(digest), digest, Place::Table);
+        let table = |digest| Expected::new(layout::table(self.catalog.dataset(), digest), digest, Place::Table);
         self.files(digests.map(table).collect(), found).await?;
         let Some(windows) = windows.iter().cloned().collect::<Option<Vec<WindowRecord>>>() else { return Ok(()) };
         if let Some(problem) = sums(manifest, &windows) {
-            found.damage(self.catalog.version_path(manifest.version), Place::Manifest, problem);
+            found.damage(layout::manifest(self.catalog.dataset(), manifest.version), Place::Manifest, problem);
         }
         for (digest, expected) in [(manifest.shard_table, shard_table(&windows)?), (manifest.lineage, lineage(&windows)?)] {
-            let path = self.catalog.table_path(digest);
+            let path = layout::table(self.catalog.dataset(), digest);
             if !found.damaged.iter().any(|damage| damage.path == path)
                 && let Some(problem) = self.table_problem(&path, digest, &expected).await?
             {

@@ -10,22 +10,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::{Digest, layout};
 use futures::TryStreamExt;
 use serde::Serialize;
 
 use super::{Damage, Place, Verification, Verifier};
 use crate::artefact;
-use crate::catalog::{Catalog, lineage, shard_table};
-use crate::config::Config;
+use crate::catalog::{Catalog, Published, lineage, shard_table};
+use crate::config::Job;
 use crate::error::Result;
-use crate::events::progress::Progress;
 use crate::plan::config_of_version;
 use crate::source::scan::scan_sources;
 use crate::store::scratch::Scratch;
-use crate::store::{Store, table};
+use crate::store::table;
 
 /// An object that could not be made again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -48,25 +47,24 @@ pub struct Repair {
     pub after: Verification,
 }
 
-/// Repairs a version of the dataset of `config`.
+/// Repairs a version of the dataset of `job`.
 ///
 /// # Errors
 /// What the store says. What cannot be made again is no error.
-pub async fn repair(config: &Config, store: &Store, version: u32, progress: &Progress) -> Result<Repair> {
-    let dataset = &config.dataset.name;
+pub async fn repair(job: &Job, version: u32) -> Result<Repair> {
+    let (store, dataset) = (&job.store, job.dataset());
     let mut found = Verifier::new(store, dataset).examine(version).await?;
     if found.verification.is_clean() {
         return Ok(Repair { healed: Vec::new(), left: Vec::new(), after: found.verification });
     }
-    let catalog = Catalog::new(store.clone(), dataset);
-    let mut work = Work { config: config.clone(), store, catalog, version, progress, reasons: BTreeMap::new() };
+    let mut work = Work { job: job.clone(), catalog: job.catalog(), version, reasons: BTreeMap::new() };
     let mut damaged = found.verification.damaged.clone();
     if found.manifest.is_none() && work.restore_manifest().await? {
         found = Verifier::new(store, dataset).examine(version).await?;
         damaged.extend(found.verification.damaged.iter().cloned());
     }
     if let Some(manifest) = &found.manifest {
-        work.config = config_of_version(config, manifest);
+        work.job.config = Arc::new(config_of_version(&job.config, manifest));
         let damaged = &found.verification.damaged;
         work.artefacts(manifest, damaged).await?;
         work.window_copies(manifest, &mut found.windows).await?;
@@ -85,22 +83,20 @@ pub async fn repair(config: &Config, store: &Store, version: u32, progress: &Pro
 }
 
 /// What the parts of a repair share.
-struct Work<'a> {
-    /// The configuration, as the version was made with as soon as its manifest is known.
-    config: Config,
-    store: &'a Store,
+struct Work {
+    /// Its configuration is the one that the version was made with, as soon as the manifest is known.
+    job: Job,
     catalog: Catalog,
     version: u32,
-    progress: &'a Progress,
     /// Why an object stays as it is, by path.
     reasons: BTreeMap<String, String>,
 }
 
-impl Work<'_> {
+impl Work {
     /// Puts `bytes` where something broken lies, or nothing.
     async fn replace(&self, path: &str, bytes: impl Into<Bytes>) -> Result<()> {
-        self.store.delete(path).await?;
-        self.store.create_content(path, bytes).await
+        self.job.store.delete(path).await?;
+        self.job.store.create_content(path, bytes).await
     }
 
     fn leave(&mut self, path: &str, reason: impl Into<String>) {
@@ -112,12 +108,9 @@ impl Work<'_> {
         for damage in damaged {
             let Place::Artefact(name) = &damage.place else { continue };
             let hidden = damage.path.clone();
-            let scratch = Scratch::over(self.store, Arc::new(move |path: &str| path == hidden))?;
-            self.progress.say(&format!("fitting the {name} once more"));
-            let fitted = match scan_sources(&self.config, self.store, None).await {
-                Ok(scan) => artefact::fit_again(&self.config, &scratch.store, &scan.units, name, self.progress).await,
-                Err(error) => Err(error),
-            };
+            let scratch = Scratch::over(&self.job.store, Arc::new(move |path: &str| path == hidden))?;
+            self.job.progress.say(&format!("fitting the {name} once more"));
+            let fitted = self.fit_again(name, &scratch).await;
             match (fitted, scratch.written.get(&damage.path).await?) {
                 (Ok(digest), Some(bytes)) if manifest.fitted.get(name) == Some(&digest) => self.replace(&damage.path, bytes).await?,
                 (Ok(_), _) => self.leave(
@@ -130,20 +123,26 @@ impl Work<'_> {
         Ok(())
     }
 
+    async fn fit_again(&self, name: &str, scratch: &Scratch) -> Result<Digest> {
+        let latest = Published::latest(&self.catalog).await?;
+        let scan = scan_sources(&self.job, latest.as_ref(), None).await?;
+        artefact::fit_again(&self.job.on(scratch.store.clone()), &scan.units, name).await
+    }
+
     /// Records of windows that another version, or a run that was given up, holds too.
     async fn window_copies(&self, manifest: &VersionManifest, windows: &mut [Option<WindowRecord>]) -> Result<()> {
         for (index, record) in windows.iter_mut().enumerate().filter(|(_, record)| record.is_none()) {
-            let mut others = self.store.entries(&format!("windows/{}", manifest.dataset));
+            let mut others = self.job.store.entries(&format!("{}/{}", layout::WINDOWS, manifest.dataset));
             while let Some(other) = others.try_next().await? {
-                let is_named_so =
-                    |name: &str| name.strip_suffix(".json").and_then(|digest| digest.parse().ok()) == Some(manifest.windows[index]);
+                let is_named_so = |name: &str| layout::number_of(name) == Some(manifest.windows[index]);
                 if !other.location.filename().is_some_and(is_named_so) {
                     continue;
                 }
-                let Some(bytes) = self.store.get(other.location.as_ref()).await? else { continue };
+                let Some(bytes) = self.job.store.get(other.location.as_ref()).await? else { continue };
                 if Digest::of(&bytes) == manifest.windows[index] {
                     *record = serde_json::from_slice(&bytes).ok();
-                    self.replace(&self.catalog.window_path(self.version, index as u32, manifest.windows[index]), bytes).await?;
+                    self.replace(&layout::window(self.catalog.dataset(), self.version, index as u32, manifest.windows[index]), bytes)
+                        .await?;
                     break;
                 }
             }
@@ -155,7 +154,7 @@ impl Work<'_> {
     async fn tables(&mut self, manifest: &VersionManifest, windows: &[Option<WindowRecord>]) -> Result<()> {
         let Some(windows) = windows.iter().cloned().collect::<Option<Vec<WindowRecord>>>() else {
             for digest in [manifest.shard_table, manifest.lineage] {
-                self.leave(&self.catalog.table_path(digest), "it follows from the records of all windows, and some are lost");
+                self.leave(&layout::table(self.catalog.dataset(), digest), "it follows from the records of all windows, and some are lost");
             }
             return Ok(());
         };
@@ -164,10 +163,10 @@ impl Work<'_> {
             (manifest.lineage, table::write(&lineage(&windows)?, "the lineage")?),
         ];
         for (digest, bytes) in tables {
-            let path = self.catalog.table_path(digest);
+            let path = layout::table(self.catalog.dataset(), digest);
             if Digest::of(&bytes) != digest {
                 self.leave(&path, "this cm3flow writes the same rows as other bytes");
-            } else if self.store.get_checked(&path, digest).await.is_err() {
+            } else if self.job.store.get_checked(&path, digest).await.is_err() {
                 self.replace(&path, bytes).await?;
             }
         }
@@ -176,7 +175,7 @@ impl Work<'_> {
 
     /// The recorded digest of the manifest; the manifest's sums have been compared with its windows.
     async fn digest(&mut self, manifest: &VersionManifest, damaged: &[Damage]) -> Result<()> {
-        let path = self.catalog.digest_path(self.version);
+        let path = layout::manifest_digest(self.catalog.dataset(), self.version);
         if !damaged.iter().any(|damage| damage.place == Place::Digest) {
             return Ok(());
         }
@@ -184,7 +183,7 @@ impl Work<'_> {
             self.leave(&path, "the manifest is not what its windows make, so its digest is not recorded");
             return Ok(());
         }
-        self.store.delete(&path).await?;
+        self.job.store.delete(&path).await?;
         self.catalog.record_digest(manifest).await
     }
 }

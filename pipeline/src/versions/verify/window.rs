@@ -1,17 +1,16 @@
 //! A window: its record, the units of all segments, and its shards.
 
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::{Digest, layout};
 
 use super::object::Expected;
 use super::{Place, Verification, Verifier, object};
-use crate::catalog::units::{Table, file_path, unit_path};
+use crate::catalog::units::Table;
 use crate::error::Result;
 use crate::execute::{WindowUnits, counted};
 use crate::plan::WindowPlan;
-use crate::segment::shard_path;
 
 /// Units of a window by segment, each if its record could be read.
 pub(super) type Found = Vec<(SegmentName, Vec<Option<UnitRecord>>)>;
@@ -24,7 +23,7 @@ impl Verifier {
         (index, digest): (usize, Digest),
         found: &mut Verification,
     ) -> Result<Option<WindowRecord>> {
-        let path = self.catalog.window_path(manifest.version, index as u32, digest);
+        let path = layout::window(self.catalog.dataset(), manifest.version, index as u32, digest);
         let bytes = self.store.get(&path).await?;
         found.objects += 1;
         found.bytes += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
@@ -42,7 +41,7 @@ impl Verifier {
         let shard = |(shard, entry): (usize, &cm3flow_schemas::pack::ShardEntry)| Expected {
             bytes: Some(entry.bytes),
             blocks: entry.blocks.clone(),
-            ..Expected::new(shard_path(entry.digest), entry.digest, Place::Shard { window: index, shard })
+            ..Expected::new(layout::shard(entry.digest), entry.digest, Place::Shard { window: index, shard })
         };
         let shards = record.shards.iter().enumerate().map(shard).collect();
         let units = self.window_units(index, record, found).await?;
@@ -56,7 +55,7 @@ impl Verifier {
         let mut units = Found::new();
         for segment in SegmentName::ALL {
             let mut of_segment = Vec::new();
-            for key in record.keys.get(segment.name()).into_iter().flatten() {
+            for key in record.keys.of(segment) {
                 // Packs that samples were withdrawn from are no longer those that `pack` made.
                 let may_lack = segment == SegmentName::Pack && (record.samples.withdrawn > 0 || record.documents.withdrawn > 0);
                 of_segment.push(self.unit((segment, *key), (index, may_lack), found).await?);
@@ -75,7 +74,7 @@ impl Verifier {
         (window, may_lack): (usize, bool),
         found: &mut Verification,
     ) -> Result<Option<UnitRecord>> {
-        let path = format!("{}/unit.json", unit_path(segment, key));
+        let path = layout::unit_record(segment, key);
         let bytes = self.store.get(&path).await?;
         if bytes.is_none() && may_lack {
             return Ok(None);
@@ -118,7 +117,7 @@ fn files_of(window: usize, unit: &UnitRecord) -> Vec<Expected> {
     let file = |file: &cm3flow_schemas::unit::UnitFile| Expected {
         bytes: Some(file.bytes),
         rows: Some(file.rows),
-        ..Expected::new(file_path(unit, file), file.digest, place.clone())
+        ..Expected::new(layout::unit_file(unit.segment, unit.key, file.digest), file.digest, place.clone())
     };
     unit.files.values().map(file).collect()
 }
@@ -129,7 +128,8 @@ fn compare(index: usize, record: &WindowRecord, units: &Found, found: &mut Verif
         units.iter().find(|(found, _)| *found == segment)?.1.iter().cloned().collect()
     };
     let [Some(prepared), Some(settled), Some(composed), Some(packed)] = SegmentName::ALL.map(whole) else { return };
-    let (Some(plan), Some(settled)) = (WindowPlan::of_record(record), settled.first()) else { return };
+    let Some(settled) = settled.first() else { return };
+    let plan = WindowPlan::of_record(record);
     let made = counted(index as u32, &plan, &WindowUnits { prepared: &prepared, settled, composed: &composed, packed: &packed });
     for (segment, units) in [
         (SegmentName::Prepare, &prepared[..]),
@@ -141,7 +141,7 @@ fn compare(index: usize, record: &WindowRecord, units: &Found, found: &mut Verif
             continue;
         }
         for unit in units {
-            let path = format!("{}/unit.json", unit_path(segment, unit.key));
+            let path = layout::unit_record(segment, unit.key);
             let problem = format!("its counts, with those of other {} units, are not those of window {index}", segment.name());
             found.damage(path, Place::Unit { window: index, segment, key: unit.key }, problem);
         }

@@ -90,19 +90,14 @@ impl Likeness {
 
 /// Rows, `named` ones left out, that are copies of these: in a version of `windows` windows, read from the columns `names`, in order of windows
 /// and units.
-pub(super) async fn copies(
-    (tables, windows): (&WindowTables<'_>, usize),
-    names: &[&str],
-    named: &[FoundRow],
-    similarity: f32,
-) -> Result<Vec<FoundRow>> {
+pub(super) async fn copies(tables: &WindowTables<'_>, names: &[&str], named: &[FoundRow], similarity: f32) -> Result<Vec<FoundRow>> {
     let seeds: BTreeMap<ImageId, &PreparedRow> = named.iter().map(|found| (found.row.image_id, &found.row)).collect();
     let listed: HashSet<(UnitPlace, u64)> = named.iter().map(|found| (found.place, found.row.row)).collect();
     let mut copies = Vec::new();
     if seeds.is_empty() {
         return Ok(copies);
     }
-    for place in tables.places(PREPARED.0, 0..windows) {
+    for place in tables.places(PREPARED.0, tables.all()) {
         let Some(mut batches) = tables.batches(PREPARED, place, names).await? else { continue };
         while let Some(batch) = batches.try_next().await? {
             let candidates = table::filtered(&batch, &near_by_embedding(&batch, &seeds, similarity)?)?;

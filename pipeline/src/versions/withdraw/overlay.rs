@@ -7,7 +7,7 @@ use cm3flow_schemas::pack::{Pack, PackStatistics, PlacedDocument, ShardEntry};
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
-use cm3flow_schemas::{columns, rows};
+use cm3flow_schemas::{columns, layout, rows};
 use cm3flow_stages::pack::{statistics, withdraw};
 use cm3flow_stages::read::BlockReader;
 use cm3flow_stages::shard::write_blocks;
@@ -15,7 +15,6 @@ use cm3flow_stages::shard::write_blocks;
 use super::WithdrawnDocuments;
 use super::documents::{WindowDocuments, WithdrawnDocument};
 use crate::error::{PipelineError, Result};
-use crate::segment::shard_path;
 use crate::store::Store;
 
 /// What goes from a window.
@@ -103,7 +102,7 @@ impl<'a> Layer<'a> {
             }
             let written = write_blocks(split, &schema, &blocks)?;
             if !self.dry_run {
-                self.store.create_content(&shard_path(written.entry.digest), written.bytes).await?;
+                self.store.create_content(&layout::shard(written.entry.digest), written.bytes).await?;
             }
             self.overlay.shards += 1;
             *shard = ShardEntry { variant: shard.variant, ..written.entry };

@@ -87,7 +87,7 @@ impl Inspector {
             samples: self.first_samples(count).await?,
             documents: self.first_documents().await?,
             packs: Split::ALL.map(packs).into(),
-            refused: refused::list(&self.store, &self.windows, count).await?,
+            refused: refused::list(&self.job.store, &self.windows, count).await?,
         })
     }
 

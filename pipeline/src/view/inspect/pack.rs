@@ -123,7 +123,7 @@ impl Inspector {
 
     pub(super) fn blocks(&self) -> BlockReader {
         let schema = columns::pack(self.manifest.seq_len as usize, self.manifest.vocabulary.width());
-        BlockReader::new(self.store.objects(), schema)
+        BlockReader::new(self.job.store.objects(), schema)
     }
 
     /// Shards of a split with their windows, in the order that packs are counted in.

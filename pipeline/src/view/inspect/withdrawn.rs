@@ -4,7 +4,6 @@ use cm3flow_schemas::document::Neighbour;
 use cm3flow_schemas::{ImageId, SampleId};
 
 use super::Inspector;
-use crate::catalog::Catalog;
 use crate::catalog::blocklist::Blocklist;
 use crate::error::{PipelineError, Result};
 
@@ -21,11 +20,11 @@ impl Inspector {
             return Ok(None);
         }
         // What is blocked stays so: the first version in a row that blocks it is the one that withdrew it.
-        let catalog = Catalog::new(self.store.clone(), &self.config.dataset.name);
+        let catalog = self.job.catalog();
         let mut since = self.manifest.version;
         while since > 1 {
             let before = match catalog.version(since - 1).await {
-                Ok(manifest) => Blocklist::read(&self.store, &manifest.dataset, manifest.blocklist).await?,
+                Ok(manifest) => Blocklist::read(&self.job.store, &manifest.dataset, manifest.blocklist).await?,
                 // Versions are removed from the oldest one on.
                 Err(PipelineError::NoVersion { .. }) => break,
                 Err(error) => return Err(error),

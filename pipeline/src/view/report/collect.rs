@@ -63,13 +63,13 @@ impl Prepared {
 
 pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
     let manifest = subject.manifest;
-    let units = WindowTables::new(subject.store, subject.windows);
-    let blocked = Blocklist::read(subject.store, &manifest.dataset, manifest.blocklist).await?;
+    let units = WindowTables::new(&subject.job.store, subject.windows);
+    let blocked = Blocklist::read(&subject.job.store, &manifest.dataset, manifest.blocklist).await?;
     let names = [columns::SAMPLE_ID, columns::IMAGE_ID, columns::KEY, columns::ANNOTATIONS, columns::IMAGE_CODES];
     let names = columns::with_image_grids(&names, manifest.vocabulary.shapes.is_some());
     let mut prepared: Vec<Prepared> = units.rows(SegmentName::Prepare, Table::Prepared, &names, CREDITS).await?;
     prepared.retain(|sample| !blocked.contains(sample.sample_id, sample.image_id));
-    let refused = refused::list(subject.store, subject.windows, REFUSED).await?;
+    let refused = refused::list(&subject.job.store, subject.windows, REFUSED).await?;
     let mut documents: Vec<Document> = units.rows(SegmentName::Compose, Table::Documents, &DOCUMENT_COLUMNS, 400).await?;
     documents.retain(|document| !is_document_withdrawn(&blocked, document.sample_id, &document.retrieved));
     Ok(Page {
@@ -155,7 +155,7 @@ async fn photos(subject: &Subject<'_>, wanted: &[&Prepared]) -> Result<HashMap<S
         }
         samples_seen += unit.rows;
         let Some(planned) = by_unit.get(unit) else { continue };
-        let batches = match derived_batches(subject.config, planned).await {
+        let batches = match derived_batches(&subject.job.config, planned).await {
             Ok(batches) => batches,
             Err(error) => {
                 tracing::warn!(file = unit.file, %error, "the report shows no photos of this unit");
@@ -304,7 +304,7 @@ async fn packs(subject: &Subject<'_>) -> Result<String> {
     let shards: Vec<ShardEntry> =
         subject.windows.iter().flat_map(|window| window.shards.clone()).filter(|shard| shard.split == Split::Train).collect();
     let schema = columns::pack(subject.manifest.seq_len as usize, subject.manifest.vocabulary.width());
-    let packs = read_packs(&mut BlockReader::new(subject.store.objects(), schema), &shards, PACKS).await?;
+    let packs = read_packs(&mut BlockReader::new(subject.job.store.objects(), schema), &shards, PACKS).await?;
     Ok(draw::packs(&packs))
 }
 
@@ -351,10 +351,10 @@ fn credit(sample: &Prepared) -> Option<Credit> {
 async fn training(subject: &Subject<'_>, outcome: &TrainOutcome) -> Result<Option<TrainingPart>> {
     let Some((first_loss, last_loss)) = outcome.first_and_last_loss() else { return Ok(None) };
     let folder = outcome.checkpoint.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let folder = evaluations_folder(folder, &subject.config.eval);
+    let folder = evaluations_folder(folder, &subject.job.config.eval);
     let mut evaluations = Vec::new();
-    for name in subject.store.names(&folder).await? {
-        evaluations.extend(subject.store.record::<Evaluation>(&format!("{folder}/{name}/evaluation.json"), "evaluation").await?);
+    for name in subject.job.store.names(&folder).await? {
+        evaluations.extend(subject.job.store.record::<Evaluation>(&format!("{folder}/{name}/evaluation.json"), "evaluation").await?);
     }
     evaluations.sort_by_key(|evaluation| evaluation.step);
     let mut part = TrainingPart {
@@ -385,7 +385,7 @@ async fn training(subject: &Subject<'_>, outcome: &TrainOutcome) -> Result<Optio
 }
 
 async fn picture(subject: &Subject<'_>, folder: &str, name: &str) -> Result<String> {
-    Ok(subject.store.get(&format!("{folder}/{name}")).await?.map(|bytes| pictures::png(&bytes)).unwrap_or_default())
+    Ok(subject.job.store.get(&format!("{folder}/{name}")).await?.map(|bytes| pictures::png(&bytes)).unwrap_or_default())
 }
 
 fn evaluation_row(evaluation: &Evaluation) -> EvaluationRow {

@@ -10,9 +10,8 @@ use std::borrow::Cow;
 use image::ImageFormat;
 
 use self::jpeg::Ending;
-use super::decode::DecodeError;
-
 pub(super) use self::jpeg::coefficient_bytes as coefficient_bytes_of_jpeg;
+use super::decode::DecodeError;
 
 /// A file that may be decoded.
 pub(super) struct PictureFile<'a> {

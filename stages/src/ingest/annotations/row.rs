@@ -5,12 +5,10 @@ use std::collections::BTreeMap;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::fields;
-use super::json;
 use super::reader::{Reader, Shape};
 use super::reading::Reading;
-use super::text;
 use super::values::{is, kind, name, number, quoted};
+use super::{fields, json, text};
 
 /// Fields of a row beside those of annotations.
 const NAMES: [&str; 3] = ["image", "images", "codes"];

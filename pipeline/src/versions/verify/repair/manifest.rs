@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use cm3flow_schemas::Digest;
 use cm3flow_schemas::version::{CodeChange, VersionManifest};
 use cm3flow_schemas::window::WindowRecord;
+use cm3flow_schemas::{Digest, layout};
 use futures::TryStreamExt;
 
 use super::Work;
@@ -25,10 +25,10 @@ struct Candidates {
     blocklists: Vec<Option<Digest>>,
 }
 
-impl Work<'_> {
+impl Work {
     /// Makes the manifest again; returns whether it is whole now.
     pub(super) async fn restore_manifest(&mut self) -> Result<bool> {
-        let path = self.catalog.version_path(self.version);
+        let path = layout::manifest(self.catalog.dataset(), self.version);
         let recorded = match self.catalog.recorded_digest(self.version).await {
             Ok(Some(recorded)) => recorded,
             Ok(None) | Err(PipelineError::Damaged { .. }) => {
@@ -40,7 +40,7 @@ impl Work<'_> {
             }
             Err(error) => return Err(error),
         };
-        let mut artefacts = match artefact::pinned(&self.config, self.store).await {
+        let mut artefacts = match artefact::pinned(&self.job).await {
             Ok(Some(artefacts)) => artefacts,
             Ok(None) => {
                 self.leave(&path, "the tokenizers of this configuration are neither given nor fitted");
@@ -69,13 +69,13 @@ impl Work<'_> {
 
     /// Runs of window records that may be those of the version, the longest first. Runs that were given up may have left some too.
     async fn possible_windows(&self) -> Result<Vec<Vec<WindowRecord>>> {
-        let folder = format!("windows/{}/{}", self.config.dataset.name, self.version);
+        let folder = layout::windows(self.job.dataset(), self.version);
         let mut runs: Vec<Vec<WindowRecord>> = vec![Vec::new()];
         let mut possible = Vec::new();
         for index in 0.. {
             let mut records = Vec::new();
-            for name in self.store.names(&format!("{folder}/{index}")).await? {
-                match self.store.record::<WindowRecord>(&format!("{folder}/{index}/{name}"), "window record").await {
+            for name in self.job.store.names(&format!("{folder}/{index}")).await? {
+                match self.job.store.record::<WindowRecord>(&format!("{folder}/{index}/{name}"), "window record").await {
                     Ok(record) => records.extend(record),
                     Err(PipelineError::Record { .. }) => {}
                     Err(error) => return Err(error),
@@ -100,15 +100,15 @@ impl Work<'_> {
         // The version before is the likely one.
         base.reverse();
         let mut code_changes = vec![BTreeMap::new()];
-        let mut beside = self.store.entries(&format!("artefacts/{}", artefacts.image_spec.digest));
+        let mut beside = self.job.store.entries(&layout::artefact(artefacts.image_spec.digest));
         while let Some(entry) = beside.try_next().await? {
             if entry.location.filename().is_some_and(|name| name.starts_with("code-changes-")) {
-                code_changes.extend(self.store.record(entry.location.as_ref(), "list of changed codes").await?);
+                code_changes.extend(self.job.store.record(entry.location.as_ref(), "list of changed codes").await?);
             }
         }
         let mut blocklists = vec![None];
         blocklists.extend(windows.iter().map(|window| window.blocklist).filter(Option::is_some));
-        for name in self.store.names(&format!("versions/{}/tables", self.config.dataset.name)).await? {
+        for name in self.job.store.names(&layout::tables(self.job.dataset())).await? {
             blocklists.extend(name.strip_suffix(".parquet").and_then(|digest| digest.parse().ok()).map(Some));
         }
         blocklists.dedup();
@@ -136,7 +136,7 @@ impl Work<'_> {
                 replayed_samples: 0,
             };
             // Sums that do not add up belong to a run that was given up.
-            let Ok((mut manifest, _)) = self.catalog.manifest_of(&self.config, artefacts, &plan, windows) else { return Ok(None) };
+            let Ok((mut manifest, _)) = self.catalog.manifest_of(&self.job.config, artefacts, &plan, windows) else { return Ok(None) };
             for base in &candidates.base {
                 for blocklist in &candidates.blocklists {
                     (manifest.base, manifest.blocklist) = (*base, *blocklist);

@@ -6,18 +6,16 @@ use std::sync::Arc;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::{SourceUnit, WindowRecord};
-use cm3flow_schemas::{Digest, columns, rows};
+use cm3flow_schemas::{Digest, columns, layout, rows};
 use serde::Deserialize;
 
 use super::Work;
 use crate::artefact;
 use crate::artefact::Artefacts;
-use crate::catalog::units::{file_path, unit_path};
-use crate::catalog::{Catalog, window_record};
+use crate::catalog::window_record;
 use crate::error::{PipelineError, Result};
 use crate::execute::{Again, Sources};
 use crate::plan::{Plan, WindowPlan};
-use crate::segment::{Worker, shard_path};
 use crate::store::scratch::Scratch;
 use crate::store::{record_bytes, table};
 use crate::versions::verify::{Damage, Place, Verification, Verifier};
@@ -47,7 +45,7 @@ const fn window_of(place: &Place) -> Option<usize> {
     }
 }
 
-impl Work<'_> {
+impl Work {
     /// Makes again what is damaged of the windows. Records that are healed are put into `windows`.
     pub(super) async fn units(
         &mut self,
@@ -63,7 +61,7 @@ impl Work<'_> {
         if wanted.is_empty() {
             return Ok(());
         }
-        let artefacts = match artefact::of_version(&self.config, self.store, manifest).await {
+        let artefacts = match artefact::of_version(&self.job, manifest).await {
             Ok(artefacts) => artefacts,
             Err(error @ PipelineError::Store { .. }) => return Err(error),
             Err(error) => {
@@ -82,7 +80,7 @@ impl Work<'_> {
                 again.skip();
                 continue;
             }
-            self.progress.say(&format!("making again what is damaged of window {index}"));
+            self.job.progress.say(&format!("making again what is damaged of window {index}"));
             let of_window: Vec<&Damage> = damaged.iter().filter(|damage| window_of(&damage.place) == Some(index)).collect();
             let made = async { redo(&scratch.store, manifest, again.window().await?).await };
             match made.await {
@@ -99,58 +97,50 @@ impl Work<'_> {
 
     /// What is damaged of windows whose records are lost, which were not looked into before. All of their shards are made again.
     async fn behind_lost_records(&self, plans: &[WindowPlan], damaged: &[Damage]) -> Result<Vec<Damage>> {
-        let mut verifier = Verifier::new(self.store, &self.config.dataset.name);
+        let mut verifier = Verifier::new(&self.job.store, self.job.dataset());
         let mut found = Verification { version: self.version, objects: 0, bytes: 0, damaged: Vec::new() };
         for damage in damaged {
             let Place::Window(window) = damage.place else { continue };
             let Some(plan) = plans.get(window) else { continue };
-            let record = WindowRecord { keys: plan.keys.by_segment(), ..window_record(window as u32) };
+            let record = window_record(window as u32, plan.keys.clone());
             let units = verifier.window_units(window, &record, &mut found).await?;
             let shards = units.iter().flat_map(|(_, units)| units).flatten().flat_map(|unit| &unit.shards);
             for (shard, entry) in shards.enumerate() {
-                found.damage(shard_path(entry.digest), Place::Shard { window, shard }, "the record of its window is lost");
+                found.damage(layout::shard(entry.digest), Place::Shard { window, shard }, "the record of its window is lost");
             }
         }
         Ok(found.damaged)
     }
 
     fn again(&self, manifest: &VersionManifest, plans: Vec<WindowPlan>, artefacts: Artefacts, scratch: &Scratch) -> Result<Again> {
-        let config = Arc::new(self.config.clone());
-        let worker = Worker::try_new(Arc::clone(&config), scratch.store.clone(), Arc::new(artefacts), self.progress.clone())?;
-        let catalog = Catalog::new(scratch.store.clone(), &manifest.dataset);
         let before = plans.iter().flat_map(|plan| plan.units.clone()).collect();
         let plan = Plan::of_version(manifest, plans);
-        Ok(Again::new(
-            Arc::clone(&config),
-            worker,
-            (catalog, plan),
-            manifest.numerics.clone(),
-            Sources::new(config, self.store.clone(), before),
-        ))
+        let sources = Sources::new(self.job.clone(), before);
+        Again::try_new(self.job.on(scratch.store.clone()), artefacts, plan, manifest.numerics.clone(), sources)
     }
 
     /// A store without what is damaged, and without the records of the version's windows: they are compared with the manifest. Packs that samples
     /// were withdrawn from are made again before those are withdrawn once more.
     fn scratch(&self, manifest: &VersionManifest, plans: &[WindowPlan], damaged: &[Damage]) -> Result<Scratch> {
-        let windows = format!("windows/{}/{}/", self.config.dataset.name, self.version);
+        let windows = format!("{}/", layout::windows(self.job.dataset(), self.version));
         let mut hidden = HashSet::new();
         for damage in damaged {
             match &damage.place {
-                Place::Unit { segment, key, .. } => drop(hidden.insert(unit_path(*segment, *key))),
+                Place::Unit { segment, key, .. } => drop(hidden.insert(layout::unit(*segment, *key))),
                 Place::Shard { .. } => drop(hidden.insert(damage.path.clone())),
                 _ => {}
             }
             let plan = window_of(&damage.place).and_then(|window| plans.get(window));
             let is_shard = matches!(damage.place, Place::Shard { .. });
             if let Some(plan) = plan.filter(|plan| is_shard || plan.blocklist != manifest.blocklist) {
-                hidden.extend(plan.keys.pack.iter().map(|key| unit_path(SegmentName::Pack, *key)));
+                hidden.extend(plan.keys.pack.iter().map(|key| layout::unit(SegmentName::Pack, *key)));
             }
         }
         let is_hidden = move |path: &str| {
             let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
             path.starts_with(&windows) || hidden.contains(path) || hidden.contains(folder)
         };
-        Scratch::over(self.store, Arc::new(is_hidden))
+        Scratch::over(&self.job.store, Arc::new(is_hidden))
     }
 
     /// Plans of all windows, up to the first that cannot be told.
@@ -158,9 +148,9 @@ impl Work<'_> {
         let mut plans: Vec<WindowPlan> = Vec::with_capacity(windows.len());
         for (index, record) in windows.iter().enumerate() {
             let plan = match record {
-                Some(record) => WindowPlan::of_record(record),
+                Some(record) => Some(WindowPlan::of_record(record)),
                 None => {
-                    let before = plans.last().map(|plan| plan.keys.settle);
+                    let before = plans.last().map(|plan| plan.keys.settle());
                     self.plan_of_lineage(manifest, index as u32, before, artefacts).await?
                 }
             };
@@ -178,8 +168,8 @@ impl Work<'_> {
         settled_before: Option<Digest>,
         artefacts: &Artefacts,
     ) -> Result<Option<WindowPlan>> {
-        let path = self.catalog.table_path(manifest.lineage);
-        let Ok(bytes) = self.store.get_checked(&path, manifest.lineage).await else { return Ok(None) };
+        let path = layout::table(self.catalog.dataset(), manifest.lineage);
+        let Ok(bytes) = self.job.store.get_checked(&path, manifest.lineage).await else { return Ok(None) };
         let names = ["window", columns::SOURCE, "file", "digest", "first_row", "rows", "prepare", "settle", "compose"];
         let with_only = [&names[..], &[columns::ONLY]].concat();
         let mut found: Vec<LineageRow> = Vec::new();
@@ -197,8 +187,8 @@ impl Work<'_> {
         };
         for blocklist in [manifest.blocklist, None] {
             let units = found.iter().map(unit).collect();
-            let plan = WindowPlan::of_units(&self.config, artefacts, settled_before, units, blocklist);
-            let keys = plan.keys.prepare.iter().zip(&plan.keys.compose).map(|(prepare, compose)| (*prepare, plan.keys.settle, *compose));
+            let plan = WindowPlan::of_units(&self.job.config, artefacts, settled_before, units, blocklist);
+            let keys = plan.keys.prepare.iter().zip(&plan.keys.compose).map(|(prepare, compose)| (*prepare, plan.keys.settle(), *compose));
             if keys.eq(found.iter().map(|row| (row.prepare, row.settle, row.compose))) {
                 return Ok(Some(plan));
             }
@@ -241,8 +231,8 @@ impl Work<'_> {
         }
         // Shards are made together with their unit.
         for shard in &made.shards {
-            let path = shard_path(shard.digest);
-            if self.store.get(&path).await?.is_none()
+            let path = layout::shard(shard.digest);
+            if self.job.store.get(&path).await?.is_none()
                 && let Some(bytes) = scratch.written.get(&path).await?
             {
                 self.replace(&path, bytes).await?;
@@ -253,15 +243,15 @@ impl Work<'_> {
 
     async fn is_whole_shard(&self, path: &str) -> Result<bool> {
         let name = path.rsplit('/').next().and_then(|name| name.strip_suffix(".arrow")?.parse::<Digest>().ok());
-        Ok(self.store.get(path).await?.is_some_and(|bytes| Some(Digest::of(&bytes)) == name))
+        Ok(self.job.store.get(path).await?.is_some_and(|bytes| Some(Digest::of(&bytes)) == name))
     }
 
     /// Puts a unit that was made again into the store, if nothing that is recorded of it says otherwise; returns whether it did.
     async fn take_unit(&self, segment: SegmentName, key: Digest, scratch: &Scratch) -> Result<bool> {
-        let folder = unit_path(segment, key);
+        let folder = layout::unit(segment, key);
         let record_path = format!("{folder}/unit.json");
         let Some(made) = scratch.written.record::<UnitRecord>(&record_path, "unit record").await? else { return Ok(false) };
-        let recorded = match self.store.record::<UnitRecord>(&record_path, "unit record").await {
+        let recorded = match self.job.store.record::<UnitRecord>(&record_path, "unit record").await {
             Err(PipelineError::Record { .. }) => None,
             recorded => recorded?,
         };
@@ -270,7 +260,7 @@ impl Work<'_> {
             return Ok(false);
         }
         for file in made.files.values().filter(|file| !whole.contains(&file.digest)) {
-            let path = file_path(&made, file);
+            let path = layout::unit_file(made.segment, made.key, file.digest);
             if let Some(bytes) = scratch.written.get(&path).await? {
                 self.replace(&path, bytes).await?;
             }
@@ -282,9 +272,9 @@ impl Work<'_> {
     /// Digests of the files in the folder of a unit whose bytes are those that their names say.
     async fn whole_files(&self, folder: &str) -> Result<HashSet<Digest>> {
         let mut whole = HashSet::new();
-        for name in self.store.names(folder).await? {
+        for name in self.job.store.names(folder).await? {
             let Some(digest) = name.split('.').next().and_then(|digest| digest.parse::<Digest>().ok()) else { continue };
-            if self.store.get(&format!("{folder}/{name}")).await?.is_some_and(|bytes| Digest::of(&bytes) == digest) {
+            if self.job.store.get(&format!("{folder}/{name}")).await?.is_some_and(|bytes| Digest::of(&bytes) == digest) {
                 whole.insert(digest);
             }
         }

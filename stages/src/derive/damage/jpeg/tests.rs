@@ -4,9 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::standard;
 use super::walk::{closed, segment};
-use super::*;
+use super::{standard, *};
 
 /// Kinds that the coded data of a picture differ by.
 const KINDS: [&str; 11] =

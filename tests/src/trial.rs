@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use cm3flow::artefact::Artefacts;
 use cm3flow::artefact::decode::tokens_of;
+use cm3flow::artefact::{self, Artefacts};
 use cm3flow::events::progress::Progress;
 use cm3flow::run::{self, RunOptions, RunOutcome};
-use cm3flow::{Config, Result, Store};
+use cm3flow::{Config, Job, Result, Store};
 use cm3flow_schemas::document::Segment;
 use cm3flow_schemas::pack::{Pack, PlacedDocument, ShardEntry};
 use cm3flow_schemas::{Digest, columns};
 use cm3flow_stages::read::{BlockReader, read_packs};
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
+use tokio_util::sync::CancellationToken;
 
 /// Folder of the sample corpus.
 #[must_use]
@@ -121,17 +122,19 @@ pub fn source(name: &str, format: &str, url: &Path, unit_samples: u32) -> String
 }
 
 /// A dataset under test.
-pub struct Job {
+pub struct Trial {
     /// Its configuration.
     pub config: Config,
     /// Its store, in memory.
     pub store: Store,
-    /// What runs are asked for.
+    /// Options of its runs.
     pub options: RunOptions,
+    /// Request to stop its runs.
+    pub stop: CancellationToken,
 }
 
-impl Job {
-    /// A job with the sections `settings` and `sources` and an empty store in memory.
+impl Trial {
+    /// A trial with the sections `settings` and `sources` and an empty store in memory.
     ///
     /// # Errors
     /// What the configuration is refused for.
@@ -139,10 +142,10 @@ impl Job {
         let text = format!("[dataset]\nname = \"test\"\nseed = 3\nstore = \"memory://\"\n{settings}\n{sources}");
         let config = Config::parse(&text, Path::new("test.toml"))?;
         let store = Store::open("memory://", Path::new(""))?;
-        Ok(Self { config, store, options: RunOptions::default() })
+        Ok(Self { config, store, options: RunOptions::default(), stop: CancellationToken::new() })
     }
 
-    /// The same job under other settings and sources, on the same store.
+    /// The same trial under other settings and sources, on the same store.
     ///
     /// # Errors
     /// As [`Self::try_new`].
@@ -150,12 +153,24 @@ impl Job {
         Ok(Self { store: self.store.clone(), options: self.options.clone(), ..Self::try_new(settings, sources)? })
     }
 
+    /// Returns the trial of its configuration on its store.
+    #[must_use]
+    pub fn job(&self) -> Job {
+        self.job_telling(&Progress::silent())
+    }
+
+    /// As [`Self::trial`], with a listener to events.
+    #[must_use]
+    pub fn job_telling(&self, progress: &Progress) -> Job {
+        Job { stop: self.stop.clone(), ..Job::new(self.config.clone(), self.store.clone(), progress.clone()) }
+    }
+
     /// Runs it.
     ///
     /// # Errors
     /// What stops the run.
     pub async fn run(&self) -> Result<RunOutcome> {
-        run::run(&self.config, &self.store, &self.options, &Progress::silent()).await
+        run::run(&self.job(), &self.options).await
     }
 
     /// Its artefacts, which a run has pinned.
@@ -163,7 +178,7 @@ impl Job {
     /// # Errors
     /// What the store says.
     pub async fn artefacts(&self) -> Result<Artefacts> {
-        run::fit(&self.config, &self.store, false, &Progress::silent()).await
+        artefact::fit(&self.job(), false).await
     }
 
     /// Digests of all objects by path, those of `runs/`, `leases/` and `scans/` left out: they depend on processes and times.

@@ -1,5 +1,6 @@
 //! Fits what is not given, on the first train samples of the sources.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,41 +15,33 @@ use tokio::runtime::Handle;
 
 use super::files::named;
 use super::samples::Samples;
-use super::{Contents, IDF, PERCEPTUAL, TOKENIZER};
+use super::{Contents, Fitting, IDF, PERCEPTUAL, TOKENIZER};
 use crate::catalog::checkpoints::Checkpoints;
-use crate::config::{Config, ImageTokenizerConfig};
+use crate::config::{Config, ImageTokenizerConfig, Job};
 use crate::error::{PipelineError, Result};
-use crate::events::progress::Progress;
-use crate::store::Store;
 
 /// Folder of the checkpoints of fits, where those of trainings have the dataset's name; names of datasets have no dot.
 const CHECKPOINTS: &str = "fit.codebook";
 
 /// Fits the artefact `name`, whose settings have the digest `settings`, on `samples`; `contents` holds the files that it needs.
-pub(super) async fn fit(
-    config: &Config,
-    store: &Store,
-    (name, settings): (&'static str, Digest),
-    (samples, contents): (&Arc<Samples>, &Contents),
-    progress: &Progress,
-) -> Result<Bytes> {
-    match name {
+pub(super) async fn fit(job: &Job, Fitting { name, settings }: Fitting, samples: &Arc<Samples>, contents: &Contents) -> Result<Bytes> {
+    let (job, samples) = (job.clone(), Arc::clone(samples));
+    let fitting: Box<dyn FnOnce() -> Result<Bytes> + Send> = match name {
         TOKENIZER => {
-            require(name, !samples.texts.is_empty(), samples)?;
-            Ok(fit_text(&samples.texts, config.tokenize.text.vocabulary_size)?.into())
+            require(name, !samples.texts.is_empty(), &samples)?;
+            Box::new(move || Ok(fit_text(&samples.texts, job.config.tokenize.text.vocabulary_size)?.into()))
         }
-        IDF => Ok(IdfTable::fit(&config.embed, samples.captions.iter().map(String::as_str)).to_bytes().into()),
+        IDF => Box::new(move || Ok(IdfTable::fit(&job.config.embed, samples.captions.iter().map(String::as_str)).to_bytes().into())),
         _ => {
-            require(name, !samples.pixels.is_empty(), samples)?;
+            require(name, !samples.pixels.is_empty(), &samples)?;
             // Other photos make another fit: sources may have grown since one was broken off.
             let key = digest_of("fit", &(settings, Digest::of(&samples.pixels)));
-            let checkpoints = Checkpoints::new(store.clone(), CHECKPOINTS, key, Handle::current());
-            let (config, samples, progress) = (config.clone(), Arc::clone(samples), progress.clone());
+            let checkpoints = Checkpoints::new(job.store.clone(), CHECKPOINTS, key, Handle::current());
             let perceptual = PERCEPTUAL.map(|name| contents.get(name).cloned());
-            let fitting = move || fit_codebook(&config, &samples.pixels, perceptual, &checkpoints, &progress);
-            tokio::task::spawn_blocking(fitting).await.map_err(|_| PipelineError::Lost { what: "fitting the codebook" })?
+            Box::new(move || fit_codebook(&job, &samples.pixels, perceptual, &checkpoints))
         }
-    }
+    };
+    tokio::task::spawn_blocking(fitting).await.map_err(|_| PipelineError::Lost { what: "fitting" })?
 }
 
 fn require(name: &'static str, there: bool, samples: &Samples) -> Result<()> {
@@ -67,18 +60,13 @@ fn of_perceptual(config: &Config, error: ModelError) -> PipelineError {
     }
 }
 
-fn fit_codebook(
-    config: &Config,
-    pixels: &[u8],
-    perceptual: [Option<Bytes>; 2],
-    checkpoints: &dyn CheckpointStore,
-    progress: &Progress,
-) -> Result<Bytes> {
+fn fit_codebook(job: &Job, pixels: &[u8], perceptual: [Option<Bytes>; 2], checkpoints: &dyn CheckpointStore) -> Result<Bytes> {
+    let Job { config, progress, .. } = job;
     match &config.tokenize.image {
         ImageTokenizerConfig::Vq(vq) => {
             let network = vq.network().expect("presets are checked with the configuration");
             device::set_threads(config.runtime.threads);
-            let job = FitJob {
+            let fit = FitJob {
                 config: &network,
                 fit: &config.fit.codebook,
                 images: pixels,
@@ -90,11 +78,15 @@ fn fit_codebook(
                 device: config.runtime.device,
             };
             let mut activity = progress.activity("fit", config.fit.codebook.steps);
-            let weights = fit_vq(&job, Some(checkpoints), &mut |step| {
+            let weights = fit_vq(&fit, Some(checkpoints), &mut |step| {
                 let message = format!("reconstruction loss {:.4}, {} codes used", step.reconstruction_loss, step.codes_used);
                 activity.set(step.step, &message);
+                if job.stop.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
-            weights.map(Bytes::from).map_err(|error| of_perceptual(config, error))
+            match weights {
+                Err(ModelError::Stopped { .. }) => Err(PipelineError::Interrupted),
+                weights => weights.map(Bytes::from).map_err(|error| of_perceptual(config, error)),
+            }
         }
         ImageTokenizerConfig::Patches(patches) => {
             let (side, patch, codes) = (patches.side_px, patches.patch_px, patches.codes);
