@@ -1,8 +1,8 @@
-//! Tells `derive` which versions of the crates that decode are built in, from the lock file: codes depend on them.
+//! Passes the versions of the decoding crates from the lock file to `derive`: codes depend on them.
 
 use std::path::Path;
 
-/// Crates that the values of a prepared picture depend on.
+/// Crates that decide the values of a prepared picture.
 const CRATES: [&str; 7] = ["gif", "image", "image-webp", "imageproc", "png", "tiff", "zune-jpeg"];
 
 fn main() {
@@ -15,7 +15,7 @@ fn main() {
     println!("cargo::rustc-env=CM3FLOW_DECODERS={}", versions.join(","));
 }
 
-/// Version of the crate `name`, or all of them joined by `+`.
+/// Returns the version of the crate `name`, or all its versions joined by `+`.
 fn locked(lock: &str, name: &str) -> String {
     let field = |entry: &str, field: &str| {
         let value = entry.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(" = \""))?;

@@ -1,17 +1,17 @@
-//! Configuration as canonical bytes, so that equal settings give equal keys whatever the file looked like.
+//! Canonical bytes of configurations: equal settings give equal keys, however the file is laid out.
 //!
-//! Values are typed and length-prefixed, maps sorted by key, floats taken by their bits, absent fields (`None`) left out:
-//! a new field whose default leaves it out changes no key.
+//! Values are typed and length-prefixed, and maps are sorted by key. Floats are encoded by their bits. Absent fields (`None`) are left out,
+//! so a new field whose default is `None` changes no key.
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::digest::{Digest, PartHasher};
 
-/// Digest of `value` under `domain`.
+/// Returns the digest of `value` under `domain`.
 ///
 /// # Panics
-/// If `value` cannot be represented as JSON (a map with keys that are no strings): configuration types never are so.
+/// If JSON cannot represent `value`, as for a map whose keys are not strings. No configuration type is such a value.
 #[must_use]
 pub fn digest_of(domain: &str, value: &impl Serialize) -> Digest {
     let value = serde_json::to_value(value).expect("configuration types serialize to JSON");

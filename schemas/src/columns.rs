@@ -1,6 +1,6 @@
-//! Columns by name and Arrow schemas by state: what a record batch holds after each segment.
+//! Names of columns, and the Arrow schema of a record batch after each segment.
 //!
-//! Ids are text of 32 hexadecimal digits, so that files can be opened and joined with any tool.
+//! Ids are text of 32 hexadecimal digits, so any tool can open and join the files.
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 
 use crate::vocabulary::TokenWidth;
 
-/// [`crate::SampleId`].
+/// Id of the sample, a [`crate::SampleId`].
 pub const SAMPLE_ID: &str = "sample_id";
-/// [`crate::ImageId`] of the main image.
+/// Id of the main image, a [`crate::ImageId`].
 pub const IMAGE_ID: &str = "image_id";
 /// Name of the source in the configuration.
 pub const SOURCE: &str = "source";
@@ -20,63 +20,63 @@ pub const KEY: &str = "key";
 pub const ROW: &str = "row";
 /// Encoded images, each with its role.
 pub const IMAGES: &str = "images";
-/// [`crate::sample::Annotations`].
+/// Captions, boxes and the like, as [`crate::sample::Annotations`].
 pub const ANNOTATIONS: &str = "annotations";
-/// [`crate::sample::Refusal`], null for a row that is still wanted.
+/// Reason of a refusal, a [`crate::sample::Refusal`]; null for a row that stays.
 pub const REFUSAL: &str = "refusal";
-/// [`crate::sample::DroppedPart`]s: what the sample lost although it stays.
+/// Parts that the sample lost although it stays, as [`crate::sample::DroppedPart`]s.
 pub const DROPPED: &str = "dropped";
-/// Fitted RGB images, row-major, interleaved: `side * side * 3` bytes each where all are squares.
+/// Fitted RGB images, row-major, interleaved: `side * side * 3` bytes for each square.
 pub const PIXELS: &str = "pixels";
-/// Images whose codes are given, each with its role: the files that hold the codes.
+/// Files of codes that the source gives, each with the role of its image.
 pub const GIVEN_CODES: &str = "given_codes";
 /// Width of the main image before fitting, in pixels.
 pub const WIDTH: &str = "width";
 /// Height of the main image before fitting, in pixels.
 pub const HEIGHT: &str = "height";
-/// Images as codes, each with its role.
+/// Codes of each image, with its role.
 pub const IMAGE_CODES: &str = "image_codes";
-/// Grids of images with their roles; only where images have several shapes.
+/// Grids of images with their roles; present only where images have several shapes.
 pub const IMAGE_GRIDS: &str = "image_grids";
-/// Grid of the main image of a sample of the bank; only where images have several shapes.
+/// Grid of the main image of a bank sample; present only where images have several shapes.
 pub const GRID: &str = "grid";
 /// Embedding of the first caption, of unit length; empty without captions.
 pub const TEXT_EMBEDDING: &str = "text_embedding";
 /// Embedding of the main image, of unit length.
 pub const IMAGE_EMBEDDING: &str = "image_embedding";
-/// Embedding of the pair: the normalised average of both.
+/// Embedding of the pair: the normalised mean of both.
 pub const EMBEDDING: &str = "embedding";
-/// [`crate::sample::Split`].
+/// Split of the sample, a [`crate::sample::Split`].
 pub const SPLIT: &str = "split";
 /// Index of the unit in its window, from 0.
 pub const UNIT: &str = "unit";
-/// Whether the sample is blocked: it was withdrawn from an earlier version.
+/// `true` for a blocked sample: an earlier version withdrew it.
 pub const WITHDRAWN: &str = "withdrawn";
-/// Id of the sample that stays instead of this one; null for a sample that is kept.
+/// Id of the sample that stays instead of this one; null for a sample that stays itself.
 pub const DUPLICATE_OF: &str = "duplicate_of";
 /// Neighbours in the bank, best first.
 pub const NEIGHBOURS: &str = "neighbours";
-/// [`crate::DocumentId`].
+/// Id of the document, a [`crate::DocumentId`].
 pub const DOCUMENT_ID: &str = "document_id";
 /// Name of the task whose template made the document.
 pub const TASK: &str = "task";
-/// Token ids.
+/// Token ids of a document or a pack.
 pub const TOKENS: &str = "tokens";
-/// [`crate::document::Segment`]s.
+/// Runs of tokens of one modality and role, as [`crate::document::Segment`]s.
 pub const SEGMENTS: &str = "segments";
-/// Samples that stand in the document as retrieved ones.
+/// Retrieved samples of the document.
 pub const RETRIEVED: &str = "retrieved";
-/// Number of retrieved documents that were drawn before the length policy cut them.
+/// Number of retrieved documents that were drawn, before the length policy cut them.
 pub const RETRIEVED_WANTED: &str = "retrieved_wanted";
-/// Rows of its file that a source unit consists of, if they are not consecutive.
+/// Rows of the file that make up a source unit; present only if they are not consecutive.
 pub const ONLY: &str = "only";
-/// Variant that a document belongs to.
+/// Variant of the document, from 0.
 pub const VARIANT: &str = "variant";
-/// Captions of a sample of the bank.
+/// Captions of a bank sample.
 pub const CAPTIONS: &str = "captions";
-/// Codes of the main image of a sample of the bank.
+/// Codes of the main image of a bank sample.
 pub const CODES: &str = "codes";
-/// Id that a kept sample shares with its duplicates: of its main image or its own.
+/// Id that a sample shares with its duplicates: its image id or its sample id.
 pub const SHARED_ID: &str = "shared_id";
 /// Number of masked spans: drawn by `instruct`, placed by `mask`.
 pub const SPANS: &str = "spans";
@@ -99,19 +99,19 @@ fn structure(fields: Vec<FieldRef>) -> DataType {
     DataType::Struct(Fields::from(fields))
 }
 
-/// The `refusal` column: where, why, and what exactly; null while the row is wanted.
+/// Returns the `refusal` column: stage, reason and detail; null while the row is wanted.
 #[must_use]
 pub fn refusal() -> FieldRef {
     nullable(REFUSAL, structure(["stage", "reason", "detail"].map(|name| field(name, DataType::Utf8)).to_vec()))
 }
 
-/// The `dropped` column: parts that the sample lost, by reason, each reason once.
+/// Returns the `dropped` column: counts of lost parts by reason, each reason once.
 #[must_use]
 pub fn dropped() -> FieldRef {
     field(DROPPED, list(structure(vec![field("reason", DataType::Utf8), field("count", DataType::UInt64)])))
 }
 
-/// The `annotations` column.
+/// Returns the `annotations` column.
 #[must_use]
 pub fn annotations() -> FieldRef {
     let text = |name| field(name, DataType::Utf8);
@@ -140,74 +140,74 @@ pub fn annotations() -> FieldRef {
     )
 }
 
-/// The `pixels` column: fitted images with their roles.
+/// Returns the `pixels` column: fitted images with their roles.
 #[must_use]
 pub fn pixels() -> FieldRef {
     field(PIXELS, list(structure(vec![field("role", DataType::Utf8), field("bytes", DataType::Binary)])))
 }
 
-/// The `given_codes` column: files of codes with the roles of their images.
+/// Returns the `given_codes` column: files of codes with the roles of their images.
 #[must_use]
 pub fn given_codes() -> FieldRef {
     field(GIVEN_CODES, list(structure(vec![field("role", DataType::Utf8), field("bytes", DataType::Binary)])))
 }
 
-/// The `width` and `height` columns.
+/// Returns the `width` and `height` columns.
 #[must_use]
 pub fn size() -> Vec<FieldRef> {
     vec![field(WIDTH, DataType::UInt32), field(HEIGHT, DataType::UInt32)]
 }
 
-/// The `image_codes` column: codes of each image, row-major.
+/// Returns the `image_codes` column: the codes of each image, row-major.
 #[must_use]
 pub fn image_codes() -> FieldRef {
     field(IMAGE_CODES, list(structure(vec![field("role", DataType::Utf8), field("codes", list(DataType::UInt32))])))
 }
 
-/// The `image_grids` column: rows and columns of the codes of each image. One that is not listed is shaped as the main one.
+/// Returns the `image_grids` column: rows and columns of each image's codes. An image that is not listed has the grid of the main image.
 #[must_use]
 pub fn image_grids() -> FieldRef {
     let count = |name| field(name, DataType::UInt32);
     field(IMAGE_GRIDS, list(structure(vec![field("role", DataType::Utf8), count("rows"), count("columns")])))
 }
 
-/// `names` of columns, and [`IMAGE_GRIDS`] where images have several shapes.
+/// Returns `names`, followed by [`IMAGE_GRIDS`] where images have several shapes.
 #[must_use]
 pub fn with_image_grids<'n>(names: &[&'n str], has_shapes: bool) -> Vec<&'n str> {
     names.iter().copied().chain(has_shapes.then_some(IMAGE_GRIDS)).collect()
 }
 
-/// The `grid` column.
+/// Returns the `grid` column.
 #[must_use]
 pub fn grid() -> FieldRef {
     field(GRID, structure(["rows", "columns"].map(|name| field(name, DataType::UInt32)).to_vec()))
 }
 
-/// `schema` with the columns `added` behind its own.
+/// Returns `schema` with the columns `added` behind its own.
 #[must_use]
 pub fn with(schema: &SchemaRef, added: &[FieldRef]) -> SchemaRef {
     Arc::new(Schema::new(schema.fields().iter().chain(added).cloned().collect::<Vec<_>>()))
 }
 
-/// The `text_embedding` and `image_embedding` columns.
+/// Returns the `text_embedding` and `image_embedding` columns.
 #[must_use]
 pub fn embeddings() -> Vec<FieldRef> {
     [TEXT_EMBEDDING, IMAGE_EMBEDDING].map(|name| field(name, list(DataType::Float32))).to_vec()
 }
 
-/// The `split` column.
+/// Returns the `split` column.
 #[must_use]
 pub fn split() -> FieldRef {
     field(SPLIT, DataType::Utf8)
 }
 
-/// The `duplicate_of` column.
+/// Returns the `duplicate_of` column.
 #[must_use]
 pub fn duplicate_of() -> FieldRef {
     nullable(DUPLICATE_OF, DataType::Utf8)
 }
 
-/// The `neighbours` column.
+/// Returns the `neighbours` column.
 #[must_use]
 pub fn neighbours() -> FieldRef {
     field(NEIGHBOURS, list(neighbour()))
@@ -223,7 +223,7 @@ fn segment() -> DataType {
     structure(vec![offset("start"), offset("len"), kind("modality"), kind("role"), field("loss_weight", DataType::Float32)])
 }
 
-/// What `ingest` sends: encoded images and annotations of one sample a row.
+/// Returns the schema that `ingest` sends: one sample a row, with encoded images and annotations.
 #[must_use]
 pub fn raw_sample() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -239,7 +239,8 @@ pub fn raw_sample() -> SchemaRef {
     ]))
 }
 
-/// What a prepared unit holds: one kept sample a row, with codes and embedding; where images have several shapes, [`image_grids`] too.
+/// Returns the schema of a prepared unit: one kept sample a row, with codes and embeddings. Where images have several shapes,
+/// [`image_grids`] is appended.
 #[must_use]
 pub fn prepared_sample() -> SchemaRef {
     let mut fields = vec![
@@ -256,7 +257,7 @@ pub fn prepared_sample() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// A refused sample or document: enough to find it again and to know why.
+/// Returns the schema of refused samples: enough to find a sample again, and the reason.
 #[must_use]
 pub fn refused_sample() -> SchemaRef {
     let text = |name| field(name, DataType::Utf8);
@@ -264,28 +265,28 @@ pub fn refused_sample() -> SchemaRef {
     Arc::new(Schema::new(vec![text(SAMPLE_ID), text(SOURCE), text(KEY), row, text("stage"), text("reason"), text("detail")]))
 }
 
-/// A refused document.
+/// Returns the schema of refused documents.
 #[must_use]
 pub fn refused_document() -> SchemaRef {
     let names = [DOCUMENT_ID, SAMPLE_ID, TASK, "stage", "reason", "detail"];
     Arc::new(Schema::new(names.map(|name| field(name, DataType::Utf8)).to_vec()))
 }
 
-/// What `settle` decides of a prepared sample.
+/// Returns the schema of what `settle` decides: split and duplicate of each prepared sample.
 #[must_use]
 pub fn settled_sample() -> SchemaRef {
     let text = |name| field(name, DataType::Utf8);
     Arc::new(Schema::new(vec![text(SAMPLE_ID), text(IMAGE_ID), field(UNIT, DataType::UInt32), split(), duplicate_of()]))
 }
 
-/// A sample that was kept, as later windows look it up: both ids as 16 bytes, in ascending order.
+/// Returns the schema of kept samples, which later windows look up: both ids as 16 bytes, in ascending order.
 #[must_use]
 pub fn kept_sample() -> SchemaRef {
     Arc::new(Schema::new([SHARED_ID, SAMPLE_ID].map(|name| field(name, DataType::FixedSizeBinary(16))).to_vec()))
 }
 
-/// A row of the retrieval bank: a train sample with what a document that retrieves it needs; where images have several shapes, [`grid`]
-/// too.
+/// Returns the schema of the retrieval bank: one train sample a row, with everything that a document takes from a retrieved one. Where
+/// images have several shapes, [`grid`] is appended.
 #[must_use]
 pub fn bank_sample() -> SchemaRef {
     let text = |name| field(name, DataType::Utf8);
@@ -298,7 +299,7 @@ pub fn bank_sample() -> SchemaRef {
     ]))
 }
 
-/// A training record, before or after masking.
+/// Returns the schema of training documents, before and after masking.
 #[must_use]
 pub fn document() -> SchemaRef {
     let text = |name| field(name, DataType::Utf8);
@@ -316,7 +317,7 @@ pub fn document() -> SchemaRef {
     ]))
 }
 
-/// [`document`] in a window with variants: which of them it belongs to.
+/// Returns [`document`] with the column `variant`, for windows with several variants.
 #[must_use]
 pub fn document_of_variant() -> SchemaRef {
     let mut fields = document().fields().to_vec();
@@ -324,7 +325,7 @@ pub fn document_of_variant() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// A pack of `seq_len` tokens in ids of `width`.
+/// Returns the schema of packs of `seq_len` tokens in ids of `width`.
 #[must_use]
 pub fn pack(seq_len: usize, width: TokenWidth) -> SchemaRef {
     let token = match width {
@@ -341,7 +342,7 @@ pub fn pack(seq_len: usize, width: TokenWidth) -> SchemaRef {
     ]))
 }
 
-/// The shard table of a version: one shard a row, in order of windows; with the variant of its documents if there are several.
+/// Returns the schema of a version's shard table: one shard a row, in order of windows. With variants, each row has that of its documents.
 #[must_use]
 pub fn shard_table(has_variants: bool) -> SchemaRef {
     let text = |name| field(name, DataType::Utf8);
@@ -355,14 +356,15 @@ pub fn shard_table(has_variants: bool) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// Ids that were withdrawn and may not come back: `kind` is `sample` or `image`, `id` 32 hexadecimal digits. Sorted by both.
+/// Returns the schema of the blocklist: withdrawn ids that may not come back. `kind` is `sample` or `image`, `id` is 32 hexadecimal digits.
+/// Rows are sorted by both.
 #[must_use]
 pub fn blocklist() -> SchemaRef {
     Arc::new(Schema::new(["kind", "id"].map(|name| field(name, DataType::Utf8)).to_vec()))
 }
 
-/// The lineage of a version: one source unit a row, in order of windows, with the keys of what was made of it; with the rows that a unit consists of
-/// if there are units of chosen ones.
+/// Returns the schema of a version's lineage: one source unit a row, in order of windows, with the keys of the units made of it. With
+/// `has_chosen`, each row also lists the rows of a unit of chosen ones.
 #[must_use]
 pub fn lineage(has_chosen: bool) -> SchemaRef {
     let text = |name| field(name, DataType::Utf8);

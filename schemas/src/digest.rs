@@ -1,6 +1,6 @@
-//! Names by content: BLAKE3 digests of files and records, and the 128-bit ids of samples, images and documents.
+//! Identity by content: BLAKE3 digests of files and records, and 128-bit ids of samples, images and documents.
 //!
-//! All of them print as lower-case hexadecimal and are stored so, which any reader of the files can join on.
+//! All are printed and stored as lower-case hexadecimal, so any reader of the files can join on them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -67,7 +67,7 @@ hex_id!(
     Digest, 32, "digest of 64 lower-case hexadecimal digits"
 );
 hex_id!(
-    /// BLAKE3-128 over image bytes and sorted annotations; key, address and source are not in it.
+    /// BLAKE3-128 over images with their roles and annotations, sorted; key, address and source have no part in it.
     SampleId, 16, "sample id of 32 lower-case hexadecimal digits"
 );
 hex_id!(
@@ -80,13 +80,13 @@ hex_id!(
 );
 
 impl Digest {
-    /// Digest of `bytes` as they are: what names a stored file.
+    /// Hashes `bytes` as they are: the name of a stored file.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// First 12 digits, for people.
+    /// Returns the first 12 digits, for people.
     #[must_use]
     pub fn short(&self) -> String {
         let mut text = self.to_string();
@@ -95,12 +95,12 @@ impl Digest {
     }
 }
 
-/// Hashes parts, each prefixed by its length, under a domain that keeps equal parts of different things apart.
+/// Hasher of parts, each prefixed by its length, under a domain that separates equal parts of different kinds.
 #[derive(Debug)]
 pub struct PartHasher(blake3::Hasher);
 
 impl PartHasher {
-    /// Starts a hash of the domain, for example `"sample"`.
+    /// Starts a hash in `domain`, for example `"sample"`.
     #[must_use]
     pub fn new(domain: &str) -> Self {
         let mut hasher = Self(blake3::Hasher::new());
@@ -114,13 +114,13 @@ impl PartHasher {
         self
     }
 
-    /// The 256-bit digest.
+    /// Returns the 256-bit digest.
     #[must_use]
     pub fn digest(&self) -> Digest {
         Digest(*self.0.finalize().as_bytes())
     }
 
-    /// The first 128 bits.
+    /// Returns the first 128 bits of the digest.
     #[must_use]
     pub fn id(&self) -> [u8; 16] {
         let mut id = [0; 16];
@@ -130,7 +130,7 @@ impl PartHasher {
 }
 
 impl ImageId {
-    /// Id of the encoded image `bytes`.
+    /// Returns the id of the encoded image `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(PartHasher::new("image").part(bytes).id())
@@ -138,13 +138,13 @@ impl ImageId {
 }
 
 impl DocumentId {
-    /// Id of the `number`-th record that `task` makes of a sample.
+    /// Returns the id of the `number`-th record that `task` makes of a sample.
     #[must_use]
     pub fn of(sample: SampleId, task: &str, number: u32) -> Self {
         Self::of_variant(sample, task, number, 0)
     }
 
-    /// Id of the same record in variant `variant` of its window. Variant 0 is the one that there always is.
+    /// Returns the id of the same record in variant `variant` of its window. Variant 0 always exists.
     #[must_use]
     pub fn of_variant(sample: SampleId, task: &str, number: u32, variant: u16) -> Self {
         let mut hasher = PartHasher::new("document");

@@ -1,17 +1,17 @@
-//! Documents: training records of tokens with typed segments, and the one place that knows their grammar.
+//! Documents: training records of tokens with typed segments, and their grammar.
 //!
 //! ```text
 //! document := </s> part (<break> part)* tail? </s>          neighbours in a pack share the boundary token
 //! part     := text tokens | image tokens, with <sentinel:i> where a span was masked
 //! tail     := (<sentinel:i> span <eoss>)+                    i = 0, 1, … in the order of the body
 //! ```
-//! A vocabulary with brackets has no break beside an image: `part := text tokens | <image> image tokens </image>`, and a break stands
-//! between neighbouring texts alone.
+//! A vocabulary with brackets has no break beside an image: `part := text tokens | <image> image tokens </image>`. A break then separates
+//! neighbouring texts only.
 //!
-//! Where images have several shapes, the tokens of an image begin with its size, and every row of codes ends with a token: [`image_ids`]. Such
-//! tokens belong to the segment of the image.
+//! Where images have several shapes, an image begins with its size, and a token ends every row of codes: see [`image_ids`]. Such tokens
+//! belong to the segment of the image.
 //!
-//! Segments cover all tokens without gap; each has one modality and one role.
+//! Segments cover all tokens without gaps; each has one modality and one role.
 
 mod builder;
 mod check;
@@ -40,7 +40,7 @@ macro_rules! byte_enum {
         }
 
         impl $name {
-            /// Name for people.
+            /// Returns the name for people.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -69,19 +69,19 @@ macro_rules! byte_enum {
 }
 
 byte_enum!(
-    /// What kind of tokens a segment holds.
+    /// Kind of tokens that a segment holds.
     Modality {
         /// Boundary, break, sentinel, span end.
         Control = 0, "control";
         /// Ids of the text tokenizer.
         Text = 1, "text";
-        /// Codes of the image tokenizer, and where images have several shapes the tokens that say which.
+        /// Codes of the image tokenizer; where images have several shapes, size and row-end tokens too.
         Image = 2, "image";
     }
 );
 
 byte_enum!(
-    /// What a segment is there for.
+    /// Purpose of a segment.
     Role {
         /// `</s>`.
         Boundary = 0, "boundary";
@@ -93,9 +93,9 @@ byte_enum!(
         SpanEnd = 3, "span end";
         /// Part of a retrieved pair.
         Retrieved = 4, "retrieved";
-        /// What the task gives: an instruction, a condition image.
+        /// Input of the task: an instruction, a condition image.
         Condition = 5, "condition";
-        /// What the task asks for; both sides of a plain pair.
+        /// Output of the task; both sides of a plain pair.
         Target = 6, "target";
     }
 );
@@ -107,23 +107,23 @@ pub struct Segment {
     pub start: u32,
     /// Number of tokens.
     pub len: u32,
-    /// Kind of its tokens.
+    /// Kind of the tokens.
     pub modality: Modality,
-    /// What it is there for.
+    /// Purpose in the document.
     pub role: Role,
     /// Weight of its tokens as prediction targets, 0 or more.
     pub loss_weight: f32,
 }
 
 impl Segment {
-    /// Token indices that the segment covers.
+    /// Returns the token indices that the segment covers.
     #[must_use]
     pub const fn range(&self) -> std::ops::Range<usize> {
         self.start as usize..(self.start + self.len) as usize
     }
 }
 
-/// A sample that stands in a document as a retrieved one.
+/// A sample that a document retrieved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Neighbour {
     /// The retrieved sample.
@@ -132,26 +132,26 @@ pub struct Neighbour {
     pub similarity: f32,
 }
 
-/// One training record: a row of [`crate::columns::document`] that was not refused.
+/// A training record: a row of [`crate::columns::document`] that was not refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Document {
-    /// Its id.
+    /// Key of the document.
     pub document_id: DocumentId,
-    /// Sample that it was made of.
+    /// Sample that the document was made of.
     pub sample_id: SampleId,
-    /// Task that made it.
+    /// Task whose template made the document.
     pub task: String,
     /// Split of the sample.
     pub split: Split,
-    /// Token ids.
+    /// Token ids, both boundaries included.
     pub tokens: Vec<u32>,
-    /// Segments, in order.
+    /// Segments, in order, covering all tokens.
     pub segments: Vec<Segment>,
-    /// Retrieved samples, in the order in which they stand.
+    /// Retrieved samples, in order of appearance.
     pub retrieved: Vec<Neighbour>,
-    /// Retrieved documents that were drawn before the length policy.
+    /// Number of retrieved documents drawn before the length policy.
     pub retrieved_wanted: u16,
-    /// Spans to mask, or masked.
+    /// Number of spans: drawn by `instruct`, placed by `mask`.
     pub spans: u16,
 }
 

@@ -1,41 +1,41 @@
-//! Errors of the contracts: a batch that lacks a column, a document that breaks its grammar, numbers that do not add up.
+//! Errors of the contracts: batches without a column, documents that break the grammar, counts that do not add up.
 
 use thiserror::Error;
 
-/// The error type of the traits in [`crate::traits`]: each implementor has its own typed error behind it.
+/// Error type of the traits in [`crate::traits`]: each implementor boxes its own typed error.
 pub type DynError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A record batch that does not have the columns that a stage asks for.
+/// A record batch without the columns that a stage requires.
 #[derive(Debug, Error)]
 pub enum SchemaError {
     /// The batch has no column of that name.
     #[error("column {column} is missing; the batch has {present}")]
     MissingColumn {
-        /// Name of the column asked for.
+        /// Name of the missing column.
         column: String,
-        /// Names of the columns that are there, comma-separated.
+        /// Names of the columns that the batch has, comma-separated.
         present: String,
     },
-    /// The column is there with another type.
+    /// The batch has the column with another type.
     #[error("column {column} has type {found}, expected {expected}")]
     WrongType {
         /// Name of the column.
         column: String,
-        /// Type asked for, as Arrow prints it.
+        /// Required type, as Arrow prints it.
         expected: String,
-        /// Type found, as Arrow prints it.
+        /// Actual type, as Arrow prints it.
         found: String,
     },
-    /// Rows could not be turned into arrays or back.
+    /// Rows could not be converted to arrays or back.
     #[error("cannot convert between rows and columns {columns}")]
     Rows {
-        /// Columns in question, comma-separated.
+        /// Names of the columns, comma-separated.
         columns: String,
-        /// What serde_arrow says.
+        /// Cause given by serde_arrow.
         #[source]
         source: serde_arrow::Error,
     },
-    /// Arrow refused to put the arrays together.
+    /// Arrow refused to assemble the arrays.
     #[error("cannot assemble a record batch")]
     Arrow(#[from] arrow::error::ArrowError),
 }
@@ -44,25 +44,25 @@ pub enum SchemaError {
 #[derive(Debug, Error)]
 #[error("{text:?} is no {expected}")]
 pub struct ParseIdError {
-    /// The offending text.
+    /// Text as it was given.
     pub text: String,
-    /// What was expected, with its length.
+    /// Expected form, with its length.
     pub expected: &'static str,
 }
 
-/// A vocabulary that contradicts itself, or an id outside the range that it should be in.
+/// A vocabulary that contradicts itself, or an id outside its range.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum VocabularyError {
-    /// An image whose codes and grid do not fit, or ids that are not one whole image.
+    /// An image whose codes and grid do not match, or ids that are not one whole image.
     #[error("no image: {problem}")]
     Image {
-        /// What is wrong.
+        /// Violated rule, with the numbers.
         problem: String,
     },
-    /// Shapes of images that contradict themselves.
+    /// Image shapes that contradict themselves.
     #[error("vocabulary shapes: {problem}")]
     Shapes {
-        /// What is wrong.
+        /// Violated rule, with the numbers.
         problem: String,
     },
     /// Two ranges share an id.
@@ -75,14 +75,14 @@ pub enum VocabularyError {
         /// First shared id.
         id: u32,
     },
-    /// A range ends behind the last id.
+    /// A range ends behind the vocabulary's last id.
     #[error("vocabulary range {range} ends at id {end}, but the vocabulary has {size} ids")]
     TooLarge {
         /// Name of the range.
         range: String,
-        /// One past its last id.
+        /// One past the last id of the range.
         end: u32,
-        /// Number of ids of the vocabulary.
+        /// Number of ids in the vocabulary.
         size: u32,
     },
     /// A token or code is outside its range.
@@ -90,43 +90,43 @@ pub enum VocabularyError {
     OutOfRange {
         /// Name of the range.
         range: String,
-        /// The offending value, counted from the start of the range.
+        /// Offending value, counted from the start of the range.
         value: u32,
         /// Length of the range.
         len: u32,
     },
-    /// An id that should be one of a range is outside of it.
+    /// An id lies outside the range that it should belong to.
     #[error("id {id} is no id of the {range} range")]
     Foreign {
         /// Name of the range.
         range: String,
-        /// The offending id.
+        /// Offending id.
         id: u32,
     },
     /// The order of the codes is no permutation of the image range.
     #[error("image_order is no order of the image range: {problem}")]
     Order {
-        /// What is wrong.
+        /// Violated rule, with the numbers.
         problem: String,
     },
-    /// A further modality has the name of something else.
+    /// A further modality has a reserved name or none.
     #[error("a further modality cannot be called {name:?}; give it a name other than text, image and sentinels")]
     Modality {
-        /// The name.
+        /// Refused name.
         name: String,
     },
-    /// A vocabulary cannot be read from the names in a tokenizer.
+    /// The names in a tokenizer do not make a vocabulary.
     #[error("token {name} cannot be placed: {problem}")]
     Name {
         /// Name of the token.
         name: String,
-        /// What is wrong.
+        /// Missing, doubled or misplaced name.
         problem: String,
     },
-    /// Two vocabularies that should be the same differ.
+    /// Two vocabularies differ that should be equal.
     #[error("vocabularies differ in {field}: {ours} here, {theirs} there")]
     Different {
-        /// Name of the first field that differs.
+        /// Name of the first differing field.
         field: String,
         /// Value on this side.
         ours: String,
@@ -135,7 +135,7 @@ pub enum VocabularyError {
     },
 }
 
-/// A token sequence that is no document. Positions count from the document's first token.
+/// A token sequence that is no document. Positions count from its first token.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum GrammarError {
     /// The document does not open and close with the boundary token.
@@ -143,7 +143,7 @@ pub enum GrammarError {
     Boundary {
         /// Index of the token.
         position: usize,
-        /// Id found there.
+        /// Id at that index.
         found: u32,
     },
     /// Segments leave a gap, overlap, or do not end where the tokens end.
@@ -152,33 +152,33 @@ pub enum GrammarError {
         /// First token that is not covered exactly once.
         position: usize,
     },
-    /// A token's id does not belong to its segment's modality.
+    /// A token's id does not fit the modality of its segment.
     #[error("token {id} at {position} is no {modality} token")]
     Modality {
         /// Index of the token.
         position: usize,
-        /// Its id.
+        /// Id of the token.
         id: u32,
-        /// Modality that the segment claims.
+        /// Modality of the segment.
         modality: &'static str,
     },
-    /// An image that is not between brackets, or brackets that are no pairs.
+    /// An image outside of brackets, or unpaired brackets.
     #[error("images must stand between their brackets, broken at token {position}: {problem}")]
     Brackets {
         /// Index of the token.
         position: usize,
-        /// What is wrong.
+        /// Violated rule.
         problem: &'static str,
     },
-    /// An image whose size, rows and ends of rows do not fit each other.
+    /// An image whose size, rows and row ends do not match.
     #[error("image is broken at token {position}: {problem}")]
     Image {
-        /// Index of the token in the document as it was before masking.
+        /// Index of the token in the unmasked document.
         position: usize,
-        /// What is wrong.
+        /// Violated rule.
         problem: &'static str,
     },
-    /// A sentinel of the body has no tail, or the other way round.
+    /// A sentinel does not stand exactly once in body and tail.
     #[error("sentinel {number} stands {body} times in the body and {tail} times in the tail")]
     Sentinel {
         /// Number of the sentinel.
@@ -198,7 +198,7 @@ pub enum LedgerError {
     Samples {
         /// Unit, window or version.
         scope: String,
-        /// The line of numbers.
+        /// Line of the ledger's numbers.
         ledger: String,
     },
     /// A document was lost or counted twice.

@@ -1,4 +1,4 @@
-//! Grids: how the codes of an image stand in rows and columns, where images have several shapes.
+//! Grids: rows and columns of an image's codes, where images have several shapes.
 
 use std::fmt;
 
@@ -10,26 +10,26 @@ use crate::sample::MAIN_IMAGE;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Grid {
-    /// Codes in a column.
+    /// Number of rows: codes in a column.
     pub rows: u32,
-    /// Codes in a row.
+    /// Number of columns: codes in a row.
     pub columns: u32,
 }
 
 impl Grid {
-    /// As many rows as columns.
+    /// Returns the grid of `side` rows and columns.
     #[must_use]
     pub const fn square(side: u32) -> Self {
         Self { rows: side, columns: side }
     }
 
-    /// Number of codes.
+    /// Returns the number of codes.
     #[must_use]
     pub const fn codes(&self) -> usize {
         self.rows as usize * self.columns as usize
     }
 
-    /// Width and height in pixels of a picture of `pixels` pixels of which each code stands for a square.
+    /// Returns width and height in pixels of a picture of `pixels` pixels, where each code covers a square.
     #[must_use]
     pub fn size_px(&self, pixels: usize) -> (u32, u32) {
         let code_px = (pixels / self.codes().max(1)).isqrt() as u32;
@@ -46,23 +46,23 @@ impl fmt::Display for Grid {
 /// Grid of one image of a sample: an item of the column [`crate::columns::IMAGE_GRIDS`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoleGrid {
-    /// Role of the image.
+    /// Role of the image in its sample.
     pub role: String,
-    /// Codes in a column.
+    /// Number of rows: codes in a column.
     pub rows: u32,
-    /// Codes in a row.
+    /// Number of columns: codes in a row.
     pub columns: u32,
 }
 
 impl RoleGrid {
-    /// The grid of the image `role`.
+    /// Pairs `grid` with the image `role`.
     #[must_use]
     pub fn new(role: &str, grid: Grid) -> Self {
         Self { role: role.to_owned(), rows: grid.rows, columns: grid.columns }
     }
 
-    /// The grid of the image `role` among `grids`, those of one sample. An image that is not listed is shaped as the main one; without a
-    /// list, which datasets of squares lack, there is none.
+    /// Returns the grid of the image `role` among `grids`, those of one sample. An unlisted image has the grid of the main image. An empty
+    /// list, as in datasets of squares, gives `None`.
     #[must_use]
     pub fn of(grids: &[Self], role: &str) -> Option<Grid> {
         let named = |role: &str| grids.iter().find(|grid| grid.role == role);

@@ -1,4 +1,4 @@
-//! The ledger: every sample and document is accounted for, or nothing is published.
+//! Ledger: every sample and document is accounted for, or nothing is published.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::LedgerError;
 
-/// Where the samples of a unit, window or version went: `in = kept + refused + duplicate + withdrawn + quarantined`.
+/// Fate of the samples of a unit, window or version: `in = kept + refused + duplicate + withdrawn + quarantined`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SampleLedger {
@@ -18,22 +18,23 @@ pub struct SampleLedger {
     pub kept: u64,
     /// Samples refused, by `stage.reason`.
     pub refused: BTreeMap<String, u64>,
-    /// Samples that another one stands for.
+    /// Samples that were dropped because an equal one stays.
     pub duplicate: u64,
-    /// Samples taken out again.
+    /// Samples that were withdrawn.
     pub withdrawn: u64,
-    /// Samples of units that could not be worked on.
+    /// Samples of units that failed and were set aside.
     pub quarantined: u64,
-    /// Parts that samples lost, by `part.reason`: captions, boxes, fields, members of tars. They are no samples and no summand.
+    /// Parts that samples lost, by `part.reason`: captions, boxes, fields, members of tars. They are not samples, so the sum leaves them
+    /// out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dropped: BTreeMap<String, u64>,
 }
 
-/// Reason under which duplicates are counted that had other annotations, or other images beside the main one, than the sample that stays.
+/// Reason for counting duplicates whose annotations, or images beside the main one, differ from those of the sample that stays.
 pub const OTHER_ANNOTATIONS: &str = "duplicates.other_annotations";
 
 impl SampleLedger {
-    /// One line for people on each kind of part that samples lost, with what to do where something can be done.
+    /// Returns one line for people on each kind of lost part, with advice where there is any.
     #[must_use]
     pub fn dropped_lines(&self) -> Vec<String> {
         let advice = |reason: &str| match reason {
@@ -43,7 +44,7 @@ impl SampleLedger {
         self.dropped.iter().map(|(reason, count)| format!("{count} dropped: {reason}{}", advice(reason))).collect()
     }
 
-    /// Number of refused samples, over all reasons.
+    /// Returns the number of refused samples, over all reasons.
     #[must_use]
     pub fn refused_total(&self) -> u64 {
         self.refused.values().sum()
@@ -71,7 +72,7 @@ impl SampleLedger {
 }
 
 impl fmt::Display for SampleLedger {
-    /// One line with the numbers under their names: `in 75 = kept 70 + refused 3 + duplicate 2 + withdrawn 0 + quarantined 0`.
+    /// Writes one line with the numbers under their names: `in 75 = kept 70 + refused 3 + duplicate 2 + withdrawn 0 + quarantined 0`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { input, kept, duplicate, withdrawn, quarantined, .. } = self;
         let refused = self.refused_total();
@@ -82,23 +83,23 @@ impl fmt::Display for SampleLedger {
     }
 }
 
-/// Where the documents went: `built = packed + refused + withdrawn`.
+/// Fate of the documents: `built = packed + refused + withdrawn`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DocumentLedger {
-    /// Documents that `instruct` began.
+    /// Documents that `instruct` began to build.
     pub built: u64,
-    /// Documents that stand in packs.
+    /// Documents in packs.
     pub packed: u64,
     /// Documents refused, by `stage.reason`.
     pub refused: BTreeMap<String, u64>,
-    /// Documents taken out of their packs again, with a sample that they were made of or had retrieved.
+    /// Documents that were taken out of their packs, with a withdrawn sample that they were made of or had retrieved.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub withdrawn: u64,
-    /// Documents, of those built, whose texts lost their end so that they fit.
+    /// Built documents whose texts were cut at the end so that they fit.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub shortened: u64,
-    /// Documents that were not begun, by `task.what the sample lacks`; they count nowhere else.
+    /// Documents that were not begun, by `task.missing content`; they count nowhere else.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lacking: BTreeMap<String, u64>,
 }
@@ -140,7 +141,7 @@ impl DocumentLedger {
 }
 
 impl fmt::Display for DocumentLedger {
-    /// One line with the numbers under their names: `built 386 = packed 380 + refused 6`, and `+ withdrawn 2` if there are any.
+    /// Writes one line with the numbers under their names: `built 386 = packed 380 + refused 6`, and `+ withdrawn 2` if there are any.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "built {} = packed {} + refused {}", self.built, self.packed, self.refused.values().sum::<u64>())?;
         if self.withdrawn > 0 { write!(f, " + withdrawn {}", self.withdrawn) } else { Ok(()) }

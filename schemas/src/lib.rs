@@ -1,12 +1,12 @@
-//! Contracts of cm3flow: what flows between stages, what is stored, and what stages ask of models and stores.
+//! Contracts of cm3flow: rows between stages, stored records, and the traits of models and stores.
 //!
-//! Nothing here does I/O. Every other crate depends on this one, and this one on none of them.
+//! Nothing here does I/O. Every other crate depends on this one; it depends on none of them.
 //!
-//! - Rows and columns: [`columns`] (Arrow schemas by state), [`rows`] (between batches and Rust structs), [`sample`].
-//! - Identity: [`digest`], [`canonical`] (configuration as bytes), [`random`] (draws keyed by what they decide).
+//! - Rows and columns: [`columns`] (Arrow schemas by state), [`rows`] (conversion between batches and Rust structs), [`sample`].
+//! - Identity: [`digest`], [`canonical`] (configuration as bytes), [`random`] (draws keyed by their purpose).
 //! - Tokens: [`vocabulary`], [`document`], [`pack`]; shapes of images: [`grid`].
 //! - Runtime records: [`mod@unit`], [`window`], [`version`], [`ledger`].
-//! - Traits that models and stores implement: [`traits`]; how pictures become what a model takes: [`preparation`].
+//! - Traits of models and stores: [`traits`]; from pictures to model input: [`preparation`].
 
 pub mod canonical;
 pub mod columns;

@@ -8,14 +8,14 @@ use crate::digest::{Digest, DocumentId, SampleId};
 use crate::document::Segment;
 use crate::sample::Split;
 
-/// Where a document stands in its pack. Neighbours share a boundary token, so `start` may be the last token of the one before.
+/// Place of a document in its pack. Neighbours share a boundary token, so `start` may be the last token of the document before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlacedDocument {
-    /// The document.
+    /// Key of the document.
     pub document_id: DocumentId,
-    /// Sample that it was made of.
+    /// Sample that the document was made of.
     pub sample_id: SampleId,
-    /// Task that made it.
+    /// Task whose template made the document.
     pub task: String,
     /// First token in the pack.
     pub start: u32,
@@ -23,7 +23,7 @@ pub struct PlacedDocument {
     pub len: u32,
 }
 
-/// `seq_len` tokens of whole documents; what is left at the end is padding that no segment covers.
+/// `seq_len` tokens of whole documents; the rest at the end is padding, which no segment covers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pack {
     /// Token ids, exactly `seq_len`.
@@ -34,21 +34,21 @@ pub struct Pack {
     pub documents: Vec<PlacedDocument>,
 }
 
-/// Packs as a trainer takes them: `rows` packs of `seq_len` tokens.
+/// Packs in the form that a trainer takes: `rows` packs of `seq_len` tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PackBatch {
-    /// Tokens of a pack.
+    /// Number of tokens in a pack.
     pub seq_len: usize,
     /// Token ids, `rows * seq_len`, row-major.
     pub tokens: Vec<u32>,
-    /// Segments of each row.
+    /// Segments of each row, positions counted from the row's first token.
     pub segments: Vec<Vec<Segment>>,
     /// First token of each document of each row.
     pub document_starts: Vec<Vec<u32>>,
 }
 
 impl PackBatch {
-    /// Number of packs.
+    /// Returns the number of packs.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.segments.len()
@@ -59,17 +59,17 @@ impl PackBatch {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardEntry {
-    /// Digest of the whole file, and its name.
+    /// Digest of the whole file, which is also its name.
     pub digest: Digest,
-    /// Split of all its packs.
+    /// Split of all packs of the file.
     pub split: Split,
     /// Size of the file in bytes.
     pub bytes: u64,
     /// Number of packs.
     pub packs: u64,
-    /// Its blocks, in order.
+    /// Blocks of the file, in order.
     pub blocks: Vec<BlockEntry>,
-    /// Which variant of the documents its packs hold: epoch `e` reads variant `e` modulo their number.
+    /// Variant of the documents in these packs: epoch `e` reads variant `e` modulo the number of variants.
     #[serde(default, skip_serializing_if = "is_first")]
     pub variant: u16,
 }
@@ -79,11 +79,11 @@ const fn is_first(variant: &u16) -> bool {
     *variant == 0
 }
 
-/// A record batch of a shard: the unit of reading and of checking.
+/// A record batch of a shard: the unit of reading and checking.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BlockEntry {
-    /// Offset of its first byte (the message's length prefix) in the file.
+    /// Offset in the file of the block's first byte, that of the message's length prefix.
     pub offset: u64,
     /// Bytes of message metadata with its prefix and padding.
     pub metadata_bytes: u64,
@@ -99,27 +99,27 @@ pub struct BlockEntry {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PackStatistics {
-    /// Packs.
+    /// Number of packs.
     pub packs: u64,
     /// Places for tokens: packs times `seq_len`.
     pub capacity: u64,
     /// Places taken by documents; shared boundaries count once.
     pub used: u64,
-    /// Documents and tokens by task.
+    /// Documents and tokens of each task.
     pub tasks: BTreeMap<String, TaskStatistics>,
-    /// Packs that no packing of the documents can do without, window by window; 0 in records that were written before it was counted.
+    /// Lower bound of the number of packs, added up over windows; 0 in records older than this count.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub least_packs: u64,
-    /// Squared lengths of the documents, summed: what attention within documents costs.
+    /// Sum of the documents' squared lengths: the cost of attention within documents.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub squares: u64,
-    /// The same sum of the pack where it is largest.
+    /// The same sum for the pack with the largest one.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub most_squares: u64,
-    /// Packs of each variant, if documents have several; together they are `packs`.
+    /// Packs of each variant, if there are several; they add up to `packs`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variant_packs: Vec<u64>,
-    /// Packs that the documents would fill at other values of `pack.seq_len`, for those values that hold every document.
+    /// Number of packs at other values of `pack.seq_len`, for those values that hold every document.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub packs_at: BTreeMap<u32, u64>,
 }
@@ -133,30 +133,30 @@ const fn is_zero(count: &u64) -> bool {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskStatistics {
-    /// Documents.
+    /// Number of documents.
     pub documents: u64,
-    /// Text tokens.
+    /// Number of text tokens.
     pub text_tokens: u64,
-    /// Image tokens.
+    /// Number of image tokens.
     pub image_tokens: u64,
-    /// Control tokens.
+    /// Number of control tokens.
     pub control_tokens: u64,
-    /// Masked spans.
+    /// Number of masked spans.
     pub spans: u64,
-    /// Retrieved documents that stand in them.
+    /// Number of retrieved samples in the documents.
     pub retrieved: u64,
-    /// Documents for which fewer were kept than drawn, so that they fit.
+    /// Documents that kept fewer retrieved samples than were drawn, so that they fit.
     pub retrieval_lowered: u64,
 }
 
 impl PackStatistics {
-    /// Share of places that documents take, 0 to 1; 0 without packs.
+    /// Returns the share of places that documents take, 0 to 1; 0 without packs.
     #[must_use]
     pub fn fill_rate(&self) -> f64 {
         if self.capacity == 0 { 0.0 } else { self.used as f64 / self.capacity as f64 }
     }
 
-    /// Packs that a reader hands out in `epochs` epochs, which read one variant each, in turn.
+    /// Returns the number of packs that a reader hands out in `epochs` epochs. Epochs read one variant each, in turn.
     #[must_use]
     pub fn packs_in(&self, epochs: u64) -> u64 {
         let variants = self.variant_packs.len() as u64;
@@ -166,13 +166,13 @@ impl PackStatistics {
         self.packs * (epochs / variants) + self.variant_packs.iter().take((epochs % variants) as usize).sum::<u64>()
     }
 
-    /// Cost of attention in the most expensive pack over that of the mean one, 1 or more; `None` if it was not counted.
+    /// Returns the cost of attention in the most expensive pack over that of the mean pack, 1 or more; `None` if it was not counted.
     #[must_use]
     pub fn attention_imbalance(&self) -> Option<f64> {
         (self.squares > 0).then(|| self.most_squares as f64 * self.packs as f64 / self.squares as f64)
     }
 
-    /// The value of `pack.seq_len` among [`Self::packs_at`] that leaves the smallest share of places empty, and the fill rate that it gives.
+    /// Returns the value of `pack.seq_len` in [`Self::packs_at`] with the highest fill rate, and that rate.
     #[must_use]
     pub fn best_seq_len(&self) -> Option<(u32, f64)> {
         let rates = self.packs_at.iter().map(|(&seq_len, &packs)| (seq_len, self.used as f64 / (u64::from(seq_len) * packs.max(1)) as f64));
@@ -207,8 +207,8 @@ impl PackStatistics {
         }
     }
 
-    /// What is left when the counts of `other` are taken away; tasks without documents are left out, and what was counted of the packing as a whole
-    /// stays. `None` if `other` counts something that `self` does not.
+    /// Returns the counts of `self` less those of `other`; `None` if `other` counts something that `self` does not. Tasks without documents
+    /// are left out. Counts of the packing as a whole stay as they are.
     #[must_use]
     pub fn checked_sub(&self, other: &Self) -> Option<Self> {
         let mut tasks = self.tasks.clone();

@@ -1,4 +1,4 @@
-//! Preparation: how a picture becomes the values that an image tokenizer takes, named and written down to what codes depend on.
+//! Preparation: the steps from a picture to the input of an image tokenizer, recorded as far as codes depend on them.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::grid::Grid;
 
-/// How a picture becomes the square that an image tokenizer takes: named, because codes depend on it.
+/// Steps from a picture to the square that an image tokenizer takes. They have a name because codes depend on them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preparation {
@@ -14,29 +14,29 @@ pub struct Preparation {
     pub name: String,
     /// Side of the square, in pixels.
     pub side_px: u32,
-    /// Which square is cut out.
+    /// Place of the square that is cut out.
     pub crop: Crop,
-    /// How the picture is resized, its short side to `side_px`.
+    /// Filter that resizes the picture, its short side to `side_px`.
     pub filter: ResizeFilter,
-    /// What the long side is rounded to.
+    /// Rounding of the long side.
     pub long_side: LongSide,
-    /// What transparency becomes.
+    /// Treatment of transparency.
     pub transparency: Transparency,
-    /// What the levels 0 to 255 become.
+    /// Values that stand for the levels 0 to 255.
     pub values: Values,
-    /// Shapes beside the square, the nearest of which a picture is fitted to; `None` for the square alone.
+    /// Shapes beside the square; a picture is fitted to the nearest. `None` for the square alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub buckets: Option<AspectBuckets>,
-    /// Crates that decode, with their versions: two decoders of one JPEG differ by a level here and there.
+    /// Decoding crates with their versions: two decoders may differ by a level at some pixels of a JPEG.
     pub decoder: BTreeMap<String, String>,
 }
 
 impl Preparation {
-    /// As Chameleon's own image tokenizer does it.
+    /// Returns the preparation of Chameleon's own image tokenizer.
     ///
     /// # Source
-    /// `chameleon/inference/image_tokenizer.py` of <https://github.com/facebookresearch/chameleon>, which does not turn pictures by
-    /// their EXIF orientation, as this project does.
+    /// `chameleon/inference/image_tokenizer.py` of <https://github.com/facebookresearch/chameleon>. That code ignores the EXIF orientation;
+    /// this project turns pictures by it.
     #[must_use]
     pub fn chameleon(side_px: u32, crop: Crop) -> Self {
         Self {
@@ -52,11 +52,11 @@ impl Preparation {
         }
     }
 
-    /// As the processor of transformers does it for the same networks.
+    /// Returns the preparation of the transformers processor for the same networks.
     ///
     /// # Source
-    /// `ChameleonImageProcessorPil` of transformers 5.23. Its namesake without `Pil` resizes with torchvision, which has no such
-    /// filter before 0.27 and takes a bicubic one: that is not what is done here.
+    /// `ChameleonImageProcessorPil` of transformers 5.23. The class without `Pil` resizes with torchvision, which lacks this filter before
+    /// 0.27 and uses a bicubic one; it is not the model here.
     #[must_use]
     pub fn chameleon_hf(side_px: u32, crop: Crop) -> Self {
         Self {
@@ -68,30 +68,31 @@ impl Preparation {
         }
     }
 
-    /// For tokenizers that take levels as they are.
+    /// Returns the preparation for tokenizers that take levels as they are.
     #[must_use]
     pub fn levels(side_px: u32, crop: Crop) -> Self {
         Self { name: "levels".into(), values: Values::Levels, ..Self::chameleon(side_px, crop) }
     }
 
-    /// The same with shapes beside the square.
+    /// Sets the shapes beside the square.
     #[must_use]
     pub fn with_buckets(mut self, buckets: Option<AspectBuckets>) -> Self {
         self.buckets = buckets;
         self
     }
 
-    /// Grids that pictures may be fitted to, ascending; none if all are fitted to the square.
+    /// Returns the grids that pictures may be fitted to, ascending; empty if all are fitted to the square.
     #[must_use]
     pub fn grids(&self) -> Vec<Grid> {
         self.buckets.map(|buckets| buckets.grids(self.side_px)).unwrap_or_default()
     }
 
-    /// Grid whose aspect is nearest to that of a picture of `width` x `height`, in any unit; `None` if all are fitted to the square.
+    /// Returns the grid whose aspect is nearest to that of a picture of `width` x `height`, in any unit; `None` if all are fitted to the
+    /// square.
     #[must_use]
     pub fn grid_for(&self, width: u32, height: u32) -> Option<Grid> {
         self.grids().into_iter().min_by(|one, other| {
-            // Quotients of aspects, the larger one above, are compared as whole numbers: what is nearest is so on every machine.
+            // Quotients of aspects, the larger one above, are compared as whole numbers, so every machine finds the same nearest grid.
             let [one, other] = [one, other].map(|grid| {
                 let (a, b) = (u128::from(width.max(1)) * u128::from(grid.rows), u128::from(height.max(1)) * u128::from(grid.columns));
                 (a.max(b), a.min(b))
@@ -100,7 +101,7 @@ impl Preparation {
         })
     }
 
-    /// Width and height in pixels of what a picture is fitted to, if its grid is `grid`, or of the square.
+    /// Returns width and height in pixels of the fitted picture: of `grid`, or of the square.
     #[must_use]
     pub fn size_px(&self, grid: Option<Grid>) -> (u32, u32) {
         match (self.buckets, grid) {
@@ -109,7 +110,7 @@ impl Preparation {
         }
     }
 
-    /// The same with what decodes.
+    /// Sets the decoding crates.
     #[must_use]
     pub fn with_decoder(mut self, decoder: BTreeMap<String, String>) -> Self {
         self.decoder = decoder;
@@ -117,21 +118,21 @@ impl Preparation {
     }
 }
 
-/// Shapes of about the area of the square, with sides on a grid.
+/// Shapes of about the area of the square, with sides on a pixel grid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AspectBuckets {
-    /// Longest side over the shortest, at most.
+    /// Largest ratio of the longer side to the shorter one.
     pub max_aspect: u32,
-    /// What sides are multiples of, in pixels: a multiple of `code_px` that divides the square's side.
+    /// Step of the sides, in pixels: a multiple of `code_px` that divides the square's side.
     pub grid_px: u32,
-    /// Side of the square that one code stands for, in pixels.
+    /// Side of the square that one code covers, in pixels.
     pub code_px: u32,
 }
 
 impl AspectBuckets {
-    /// Grids of codes of the shapes that have at most the area of the square of `side_px`, and none of whose sides could be longer. Ascending;
-    /// the square is among them.
+    /// Returns the grids of all shapes whose area is at most that of the square of `side_px` and whose sides cannot grow within it.
+    /// Ascending; the square is among them.
     #[must_use]
     pub fn grids(&self, side_px: u32) -> Vec<Grid> {
         let (side, step) = (side_px / self.grid_px.max(1), self.grid_px / self.code_px.max(1));
@@ -145,13 +146,13 @@ impl AspectBuckets {
     }
 }
 
-/// Which square is cut out of a picture whose short side has been resized to the target.
+/// Place of the square in a picture whose short side has been resized to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Crop {
-    /// The one in the middle; of an odd rest, the smaller part is cut off before it.
+    /// The middle; of an odd rest, the smaller part is cut off before the square.
     Center,
-    /// One drawn from the seed and the image's id.
+    /// A place drawn from the seed and the image's id.
     Random,
 }
 
@@ -159,31 +160,31 @@ pub enum Crop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResizeFilter {
-    /// Lanczos with three lobes, widened for shrinking; rows first, then columns, each rounded to whole levels, as in Pillow.
+    /// Lanczos with three lobes, widened for shrinking. Rows come first, then columns; each pass rounds to whole levels, as in Pillow.
     Lanczos3,
 }
 
-/// What the long side is rounded to, once it has been scaled as the short one.
+/// Rounding of the long side, after scaling by the factor of the short one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LongSide {
     /// The nearest pixel; halves to even.
     Nearest,
-    /// The pixel below.
+    /// The pixel below, by truncation.
     Down,
 }
 
-/// What transparency becomes.
+/// Treatment of transparency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transparency {
-    /// White shines through; levels are cut to whole ones.
+    /// White background; levels are truncated.
     WhiteDown,
-    /// White shines through; levels are rounded to the nearest.
+    /// White background; levels are rounded to the nearest.
     WhiteNearest,
 }
 
-/// What the levels 0 to 255 become.
+/// Values that stand for the levels 0 to 255.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Values {
@@ -192,15 +193,15 @@ pub enum Values {
     TwoOver255,
     /// `x * 0.0078` rounded to f32, then 1 subtracted in f32: -1 to 0.989.
     Huggingface,
-    /// They stay as they are.
+    /// Levels as they are: 0 to 255.
     Levels,
 }
 
 impl Values {
-    /// The value of each level.
+    /// Returns the value of each level.
     ///
     /// # Source
-    /// Of `Huggingface`: rescaling and normalising by mean 1 and deviation 1, `preprocessor_config.json` of Chameleon's processor.
+    /// `Huggingface`: rescaling and normalising by mean 1 and deviation 1, `preprocessor_config.json` of Chameleon's processor.
     #[must_use]
     pub fn table(self) -> [f32; 256] {
         std::array::from_fn(|level| {

@@ -1,6 +1,6 @@
-//! Random draws that depend on nothing but what they decide: a counter-based generator keyed by (seed, purpose, id).
+//! Random draws that depend on nothing but the decision at hand: a counter-based generator keyed by seed, purpose and id.
 //!
-//! The stream is BLAKE3 in its extendable-output mode, so it is fixed by that hash's specification and by no crate's release.
+//! The stream is BLAKE3 in its extendable-output mode. That hash's specification fixes it, so no crate's release can change it.
 
 use crate::digest::PartHasher;
 
@@ -17,14 +17,14 @@ pub struct Draws {
 }
 
 impl Draws {
-    /// Opens the stream of `purpose` (a stage's name, say) for the thing that `id` names.
+    /// Opens the stream of `purpose`, such as a stage's name, for the item with `id`.
     #[must_use]
     pub fn new(seed: u64, purpose: &str, id: &[u8]) -> Self {
         let key = PartHasher::new("draws").part(&seed.to_le_bytes()).part(purpose.as_bytes()).part(id).digest().0;
         Self { key, block: [0; 64], block_number: 0, used: 64 }
     }
 
-    /// A uniform 64-bit number.
+    /// Draws a uniform 64-bit number.
     pub fn next_u64(&mut self) -> u64 {
         if self.used == self.block.len() {
             let mut hasher = blake3::Hasher::new_keyed(&self.key);
@@ -38,7 +38,7 @@ impl Draws {
         u64::from_le_bytes(bytes)
     }
 
-    /// A uniform number in `0..bound`, without modulo bias.
+    /// Draws a uniform number in `0..bound`, without modulo bias.
     ///
     /// # Panics
     /// If `bound` is 0.
@@ -56,17 +56,17 @@ impl Draws {
         }
     }
 
-    /// A uniform index into a slice of `len` items. Panics as [`Self::below`].
+    /// Draws a uniform index into a slice of `len` items. Panics as [`Self::below`].
     pub fn index(&mut self, len: usize) -> usize {
         self.below(len as u64) as usize
     }
 
-    /// A uniform float in `0.0..1.0` with 53 random bits.
+    /// Draws a uniform float in `0.0..1.0` with 53 random bits.
     pub fn unit(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// A Poisson variate of mean `mean`, by multiplication of uniforms; made for small means.
+    /// Draws a Poisson variate of mean `mean`, by multiplication of uniforms; meant for small means.
     ///
     /// # Source
     /// Knuth, The Art of Computer Programming, vol. 2, section 3.4.1.

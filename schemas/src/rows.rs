@@ -1,6 +1,6 @@
-//! Between columns and Rust structs: a stage reads the columns that it needs as rows and writes those that it adds.
+//! Conversion between columns and Rust structs: a stage reads the columns that it needs and writes those that it adds.
 //!
-//! Columns that a stage does not touch pass through by reference count.
+//! Columns that a stage does not touch pass by reference count.
 
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ pub fn read<T: DeserializeOwned>(batch: &RecordBatch, columns: &[&str]) -> Resul
     serde_arrow::from_record_batch(&chosen).map_err(|source| SchemaError::Rows { columns: columns.join(", "), source })
 }
 
-/// As [`read`], with those of the columns `optional` that are there; the struct has a default for them.
+/// Reads as [`read`], with those of the columns `optional` that the batch has. The struct has a default for the others.
 ///
 /// # Errors
 /// As [`read`].
@@ -76,7 +76,7 @@ pub fn write<T: Serialize>(schema: &SchemaRef, rows: &[T]) -> Result<RecordBatch
     Ok(RecordBatch::try_new(Arc::clone(schema), arrays)?)
 }
 
-/// What a transform does to the columns: some are dropped, some added or replaced.
+/// Change of the columns by a transform: some are dropped, some added or replaced.
 #[derive(Debug, Clone)]
 pub struct ColumnChange {
     dropped: Vec<&'static str>,
@@ -84,13 +84,13 @@ pub struct ColumnChange {
 }
 
 impl ColumnChange {
-    /// Drops the columns `dropped` and appends `added`; an added column that is there already is replaced in its place.
+    /// Drops the columns `dropped` and appends `added`. An added column that the batch already has is replaced in its place.
     #[must_use]
     pub fn new(dropped: &[&'static str], added: Vec<FieldRef>) -> Self {
         Self { dropped: dropped.to_vec(), added: Arc::new(Schema::new(added)) }
     }
 
-    /// Schema after the change.
+    /// Returns the schema after the change.
     #[must_use]
     pub fn output_schema(&self, input: &Schema) -> SchemaRef {
         let kept = input.fields().iter().filter(|field| !self.dropped.contains(&field.name().as_str()));
@@ -101,7 +101,7 @@ impl ColumnChange {
         Arc::new(Schema::new(fields))
     }
 
-    /// Applies the change to `batch`; `rows` holds the added columns, one item for each row.
+    /// Applies the change to `batch`; `rows` holds the added columns, one item a row.
     ///
     /// # Errors
     /// [`SchemaError::Rows`] if the rows do not fit the added fields.

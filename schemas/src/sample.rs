@@ -1,4 +1,4 @@
-//! Samples: one raw image-text pair with its annotations, and what may become of it.
+//! Samples: raw image-text pairs with their annotations, splits and refusals.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ pub const MAIN_IMAGE: &str = "main";
 pub const EDGE_IMAGE: &str = "edge";
 /// Role of the scribble that `derive` makes.
 pub const SCRIBBLE_IMAGE: &str = "scribble";
-/// Role of a segmentation: levels that number objects in the source, coloured by `derive`.
+/// Role of a segmentation: its levels number objects, and `derive` colours them.
 pub const SEGMENTATION_IMAGE: &str = "seg";
 /// Role of the outlines of a segmentation that `derive` makes.
 pub const OUTLINE_IMAGE: &str = "outline";
@@ -20,89 +20,89 @@ pub const DEPTH_IMAGE: &str = "depth";
 /// Role of a map of surface normals.
 pub const NORMAL_IMAGE: &str = "normal";
 
-/// Reason that boxes are counted under whose left or upper edge lies beyond the other one.
+/// Reason for boxes whose left or upper edge lies beyond the opposite one.
 pub const INVERTED_BOX: &str = "boxes.inverted";
 /// Reason for boxes without area.
 pub const EMPTY_BOX: &str = "boxes.empty";
-/// Reason for boxes that lie beside the picture.
+/// Reason for boxes that lie outside of the picture.
 pub const OUTSIDE_BOX: &str = "boxes.outside";
 
-/// The pixels of a picture that coordinates are counted in, where it is stored turned, as its EXIF orientation says.
+/// Frame of coordinates, for pictures whose EXIF orientation is not upright.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Orientation {
-    /// Those of the picture as it is stored: when that is turned upright, boxes and masks are turned with it.
+    /// Pixels of the stored picture: when it is turned upright, boxes and masks are turned with it.
     #[default]
     Stored,
-    /// Those of the picture as it is seen, turned upright.
+    /// Pixels of the upright picture.
     Upright,
 }
 
-/// What people or models wrote about a picture. Every list may be empty; coordinates are in pixels of the main image, until
-/// `derive` in those that [`Orientation`] says.
+/// Annotations of a picture by people or models. Every list may be empty. Coordinates are in pixels of the main image; before `derive`, in
+/// the frame that [`Orientation`] names.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Annotations {
     /// Descriptions, each of the whole picture.
     pub captions: Vec<String>,
-    /// Questions with their answers.
+    /// Questions about the main image, with their answers.
     pub questions: Vec<Question>,
-    /// Labelled boxes.
+    /// Labelled rectangles of the main image.
     pub boxes: Vec<LabelledBox>,
     /// Edits of the main image.
     pub edits: Vec<Edit>,
-    /// What the levels of the image with the role [`SEGMENTATION_IMAGE`] stand for. Without them that image is a picture as any other.
+    /// Labels of the levels in the image [`SEGMENTATION_IMAGE`]. Without them that image is an ordinary picture.
     pub seg_labels: Vec<SegLabel>,
     /// Masks of single objects.
     pub masks: Vec<ObjectMask>,
     /// Long descriptions, a paragraph each.
     pub narratives: Vec<String>,
-    /// Captions in named languages.
+    /// Captions with their languages.
     pub translations: Vec<Translation>,
-    /// Roles of images that show what the main image shows: of the same thing, person or style.
+    /// Roles of images that show the same thing, person or style as the main image.
     pub references: Vec<String>,
-    /// Texts and images in reading order, of which the main image is one.
+    /// Texts and images in reading order; the main image is one of them.
     pub items: Vec<Item>,
-    /// The writing in the picture, transcribed.
+    /// Transcript of the writing in the picture.
     pub ocr: Option<String>,
-    /// What a source says beyond this, for templates of its own.
+    /// Further texts of the source, for templates of its own.
     pub fields: Vec<NamedText>,
     /// SPDX identifier, or the source's own word.
     pub license: Option<String>,
-    /// Author to be named.
+    /// Author to name.
     pub credit: Option<String>,
-    /// Address that the picture comes from.
+    /// Address of the picture.
     pub source: Option<String>,
 }
 
 impl Annotations {
-    /// What the sample is counted under: its licence, or `unknown`.
+    /// Returns the name that the sample counts under: its licence, or `unknown`.
     #[must_use]
     pub fn license_name(&self) -> &str {
         self.license.as_deref().unwrap_or("unknown")
     }
 }
 
-/// A question about the picture.
+/// A question about the picture, with its answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Question {
-    /// The question.
+    /// Question, as text.
     pub question: String,
-    /// Its answer.
+    /// Answer, as text.
     pub answer: String,
-    /// What has to be known to answer it.
+    /// Knowledge that the answer needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<String>,
-    /// The answers to choose from, as text: `(A) red (B) blue`.
+    /// Answers to choose from, as text: `(A) red (B) blue`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub options: Option<String>,
-    /// How the answer is found.
+    /// Reasoning that leads to the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explanation: Option<String>,
 }
 
 impl Question {
-    /// A question that stands alone.
+    /// Returns a question without context, options and explanation.
     #[must_use]
     pub fn new(question: impl Into<String>, answer: impl Into<String>) -> Self {
         Self { question: question.into(), answer: answer.into(), context: None, options: None, explanation: None }
@@ -112,7 +112,7 @@ impl Question {
 /// A labelled rectangle: `x0 <= x < x1`, `y0 <= y < y1`, in pixels, y downwards.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabelledBox {
-    /// What is in the box.
+    /// Name of the object in the box.
     pub label: String,
     /// Left edge.
     pub x0: u32,
@@ -124,68 +124,68 @@ pub struct LabelledBox {
     pub y1: u32,
 }
 
-/// A level of a segmentation.
+/// Label of one level of a segmentation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegLabel {
-    /// The level, 1 or more: 0 is what belongs to no object.
+    /// Level, 1 or more; 0 belongs to no object.
     pub level: u32,
-    /// What the object is.
+    /// Name of the object.
     pub label: String,
 }
 
-/// An object, and the role of a picture that is white where it is.
+/// An object, and the role of a picture that is white where the object is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectMask {
-    /// The object, in words that mean no other one in the picture.
+    /// Phrase that means this object and no other one in the picture.
     pub label: String,
     /// Role of the mask among the sample's images.
     pub image: String,
 }
 
-/// A caption in a language.
+/// A caption with its language.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Translation {
-    /// The language, as templates name it.
+    /// Name of the language, as templates use it.
     pub language: String,
-    /// The caption.
+    /// Caption in that language.
     pub caption: String,
 }
 
-/// A text of an interleaved document, or an image with the caption that follows it.
+/// One item of an interleaved document: a text, or an image with the caption that follows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
-    /// The text, or the caption.
+    /// Text, or caption of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// Role of the image among the sample's images, if it is one.
+    /// Role of the image among the sample's images; `None` for a text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
 }
 
-/// A text with a name.
+/// A named text of the source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedText {
-    /// Name, as templates say it.
+    /// Name by which templates refer to it.
     pub name: String,
-    /// The text.
+    /// Content, as the source has it.
     pub text: String,
 }
 
-/// An instruction and the role of the picture that it leads to.
+/// An edit of the main image: the instruction, and the role of the resulting picture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edit {
-    /// What to do to the main image.
+    /// Instruction, as text.
     pub instruction: String,
     /// Role of the edited image among the sample's images.
     pub image: String,
 }
 
-/// Bytes of a picture with its role: an encoded file, or a file of its codes, before `derive`, RGB pixels after it.
+/// Bytes of a picture with its role. Before `derive` they are an encoded file or a file of codes, after it RGB pixels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoleImage {
     /// [`MAIN_IMAGE`], [`EDGE_IMAGE`], or a name from the source.
     pub role: String,
-    /// The bytes.
+    /// Content, in one of these forms.
     #[serde(with = "serde_bytes")]
     pub bytes: Vec<u8>,
 }
@@ -193,25 +193,25 @@ pub struct RoleImage {
 /// Codes of a picture with its role, row-major.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoleCodes {
-    /// As in [`RoleImage`].
+    /// Role of the picture, as in [`RoleImage`].
     pub role: String,
     /// Indices into the codebook.
     pub codes: Vec<u32>,
 }
 
-/// Why a row is not wanted.
+/// Reason of a row's refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// Stage that refused it.
     pub stage: String,
-    /// Reason in snake_case, what is counted.
+    /// Reason in snake_case, for counts.
     pub reason: String,
-    /// What exactly, for a person.
+    /// Details for people.
     pub detail: String,
 }
 
 impl Refusal {
-    /// A refusal by `stage`.
+    /// Returns a refusal by `stage`.
     #[must_use]
     pub fn new(stage: &str, reason: &str, detail: impl Into<String>) -> Self {
         Self { stage: stage.to_owned(), reason: reason.to_owned(), detail: detail.into() }
@@ -221,14 +221,14 @@ impl Refusal {
 /// Parts that a sample lost although it stays: captions, boxes, fields, members of a tar.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DroppedPart {
-    /// Kind of part and why it went, as `captions.too_short`; for members of a tar that nothing reads, `members` and their extension.
+    /// Kind of part and reason, such as `captions.too_short`; for unread members of a tar, `members` and their extension.
     pub reason: String,
     /// Number of such parts; 1 or more.
     pub count: u64,
 }
 
 impl DroppedPart {
-    /// Counts `count` parts more as `reason` in `parts`, where each reason stands once; zero parts are none.
+    /// Adds `count` parts to `reason` in `parts`, where each reason stands once. A count of 0 adds nothing.
     pub fn add(parts: &mut Vec<Self>, reason: &str, count: u64) {
         match parts.iter_mut().find(|part| part.reason == reason) {
             Some(part) => part.count += count,
@@ -238,21 +238,21 @@ impl DroppedPart {
     }
 }
 
-/// Which side of the evaluation a sample is on.
+/// Side of the evaluation that a sample is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Split {
-    /// Kept from training, banks and fits; only evaluated on.
+    /// Excluded from training, banks and fits; only for evaluation.
     HeldOut,
-    /// Trained on.
+    /// For training.
     Train,
 }
 
 impl Split {
-    /// Both splits.
+    /// Both splits, `train` first.
     pub const ALL: [Self; 2] = [Self::Train, Self::HeldOut];
 
-    /// Name in columns and files.
+    /// Returns the name in columns and files.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -261,7 +261,7 @@ impl Split {
         }
     }
 
-    /// Split of an image: held out if the image's number in 0..1, drawn from `seed` and its id, is below `held_out`.
+    /// Returns the split of an image: held out if its number in 0..1, drawn from `seed` and its id, is below `held_out`.
     #[must_use]
     pub fn of(seed: u64, image: ImageId, held_out: f64) -> Self {
         if crate::random::Draws::new(seed, "split", &image.0).unit() < held_out { Self::HeldOut } else { Self::Train }
@@ -282,7 +282,7 @@ impl TryFrom<String> for Split {
     }
 }
 
-/// Id of a sample: its images with their roles and its annotations, in an order of their own.
+/// Returns the id of a sample: a digest of its images with their roles and its annotations, all sorted.
 #[must_use]
 pub fn sample_id(images: &[RoleImage], annotations: &Annotations) -> SampleId {
     let mut parts: Vec<Vec<u8>> = images.iter().map(|image| [image.role.as_bytes(), &ImageId::of(&image.bytes).0].concat()).collect();

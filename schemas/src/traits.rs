@@ -1,4 +1,4 @@
-//! What stages ask of models, and models of stores. Implementations live in `cm3flow-model`, `cm3flow-stages` and `cm3flow`.
+//! Traits that stages use: models and stores. Implementations live in `cm3flow-model`, `cm3flow-stages` and `cm3flow`.
 
 use std::collections::BTreeMap;
 
@@ -12,182 +12,184 @@ use crate::grid::Grid;
 use crate::pack::PackBatch;
 use crate::unit::NumericsClass;
 
-/// What an image tokenizer is and takes.
+/// Identity and shapes of an image tokenizer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageTokenizerSpec {
     /// Name for people.
     pub name: String,
-    /// Digest of configuration and weights.
+    /// Digest over configuration and weights.
     pub digest: Digest,
-    /// Side of the square that it takes, in pixels.
+    /// Side of the input square, in pixels.
     pub side_px: u32,
-    /// Codes in a row and in a column.
+    /// Codes in a row and in a column of the square.
     pub grid: u32,
     /// Number of different codes.
     pub codebook_size: u32,
-    /// Length of a codebook vector; 0 if the tokenizer shows no codebook.
+    /// Length of a codebook vector; 0 if the tokenizer exposes no codebook.
     pub codebook_dim: u32,
-    /// What makes its codes equal to the bit.
+    /// Class of machines that compute the same codes, bit by bit.
     pub numerics: NumericsClass,
 }
 
 impl ImageTokenizerSpec {
-    /// Rows and columns of a square.
+    /// Returns rows and columns of the square.
     #[must_use]
     pub const fn square(&self) -> Grid {
         Grid::square(self.grid)
     }
 
-    /// Width and height in pixels of an image of `grid`.
+    /// Returns width and height in pixels of an image of `grid`.
     #[must_use]
     pub const fn size_px(&self, grid: Grid) -> (u32, u32) {
         (self.side_px * grid.columns / self.grid, self.side_px * grid.rows / self.grid)
     }
 
-    /// Bytes of one fitted image of `grid`: RGB, row-major, interleaved.
+    /// Returns the bytes of one fitted image of `grid`: RGB, row-major, interleaved.
     #[must_use]
     pub const fn bytes_of(&self, grid: Grid) -> usize {
         let (width, height) = self.size_px(grid);
         width as usize * height as usize * 3
     }
 
-    /// Codes of one square.
+    /// Returns the number of codes of one square.
     #[must_use]
     pub const fn codes_per_image(&self) -> usize {
         (self.grid * self.grid) as usize
     }
 
-    /// Bytes of one fitted square: RGB, row-major, interleaved.
+    /// Returns the bytes of one fitted square: RGB, row-major, interleaved.
     #[must_use]
     pub const fn bytes_per_image(&self) -> usize {
         (self.side_px * self.side_px * 3) as usize
     }
 }
 
-/// Turns fitted images into codes and back.
+/// Converter between fitted images and codes.
 pub trait ImageTokenizer: Send {
-    /// What it is and takes.
+    /// Returns identity and shapes.
     fn spec(&self) -> &ImageTokenizerSpec;
 
-    /// Whether [`Self::encode`] works: where codes are given, there may be nothing that makes more of them.
+    /// Checks whether [`Self::encode`] works: given codes need no encoder.
     fn can_encode(&self) -> bool {
         true
     }
 
     /// Encodes images of `grid`. In: `n` images of [`ImageTokenizerSpec::bytes_of`] bytes. Out: `n` times [`Grid::codes`] codes, row-major,
-    /// each below `codebook_size`. Keeps order. Codes do not depend on the other images of the call: every computation has the fixed batch
-    /// size, a short tail is padded.
+    /// each below `codebook_size`. Keeps order. Codes do not depend on the other images of the call: every computation has the same batch
+    /// size, and a short tail is padded.
     ///
     /// # Errors
-    /// The implementor's error if there is no encoder, or none for this grid, or the bytes are no whole number of images, or the device fails.
+    /// The implementor's error if there is no encoder or none for this grid, if the bytes are no whole number of images, or if the device
+    /// fails.
     fn encode_grid(&mut self, pixels: &[u8], grid: Grid) -> Result<Vec<u32>, DynError>;
 
-    /// Encodes squares, as [`Self::encode_grid`].
+    /// Encodes squares as [`Self::encode_grid`] does.
     ///
     /// # Errors
-    /// As [`Self::encode_grid`].
+    /// As for [`Self::encode_grid`].
     fn encode(&mut self, pixels: &[u8]) -> Result<Vec<u32>, DynError> {
         let square = self.spec().square();
         self.encode_grid(pixels, square)
     }
 
-    /// Whether [`Self::decode`] works: some weights are published without their decoder.
+    /// Checks whether [`Self::decode`] works: some weights are published without the decoder.
     fn can_decode(&self) -> bool {
         true
     }
 
-    /// Decodes codes. In and out as in [`Self::encode_grid`], the other way round.
+    /// Decodes codes. In and out are those of [`Self::encode_grid`], exchanged.
     ///
     /// # Errors
-    /// The implementor's error if there is no decoder, or none for this grid, or the codes are no whole number of images, or one is out of
-    /// range, or the device fails.
+    /// The implementor's error if there is no decoder or none for this grid, if the codes are no whole number of images or one is out of
+    /// range, or if the device fails.
     fn decode_grid(&mut self, codes: &[u32], grid: Grid) -> Result<Vec<u8>, DynError>;
 
-    /// Decodes squares, as [`Self::decode_grid`].
+    /// Decodes squares as [`Self::decode_grid`] does.
     ///
     /// # Errors
-    /// As [`Self::decode_grid`].
+    /// As for [`Self::decode_grid`].
     fn decode(&mut self, codes: &[u32]) -> Result<Vec<u8>, DynError> {
         let square = self.spec().square();
         self.decode_grid(codes, square)
     }
 
-    /// Codebook vectors, `codebook_size * codebook_dim` floats, row-major; none if the tokenizer shows no codebook.
+    /// Returns the codebook vectors: `codebook_size * codebook_dim` floats, row-major; empty if the tokenizer exposes none.
     fn codebook(&self) -> &[f32];
 }
 
-/// What an image annotator is and takes.
+/// Identity and shapes of an image annotator.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageAnnotatorSpec {
-    /// Digest of settings and weights.
+    /// Digest over settings and weights.
     pub digest: Digest,
-    /// Side of the square that it takes, in pixels.
+    /// Side of the input square, in pixels.
     pub side_px: u32,
-    /// What makes its pictures equal to the bit.
+    /// Class of machines that compute the same pictures, bit by bit.
     pub numerics: NumericsClass,
 }
 
 impl ImageAnnotatorSpec {
-    /// Bytes of one picture that it takes: RGB, row-major, interleaved.
+    /// Returns the bytes of one input picture: RGB, row-major, interleaved.
     #[must_use]
     pub const fn bytes_per_image(&self) -> usize {
         (self.side_px * self.side_px * 3) as usize
     }
 }
 
-/// What an annotator makes of a picture: a square of its own size.
+/// Output of an annotator for one picture: a square of its own size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnnotatedImage {
     /// Side of the square, in pixels.
     pub side_px: u32,
-    /// `side_px * side_px * 3` bytes: RGB, row-major, interleaved.
+    /// RGB, row-major, interleaved: `side_px * side_px * 3` bytes.
     pub pixels: Vec<u8>,
 }
 
-/// An annotator computed values for a picture that are no numbers, or infinite.
+/// Values that an annotator computed for a picture include NaN or infinity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("{values} of {of} values are not finite")]
 pub struct NotFinite {
-    /// How many.
+    /// Number of values that are not finite.
     pub values: usize,
-    /// Values of the picture.
+    /// Number of values of the picture.
     pub of: usize,
 }
 
-/// Makes of pictures what else can be seen in them, as pictures: edges, depth, normals, poses.
+/// Annotator of pictures: computes edges, depth, normals or poses, as pictures.
 pub trait ImageAnnotator: Send {
-    /// What it is and takes.
+    /// Returns identity and shapes.
     fn spec(&self) -> &ImageAnnotatorSpec;
 
-    /// Annotates pictures. In: `n` pictures of [`ImageAnnotatorSpec::bytes_per_image`] bytes. Out: one result for each. Keeps order. A result does not
-    /// depend on the other pictures of the call: every computation has the fixed batch size, a short tail is padded.
+    /// Annotates pictures. In: `n` pictures of [`ImageAnnotatorSpec::bytes_per_image`] bytes. Out: one result for each. Keeps order. A
+    /// result does not depend on the other pictures of the call: every computation has the same batch size, and a short tail is padded.
     ///
     /// # Errors
-    /// The implementor's error if the bytes are no whole number of pictures, or what is computed is no picture at all, or the device fails.
+    /// The implementor's error if the bytes are no whole number of pictures, if the output has not the form of a picture, or if the device
+    /// fails.
     fn annotate(&mut self, pixels: &[u8]) -> Result<Vec<Result<AnnotatedImage, NotFinite>>, DynError>;
 }
 
-/// An image as an embedder takes it.
+/// An image in the form that an embedder takes.
 #[derive(Debug, Clone, Copy)]
 pub struct ImageView<'a> {
-    /// Its codes.
+    /// Indices into the codebook, row-major.
     pub codes: &'a [u32],
-    /// Its pixels as in [`ImageTokenizer::encode_grid`].
+    /// Fitted RGB pixels, as in [`ImageTokenizer::encode_grid`].
     pub pixels: &'a [u8],
-    /// Rows and columns of its codes; `None` for a square.
+    /// Rows and columns of the codes; `None` for a square.
     pub grid: Option<Grid>,
 }
 
-/// Maps texts and images to vectors whose inner product says how alike they are. A pair's embedding is the normalised average of
-/// both; a pair that lacks one has the other alone.
+/// Maps texts and images to vectors whose inner product measures similarity. The embedding of a pair is the normalised mean of both, or the
+/// one that exists.
 pub trait PairEmbedder: Send {
-    /// Name for people: says what it honestly is.
+    /// Returns the name for people, which states the method.
     fn name(&self) -> &str;
 
-    /// Digest of configuration, weights and fitted tables.
+    /// Returns the digest of configuration, weights and fitted tables.
     fn digest(&self) -> Digest;
 
-    /// Length of an embedding.
+    /// Returns the length of an embedding.
     fn dimension(&self) -> usize;
 
     /// Embeds texts. Out: `texts.len() * dimension` floats, row-major, each row of unit length, or zero for an empty text.
@@ -203,7 +205,7 @@ pub trait PairEmbedder: Send {
     fn embed_images(&mut self, images: &[ImageView<'_>]) -> Result<Vec<f32>, DynError>;
 }
 
-/// Sum of losses and number of tokens, by modality of the predicted token.
+/// Sums of losses and numbers of tokens, by modality of the predicted token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModalityLosses {
     /// Sum over text tokens, in nats.
@@ -221,7 +223,7 @@ pub struct ModalityLosses {
 }
 
 impl ModalityLosses {
-    /// Mean over the tokens of `modality`, in nats; `None` without such tokens.
+    /// Returns the mean over the tokens of `modality`, in nats; `None` without such tokens.
     #[must_use]
     pub fn mean(&self, modality: Modality) -> Option<f64> {
         let (sum, tokens) = match modality {
@@ -232,7 +234,7 @@ impl ModalityLosses {
         (tokens > 0).then(|| sum / tokens as f64)
     }
 
-    /// Mean over all tokens, in nats; `None` without tokens.
+    /// Returns the mean over all tokens, in nats; `None` without tokens.
     #[must_use]
     pub fn mean_of_all(&self) -> Option<f64> {
         let tokens = self.text_tokens + self.image_tokens + self.control_tokens;
@@ -250,12 +252,12 @@ impl ModalityLosses {
     }
 }
 
-/// What one optimizer step did.
+/// Report of one optimizer step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     /// Number of the step, from 1.
     pub step: u64,
-    /// Losses before the step.
+    /// Losses before the update.
     pub losses: ModalityLosses,
     /// Norm of the gradient before clipping.
     pub gradient_norm: f64,
@@ -263,27 +265,27 @@ pub struct StepReport {
     pub learning_rate: f64,
 }
 
-/// What a sampled sequence may consist of.
+/// Form of a sampled sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Continuation {
-    /// A whole image: exactly so many tokens, or at most so many where its first tokens say its size.
+    /// A whole image: exactly this many tokens, or at most this many where its first tokens give its size.
     Image {
         /// Number of tokens.
         tokens: usize,
     },
-    /// Text tokens until the span end, one or more, at most so many.
+    /// Text tokens until the span end: at least one, at most `max_tokens`.
     Text {
-        /// Most tokens.
+        /// Largest number of tokens.
         max_tokens: usize,
     },
 }
 
-/// How to sample.
+/// Settings of sampling.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// Divides the logits; 0 takes the likeliest token.
+    /// Divisor of the logits; 0 takes the likeliest token.
     pub temperature: f64,
-    /// Smallest probability mass that is sampled from, 0 to 1.
+    /// Probability mass of the smallest set of tokens to sample from, 0 to 1.
     pub top_p: f64,
     /// Strength of classifier-free guidance; 1 for none.
     pub guidance: f64,
@@ -291,10 +293,10 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-/// A prompt with the prompt that guidance starts from.
+/// A prompt, and the unconditional one for guidance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
-    /// Token ids.
+    /// Token ids of the conditional prompt.
     pub tokens: Vec<u32>,
     /// Token ids of the unconditional prompt.
     pub unconditional: Vec<u32>,
@@ -302,54 +304,54 @@ pub struct Prompt {
 
 /// A decoder-only transformer over the vocabulary.
 pub trait LanguageModel: Send {
-    /// Losses of packs under the present weights; changes nothing.
+    /// Computes the losses of packs under the present weights. Changes nothing.
     ///
     /// # Errors
-    /// The implementor's error for packs of another length or ids outside the vocabulary, or if the device fails.
+    /// The implementor's error for packs of another length, for ids outside the vocabulary, or if the device fails.
     fn losses(&mut self, batch: &PackBatch) -> Result<ModalityLosses, DynError>;
 
-    /// Continues each prompt. Out: for each prompt the tokens sampled behind it, as ids of the vocabulary, without the span end.
+    /// Continues each prompt. Out: for each prompt the sampled tokens, as ids of the vocabulary, without the span end.
     ///
     /// # Errors
     /// The implementor's error if a prompt with its continuation exceeds the sequence length, or if the device fails.
     fn generate(&mut self, prompts: &[Prompt], continuation: Continuation, sampling: &Sampling) -> Result<Vec<Vec<u32>>, DynError>;
 }
 
-/// Position of a reader: together with dataset version and seed it says what comes next.
+/// Position of a reader. Together with dataset version and seed it determines the next pack.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReaderState {
-    /// Packs handed out so far, over all epochs.
+    /// Number of packs handed out so far, over all epochs.
     pub position: u64,
 }
 
-/// Hands out packs in an order that can be resumed anywhere.
+/// Source of packs in an order that can be resumed anywhere.
 pub trait PackSource: Send {
-    /// The next `rows` packs. Blocks while a followed run has not committed them yet. Never ends: epochs follow each other.
+    /// Returns the next `rows` packs. Blocks until a followed run has committed them. Never ends: epochs follow each other.
     ///
     /// # Errors
-    /// The implementor's error if the store fails, a block is damaged, or the followed run has stopped.
+    /// The implementor's error if the store fails, if a block is damaged, or if the followed run has stopped.
     fn next_batch(&mut self, rows: usize) -> Result<PackBatch, DynError>;
 
-    /// Position behind the last pack handed out.
+    /// Returns the position behind the last pack handed out.
     fn state(&self) -> ReaderState;
 
-    /// Goes on behind `state`.
+    /// Continues behind `state`.
     fn restore(&mut self, state: ReaderState);
 }
 
 /// Files of a checkpoint by name.
 pub type CheckpointFiles = BTreeMap<String, Vec<u8>>;
 
-/// Keeps checkpoints by step.
+/// Store of checkpoints by step.
 pub trait CheckpointStore: Send {
-    /// Stores the files of `step` and then makes them visible as a whole.
+    /// Stores the files of `step`, and makes them visible only as a whole.
     ///
     /// # Errors
     /// The implementor's error if the store fails.
     fn put(&self, step: u64, files: &CheckpointFiles) -> Result<(), DynError>;
 
-    /// The checkpoint of the highest step, if any.
+    /// Returns the checkpoint of the highest step, if there is one.
     ///
     /// # Errors
     /// The implementor's error if the store fails or the checkpoint is damaged.

@@ -1,4 +1,4 @@
-//! Units: the unit of work, resume and distribution, named by what it is made of.
+//! Units of work, resume and distribution; each has a key derived from all its inputs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,7 +28,7 @@ impl SegmentName {
     /// All segments, in order of the flow.
     pub const ALL: [Self; 4] = [Self::Prepare, Self::Settle, Self::Compose, Self::Pack];
 
-    /// Name in paths, events and errors.
+    /// Returns the name in paths, events and errors.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -40,7 +40,7 @@ impl SegmentName {
     }
 }
 
-/// What makes floating-point results equal to the bit: machines that agree on all of it give the same codes.
+/// Everything that decides floating-point results to the bit. Machines that agree on all of it compute the same codes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NumericsClass {
@@ -48,14 +48,14 @@ pub struct NumericsClass {
     pub device: String,
     /// Element type of the computation, as PyTorch names it.
     pub dtype: String,
-    /// Fixed number of images that are encoded together.
+    /// Number of images that are encoded together.
     pub batch_size: u32,
-    /// libtorch's version.
+    /// Version of libtorch.
     pub libtorch: String,
-    /// Threads of one operation.
+    /// Number of threads of one operation.
     pub threads: u32,
-    /// Widest instruction set that libtorch uses on this processor, and MKL's matrix products where they are not those for AVX2: as the user chose
-    /// them by `MKL_CBWR`, or as MKL took them on a processor that it has no AVX2 branch for.
+    /// Widest instruction set that libtorch uses on this processor. MKL's matrix products are appended where they are not those for AVX2:
+    /// because the user set `MKL_CBWR`, or because MKL has no AVX2 branch for the processor.
     pub cpu_capability: String,
 }
 
@@ -66,27 +66,27 @@ impl fmt::Display for NumericsClass {
     }
 }
 
-/// Everything that a unit's output depends on; its canonical digest is the unit's key.
+/// Everything that a unit's output depends on; the canonical digest of it is the unit's key.
 #[derive(Debug, Serialize)]
 pub struct KeyParts<'a, C: Serialize> {
-    /// The segment.
+    /// Segment that makes the unit.
     pub segment: SegmentName,
-    /// Its stages with the revisions of their code, in order.
+    /// Stages of the segment with the revisions of their code, in order.
     pub stages: &'a [(&'static str, u32)],
-    /// Output-changing configuration of these stages.
+    /// Configuration of these stages, as far as it changes the output.
     pub config: &'a C,
     /// Keys of the inputs, in order.
     pub inputs: &'a [Digest],
     /// Digests of weights and fitted artefacts, in order.
     pub artefacts: &'a [Digest],
-    /// The dataset's seed.
+    /// Seed of the dataset.
     pub seed: u64,
-    /// Numerics class, for segments that compute with tensors.
+    /// Numerics class; `None` for segments without tensor computations.
     pub numerics: Option<&'a NumericsClass>,
 }
 
 impl<C: Serialize> KeyParts<'_, C> {
-    /// The unit's key.
+    /// Returns the key.
     #[must_use]
     pub fn key(&self) -> Digest {
         canonical::digest_of("unit", self)
@@ -97,48 +97,48 @@ impl<C: Serialize> KeyParts<'_, C> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnitFile {
-    /// Digest of its bytes.
+    /// Digest of the content.
     pub digest: Digest,
-    /// Its size.
+    /// Size of the file.
     pub bytes: u64,
-    /// Rows that it holds.
+    /// Number of rows.
     pub rows: u64,
 }
 
-/// `unit.json`: makes a unit's files visible. Holds no time, host or attempt, so that every attempt writes the same.
+/// Content of `unit.json`, which makes a unit's files visible. It has no time, host or attempt, so every attempt writes the same bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnitRecord {
     /// Version of this format, 1.
     pub format_version: u32,
-    /// Segment that made it.
+    /// Segment that made the unit.
     pub segment: SegmentName,
-    /// The unit's key.
+    /// Key of the unit.
     pub key: Digest,
-    /// Files by the names of what they hold.
+    /// Files, by the names of their contents.
     pub files: BTreeMap<String, UnitFile>,
-    /// Samples, where the segment decides about samples.
+    /// Counts of samples, where the segment decides about samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<SampleLedger>,
-    /// Documents, where the segment decides about documents.
+    /// Counts of documents, where the segment decides about documents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub documents: Option<DocumentLedger>,
-    /// Shards, of a pack unit.
+    /// Shards; only for a pack unit.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<ShardEntry>,
-    /// Counts of a pack unit.
+    /// Counts of packs; only for a pack unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statistics: Option<PackStatistics>,
-    /// Licences of the kept samples with their numbers, of a settle unit.
+    /// Number of kept samples for each licence; only for a settle unit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub licenses: BTreeMap<String, u64>,
-    /// What the kept samples have that documents can be made of, by the names that templates use, of a settle unit.
+    /// Number of kept samples for each content, by the names that templates use; only for a settle unit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub contents: BTreeMap<String, u64>,
 }
 
 impl UnitRecord {
-    /// An empty record of this format.
+    /// Returns an empty record of this format.
     #[must_use]
     pub fn new(segment: SegmentName, key: Digest) -> Self {
         let files = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Versions: immutable manifests of what a dataset is.
+//! Versions: immutable manifests of a dataset.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +11,17 @@ use crate::preparation::Preparation;
 use crate::unit::NumericsClass;
 use crate::vocabulary::Vocabulary;
 
-/// How many codes a change of settings changed.
+/// Number of codes that a change of settings alters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CodeChange {
-    /// Codes compared.
+    /// Number of codes compared.
     pub codes: u64,
-    /// Codes that were others.
+    /// Number of codes that differ.
     pub changed: u64,
 }
 
-/// `versions/<dataset>/<n>.json`. Holds no time and no place, so that equal work gives equal bytes.
+/// Content of `versions/<dataset>/<n>.json`. It has no time and no place, so equal work gives equal bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VersionManifest {
@@ -31,7 +31,7 @@ pub struct VersionManifest {
     pub dataset: String,
     /// Number of the version, from 1.
     pub version: u32,
-    /// Version whose windows this one begins with; none for the first and for one made anew.
+    /// Version whose windows this one begins with; `None` for the first one, and for one that was made anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<u32>,
     /// Digest of the keys of all windows.
@@ -40,40 +40,40 @@ pub struct VersionManifest {
     pub windows: Vec<Digest>,
     /// Digest of the shard table, a Parquet file.
     pub shard_table: Digest,
-    /// Digest of the lineage, a Parquet file: which units each window was made of.
+    /// Digest of the lineage, a Parquet file: the units of each window.
     pub lineage: Digest,
-    /// Digest of the table of blocked ids (a Parquet file beside the shard table): samples that were withdrawn and may not come back.
+    /// Digest of the blocklist, a Parquet file beside the shard table: withdrawn ids that may not come back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocklist: Option<Digest>,
-    /// Tokens of a pack.
+    /// Number of tokens in a pack.
     pub seq_len: u32,
-    /// What the ids mean.
+    /// Meaning of the token ids.
     pub vocabulary: Vocabulary,
-    /// How pictures became what the image tokenizer takes; absent in manifests that were written before it was recorded.
+    /// Preparation of pictures for the image tokenizer; absent in manifests older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preparation: Option<Preparation>,
-    /// Output-changing configuration, resolved.
+    /// Resolved configuration, as far as it changes the output.
     pub config: serde_json::Value,
     /// Seed of every draw.
     pub seed: u64,
     /// Numerics class of the image codes.
     pub numerics: NumericsClass,
-    /// Image codes that would be others under another batch size or precision, by `batch_size=N` and `precision=NAME`, as measured on a few
-    /// photos of the sources when the tokenizer was first used. Empty for tokenizers that have neither.
+    /// Numbers of image codes that change under another batch size or precision, by `batch_size=N` and `precision=NAME`. They were measured
+    /// on a few photos of the sources when the tokenizer was first used. Empty for tokenizers without these settings.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub code_changes: BTreeMap<String, CodeChange>,
-    /// Weights and fitted artefacts by name.
+    /// Digests of weights and fitted artefacts, by name.
     pub artefacts: BTreeMap<String, Digest>,
-    /// Digests of the files of fitted artefacts, which lie in `artefacts/`, by the names that they are pinned under. Files that the
-    /// configuration names lie elsewhere. Empty in manifests that were written before it was recorded.
+    /// Digests of the files in `artefacts/` of fitted artefacts, by the names that they are pinned under. Files that the configuration
+    /// names lie elsewhere. Empty in manifests older than this field.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fitted: BTreeMap<String, Digest>,
-    /// Samples, over all windows.
+    /// Counts of samples, over all windows.
     pub samples: SampleLedger,
-    /// Documents, over all windows.
+    /// Counts of documents, over all windows.
     pub documents: DocumentLedger,
     /// Packs of each split, by the split's name.
     pub statistics: BTreeMap<String, PackStatistics>,
-    /// Licences of the kept samples with their numbers.
+    /// Number of kept samples for each licence.
     pub licenses: BTreeMap<String, u64>,
 }

@@ -1,8 +1,8 @@
-//! Which id means what: ranges by name, control tokens by role. Nothing else in cm3flow knows an id.
+//! Vocabulary: the meaning of every token id, as named ranges and control tokens. No other code knows an id.
 //!
-//! Two shapes of vocabularies are served by the same fields. CM3Leon's puts the ids of its tokenizers behind four basics and marks every
-//! change of modality with `<break>`. Chameleon's takes the ids of its text tokenizer over as they are, has its codes in an order of
-//! their own, and puts each image between two brackets.
+//! The fields serve two kinds of vocabularies. CM3Leon's puts the ids of its tokenizers behind four basics, and marks every change of
+//! modality with `<break>`. Chameleon's takes the ids of its text tokenizer as they are, orders its codes in its own way, and puts each
+//! image between two brackets.
 
 mod chameleon;
 mod compare;
@@ -20,9 +20,9 @@ use crate::error::VocabularyError;
 /// Width of a stored token id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenWidth {
-    /// Up to 65,536 ids.
+    /// 16 bits: up to 65,536 ids.
     U16,
-    /// More.
+    /// 32 bits: more than 65,536 ids.
     U32,
 }
 
@@ -37,19 +37,19 @@ pub struct IdRange {
 }
 
 impl IdRange {
-    /// Whether `id` is in the range.
+    /// Checks whether `id` is in the range.
     #[must_use]
     pub const fn contains(&self, id: u32) -> bool {
         id >= self.start && id - self.start < self.len
     }
 
-    /// One past the last id.
+    /// Returns one past the last id.
     #[must_use]
     pub const fn end(&self) -> u32 {
         self.start.saturating_add(self.len)
     }
 
-    /// Id of the `value`-th member; `name` is for the error.
+    /// Returns the id of the `value`-th member; `name` is for the error.
     ///
     /// # Errors
     /// [`VocabularyError::OutOfRange`].
@@ -62,17 +62,17 @@ impl IdRange {
     }
 }
 
-/// Tokens that stand before and after every image.
+/// Tokens before and after every image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Brackets {
-    /// Stands before an image.
+    /// Token before an image.
     pub open: u32,
-    /// Stands after an image.
+    /// Token after an image.
     pub close: u32,
 }
 
-/// The ids of a model that reads and writes text and images.
+/// Ids of a model that reads and writes text and images.
 ///
 /// # Source
 /// Ids 0 to 3 and the order of the specials behind the base vocabulary: metaseq's `cm3` branches. Sizes of `cm3leon`: CM3Leon
@@ -87,37 +87,37 @@ pub struct Vocabulary {
     pub size: u32,
     /// `<s>`.
     pub begin: u32,
-    /// `<pad>`: fills a pack, never carries loss.
+    /// `<pad>`: fills a pack, has no loss.
     pub pad: u32,
     /// `</s>`: opens and closes every document.
     pub boundary: u32,
     /// `<unk>`: never written.
     pub unknown: u32,
-    /// `<break>`: stands between any two parts; where images have brackets, only between two parts that are no images.
+    /// `<break>`: separates any two parts; where images have brackets, only two parts that are no images.
     pub break_: u32,
-    /// Brackets of images. Without them `<break>` alone separates images from what is beside them.
+    /// Brackets of images. Without them, `<break>` separates images from their neighbours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_brackets: Option<Brackets>,
     /// `<eoss>`: ends an infilled span; `None` if nothing can be masked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub span_end: Option<u32>,
-    /// `<sentinel:i>`: a masked span; empty if nothing can be masked.
+    /// `<sentinel:i>`: marks a masked span; empty if nothing can be masked.
     pub sentinels: IdRange,
     /// Ids of the text tokenizer, from `text_first` on.
     pub text: IdRange,
-    /// Id of the text tokenizer that becomes `text.start`: 0 where ids are shifted, `text.start` where they are taken over.
+    /// Id of the text tokenizer that becomes `text.start`: 0 where ids are shifted, `text.start` where they stay as they are.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub text_first: u32,
     /// Codes of the image tokenizer.
     pub image: IdRange,
-    /// Code `c` has the id `image.start + image_order[c]`, a permutation of `0..image.len`; empty for codes in their own order. Written
-    /// as numbers in one line of text.
+    /// Order of the codes, a permutation of `0..image.len`: code `c` has the id `image.start + image_order[c]`. Empty for codes in their
+    /// own order. Serialized as numbers in one line of text.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "ids::numbers")]
     pub image_order: Vec<u32>,
-    /// Shapes of images, with the tokens that say them; `None` where all images are squares.
+    /// Shapes of images, with the tokens that express them; `None` where all images are squares.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shapes: Option<ImageShapes>,
-    /// Codes of further modalities by the modality's name.
+    /// Codes of further modalities, by the modality's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub modalities: BTreeMap<String, IdRange>,
 }
@@ -127,14 +127,14 @@ const fn is_zero(value: &u32) -> bool {
     *value == 0
 }
 
-/// Sizes from which a vocabulary is laid out.
+/// Sizes for the layout of a vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VocabularySizes {
-    /// Ids of the text tokenizer.
+    /// Number of ids of the text tokenizer.
     pub text: u32,
-    /// Codes of the image tokenizer.
+    /// Number of codes of the image tokenizer.
     pub image: u32,
-    /// Sentinels.
+    /// Number of sentinels.
     pub sentinels: u32,
     /// Total number of ids; `None` for the smallest multiple of 64 that holds all.
     pub total: Option<u32>,
@@ -171,14 +171,15 @@ impl Vocabulary {
         Ok(vocabulary)
     }
 
-    /// The paper's sizes: 56,320 ids of text with the four basics, 8,192 codes, 1,024 reserved, of which 512 are sentinels.
+    /// Returns the layout of the paper: 56,320 text ids with the four basics, 8,192 codes, and 1,024 reserved ids, of which 512 are
+    /// sentinels.
     #[must_use]
     pub fn cm3leon() -> Self {
         let sizes = VocabularySizes { text: 56_316, image: 8_192, sentinels: 512, total: Some(65_536) };
         Self::try_new("cm3leon", &sizes).expect("the paper's sizes add up")
     }
 
-    /// Checks that no two ranges overlap, that all end within the size, and that the order of the codes is one.
+    /// Checks that no two ranges overlap, that all end within the size, and that the order of the codes is a permutation.
     ///
     /// # Errors
     /// [`VocabularyError::Overlap`], [`VocabularyError::TooLarge`], [`VocabularyError::Order`], [`VocabularyError::Modality`] or
@@ -202,7 +203,7 @@ impl Vocabulary {
         }
     }
 
-    /// Everything that has a meaning, by ascending first id; empty ranges are left out.
+    /// Returns every range that has a meaning, by ascending first id, without empty ones.
     fn named_ranges(&self) -> Vec<(&str, IdRange)> {
         let mut ranges: Vec<(&str, IdRange)> =
             self.control_tokens().into_iter().map(|(name, start)| (name, IdRange { start, len: 1 })).collect();
@@ -214,7 +215,7 @@ impl Vocabulary {
         ranges
     }
 
-    /// Single control tokens as people write them.
+    /// Returns the single control tokens with the names that people use.
     fn control_tokens(&self) -> Vec<(&'static str, u32)> {
         let mut tokens =
             vec![("<s>", self.begin), ("<pad>", self.pad), ("</s>", self.boundary), ("<unk>", self.unknown), ("<break>", self.break_)];
@@ -224,25 +225,25 @@ impl Vocabulary {
         tokens
     }
 
-    /// One past the last id that has a meaning.
+    /// Returns one past the last id that has a meaning.
     #[must_use]
     pub fn used(&self) -> u32 {
         self.named_ranges().iter().map(|(_, range)| range.end()).max().unwrap_or(0)
     }
 
-    /// Whether spans can be masked: there is a span end, and a sentinel beside the one that prompts begin with.
+    /// Checks whether spans can be masked: that takes a span end, and a sentinel beside the first one, which begins prompts.
     #[must_use]
     pub const fn can_mask(&self) -> bool {
         self.span_end.is_some() && self.sentinels.len >= 2
     }
 
-    /// Width in which ids are stored.
+    /// Returns the width of stored ids.
     #[must_use]
     pub const fn width(&self) -> TokenWidth {
         if self.size <= 1 << 16 { TokenWidth::U16 } else { TokenWidth::U32 }
     }
 
-    /// How people write the control token `id`; `None` for text, image and reserved ids.
+    /// Returns the name that people use for the control token `id`; `None` for text, image and reserved ids.
     #[must_use]
     pub fn control_name(&self, id: u32) -> Option<String> {
         if self.sentinels.contains(id) {

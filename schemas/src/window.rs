@@ -1,4 +1,4 @@
-//! Windows: runs of units that are checked and committed as a whole; from then on a follower may read their shards.
+//! Windows: runs of units that are checked and committed as a whole. After the commit a follower may read their shards.
 
 use std::collections::BTreeMap;
 
@@ -16,27 +16,27 @@ use crate::unit::SegmentName;
 pub struct SourceUnit {
     /// Name of the source in the configuration.
     pub source: String,
-    /// Name of the file, for people: a unit is what it is by what it was read from, not by where that lay.
+    /// Name of the file, for people: the identity of a unit is its content, not its address.
     pub file: String,
-    /// Digest of what the unit is read from: the tar, the row list with the images that it names.
+    /// Digest of the unit's input: the tar, or the row list with the images that it names.
     pub digest: Digest,
-    /// First sample of the file that belongs to the unit.
+    /// Index in the file of the unit's first sample.
     pub first_row: u64,
     /// Number of samples.
     pub rows: u64,
-    /// Rows of the file that the unit consists of, ascending, if they are not `rows` consecutive ones from `first_row` on: refused rows that are
-    /// tried once more.
+    /// Rows of the file that make up the unit, ascending; empty if they are the `rows` consecutive ones from `first_row` on. Retried
+    /// refused rows are such units.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<u64>,
 }
 
-/// A unit that could not be worked on: its samples are counted, and nothing else is made of them. A later run tries it again.
+/// A unit that failed repeatedly. Its samples are counted, and nothing else is made of them. A later run tries it again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuarantinedUnit {
-    /// The unit.
+    /// Place of the unit in its source.
     pub unit: SourceUnit,
-    /// What went wrong, for people.
+    /// Error message, for people.
     pub problem: String,
 }
 
@@ -88,24 +88,24 @@ pub struct WindowRecord {
     pub format_version: u32,
     /// Number of the window, from 0.
     pub window: u32,
-    /// Source units that it was made of.
+    /// Source units of the window.
     pub units: Vec<SourceUnit>,
     /// Keys of the units that were made of it.
     pub keys: WindowKeys,
-    /// Units of the window beside those that could not be worked on.
+    /// Units of the window that failed, beside those of `units`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantined: Vec<QuarantinedUnit>,
-    /// Digest of the table of blocked ids that was in force when the window was made, if there was one.
+    /// Digest of the blocklist in force when the window was made, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocklist: Option<Digest>,
-    /// Its shards.
+    /// Shards of the window.
     pub shards: Vec<ShardEntry>,
-    /// Samples.
+    /// Counts of samples.
     pub samples: SampleLedger,
-    /// Documents.
+    /// Counts of documents.
     pub documents: DocumentLedger,
     /// Packs of each split, by the split's name.
     pub statistics: BTreeMap<String, PackStatistics>,
-    /// Licences of the kept samples with their numbers.
+    /// Number of kept samples for each licence.
     pub licenses: BTreeMap<String, u64>,
 }

@@ -1,7 +1,7 @@
-//! Throughput of the hot stages, in rows a second.
+//! Benchmarks of the hot stages, in rows a second.
 //!
-//! `cargo bench -p cm3flow-stages`. Inputs are drawn from a fixed seed and built once; a run of a stage is what is measured, channels and
-//! all, so that the figures are those of a pipeline.
+//! Run `cargo bench -p cm3flow-stages`. Inputs are drawn from a fixed seed and built once. The measured time is that of a stage with its
+//! channels, as in a pipeline.
 
 use std::hint::black_box;
 use std::io::Cursor;
@@ -60,7 +60,7 @@ fn caption(number: u32) -> String {
     (0..16).map(|_| WORDS[draws.index(WORDS.len())]).collect::<Vec<_>>().join(" ")
 }
 
-/// Runs `chain` and counts the rows that come out.
+/// Runs `chain`, and counts the rows that it sends.
 fn drain(runtime: &Runtime, chain: Chain) -> usize {
     let mut rows = 0;
     let sink = |batch: RecordBatch| {
@@ -89,7 +89,7 @@ fn bench_chain(criterion: &mut Criterion, name: &str, batches: &[RecordBatch], s
     group.finish();
 }
 
-/// Pieces of `rows` rows.
+/// Cuts `batch` into pieces of `rows` rows.
 fn pieces(batch: &RecordBatch, rows: usize) -> Vec<RecordBatch> {
     (0..batch.num_rows()).step_by(rows).map(|start| batch.slice(start, rows.min(batch.num_rows() - start))).collect()
 }
@@ -106,7 +106,7 @@ struct Raw {
     refusal: Option<Refusal>,
 }
 
-/// Photo-like JPEGs of 512x384 pixels: gradients and noise.
+/// Measures `filter` and `derive` on photo-like JPEGs of 512x384 pixels: gradients and noise.
 fn filter_and_derive(criterion: &mut Criterion) {
     let picture = |number: u32| {
         let mut draws = Draws::new(SEED, "picture", &number.to_le_bytes());
@@ -137,7 +137,7 @@ fn filter_and_derive(criterion: &mut Criterion) {
     });
 }
 
-/// Makes nothing of pictures: what is measured is the stage around an annotator.
+/// Annotator that returns its input, so that the stage around it is measured.
 struct Mirror(ImageAnnotatorSpec);
 
 impl ImageAnnotator for Mirror {
@@ -158,7 +158,7 @@ struct Derived {
     refusal: Option<Refusal>,
 }
 
-/// Squares of 256 pixels for an annotator that takes 384.
+/// Measures `annotate` on squares of 256 pixels, with an annotator that takes 384.
 fn annotate(criterion: &mut Criterion) {
     let row = |number: u32| {
         let mut draws = Draws::new(SEED, "square", &number.to_le_bytes());
@@ -202,7 +202,7 @@ struct Tokenized {
     refusal: Option<Refusal>,
 }
 
-/// Squares of 512 pixels with as many codes as Chameleon's tokenizer gives, by a codebook of its size.
+/// Measures `embed` on squares of 512 pixels with as many codes, from as large a codebook, as Chameleon's tokenizer gives.
 fn embed(criterion: &mut Criterion) {
     let row = |number: u32| {
         let mut draws = Draws::new(SEED, "square", &number.to_le_bytes());
@@ -238,7 +238,7 @@ struct Prepared {
     split: Split,
 }
 
-/// Prepared samples with embeddings of `embedder`; every tenth image comes twice.
+/// Makes prepared samples with embeddings of `embedder`; every tenth image occurs twice.
 fn prepared(count: u32, embedder: &mut NgramColourEmbedder) -> RecordBatch {
     let mut fields: Vec<_> = columns::prepared_sample().fields().iter().cloned().collect();
     fields.push(columns::split());
@@ -285,7 +285,7 @@ struct Banked {
     embedding: Vec<f32>,
 }
 
-/// A thousand queries to a bank of ten thousand.
+/// Measures `retrieve` with a thousand queries to a bank of ten thousand samples.
 fn retrieve(criterion: &mut Criterion) {
     let mut embedder = embedder();
     let banked = |number: u32| {
@@ -323,7 +323,7 @@ struct DocumentRow {
     refusal: Option<Refusal>,
 }
 
-/// Documents of up to three images of 1,024 codes.
+/// Makes documents of up to three images of 1,024 codes.
 fn documents(count: u32) -> RecordBatch {
     let vocabulary = Vocabulary::cm3leon();
     let row = |number: u32| {
@@ -370,7 +370,7 @@ impl WindowFeed for OneWindow {
     }
 }
 
-/// Packs of 4,096 tokens from memory, digests checked.
+/// Measures `read` on packs of 4,096 tokens in memory, with digests checked.
 fn read(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let chain = Chain::new(Head::Batches(columns::document(), pieces(&documents(2000), 64))).then(Pack::new(

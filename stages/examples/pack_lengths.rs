@@ -1,6 +1,6 @@
-//! Packs lengths, for comparisons: `pack_lengths LENGTHS CAPACITY`, where LENGTHS is a file of little-endian u32.
+//! Packs lengths, for comparisons of packers: `pack_lengths LENGTHS CAPACITY`, where LENGTHS is a file of little-endian u32.
 //!
-//! Prints one JSON line: seconds of packing alone, number of packs, and the number that no packing can do without.
+//! Prints one JSON line: seconds of packing alone, number of packs, and the lower bound of their number.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! `synthetic_version FOLDER PACKS SEQ_LEN`: writes a version of packs with drawn tokens into the store FOLDER, as `versions/synthetic/1.json`,
-//! and the same tokens as `tokens.u16` (row-major). For benchmarks of readers: it takes seconds where a whole run would take hours.
+//! Writes a version of packs with drawn tokens, for benchmarks of readers: `synthetic_version FOLDER PACKS SEQ_LEN`. FOLDER is a store and
+//! gets `versions/synthetic/1.json`, and the same tokens as `tokens.u16` (row-major). It takes seconds where a whole run would take hours.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,9 +17,9 @@ use cm3flow_schemas::window::{WindowKeys, WindowRecord};
 use cm3flow_schemas::{Digest, DocumentId, SampleId, columns, rows};
 use cm3flow_stages::shard::{ShardConfig, write};
 
-/// Documents of a pack: a caption and an image each.
+/// Number of documents in a pack: each a caption and an image.
 const DOCUMENTS: u32 = 4;
-/// Packs of a window.
+/// Number of packs in a window.
 const WINDOW_PACKS: u64 = 10_000;
 
 fn main() {

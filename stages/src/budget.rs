@@ -1,25 +1,26 @@
-//! One budget of bytes for all that a process holds between and within stages: batches that wait in channels, and pictures that are being decoded.
+//! One budget of bytes for a whole process: for batches that wait in channels, and pictures that are being decoded.
 //!
-//! Nobody waits for ever, whatever the sizes, because there is no circle of waiting:
+//! Every waiter gets its turn, whatever the sizes, because waiting never forms a circle:
 //!
-//! - Who holds [`PictureRoom`] computes and gives it back; it neither sends nor receives, takes no second room, and leaves no part of its work to other
-//!   threads, since a thread that waits for such a part would begin with another picture meanwhile. So room for pictures always comes
-//!   back, and since a picture is let in when no other one is, whatever batches hold, the first in line is let in after a finite time.
-//! - Who waits for room for a picture holds no bytes of the budget: a batch gives its bytes back when it is received.
-//! - A sender waits only if a batch waits in its own channel. The receiver of that channel takes it once it is ready: it computes, or waits for room for
-//!   a picture, or sends further down. The last receiver does not send, so each one before it becomes ready in turn.
+//! - A holder of [`PictureRoom`] computes and then returns it. It neither sends nor receives, and takes no second room. It leaves no part
+//!   of its work to other threads, since a thread that waits for such a part would meanwhile begin another picture. So room for pictures
+//!   always comes back. A picture is let in when no other one is, whatever batches hold, so the first in line waits for a finite time.
+//! - A waiter for room for a picture holds no bytes of the budget: a batch returns its bytes when it is received.
+//! - A sender waits only if a batch waits in its own channel. The receiver of that channel takes the batch once it is ready: it computes,
+//!   waits for room for a picture, or sends further down. The last receiver does not send, so each one before it becomes ready in turn.
 //!
-//! Pictures go first: while one is in line, no channel takes a second batch. Else sources, which are faster than decoders, would keep the budget full.
+//! Pictures have priority: while one is in line, no channel takes a second batch. Otherwise sources, which are faster than decoders, would
+//! keep the budget full.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Bytes that may be held at once by all that share it. Cloning shares it.
+/// Limit of the bytes held at once by all its clones, which share it.
 ///
-/// A channel in which nothing waits takes a batch of any size, and a picture is let in when no other one is: each whatever the others hold. What is held
-/// at once is therefore at most the budget, one batch of each channel, and one picture.
+/// An empty channel takes a batch of any size, and a picture is let in when no other one is, whatever the others hold. So at most the
+/// budget, one batch of each channel, and one picture are held at once.
 #[derive(Debug, Clone)]
 pub struct ByteBudget(Arc<Shared>);
 
@@ -29,7 +30,7 @@ struct Shared {
     held: Mutex<Held>,
     /// Wakes senders.
     freed: Notify,
-    /// Wakes those who wait for room for a picture.
+    /// Wakes waiters for room for a picture.
     returned: Condvar,
 }
 
@@ -37,9 +38,9 @@ struct Shared {
 struct Held {
     batch_bytes: usize,
     picture_bytes: usize,
-    /// Pictures that have room.
+    /// Number of pictures that have room.
     pictures: usize,
-    /// Pictures that came so far, and those of them that were let in: in the order in which they came.
+    /// Numbers of pictures that have come and that have been let in; they are let in in the order in which they come.
     came: u64,
     let_in: u64,
 }
@@ -55,21 +56,21 @@ impl Held {
 }
 
 impl ByteBudget {
-    /// A budget of `max_bytes`.
+    /// Returns a budget of `max_bytes`.
     #[must_use]
     pub fn new(max_bytes: usize) -> Self {
         let held = Mutex::new(Held::default());
         Self(Arc::new(Shared { max_bytes, held, freed: Notify::new(), returned: Condvar::new() }))
     }
 
-    /// Bytes that are held now.
+    /// Returns the number of bytes that are held now.
     #[must_use]
     pub fn held(&self) -> usize {
         self.lock().bytes()
     }
 
-    /// Waits until there is room for a picture that takes `bytes` while it is worked on. Blocks the thread, which must compute until it gives the room back,
-    /// and hold no other.
+    /// Waits until there is room for a picture that takes `bytes` during its decoding. Blocks the thread. The caller must compute until it
+    /// returns the room, and must hold no other room.
     #[must_use]
     pub fn room_for_picture(&self, bytes: usize) -> PictureRoom {
         let mut held = self.lock();
@@ -82,12 +83,12 @@ impl ByteBudget {
         held.pictures += 1;
         held.picture_bytes = held.picture_bytes.saturating_add(bytes);
         drop(held);
-        // The next one in line may fit too, or there is none and senders go on.
+        // The next picture in line may fit too. If there is none, senders may continue.
         self.wake();
         PictureRoom { budget: self.clone(), bytes }
     }
 
-    /// Takes `bytes` for a batch if they fit and no picture is in line, or if the channel that counts its batches in `own` holds none.
+    /// Takes `bytes` for a batch if they fit and no picture is in line, or if the channel, which counts its batches in `own`, is empty.
     pub(crate) fn try_take(&self, own: &Arc<AtomicUsize>, bytes: usize) -> Option<BatchRoom> {
         let mut held = self.lock();
         let is_alone = own.load(Ordering::Acquire) == 0;
@@ -100,7 +101,7 @@ impl ByteBudget {
         Some(BatchRoom { budget: self.clone(), own: Arc::clone(own), bytes })
     }
 
-    /// Tells senders when to look again.
+    /// Returns the signal after which senders try again.
     pub(crate) fn freed(&self) -> &Notify {
         &self.0.freed
     }
@@ -115,7 +116,7 @@ impl ByteBudget {
     }
 }
 
-/// Bytes of one batch that waits; given back when it is dropped.
+/// Bytes of one waiting batch; released when it is dropped.
 pub(crate) struct BatchRoom {
     budget: ByteBudget,
     own: Arc<AtomicUsize>,
@@ -133,7 +134,7 @@ impl Drop for BatchRoom {
     }
 }
 
-/// Bytes of one picture that is worked on; given back when it is dropped.
+/// Bytes of one picture that is being decoded; released when it is dropped.
 #[derive(Debug)]
 pub struct PictureRoom {
     budget: ByteBudget,
@@ -159,12 +160,12 @@ mod tests {
 
     use super::*;
 
-    /// Long enough for a thread that is let in to say so.
+    /// Long enough for a thread that was let in to report it.
     const SHORT: Duration = Duration::from_millis(50);
-    /// Long enough for any machine.
+    /// Long enough on any machine.
     const LONG: Duration = Duration::from_secs(20);
 
-    /// Threads that each ask for room in order, say that they have it, and keep it until they are told.
+    /// Threads that ask for room in a known order, report when they have it, and keep it until told to return it.
     struct Line {
         budget: ByteBudget,
         let_in: mpsc::Sender<usize>,

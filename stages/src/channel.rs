@@ -1,4 +1,4 @@
-//! Bounded streams of record batches between stages: bounded by number of batches and by bytes, and metered on both ends.
+//! Bounded streams of record batches between stages: bounded by number of batches and by bytes, and metered at both ends.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -10,24 +10,24 @@ use crate::budget::{BatchRoom, ByteBudget};
 use crate::error::{Result, StageError};
 use crate::meter::{Queued, StageMeter};
 
-/// How much may wait between stages. Cloning shares the budget.
+/// Limits of waiting batches. Clones share the budget.
 #[derive(Debug, Clone)]
 pub struct ChannelLimits {
-    /// Most batches of one channel.
+    /// Largest number of batches in one channel.
     pub max_batches: usize,
-    /// Bytes that may wait in all channels with this budget, with those of the pictures that are decoded by it.
+    /// Budget of bytes for all channels that share it and for the pictures that are decoded under it.
     pub budget: ByteBudget,
 }
 
 impl Default for ChannelLimits {
-    /// 4 batches, and a budget of its own of 256 MiB.
+    /// Returns 4 batches, and a new budget of 256 MiB.
     fn default() -> Self {
         Self::new(ByteBudget::new(256 << 20))
     }
 }
 
 impl ChannelLimits {
-    /// 4 batches in each channel, and `budget` for all of them.
+    /// Returns 4 batches in each channel, and `budget` for all of them.
     #[must_use]
     pub const fn new(budget: ByteBudget) -> Self {
         Self { max_batches: 4, budget }
@@ -37,11 +37,11 @@ impl ChannelLimits {
 struct Message {
     batch: RecordBatch,
     queued: Queued,
-    // Held while the batch waits; dropped when it is received.
+    // Held while the batch waits, and dropped when it is received.
     _room: BatchRoom,
 }
 
-/// Sending end: what a stage writes to.
+/// Sending end of a channel, which a stage writes to.
 pub struct BatchSender {
     sender: async_channel::Sender<Message>,
     budget: ByteBudget,
@@ -50,7 +50,7 @@ pub struct BatchSender {
     consumer: Arc<StageMeter>,
 }
 
-/// Receiving end: what a stage reads from. Batches come in the order in which they were sent.
+/// Receiving end of a channel, which a stage reads from. Batches arrive in the order of sending.
 pub struct BatchStream {
     receiver: async_channel::Receiver<Message>,
     budget: ByteBudget,
@@ -58,7 +58,7 @@ pub struct BatchStream {
 }
 
 impl Drop for BatchStream {
-    /// Gives back the bytes of what still waits, and wakes a sender that waits for room: there is nobody to send to.
+    /// Releases the bytes of waiting batches, and wakes senders that wait for room, since nothing receives any more.
     fn drop(&mut self) {
         self.receiver.close();
         while self.receiver.try_recv().is_ok() {}
@@ -80,7 +80,7 @@ impl BatchSender {
     /// Sends a batch once there is room for it. Empty batches are dropped.
     ///
     /// # Errors
-    /// [`StageError::DownstreamClosed`].
+    /// [`StageError::DownstreamClosed`] if the receiver is gone.
     pub async fn send(&self, batch: RecordBatch) -> Result<()> {
         let rows = batch.num_rows() as u64;
         if rows == 0 {
@@ -100,7 +100,7 @@ impl BatchSender {
     async fn room_for(&self, bytes: usize) -> Result<BatchRoom> {
         let mut freed = std::pin::pin!(self.budget.freed().notified());
         loop {
-            // Listens before it looks, so that nothing freed in between is missed.
+            // Registers before it checks, so that it misses no room that is returned in between.
             freed.as_mut().enable();
             if self.sender.is_closed() {
                 return Err(StageError::DownstreamClosed);
@@ -115,7 +115,7 @@ impl BatchSender {
 }
 
 impl BatchStream {
-    /// The next batch; `None` when the sender is gone.
+    /// Returns the next batch; `None` when the sender is gone.
     pub async fn next(&self) -> Option<RecordBatch> {
         let waiting = Instant::now();
         let message = self.receiver.recv().await.ok();
@@ -212,10 +212,10 @@ mod tests {
         assert_eq!(limits.budget.held(), 0);
     }
 
-    /// A batch of as many rows, and pictures of as many bytes that are worked on side by side before it goes on.
+    /// A batch with a number of rows, and the byte sizes of pictures that are decoded in parallel before it continues.
     type Step = (u64, Vec<usize>);
 
-    /// Works on pictures as `derive` does: each thread waits for room, and gives it back. At no time more than `most` bytes are held.
+    /// Decodes pictures as `derive` does: each thread waits for room, and returns it. Checks that no more than `most` bytes are ever held.
     async fn work_on(pictures: Vec<usize>, budget: ByteBudget, most: usize) {
         let working = move || {
             std::thread::scope(|scope| {
@@ -232,8 +232,8 @@ mod tests {
         tokio::task::spawn_blocking(working).await.expect("no more is held than may be");
     }
 
-    /// Chains of two channels with one budget, and between them a stage that works on pictures: all batches come through in order, and at no time more is
-    /// held than the budget, one batch of each channel, and one picture.
+    /// Runs chains of two channels with one budget and a stage between them that decodes pictures. Checks that all batches arrive in order,
+    /// and that no more than the budget, one batch of each channel, and one picture are ever held.
     async fn pass_through_chains(chains: Vec<Vec<Step>>, max_bytes: usize, max_batches: usize) {
         let limits = ChannelLimits { max_batches, budget: ByteBudget::new(max_bytes) };
         let bytes = |(rows, _): &Step| batch(*rows).get_array_memory_size();

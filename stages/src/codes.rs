@@ -1,15 +1,15 @@
-//! Image codes that come instead of a picture: a NumPy file of whole numbers.
+//! Given image codes: NumPy files of whole numbers that a source has instead of pictures.
 //!
-//! `ingest` carries them as the bytes of an image, `filter` and `derive` let them through undecoded, `tokenize` reads and checks them. No
-//! picture that can be decoded begins as they do.
+//! `ingest` carries them as the bytes of an image, `filter` and `derive` let them through, and `tokenize` reads and checks them. No format
+//! of pictures begins with the same bytes.
 //!
 //! # Source
-//! Format: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>. Its header is a Python literal; the files that NumPy
-//! writes of plain arrays have one shape of it, which is read here without a parser that recurses into what a stranger wrote.
+//! Format: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>. Its header is a Python literal. NumPy writes the
+//! header of plain arrays in one way, which is read here without recursion into untrusted input.
 
 use cm3flow_schemas::Grid;
 
-/// What a NumPy file begins with.
+/// First bytes of a NumPy file.
 const MAGIC: &[u8] = b"\x93NUMPY";
 
 /// Codes of one image, as a file holds them.
@@ -17,19 +17,19 @@ const MAGIC: &[u8] = b"\x93NUMPY";
 pub(crate) struct GivenCodes {
     /// Length, or rows and columns.
     pub(crate) shape: Vec<usize>,
-    /// The numbers, row-major.
+    /// Indices into the codebook, row-major.
     pub(crate) codes: Vec<u32>,
 }
 
-/// Whether `bytes` are given codes and no picture.
+/// Checks whether `bytes` are given codes and no picture.
 pub(crate) fn is_given(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
 
-/// The file of `codes` in one row, always the same bytes for the same codes: ids are taken over them.
+/// Returns the file of `codes` in one row. The same codes give the same bytes, since ids are computed from them.
 pub(crate) fn to_file(codes: &[u32]) -> Vec<u8> {
     let mut header = format!("{{'descr': '<u4', 'fortran_order': False, 'shape': ({},), }}", codes.len());
-    // Ten bytes stand before the header, and NumPy ends it at a multiple of 64.
+    // Ten bytes precede the header, and NumPy ends it at a multiple of 64.
     while !(header.len() + 11).is_multiple_of(64) {
         header.push(' ');
     }
@@ -39,7 +39,7 @@ pub(crate) fn to_file(codes: &[u32]) -> Vec<u8> {
     file
 }
 
-/// Rows and columns of the codes in a file, if they have some; what is wrong with it is left to [`from_file`].
+/// Returns rows and columns of the codes in a file, if it has two dimensions. Problems of the file are left to [`from_file`].
 pub(crate) fn grid_of(bytes: &[u8]) -> Option<Grid> {
     let shape = dimensions(field(split_header(bytes)?.0, "shape").ok()?)?;
     match shape[..] {
@@ -51,7 +51,7 @@ pub(crate) fn grid_of(bytes: &[u8]) -> Option<Grid> {
 /// Reads a file: whole numbers of 1 to 8 bytes, little-endian, in C order, of one or two dimensions.
 ///
 /// # Errors
-/// What is wrong with the file, for a refusal.
+/// The problem of the file, as text for a refusal.
 pub(crate) fn from_file(bytes: &[u8]) -> Result<GivenCodes, String> {
     let (header, content) = split_header(bytes).ok_or("it is no NumPy file, or cut within its header")?;
     let number_type = quoted(field(header, "descr")?).ok_or("its numbers are no plain type")?;
@@ -71,7 +71,7 @@ pub(crate) fn from_file(bytes: &[u8]) -> Result<GivenCodes, String> {
     Ok(GivenCodes { codes: codes.collect::<Result<_, _>>()?, shape })
 }
 
-/// The header's text, and what stands behind it.
+/// Returns the text of the header, and the bytes behind it.
 fn split_header(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let rest = bytes.strip_prefix(MAGIC)?;
     let ([major, _minor], rest) = rest.split_first_chunk::<2>()?;
@@ -84,7 +84,7 @@ fn split_header(bytes: &[u8]) -> Option<(&str, &[u8])> {
     Some((std::str::from_utf8(header).ok()?, content))
 }
 
-/// What follows the key `name` in a header.
+/// Returns the rest of the header behind the key `name`.
 fn field<'h>(header: &'h str, name: &str) -> Result<&'h str, String> {
     let (_, value) = header.split_once(&format!("'{name}':")).ok_or_else(|| format!("its header has no {name}"))?;
     Ok(value.trim_start())
@@ -99,7 +99,7 @@ fn dimensions(value: &str) -> Option<Vec<usize>> {
     inner.split(',').map(str::trim).filter(|length| !length.is_empty()).map(|length| length.parse().ok()).collect()
 }
 
-/// The code that `number` spells in little-endian order.
+/// Returns the code that the little-endian `number` stands for.
 fn code_of(number: &[u8], is_signed: bool) -> Result<u32, String> {
     let is_negative = is_signed && number.last().is_some_and(|high| high & 0x80 != 0);
     let mut wide = [if is_negative { 0xFF } else { 0 }; 8];
@@ -115,7 +115,7 @@ fn code_of(number: &[u8], is_signed: bool) -> Result<u32, String> {
 mod tests {
     use super::*;
 
-    /// A file as NumPy writes it, its fields spelled out.
+    /// Makes a file as NumPy writes it, from its fields.
     fn file(descr: &str, shape: &str, order: &str, content: &[u8]) -> Vec<u8> {
         let header = format!("{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}\n");
         [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes(), header.as_bytes(), content].concat()
@@ -181,7 +181,7 @@ mod tests {
         ] {
             assert!(problem(&bytes).contains(expected), "{expected}: {}", problem(&bytes));
         }
-        // A header of nothing but brackets must not exhaust the stack.
+        // A header of nested brackets must not exhaust the stack.
         let nested = "(".repeat(60_000);
         let bytes = [b"\x93NUMPY\x01\x00".as_slice(), &(nested.len() as u16).to_le_bytes(), nested.as_bytes()].concat();
         assert!(problem(&bytes).contains("no descr"));

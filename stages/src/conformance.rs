@@ -1,4 +1,4 @@
-//! The contract of [`Stage`], as a suite that every stage's tests run.
+//! Contract of [`Stage`], as a suite that the tests of every stage run.
 //!
 //! [`check_stage`] checks all rules on one input; [`cuts_do_not_matter`] is rule 3 alone, for property tests over rows and cuts.
 
@@ -18,10 +18,10 @@ use crate::error::{Result, StageError};
 use crate::meter::StageMeter;
 use crate::stage::Stage;
 
-/// Random cuts that each check tries, beside the whole input and single rows.
+/// Number of random cuts in each check, beside the whole input and single rows.
 const RANDOM_CUTS: u64 = 6;
 
-/// Checks the contract on the rows of `input` and returns what the stage makes of them. `make` gives a fresh stage each time.
+/// Checks the contract on the rows of `input`, and returns the rows that the stage sends. `make` gives a fresh stage each time.
 ///
 /// # Panics
 /// If a rule is broken.
@@ -39,14 +39,14 @@ pub(crate) fn check_stage<S: Stage>(make: impl Fn() -> S, input: &RecordBatch) -
         assert_eq!(concat_batches(&schema, &sent).expect("rule 1"), expected, "rule 3: cut into {sizes:?}");
     }
 
-    // Rule 2 for no input at all.
+    // Rule 2 without any input.
     assert_eq!(run(make(), vec![]).expect("an empty input is no error").iter().map(RecordBatch::num_rows).sum::<usize>(), 0);
     check_refused_rows(input, &expected);
     check_closed_output(make(), input);
     expected
 }
 
-/// Rule 4, first half: what was refused before comes out with the same refusal, and the columns that the stage does not add are the same.
+/// Checks the first half of rule 4: a refused row keeps its refusal, and the columns that the stage does not add stay the same.
 fn check_refused_rows(input: &RecordBatch, output: &RecordBatch) {
     let (Some(before), true) = (input.column_by_name(columns::REFUSAL), output.column_by_name(columns::REFUSAL).is_some()) else { return };
     let refused = filter_record_batch(input, &is_refused(before)).expect("a filter of the same length");
@@ -75,7 +75,7 @@ fn check_refused_rows(input: &RecordBatch, output: &RecordBatch) {
     }
 }
 
-/// A closed output surfaces as such, and does not hang.
+/// Checks that a closed output surfaces as such, and does not hang.
 fn check_closed_output<S: Stage>(stage: S, input: &RecordBatch) {
     let meter = Arc::new(StageMeter::new("test"));
     let batches = cut(input, &vec![1; input.num_rows()]);
@@ -99,15 +99,15 @@ fn check_closed_output<S: Stage>(stage: S, input: &RecordBatch) {
     assert!(matches!(ended, Err(StageError::DownstreamClosed)), "a closed output must surface, got {ended:?}");
 }
 
-/// Runs `stage` over `batches`; rule 1 is checked for every batch that it sends.
+/// Runs `stage` over `batches`, and checks rule 1 for every batch that it sends.
 ///
 /// # Errors
-/// The stage's own.
+/// The error of the stage.
 pub(crate) fn run<S: Stage>(stage: S, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
     let schema = batches.first().map(|batch| stage.output_schema(&batch.schema()).expect("the stage accepts the columns"));
     let meter = Arc::new(StageMeter::new("test"));
     block_on(async move {
-        // Narrow channels, so that stages wait on both sides.
+        // Narrow channels make stages wait at both ends.
         let limits = ChannelLimits { max_batches: 1, budget: ByteBudget::new(64 << 10) };
         let (sender, stream) = channel(&limits, &meter, &meter);
         let (out, sent) = channel(&limits, &meter, &meter);
@@ -130,7 +130,7 @@ pub(crate) fn run<S: Stage>(stage: S, batches: Vec<RecordBatch>) -> Result<Vec<R
     })
 }
 
-/// Runs `stage` over one batch and returns its rows as one batch.
+/// Runs `stage` over one batch, and returns its rows as one batch.
 ///
 /// # Panics
 /// If the stage fails.
@@ -154,15 +154,15 @@ pub(crate) fn cut(batch: &RecordBatch, sizes: &[usize]) -> Vec<RecordBatch> {
     pieces
 }
 
-/// Rows chosen from a fixture of `rows` rows, with repetitions, and the sizes of the pieces that they are cut into.
+/// Draws rows from a fixture of `rows` rows, with repetitions, and sizes of the pieces to cut them into.
 pub(crate) fn rows_and_cuts(rows: usize) -> impl Strategy<Value = (Vec<u32>, Vec<usize>)> {
     (prop::collection::vec(0..rows as u32, 1..24), prop::collection::vec(0_usize..6, 0..24))
 }
 
-/// Rule 3 for one case of [`rows_and_cuts`].
+/// Checks rule 3 for one case of [`rows_and_cuts`].
 ///
 /// # Errors
-/// A failed case, to be shrunk.
+/// A failed case, which proptest shrinks.
 pub(crate) fn cuts_do_not_matter<S: Stage>(
     make: impl Fn() -> S,
     fixture: &RecordBatch,
@@ -175,17 +175,17 @@ pub(crate) fn cuts_do_not_matter<S: Stage>(
     Ok(())
 }
 
-/// The `rows` of `batch`, in that order.
+/// Returns the `rows` of `batch`, in that order.
 pub(crate) fn rows_of(batch: &RecordBatch, rows: &[u32]) -> RecordBatch {
     take_record_batch(batch, &UInt32Array::from(rows.to_vec())).expect("rows of the fixture")
 }
 
-/// Cases of a property test: few, since each runs a stage twice.
+/// Returns the settings of a property test: few cases, since each runs a stage twice.
 pub(crate) fn cases() -> ProptestConfig {
     ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// A schema as a table: a line for each field.
+/// Formats a schema as a table: one line a field.
 pub(crate) fn schema_table(schema: &Schema) -> String {
     let line = |field: &Arc<arrow::datatypes::Field>| {
         let null = if field.is_nullable() { "null" } else { "-" };
@@ -194,17 +194,17 @@ pub(crate) fn schema_table(schema: &Schema) -> String {
     schema.fields().iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Schema that `stage` sends for `input`, as [`schema_table`].
+/// Formats the schema that `stage` sends for `input`, as [`schema_table`] does.
 pub(crate) fn output_table(stage: &impl Stage, input: &SchemaRef) -> String {
     schema_table(&stage.output_schema(input).expect("the stage accepts the columns"))
 }
 
-/// True for the rows that have a refusal.
+/// Returns `true` for the rows that have a refusal.
 pub(crate) fn is_refused(refusals: &dyn Array) -> BooleanArray {
     (0..refusals.len()).map(|row| Some(refusals.is_valid(row))).collect()
 }
 
-/// Values of a text column.
+/// Returns the values of a text column.
 pub(crate) fn text_column(batch: &RecordBatch, name: &str) -> Vec<String> {
     let column = batch.column_by_name(name).expect("a column of the fixture").as_string::<i32>();
     column.iter().map(|value| value.unwrap_or("(null)").to_owned()).collect()
@@ -215,7 +215,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime").block_on(future)
 }
 
-/// A stage that breaks the contract is caught.
+/// The suite catches a stage that breaks the contract.
 mod tests {
     use arrow::array::{ArrayRef, UInt64Array};
     use arrow::datatypes::DataType;
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
     use crate::channel::{BatchSender, BatchStream};
 
-    /// Sends the number of rows of each batch: what rule 3 forbids.
+    /// Stage that sends the number of rows of each batch, which rule 3 forbids.
     struct CountsBatches;
 
     impl Stage for CountsBatches {

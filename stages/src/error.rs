@@ -1,103 +1,103 @@
-//! Errors of stages. A bad row is none: it carries a refusal and goes to the ledger.
+//! Errors of stages. A bad row is no error: it gets a refusal and goes to the ledger.
 
 use cm3flow_schemas::{DynError, SchemaError, VocabularyError};
 use thiserror::Error;
 
-/// What stages return.
+/// Result of stages, sources and readers.
 pub type Result<T, E = StageError> = std::result::Result<T, E>;
 
-/// Why a stage, a source or a reader had to stop.
+/// Failure that stops a stage, a source or a reader.
 #[derive(Debug, Error)]
 pub enum StageError {
-    /// The receiver of a stage's batches is gone; whoever closed it knows why.
+    /// The receiver of a stage's batches is gone; its own error tells why.
     #[error("the next stage has stopped")]
     DownstreamClosed,
-    /// A batch has other columns than the stage works on.
+    /// A batch lacks columns of the stage.
     #[error("stage {stage} cannot work on its input")]
     Schema {
-        /// The stage.
+        /// Name of the stage.
         stage: &'static str,
-        /// What is wrong with the batch.
+        /// Missing or mistyped column.
         #[source]
         source: SchemaError,
     },
-    /// A store could not be read.
+    /// The store could not be read.
     #[error("cannot read {location}")]
     Store {
         /// Address or path.
         location: String,
-        /// The store's error.
+        /// Error of the store.
         #[source]
         source: object_store::Error,
     },
-    /// A source's address or content cannot be used at all.
+    /// The address or content of a source is unusable.
     #[error("source {name}: {problem}")]
     Source {
         /// Name of the source in the configuration.
         name: String,
-        /// What is wrong and what to do.
+        /// Problem and remedy.
         problem: String,
     },
-    /// A source's file is not what it was when the run was planned.
+    /// A file of a source differs from the one that the run was planned on.
     #[error("source {source_name}: {file} has changed since the run was planned: {problem}; run again to plan it anew")]
     Changed {
         /// Name of the source in the configuration.
         source_name: String,
-        /// The file.
+        /// Name of the file in the source.
         file: String,
-        /// What differs.
+        /// Difference that was found.
         problem: String,
     },
-    /// A file could not be read as what it should be.
+    /// A file could not be read in the expected format.
     #[error("cannot read {location}")]
     Read {
         /// Address or path.
         location: String,
-        /// The cause.
+        /// Error of the reader.
         #[source]
         source: std::io::Error,
     },
     /// A model behind one of the traits failed.
     #[error("{component} failed in stage {stage}")]
     Model {
-        /// The stage.
+        /// Name of the stage.
         stage: &'static str,
-        /// What it asked.
+        /// Kind of model that was called.
         component: &'static str,
-        /// The model's own error.
+        /// Error of the model.
         #[source]
         source: DynError,
     },
-    /// A call of a model panicked; where is in the log.
+    /// A call of a model panicked; the log has the place.
     #[error("{owner} panicked: {problem}")]
     OwnerPanicked {
         /// Name of the thread that owns the model.
         owner: &'static str,
-        /// What the panic said.
+        /// Message of the panic.
         problem: String,
     },
     /// A text tokenizer could not be fitted, loaded or used.
     #[error("text tokenizer: {action}")]
     TextTokenizer {
-        /// What was tried.
+        /// Attempted step.
         action: &'static str,
-        /// The library's error.
+        /// Error of the library.
         #[source]
         source: DynError,
     },
-    /// A text that had been encoded before can be no more.
+    /// A text cannot be encoded, although it could before.
     #[cfg(feature = "prepare")]
     #[error("a text cannot be encoded")]
     Text(#[from] crate::tokenize::Unrepresentable),
     /// A fitted table or a bank is damaged or of another kind.
     #[error("{what} is unusable: {problem}")]
     Artefact {
-        /// What it should be.
+        /// Expected kind.
         what: &'static str,
-        /// What is wrong with it.
+        /// Defect that was found.
         problem: String,
     },
-    /// Templates do not parse or ask for what no sample has.
+    /// Templates do not parse, or use content that no sample has.
     #[error("templates: {problem}")]
     Template {
         /// Task and problem.
@@ -106,7 +106,7 @@ pub enum StageError {
     /// A token id outside its range reached a document.
     #[error("stage {stage} met an id that the vocabulary does not have")]
     Vocabulary {
-        /// The stage.
+        /// Name of the stage.
         stage: &'static str,
         /// Range and id.
         #[source]
@@ -115,64 +115,64 @@ pub enum StageError {
     /// A document that `instruct` should have refused reached `pack`.
     #[error("document {document} has {len} tokens and fits into no pack of {seq_len}")]
     DocumentTooLong {
-        /// The document.
+        /// Id of the document.
         document: cm3flow_schemas::DocumentId,
-        /// Its tokens.
+        /// Number of its tokens.
         len: usize,
-        /// Tokens of a pack.
+        /// Number of tokens in a pack.
         seq_len: usize,
     },
-    /// A document that does not even have its two boundaries reached `pack`.
+    /// A document without its two boundaries reached `pack`.
     #[error("document {document} has {tokens} tokens and {segments} segments, which is no document")]
     BrokenDocument {
-        /// The document.
+        /// Id of the document.
         document: cm3flow_schemas::DocumentId,
-        /// Its tokens.
+        /// Number of its tokens.
         tokens: usize,
-        /// Its segments.
+        /// Number of its segments.
         segments: usize,
     },
-    /// A dataset holds no packs of the split that is asked for.
+    /// The dataset has no packs of the requested split.
     #[error("there are no {split} packs to read; the dataset may be too small for this split")]
     NoPacks {
         /// Name of the split.
         split: &'static str,
     },
-    /// A mixture of sources makes no sense.
+    /// A mixture of sources is invalid.
     #[error("mixture: {problem}")]
     Mixture {
-        /// What is wrong with it.
+        /// Field and range, or the conflict.
         problem: String,
     },
-    /// Ranks, workers or batch size make no sense.
+    /// Ranks, workers or batch size are invalid.
     #[error("reader: {problem}")]
     Slice {
-        /// The field and its range.
+        /// Field and range.
         problem: String,
     },
-    /// A reader cannot go on from a state.
+    /// A reader cannot continue from a state.
     #[error("the state of the reader cannot be used: {problem}")]
     ReaderState {
-        /// What is wrong with it.
+        /// Mismatch that was found.
         problem: String,
     },
     /// An address cannot be read from.
     #[error("cannot read {address}: {problem}")]
     Address {
-        /// The address, without secrets.
+        /// Address without secrets.
         address: String,
-        /// What is wrong with it.
+        /// Reason for people.
         problem: String,
     },
-    /// A record of a store is not what it should be.
+    /// A record of a store has another content than expected.
     #[error("record {location}: {problem}")]
     Record {
-        /// Its path.
+        /// Path of the record.
         location: String,
-        /// What is wrong with it.
+        /// Defect that was found.
         problem: String,
     },
-    /// A version is not published.
+    /// The requested version is not published.
     #[error("dataset {dataset} has no version {version}; publish it, name another one, or follow the run that makes it")]
     NoVersion {
         /// Name of the dataset.
@@ -180,7 +180,7 @@ pub enum StageError {
         /// Number or tag.
         version: String,
     },
-    /// The version that was published holds other windows than those that were read while it was made.
+    /// The published version has other windows than those that were read during its run.
     #[error(
         "window {window} of version {version} of {dataset} was published as another one than was read while it was made; \
          begin again with the published version"
@@ -188,58 +188,58 @@ pub enum StageError {
     RunChanged {
         /// Name of the dataset.
         dataset: String,
-        /// Its number.
+        /// Number of the version.
         version: u32,
-        /// First window that differs.
+        /// Index of the first window that differs.
         window: usize,
     },
-    /// A run that is followed has stopped before its windows were complete.
+    /// A followed run stopped before its windows were complete.
     #[error("the run that is followed has stopped after {windows} windows; start it again or read a published version")]
     RunStopped {
-        /// Windows that it committed.
+        /// Number of windows that the run committed.
         windows: usize,
     },
     /// A table operation failed.
     #[error("stage {stage} could not join its tables")]
     Table {
-        /// The stage.
+        /// Name of the stage.
         stage: &'static str,
-        /// The engine's error.
+        /// Error of the engine.
         #[source]
         source: DynError,
     },
     /// Arrow could not assemble or read a batch.
     #[error("arrow failed on {what}")]
     Arrow {
-        /// What was read or written.
+        /// Content in work.
         what: String,
-        /// Arrow's error.
+        /// Error of Arrow.
         #[source]
         source: arrow::error::ArrowError,
     },
-    /// A shard's block is not what its index says.
+    /// A block of a shard does not match the index.
     #[error("shard {shard}, block {block}: {problem}")]
     Block {
         /// Digest of the shard.
         shard: String,
-        /// Number of the block.
+        /// Index of the block in the shard.
         block: usize,
-        /// What is wrong.
+        /// Mismatch that was found.
         problem: String,
     },
     /// A task of the runtime was cancelled or panicked.
     #[error("a task of stage {stage} did not finish")]
     Task {
-        /// The stage.
+        /// Name of the stage.
         stage: &'static str,
-        /// The runtime's error.
+        /// Error of the runtime.
         #[source]
         source: tokio::task::JoinError,
     },
 }
 
 impl StageError {
-    /// Whether the same work may succeed when it is tried again.
+    /// Checks whether the same work may succeed on another attempt.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         use object_store::Error;

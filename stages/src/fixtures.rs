@@ -1,4 +1,4 @@
-//! Small pictures, samples and documents for tests, made in memory, state by state as they flow through the stages.
+//! Test data in memory: small pictures, samples and documents in every state of the flow.
 
 use std::io::Cursor;
 use std::sync::{Arc, LazyLock, Mutex};
@@ -31,13 +31,13 @@ use crate::split::{Split, SplitConfig};
 use crate::stage::Map;
 use crate::tokenize::{ImageTokenizerOwner, PatchTokenizer, TextTokenizer, Tokenize, fit_text};
 
-/// Side of the square that the tokenizer takes, in pixels.
+/// Side of the tokenizer's square, in pixels.
 pub(crate) const SIDE: u32 = 16;
 /// Side of a patch, in pixels: 16 codes an image.
 pub(crate) const PATCH: u32 = 4;
-/// Codes of the tokenizer.
+/// Size of the tokenizer's codebook.
 pub(crate) const CODES: u32 = 8;
-/// Tokens of a pack.
+/// Number of tokens in a pack.
 pub(crate) const SEQ_LEN: u32 = 256;
 /// Seed of all draws.
 pub(crate) const SEED: u64 = 7;
@@ -57,7 +57,7 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    /// A sample with a main image and captions.
+    /// Makes a sample with a main image and captions.
     pub(crate) fn new(key: &str, main: Vec<u8>, captions: &[&str]) -> Self {
         let image_id = ImageId::of(&main);
         let images = vec![RoleImage { role: MAIN_IMAGE.into(), bytes: main }];
@@ -75,14 +75,14 @@ impl Raw {
         }
     }
 
-    /// The sample with other annotations, and the id that follows from them.
+    /// Changes the annotations, and the id with them.
     pub(crate) fn annotated(mut self, change: impl FnOnce(&mut Annotations)) -> Self {
         change(&mut self.annotations);
         self.sample_id = sample::sample_id(&self.images, &self.annotations);
         self
     }
 
-    /// The sample with a further image.
+    /// Adds an image, and changes the id.
     pub(crate) fn with_image(mut self, role: &str, bytes: Vec<u8>) -> Self {
         self.images.push(RoleImage { role: role.into(), bytes });
         self.sample_id = sample::sample_id(&self.images, &self.annotations);
@@ -96,13 +96,13 @@ impl Raw {
     }
 }
 
-/// Raw samples as a batch, numbered.
+/// Returns raw samples as a batch, with numbered rows.
 pub(crate) fn raw_batch(samples: &[Raw]) -> RecordBatch {
     let numbered: Vec<Raw> = samples.iter().zip(0..).map(|(sample, row)| Raw { row, ..sample.clone() }).collect();
     rows::write(&columns::raw_sample(), &numbered).expect("raw rows fit their schema")
 }
 
-/// A picture with a gradient, and a rectangle whose place and colour follow from `kind`.
+/// Makes a picture with a gradient, and with a rectangle whose place and colour depend on `kind`.
 pub(crate) fn picture(kind: u8, width: u32, height: u32) -> RgbImage {
     let step = |x: u32, length: u32| (x * 255 / length.max(1)) as u8;
     RgbImage::from_fn(width, height, |x, y| {
@@ -116,26 +116,26 @@ pub(crate) fn picture(kind: u8, width: u32, height: u32) -> RgbImage {
     })
 }
 
-/// `picture` as a PNG file.
+/// Encodes `picture` as a PNG file.
 pub(crate) fn png(picture: &RgbImage) -> Vec<u8> {
     encoded(&DynamicImage::ImageRgb8(picture.clone()), ImageFormat::Png)
 }
 
-/// `picture` as a JPEG file of high quality.
+/// Encodes `picture` as a JPEG file of high quality.
 pub(crate) fn jpeg(picture: &RgbImage) -> Vec<u8> {
     let mut bytes = Vec::new();
     JpegEncoder::new_with_quality(&mut bytes, 95).encode_image(picture).expect("encodes in memory");
     bytes
 }
 
-/// `picture` as a file of `format`.
+/// Encodes `picture` as a file of `format`.
 pub(crate) fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     picture.write_to(&mut bytes, format).expect("encodes in memory");
     bytes.into_inner()
 }
 
-/// `levels` as a PNG whose samples have `depth` bits: grey levels, or indices into `palette`.
+/// Encodes `levels` as a PNG with samples of `depth` bits: grey levels, or indices into `palette`.
 pub(crate) fn level_png(levels: &GrayImage, depth: BitDepth, palette: Option<&[Rgb<u8>]>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = Encoder::new(&mut bytes, levels.width(), levels.height());
@@ -152,7 +152,7 @@ pub(crate) fn level_png(levels: &GrayImage, depth: BitDepth, palette: Option<&[R
     bytes
 }
 
-/// Seventeen samples: good ones, duplicates of two kinds, and every early way to be refused.
+/// Makes seventeen samples: good ones, duplicates of two kinds, and one for each early refusal.
 pub(crate) fn raw_samples() -> Vec<Raw> {
     let captions = [
         "a red kite over a hill",
@@ -195,17 +195,17 @@ pub(crate) fn raw_samples() -> Vec<Raw> {
     samples
 }
 
-/// Limits under which the fixtures' small pictures pass.
+/// Returns limits that the small pictures pass.
 pub(crate) fn filter_config() -> FilterConfig {
     FilterConfig { min_short_side_px: SIDE, ..FilterConfig::default() }
 }
 
-/// What the image tokenizer asks for.
+/// Returns the preparation of the image tokenizer.
 pub(crate) fn preparation() -> Preparation {
     Preparation::chameleon(SIDE, Crop::Center)
 }
 
-/// A tokenizer fitted on the fixtures' pictures.
+/// Returns a tokenizer fitted on the test pictures.
 pub(crate) fn patch_tokenizer() -> PatchTokenizer {
     static FITTED: LazyLock<PatchTokenizer> = LazyLock::new(|| {
         let images: Vec<u8> = (0..12).flat_map(|kind| picture(kind, SIDE, SIDE).into_raw()).collect();
@@ -214,12 +214,12 @@ pub(crate) fn patch_tokenizer() -> PatchTokenizer {
     FITTED.clone()
 }
 
-/// The tokenizer on a thread, as a stage takes it.
+/// Puts the tokenizer on a thread, as a stage takes it.
 pub(crate) fn tokenizer_owner() -> ImageTokenizerOwner {
     Owner::spawn("image tokenizer", Box::new(patch_tokenizer()) as Box<dyn ImageTokenizer>).expect("a thread")
 }
 
-/// A text tokenizer fitted on the fixtures' captions.
+/// Returns a text tokenizer fitted on the test captions.
 pub(crate) fn text_tokenizer() -> TextTokenizer {
     static FITTED: LazyLock<TextTokenizer> = LazyLock::new(|| {
         let texts: Vec<String> = raw_samples().into_iter().flat_map(|sample| sample.annotations.captions).collect();
@@ -228,7 +228,7 @@ pub(crate) fn text_tokenizer() -> TextTokenizer {
     FITTED.clone()
 }
 
-/// An embedder over the fixtures' captions and codebook.
+/// Returns an embedder fitted on the test captions, with the tokenizer's codebook.
 pub(crate) fn embedder() -> NgramColourEmbedder {
     let texts: Vec<String> = raw_samples().into_iter().flat_map(|sample| sample.annotations.captions).collect();
     let table = IdfTable::fit(&EmbedConfig { text_buckets: 64, ..EmbedConfig::default() }, texts.iter().map(String::as_str));
@@ -236,23 +236,23 @@ pub(crate) fn embedder() -> NgramColourEmbedder {
     NgramColourEmbedder::new(table, tokenizer.codebook(), tokenizer.spec().codebook_dim as usize, SIDE as usize)
 }
 
-/// The embedder on a thread, as a stage takes it.
+/// Puts the embedder on a thread, as a stage takes it.
 pub(crate) fn embedder_owner() -> EmbedderOwner {
     Owner::spawn("pair embedder", Box::new(embedder()) as Box<dyn PairEmbedder>).expect("a thread")
 }
 
-/// Ids for the fixtures' tokenizers.
+/// Returns a vocabulary for the test tokenizers.
 pub(crate) fn vocabulary() -> Vocabulary {
     let sizes = VocabularySizes { text: text_tokenizer().size(), image: CODES, sentinels: 8, total: None };
     Vocabulary::try_new("fixture", &sizes).expect("small")
 }
 
-/// An annotator without a network: negatives of a quarter of the size that it takes, `batch_size` at once. Of a picture whose last pixel is less blue than
-/// `least_blue` it makes values that are not finite.
+/// Annotator without a network. It returns negatives of a quarter of its input's size, and takes `batch_size` pictures at once. If the last
+/// pixel of a picture is less blue than `least_blue`, its values are not finite.
 pub(crate) struct Negatives {
     spec: ImageAnnotatorSpec,
     least_blue: u8,
-    /// Pictures of each call.
+    /// Number of pictures in each call.
     pub(crate) calls: Arc<Mutex<Vec<usize>>>,
 }
 
@@ -262,7 +262,7 @@ impl Negatives {
         Self { spec: ImageAnnotatorSpec { digest: Digest::of(b"negatives"), side_px, numerics }, least_blue, calls: Arc::default() }
     }
 
-    /// On a thread, as the stage takes it.
+    /// Puts the annotator on a thread, as the stage takes it.
     pub(crate) fn annotator(self, role: &str) -> Annotator {
         let spec = self.spec.clone();
         let owner = Owner::spawn("image annotator", Box::new(self) as Box<dyn ImageAnnotator>).expect("a thread");
@@ -291,47 +291,47 @@ impl ImageAnnotator for Negatives {
     }
 }
 
-/// Two annotators of different sizes, of which the second one sees nothing in pictures without blue.
+/// Returns two annotators of different sizes; the second one fails on pictures without blue.
 pub(crate) fn annotate() -> Annotate {
     Annotate::new(vec![Negatives::new(SIDE, 3, 0).annotator("depth"), Negatives::new(24, 2, 20).annotator("hed")], SIDE)
 }
 
-/// How pictures are prepared for the tokenizer where they have several shapes: 2x8, 3x5, 4x4, 5x3 or 8x2 codes.
+/// Returns the tokenizer's preparation with several shapes: 2x8, 3x5, 4x4, 5x3 or 8x2 codes.
 pub(crate) fn bucketed_preparation() -> Preparation {
     preparation().with_buckets(Some(AspectBuckets { max_aspect: 4, grid_px: PATCH, code_px: PATCH }))
 }
 
-/// Raw samples, as `ingest` sends them.
+/// Returns raw samples, as `ingest` sends them.
 pub(crate) fn raw() -> RecordBatch {
     raw_batch(&raw_samples())
 }
 
-/// What `filter` makes of [`raw`].
+/// Returns [`raw`] after `filter`.
 pub(crate) fn filtered() -> RecordBatch {
     run_whole(Map(Filter::new(filter_config())), &raw())
 }
 
-/// What `derive` makes of [`filtered`].
+/// Returns [`filtered`] after `derive`.
 pub(crate) fn derived() -> RecordBatch {
     run_whole(Map(Derive::new(DeriveConfig::default(), preparation(), SEED)), &filtered())
 }
 
-/// What `annotate` makes of [`derived`].
+/// Returns [`derived`] after `annotate`.
 pub(crate) fn annotated() -> RecordBatch {
     run_whole(annotate(), &derived())
 }
 
-/// What `tokenize` makes of [`derived`].
+/// Returns [`derived`] after `tokenize`.
 pub(crate) fn tokenized() -> RecordBatch {
     run_whole(Tokenize::new(tokenizer_owner(), patch_tokenizer().spec().clone()), &derived())
 }
 
-/// What `embed` makes of [`tokenized`].
+/// Returns [`tokenized`] after `embed`.
 pub(crate) fn embedded() -> RecordBatch {
     run_whole(Map(Embed::new(embedder_owner())), &tokenized())
 }
 
-/// The kept rows of [`embedded`], as a prepared unit holds them.
+/// Returns the kept rows of [`embedded`] with the columns of a prepared unit.
 pub(crate) fn prepared() -> RecordBatch {
     static MADE: LazyLock<RecordBatch> = LazyLock::new(|| {
         let rows = kept(&embedded());
@@ -343,45 +343,45 @@ pub(crate) fn prepared() -> RecordBatch {
     MADE.clone()
 }
 
-/// Rows without refusal.
+/// Returns the rows without refusal.
 pub(crate) fn kept(batch: &RecordBatch) -> RecordBatch {
     let refused: BooleanArray = is_refused(batch.column_by_name(columns::REFUSAL).expect("a refusal column"));
     filter_record_batch(batch, &not(&refused).expect("a mask")).expect("a filter of the same length")
 }
 
-/// [`prepared`] with splits.
+/// Returns [`prepared`] with splits.
 pub(crate) fn split() -> RecordBatch {
     run_whole(Map(Split::new(SplitConfig { held_out: 0.25 }, SEED)), &prepared())
 }
 
-/// No samples of earlier windows.
+/// Returns an empty batch for the samples of earlier windows.
 pub(crate) fn no_earlier() -> RecordBatch {
     prepared().slice(0, 0)
 }
 
-/// [`split`] with elections, nothing kept before.
+/// Returns [`split`] with elections and no earlier windows.
 pub(crate) fn settled() -> RecordBatch {
     run_whole(crate::dedup::Dedup::new(crate::dedup::DedupConfig::default(), no_earlier()), &split())
 }
 
-/// The bank of [`settled`].
+/// Returns the bank of [`settled`].
 pub(crate) fn bank() -> Arc<Bank> {
     Arc::new(Bank::try_new(&[run_whole(Map(Index), &settled())]).expect("rows of a bank"))
 }
 
-/// The rows of [`settled`] that are no duplicates.
+/// Returns the rows of [`settled`] that are no duplicates.
 pub(crate) fn elected() -> RecordBatch {
     let settled = settled();
     let duplicate = settled.column_by_name(columns::DUPLICATE_OF).expect("a settled column");
     filter_record_batch(&settled, &is_null(duplicate).expect("a mask")).expect("a filter of the same length")
 }
 
-/// [`elected`] with neighbours.
+/// Returns [`elected`] with neighbours.
 pub(crate) fn retrieved() -> RecordBatch {
     run_whole(Map(Retrieve::new(RetrieveConfig::default(), bank(), embedder_owner(), SEED)), &elected())
 }
 
-/// What `instruct` works with.
+/// Returns settings and tokenizer of `instruct`.
 pub(crate) fn instruct_context() -> InstructContext {
     InstructContext {
         config: InstructConfig::default(),
@@ -394,17 +394,17 @@ pub(crate) fn instruct_context() -> InstructContext {
     }
 }
 
-/// Documents of [`retrieved`].
+/// Returns the documents of [`retrieved`].
 pub(crate) fn documents() -> RecordBatch {
     run_whole(Map(Instruct::new(Arc::new(instruct_context()), bank(), &Contents::default())), &retrieved())
 }
 
-/// [`documents`] with masks.
+/// Returns [`documents`] with masks.
 pub(crate) fn masked() -> RecordBatch {
     run_whole(Map(Mask::new(&MaskConfig::default(), vocabulary(), SEED)), &documents())
 }
 
-/// Packs of the documents in [`masked`].
+/// Returns packs of the documents in [`masked`].
 pub(crate) fn packed() -> RecordBatch {
     run_whole(Pack::new(&PackConfig { seq_len: SEQ_LEN }, vocabulary(), SEED), &kept(&masked()))
 }

@@ -1,9 +1,9 @@
-//! The stages of cm3flow, one module each, by the names of the drawing in `pipeline/README.md`.
+//! Stages of cm3flow, one module each, named as in the drawing of `pipeline/README.md`.
 //!
-//! A [`Stage`] turns one stream of record batches into another; a [`Transform`] does so row by row and is made a stage by [`Map`].
-//! Model implementations come in through the traits of `cm3flow-schemas`; nothing here knows libtorch.
+//! A [`Stage`] turns one stream of record batches into another; a [`Transform`] works row by row, and [`Map`] makes it a stage. Models
+//! enter through the traits of `cm3flow-schemas`; no code here knows libtorch.
 //!
-//! The feature `read` alone holds the shard reader; `prepare` adds everything that makes shards.
+//! The feature `read` alone has the shard reader; `prepare` adds everything that makes shards.
 
 pub mod error;
 pub mod eval;

@@ -1,4 +1,4 @@
-//! What each stage counts: rows, bytes, and the time that it waited.
+//! Meters of stages: rows, bytes and waiting time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A wait of this length or more counts as a stall.
+/// Length from which a wait counts as a stall.
 const STALL: Duration = Duration::from_secs(1);
 
-/// Counts of one stage, over all units that it works on; cheap to read at any time.
+/// Counters of one stage, over all units that it works on; cheap to read at any time.
 #[derive(Debug)]
 pub struct StageMeter {
-    /// The stage's name.
+    /// Name of the stage.
     pub stage: &'static str,
     rows_in: AtomicU64,
     rows_out: AtomicU64,
@@ -25,31 +25,31 @@ pub struct StageMeter {
     queued_bytes: AtomicU64,
 }
 
-/// What a stage counted: a plain copy that another process can send.
+/// Snapshot of a meter, which another process can send.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageCounts {
     /// Rows received.
     pub rows_in: u64,
     /// Rows sent.
     pub rows_out: u64,
-    /// Bytes received, as batches take them in memory.
+    /// Bytes received, as the memory size of batches.
     pub bytes_in: u64,
     /// Bytes sent.
     pub bytes_out: u64,
     /// Time spent waiting for input.
     pub starved: Duration,
-    /// Time spent waiting for room behind.
+    /// Time spent waiting for room downstream.
     pub blocked: Duration,
-    /// Time that it ran, waiting included.
+    /// Total running time, waits included.
     pub running: Duration,
-    /// Long waits for input.
+    /// Number of long waits for input.
     pub starved_stalls: u64,
-    /// Long waits for room behind.
+    /// Number of long waits for room downstream.
     pub blocked_stalls: u64,
 }
 
 impl StageCounts {
-    /// What came after `before`, an earlier reading of the same meter.
+    /// Returns the counts since `before`, an earlier snapshot of the same meter.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         Self {
@@ -66,7 +66,7 @@ impl StageCounts {
     }
 }
 
-/// Time that was waited, and how often for long.
+/// Waiting time, and number of long waits.
 #[derive(Debug)]
 struct Waits {
     ns: AtomicU64,
@@ -87,7 +87,7 @@ impl Waits {
 }
 
 impl StageMeter {
-    /// A meter at zero.
+    /// Returns a meter at zero.
     #[must_use]
     pub const fn new(stage: &'static str) -> Self {
         Self {
@@ -104,68 +104,68 @@ impl StageMeter {
         }
     }
 
-    /// Rows received so far.
+    /// Returns the rows received so far.
     #[must_use]
     pub fn rows_in(&self) -> u64 {
         self.rows_in.load(Ordering::Relaxed)
     }
 
-    /// Rows sent so far.
+    /// Returns the rows sent so far.
     #[must_use]
     pub fn rows_out(&self) -> u64 {
         self.rows_out.load(Ordering::Relaxed)
     }
 
-    /// Bytes received so far, as batches take them in memory.
+    /// Returns the bytes received so far, as the memory size of batches.
     #[must_use]
     pub fn bytes_in(&self) -> u64 {
         self.bytes_in.load(Ordering::Relaxed)
     }
 
-    /// Bytes sent so far, as batches take them in memory.
+    /// Returns the bytes sent so far, as the memory size of batches.
     #[must_use]
     pub fn bytes_out(&self) -> u64 {
         self.bytes_out.load(Ordering::Relaxed)
     }
 
-    /// Batches that wait in front of the stage now.
+    /// Returns the number of batches that wait for the stage now.
     #[must_use]
     pub fn queued(&self) -> u64 {
         self.queued.load(Ordering::Relaxed)
     }
 
-    /// Bytes of those batches.
+    /// Returns the bytes of the batches that wait for the stage now.
     #[must_use]
     pub fn queued_bytes(&self) -> u64 {
         self.queued_bytes.load(Ordering::Relaxed)
     }
 
-    /// Time spent waiting for input, by ended waits; summed over units that ran at once.
+    /// Returns the time spent waiting for input, over finished waits; summed over units that ran in parallel.
     #[must_use]
     pub fn starved(&self) -> Duration {
         Duration::from_nanos(self.starved.ns.load(Ordering::Relaxed))
     }
 
-    /// Time spent waiting for room behind, by ended waits; summed over units that ran at once.
+    /// Returns the time spent waiting for room downstream, over finished waits; summed over units that ran in parallel.
     #[must_use]
     pub fn blocked(&self) -> Duration {
         Duration::from_nanos(self.blocked.ns.load(Ordering::Relaxed))
     }
 
-    /// Waits of a second or more for input, and for room behind.
+    /// Returns the numbers of waits of a second or more, for input and for room downstream.
     #[must_use]
     pub fn stalls(&self) -> (u64, u64) {
         (self.starved.stalls.load(Ordering::Relaxed), self.blocked.stalls.load(Ordering::Relaxed))
     }
 
-    /// Time spent working: neither waiting for input nor for room behind; summed over units that ran at once.
+    /// Returns the working time, without waits for input or room; summed over units that ran in parallel.
     #[must_use]
     pub fn busy(&self) -> Duration {
         let running = Duration::from_nanos(self.running_ns.load(Ordering::Relaxed));
         running.saturating_sub(self.starved() + self.blocked())
     }
 
-    /// What has been counted so far; what waits in front of the stage is no count.
+    /// Returns a snapshot of the counters. Batches that wait for the stage are not in it.
     #[must_use]
     pub fn counts(&self) -> StageCounts {
         let (starved_stalls, blocked_stalls) = self.stalls();
@@ -182,7 +182,7 @@ impl StageMeter {
         }
     }
 
-    /// Adds what was counted elsewhere.
+    /// Adds counts of another process.
     pub fn add(&self, counts: &StageCounts) {
         for (counter, count) in [
             (&self.rows_in, counts.rows_in),
@@ -217,7 +217,7 @@ impl StageMeter {
         self.blocked.add(time);
     }
 
-    /// Adds the time that a run of the stage took, waiting included.
+    /// Adds the running time of a run of the stage, waits included.
     pub fn add_running(&self, time: Duration) {
         add(&self.running_ns, time);
     }
@@ -227,10 +227,10 @@ fn add(counter: &AtomicU64, time: Duration) {
     counter.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
 }
 
-/// Counts a batch in front of `consumer` while it lives, however it ends.
+/// Guard that counts a batch as waiting for `consumer` until it is dropped.
 pub(crate) struct Queued {
     consumer: Arc<StageMeter>,
-    /// Bytes of the batch.
+    /// Size of the batch in bytes.
     pub(crate) bytes: u64,
 }
 

@@ -1,4 +1,4 @@
-//! One thread that owns a model: libtorch's tensors may move between threads but not be shared, and a device wants one queue.
+//! Threads that own models: libtorch's tensors may move between threads but not be shared, and a device needs one queue.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,7 @@ use crate::error::{Result, StageError};
 
 type Job<M> = Box<dyn FnOnce(&mut M) + Send>;
 
-/// Calls a model on the thread that owns it. Clones share the thread; it ends when the last of them is dropped.
+/// Handle that calls a model on the thread that owns it. Clones share the thread, which ends when the last of them is dropped.
 pub struct Owner<M> {
     name: &'static str,
     jobs: async_channel::Sender<Job<M>>,
@@ -40,8 +40,8 @@ impl<M: Send + 'static> Owner<M> {
         Ok(Self { name, jobs })
     }
 
-    /// Runs `call` on the owning thread, after all calls that came before. A call that panics takes no other one with it: models only compute,
-    /// so they are as they were before it.
+    /// Runs `call` on the owning thread, after all earlier calls. A call that panics does not affect others: models only compute, so their
+    /// state is as before it.
     ///
     /// # Errors
     /// [`StageError::OwnerPanicked`] if the call panicked.
@@ -51,23 +51,23 @@ impl<M: Send + 'static> Owner<M> {
         let (answer, answered) = oneshot::channel();
         let job: Job<M> = Box::new(move |model| {
             let result = catch_unwind(AssertUnwindSafe(|| call(model))).map_err(|payload| said(payload.as_ref()));
-            // A caller that went away does not want its answer.
+            // A caller that has gone away needs no answer.
             drop(answer.send(result));
         });
         self.jobs.send(job).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?.map_err(panicked)
     }
 
-    /// As [`Self::call`], from a thread that may block.
+    /// Runs `call` as [`Self::call`] does, from a thread that may block.
     ///
     /// # Errors
-    /// As [`Self::call`].
+    /// As for [`Self::call`].
     pub fn call_blocking<R: Send + 'static>(&self, call: impl FnOnce(&mut M) -> R + Send + 'static) -> Result<R> {
         futures::executor::block_on(self.call(call))
     }
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 fn said(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("without a word").to_owned()

@@ -1,8 +1,8 @@
-//! What every stage makes of the fixtures, by its revision: a stage whose output changes must raise its revision, or units that are there
-//! already would be taken for what it makes now.
+//! Outputs of all stages on the test data, by revision. A stage whose output changes must raise its revision; otherwise existing units
+//! would be reused as if the present code had made them.
 //!
-//! `fixtures/revisions.tsv` holds a line for each stage: name, revision, digest of what goes in, digest of what comes out. After a revision was
-//! raised, or the fixtures changed, `CM3FLOW_UPDATE=1` writes it anew; it refuses to do so for a stage that lacks a new revision.
+//! `fixtures/revisions.tsv` has a line for each stage: name, revision, digest of the input, digest of the output. After a revision is
+//! raised or the test data change, `CM3FLOW_UPDATE=1` rewrites the file. It refuses if a stage lacks a new revision.
 
 use std::path::Path;
 
@@ -37,13 +37,13 @@ impl Line {
         Some(Self { stage: stage.to_owned(), revision: revision.parse().ok()?, input: input.to_owned(), output: output.to_owned() })
     }
 
-    /// Whether the stage makes something else than before, though nothing says so.
+    /// Checks whether the stage changed its output without a new revision.
     fn is_unannounced(&self, before: &Self) -> bool {
         self.revision == before.revision && self.input == before.input && self.output != before.output
     }
 }
 
-/// Digest of the values: a slice and a copy of it have one digest.
+/// Returns the digest of the values; a slice and a copy of it have the same one.
 fn digest(batch: &RecordBatch) -> String {
     let copied = concat_batches(&batch.schema(), [batch]).expect("one batch");
     let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).expect("memory");

@@ -1,4 +1,4 @@
-//! The one abstraction: a stage, and chains of them.
+//! Stages, the one abstraction of the pipeline, and chains of them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,12 +36,12 @@ pub trait Stage: Send + 'static {
     fn run(self: Box<Self>, input: BatchStream, out: BatchSender) -> BoxFuture<'static, Result<()>>;
 }
 
-/// Where rows come from: a stage without input.
+/// A stage without input, from which rows come.
 pub trait Source: Send + 'static {
-    /// As [`Stage::name`].
+    /// Verb in snake_case, as [`Stage::name`].
     fn name(&self) -> &'static str;
 
-    /// Schema of every batch sent.
+    /// Returns the schema of every batch sent.
     fn output_schema(&self) -> SchemaRef;
 
     /// Sends all rows. A closed `out` surfaces as [`StageError::DownstreamClosed`].
@@ -58,16 +58,16 @@ pub trait Revised {
 
 /// A step that works on each batch by itself; [`Map`] makes it a [`Stage`].
 pub trait Transform: Revised + Send + 'static {
-    /// As [`Stage::output_schema`].
+    /// Returns the schema sent for `input`, as [`Stage::output_schema`].
     ///
     /// # Errors
     /// The first missing or mistyped column.
     fn output_schema(&self, input: &SchemaRef) -> Result<SchemaRef, SchemaError>;
 
-    /// Works on one batch, on a thread that may compute.
+    /// Transforms one batch. Runs on a blocking thread.
     ///
     /// # Errors
-    /// Only what stops the whole stage; a bad row gets a refusal.
+    /// Only failures that stop the whole stage; a bad row gets a refusal.
     fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch>;
 }
 
@@ -108,22 +108,22 @@ impl<T: Transform> Stage for Map<T> {
     }
 }
 
-/// Where a chain's rows come from.
+/// Input of a chain.
 pub enum Head {
-    /// A source that makes them.
+    /// A source that makes the rows.
     Source(Box<dyn Source>),
-    /// Batches that are there already, all of the given schema.
+    /// Batches in memory, all of the given schema.
     Batches(SchemaRef, Vec<RecordBatch>),
 }
 
-/// Stages that run side by side, each in a task of its own, connected by bounded channels.
+/// Stages that run concurrently, each in a task of its own, connected by bounded channels.
 pub struct Chain {
     head: Head,
     stages: Vec<Box<dyn Stage>>,
 }
 
 impl Chain {
-    /// A chain that starts with `head`.
+    /// Returns a chain that starts with `head`.
     #[must_use]
     pub fn new(head: Head) -> Self {
         Self { head, stages: Vec::new() }
@@ -147,10 +147,10 @@ impl Chain {
         self.stages.iter().map(|stage| stage.name())
     }
 
-    /// Schema that the last stage sends.
+    /// Returns the schema that the last stage sends.
     ///
     /// # Errors
-    /// [`StageError::Schema`] naming the stage that lacks a column.
+    /// [`StageError::Schema`] with the stage that lacks a column.
     pub fn output_schema(&self) -> Result<SchemaRef> {
         let mut schema = match &self.head {
             Head::Source(source) => source.output_schema(),
@@ -162,10 +162,10 @@ impl Chain {
         Ok(schema)
     }
 
-    /// Runs the chain and gives each batch of the last stage to `sink`, in order. Schemas are checked before anything runs.
+    /// Runs the chain, and passes each batch of the last stage to `sink`, in order. Schemas are checked before anything runs.
     ///
     /// # Errors
-    /// The error of the stage that failed, or of `sink`.
+    /// The error of the failed stage, or of `sink`.
     pub async fn run(self, limits: &ChannelLimits, meters: &Meters, mut sink: impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
         self.output_schema()?;
         let names: Vec<&'static str> = self.stages().collect();
@@ -204,7 +204,7 @@ impl Chain {
     }
 }
 
-/// At the highest level, so that what is logged at any level says where it belongs.
+/// The span has the highest level, so that log lines of any level name their stage.
 fn stage_span(stage: &'static str) -> Span {
     tracing::error_span!("stage", stage)
 }
@@ -223,7 +223,7 @@ async fn metered(meter: Arc<StageMeter>, name: &'static str, running: BoxFuture<
     (name, result)
 }
 
-/// Waits for all tasks; the first error that is no mere consequence of another one wins.
+/// Waits for all tasks. Returns the first error that is not a mere consequence of another one.
 async fn join(mut tasks: JoinSet<(&'static str, Result<()>)>) -> Result<()> {
     let mut first = Ok(());
     while let Some(ended) = tasks.join_next().await {
@@ -243,12 +243,12 @@ async fn join(mut tasks: JoinSet<(&'static str, Result<()>)>) -> Result<()> {
     }
 }
 
-/// The meters of a run, by stage. Cloning shares them.
+/// Meters of a run, by stage. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Meters(Arc<std::sync::Mutex<Vec<Arc<StageMeter>>>>);
 
 impl Meters {
-    /// The meter of `stage`, made on first use.
+    /// Returns the meter of `stage`, which is made on first use.
     #[must_use]
     pub fn of(&self, stage: &'static str) -> Arc<StageMeter> {
         let mut meters = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -270,7 +270,7 @@ impl Meters {
         }
     }
 
-    /// All meters, in the order of first use.
+    /// Returns all meters, in the order of first use.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<StageMeter>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
@@ -288,7 +288,7 @@ mod tests {
     use super::*;
     use crate::budget::ByteBudget;
 
-    /// Adds `step` to every number; fails or panics at a number.
+    /// Transform that adds `step` to every number; it fails or panics at a number.
     #[derive(Clone, Copy, Default)]
     struct Add {
         step: u64,
@@ -330,7 +330,7 @@ mod tests {
     }
 
     async fn run(chain: Chain, sink: impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
-        // Room for hardly anything, so that every stage waits for the next.
+        // With hardly any room, every stage waits for the next.
         let limits = ChannelLimits { max_batches: 1, budget: ByteBudget::new(1) };
         tokio::time::timeout(Duration::from_secs(20), chain.run(&limits, &Meters::default(), sink)).await.expect("the chain hangs")
     }

@@ -1,4 +1,4 @@
-//! Names of the options of stores. `object_store` ignores names that it does not know, so sources, datasets and readers check them here.
+//! Names of store options. `object_store` ignores unknown names, so sources, datasets and readers check them here.
 
 use object_store::ObjectStoreScheme;
 use object_store::aws::AmazonS3ConfigKey;
@@ -7,7 +7,7 @@ use object_store::client::ClientConfigKey;
 use object_store::gcp::GoogleConfigKey;
 use strsim::osa_distance;
 
-/// Options by their short names, to propose the nearest one.
+/// Options by their short names, from which the nearest one is proposed.
 const CLIENT: [&str; 20] = [
     "allow_http",
     "allow_invalid_certificates",
@@ -106,23 +106,23 @@ const AZURE: [&str; 29] = [
     "use_emulator",
 ];
 
-/// A service whose options have names of their own, or any store that is reached by HTTP.
+/// A service whose options have names of their own, or any store behind HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
-    /// Amazon S3 and what is compatible with it.
+    /// Amazon S3 and compatible services.
     S3,
     /// Google Cloud Storage.
     Google,
     /// Azure Blob Storage.
     Azure,
-    /// Any other store that is reached by HTTP.
+    /// Any other store behind HTTP.
     Http,
 }
 
 impl Service {
     const ALL: [Self; 4] = [Self::S3, Self::Google, Self::Azure, Self::Http];
 
-    /// The service of a scheme.
+    /// Returns the service of a scheme.
     #[must_use]
     pub const fn of(scheme: &ObjectStoreScheme) -> Self {
         match scheme {
@@ -133,7 +133,7 @@ impl Service {
         }
     }
 
-    /// Prefix of its options' long names, which the environment has in capitals.
+    /// Returns the prefix of the long option names; environment variables have them in capitals.
     #[must_use]
     pub const fn prefix(self) -> &'static str {
         match self {
@@ -164,7 +164,7 @@ impl Service {
     }
 }
 
-/// The problem with an option that none of `services` knows, or no service where there are none: its name, with the nearest known one.
+/// Returns the problem of an option that none of `services` knows, with the nearest known name. Without services, all services count.
 #[must_use]
 pub fn problem(services: &[Service], option: &str) -> Option<String> {
     let services = if services.is_empty() { &Service::ALL } else { services };

@@ -1,7 +1,7 @@
-//! A store whose requests go wrong as a plan says: a wrapper for tests of what stands above it.
+//! Store with planned faults, which wraps another one to test the layers above.
 //!
-//! Requests are counted over all stores that share a plan, from 1. A request is one call of the trait, an attempt of whoever retries, and each
-//! object of a deletion; a listing counts when it is begun.
+//! Requests are counted from 1, over all stores that share a plan. Each call of the trait counts, thus each attempt of a retry, and each
+//! object of a deletion. A listing counts when it begins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -20,30 +20,30 @@ use object_store::{
     PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-/// What goes wrong with a request.
+/// Kind of fault of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It fails, and nothing has happened.
+    /// It fails without effect.
     Fail,
-    /// It fails, and has happened all the same.
+    /// It takes effect, but reports failure.
     FailAfter,
-    /// Its body ends half-way, without an error; anything else fails.
+    /// Its body ends half-way without an error; a request without body fails.
     Cut,
-    /// Its body stops half-way and stays open; anything else gets no answer.
+    /// Its body stops half-way and stays open; a request without body gets no answer.
     Stall,
-    /// It is refused for the moment.
+    /// It is refused temporarily.
     Throttle,
-    /// It is refused for good.
+    /// It is refused permanently.
     Deny,
-    /// Another create is said to be under way, and nothing has happened. Only of creates; anything else fails.
+    /// A create reports a concurrent one and has no effect; other requests fail.
     Conflict,
-    /// A listing lacks what was written through this plan; anything else works.
+    /// A listing lacks objects written through this plan; other requests work.
     Stale,
-    /// A create replaces what is there, as by services that do not look at conditions; anything else works.
+    /// A create overwrites, as in services that ignore conditions; other requests work.
     Overwrite,
-    /// The process aborts before it is sent.
+    /// The process aborts before the request is sent.
     Abort,
-    /// The process aborts when it has happened.
+    /// The process aborts after the request has taken effect.
     AbortAfter,
 }
 
@@ -68,7 +68,7 @@ impl FromStr for Fault {
     }
 }
 
-/// Which requests go wrong, and how many there were. Clones share the count.
+/// Plan of faulty requests, with a count of all requests. Clones share the count.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Arc<Plan>);
 
@@ -91,49 +91,49 @@ struct Random {
 }
 
 impl Faults {
-    /// Nothing goes wrong; requests are counted.
+    /// Returns a plan without faults, which counts requests.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// The `n`th request goes wrong.
+    /// Returns a plan with a fault of the `n`th request.
     #[must_use]
     pub fn at(n: u64, fault: Fault) -> Self {
         Self::each([(n, fault)])
     }
 
-    /// Several requests go wrong.
+    /// Returns a plan with faults of several requests.
     #[must_use]
     pub fn each(faults: impl IntoIterator<Item = (u64, Fault)>) -> Self {
         Self(Arc::new(Plan { single: faults.into_iter().collect(), ..Plan::default() }))
     }
 
-    /// The `n`th request and all after it go wrong.
+    /// Returns a plan with a fault of the `n`th request and of all behind it.
     #[must_use]
     pub fn from(n: u64, fault: Fault) -> Self {
         Self(Arc::new(Plan { from: Some((n, fault)), ..Plan::default() }))
     }
 
-    /// Requests whose path holds `part` go wrong.
+    /// Returns a plan with a fault of requests whose path contains `part`.
     #[must_use]
     pub fn on(part: &str, fault: Fault) -> Self {
         Self(Arc::new(Plan { on: Some((part.to_owned(), fault)), ..Plan::default() }))
     }
 
-    /// Of 1000 requests, `per_mille` go wrong: which, and in which of the ways `kinds`, `seed` says.
+    /// Returns a plan with faults of about `per_mille` in 1000 requests; `seed` determines these and their kinds, among `kinds`.
     #[must_use]
     pub fn random(seed: u64, per_mille: u64, kinds: &[Fault]) -> Self {
         Self(Arc::new(Plan { random: Some(Random { seed, per_mille, kinds: kinds.to_vec() }), ..Plan::default() }))
     }
 
-    /// Requests so far.
+    /// Returns the number of requests so far.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.0.requests.load(Ordering::SeqCst)
     }
 
-    /// Requests so far, as action and path.
+    /// Returns the requests so far, as action and path.
     ///
     /// # Panics
     /// If another holder panicked.
@@ -142,13 +142,13 @@ impl Faults {
         self.0.log.lock().expect("no holder panics").clone()
     }
 
-    /// The store `inner` under this plan.
+    /// Wraps the store `inner` in this plan.
     #[must_use]
     pub fn over(&self, inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
         Arc::new(FaultStore { inner, faults: self.clone() })
     }
 
-    /// Counts a request and says what goes wrong with it.
+    /// Counts a request, and returns its fault.
     pub(crate) fn next(&self, action: &str, path: &str) -> Option<Fault> {
         let n = self.0.requests.fetch_add(1, Ordering::SeqCst) + 1;
         self.0.log.lock().expect("no holder panics").push(format!("{action} {path}"));
@@ -163,7 +163,7 @@ impl Faults {
     }
 }
 
-/// A store under a plan of faults.
+/// A store with a plan of faults.
 #[derive(Debug)]
 struct FaultStore {
     inner: Arc<dyn ObjectStore>,
@@ -180,7 +180,7 @@ fn error(kind: HttpErrorKind, source: impl std::error::Error + Send + Sync + 'st
     Error::Generic { store: "fault", source: Box::new(HttpError::new(kind, source)) }
 }
 
-/// The error of a connection that broke, or the one of `fault`.
+/// Returns the error of `fault`, by default that of a broken connection.
 fn failure(fault: Fault, path: &str) -> Error {
     match fault {
         Fault::Throttle => {
@@ -192,7 +192,7 @@ fn failure(fault: Fault, path: &str) -> Error {
     }
 }
 
-/// What comes before a request, for faults that keep it from being sent.
+/// Applies the faults that prevent a request.
 async fn before(fault: Option<Fault>, path: &str) -> Result<()> {
     match fault {
         None | Some(Fault::FailAfter | Fault::AbortAfter | Fault::Stale | Fault::Overwrite) => Ok(()),
@@ -202,7 +202,7 @@ async fn before(fault: Option<Fault>, path: &str) -> Result<()> {
     }
 }
 
-/// What comes after a request, for faults that hide what it did.
+/// Applies the faults that hide the effect of a request.
 fn after<T>(fault: Option<Fault>, path: &str, done: Result<T>) -> Result<T> {
     match fault {
         Some(Fault::AbortAfter) => std::process::abort(),
@@ -211,7 +211,7 @@ fn after<T>(fault: Option<Fault>, path: &str, done: Result<T>) -> Result<T> {
     }
 }
 
-/// The first half of a body; then it ends, or stands still.
+/// Returns the first half of a body, which then ends or stalls.
 fn half(found: GetResult, stalls: bool) -> GetResult {
     let GetResult { meta, range, attributes, extensions, .. } = &found;
     let (meta, range, attributes, extensions) = (meta.clone(), range.clone(), attributes.clone(), extensions.clone());
@@ -300,7 +300,7 @@ impl ObjectStore for FaultStore {
 }
 
 impl FaultStore {
-    /// A listing: what goes wrong with it does so after half of its objects.
+    /// Lists objects; a fault occurs after half of them.
     fn listed(
         &self,
         prefix: Option<&Path>,

@@ -1,10 +1,10 @@
-//! Datasets whose codes are given: no picture, no fit of a codebook, so that runs of them take next to no time.
+//! Datasets with given codes: without pictures and a fit of a codebook, runs of them take little time.
 
 use std::fmt::Write;
 
 use cm3flow_schemas::random::Draws;
 
-/// Settings of a run over codes that are given: 16 codes an image.
+/// Settings of a run with given codes: 16 codes an image.
 pub const GIVEN: &str = r#"
 [runtime]
 workers = 2
@@ -24,14 +24,14 @@ held_out = 0.2
 seq_len = 256
 "#;
 
-/// Codes of sample `number`: 16, below 256, of no other sample.
+/// Returns the codes of sample `number`: 16, below 256, unique to the sample.
 #[must_use]
 pub fn codes(number: u64) -> Vec<u32> {
     let mut draws = Draws::new(1, "given codes", &number.to_le_bytes());
     (0..16).map(|_| draws.below(256) as u32).collect()
 }
 
-/// Caption of sample `number`.
+/// Returns the caption of sample `number`.
 #[must_use]
 pub fn caption(number: u64) -> String {
     const COLOURS: [&str; 5] = ["red", "green", "blue", "grey", "yellow"];
@@ -39,7 +39,7 @@ pub fn caption(number: u64) -> String {
     format!("a {} {}, number {number}", COLOURS[(number % 5) as usize], THINGS[(number % 7) as usize])
 }
 
-/// Lines of a list, one for each of the samples `numbers`.
+/// Returns the lines of a list, one for each of the samples `numbers`.
 #[must_use]
 pub fn rows(numbers: impl IntoIterator<Item = u64>) -> String {
     numbers.into_iter().fold(String::new(), |mut rows, number| {
@@ -48,7 +48,7 @@ pub fn rows(numbers: impl IntoIterator<Item = u64>) -> String {
     })
 }
 
-/// A NumPy file of `codes` as u16, as NumPy writes it.
+/// Returns a NumPy file of `codes` as u16, as NumPy writes it.
 #[must_use]
 pub fn npy(codes: &[u32]) -> Vec<u8> {
     let mut header = format!("{{'descr': '<u2', 'fortran_order': False, 'shape': ({},), }}", codes.len());

@@ -1,5 +1,4 @@
-//! Texts that try to be more than text, drawn from a seed: spellings of control tokens, lone surrogates, zero bytes, marks of direction,
-//! escapes, in any mixture.
+//! Hostile texts, drawn from a seed: spellings of control tokens, lone surrogates, zero bytes, marks of direction, escapes, in any mixture.
 
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::vocabulary::Vocabulary;
@@ -7,16 +6,16 @@ use cm3flow_stages::tokenize::TextTokenizer;
 
 use crate::trial::tokenizers;
 
-/// A text as JSON writes it, and as it should be read.
+/// A text in JSON, and its expected reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hostile {
     /// Content of a JSON string, without the quotes.
     pub json: String,
-    /// What it says; lone surrogates are replacement characters.
+    /// Text that a reader should return; lone surrogates become replacement characters.
     pub text: String,
 }
 
-/// Pieces that are no words. Those behind the first are the escapes that break naive readers.
+/// Pieces that are no words, such as escapes that break naive readers.
 const PIECES: [&str; 26] = [
     "\u{0}",
     "\u{0}\u{0}",
@@ -46,7 +45,7 @@ const PIECES: [&str; 26] = [
     "\r\n",
 ];
 
-/// Every spelling of a control token: those of the paper's vocabulary, and all that the tokenizers beside the tests name.
+/// Returns every spelling of a control token: those of the paper's vocabulary, and those in the tokenizers beside the tests.
 #[must_use]
 pub fn control_spellings() -> Vec<String> {
     let cm3leon = Vocabulary::cm3leon();
@@ -62,7 +61,7 @@ pub fn control_spellings() -> Vec<String> {
     spellings
 }
 
-/// `count` texts, no two the same. Each spelling of `spellings` stands in one of them if there are enough.
+/// Returns `count` distinct texts. If there are enough, each of `spellings` occurs in one of them.
 #[must_use]
 pub fn hostile_texts(spellings: &[String], seed: u64, count: usize) -> Vec<Hostile> {
     (0..count).map(|number| hostile_text(spellings, number, &mut Draws::new(seed, "hostile", &number.to_le_bytes()))).collect()
@@ -83,7 +82,7 @@ fn hostile_text(spellings: &[String], number: usize, draws: &mut Draws) -> Hosti
     let mut hostile = Hostile { json: String::new(), text: String::new() };
     for piece in &pieces {
         if draws.index(2) == 0 {
-            // Between two surrogates there must be something, lest they make a character.
+            // Two surrogates need a separator, or they could form a character.
             hostile.push(&Piece::Text(" ".into()), false);
         } else if matches!(piece, Piece::LoneSurrogate(_)) {
             hostile.push(&Piece::Text("<".into()), false);
@@ -99,7 +98,7 @@ enum Piece {
 }
 
 impl Hostile {
-    /// Appends a piece, with every UTF-16 unit `escaped` or only where JSON asks for it.
+    /// Appends a piece, with every UTF-16 unit `escaped`, or only those that JSON requires.
     fn push(&mut self, piece: &Piece, escaped: bool) {
         match piece {
             Piece::LoneSurrogate(unit) => {

@@ -1,11 +1,12 @@
-//! How thorough a run of the tests is: `make test` takes minutes, `make test-long` hours.
+//! Length of a test run: `make test` takes minutes, `make test-long` hours.
 
 use std::env;
 use std::ffi::OsStr;
 
-/// Whether tests run at full length: `CM3FLOW_LONG` is 1, as `make test-long` sets it.
+/// Checks whether tests run at full length: `CM3FLOW_LONG` is 1, as `make test-long` sets it.
 ///
-/// For a test that looks at some places in `make test` and at all of them here. One that belongs here alone is marked `#[ignore = "long"]` instead.
+/// It is for a test that tries some places in `make test` and all of them in `make test-long`. A test for `make test-long` alone is marked
+/// `#[ignore = "long"]` instead.
 ///
 /// ```
 /// let step = if cm3flow_tests::long() { 1 } else { 7 };

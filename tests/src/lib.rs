@@ -1,6 +1,6 @@
-//! What the end-to-end tests, the comparisons and the benchmarks of cm3flow share.
+//! Shared code of cm3flow's end-to-end tests, comparisons and benchmarks.
 //!
-//! The tests themselves stand in `tests/tests/`, the sample corpus in `tests/corpus/`.
+//! The tests are in `tests/tests/`, the sample corpus is in `tests/corpus/`.
 
 pub mod fault;
 pub mod given;

@@ -1,4 +1,4 @@
-//! Photos of the sample corpus as files, with altered copies: what withdrawn samples and deduplication meet in the wild.
+//! Photos of the sample corpus as files, with altered copies as withdrawals and deduplication meet them in practice.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,19 +10,19 @@ use image::imageops::FilterType;
 
 use crate::trial::corpus;
 
-/// How a copy differs from its photo.
+/// Difference of a copy from its photo.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Altered {
     /// Encoded again as JPEG at this quality, 1 to 100.
     Quality(u8),
     /// Both sides scaled by this factor, then encoded as JPEG at quality 90.
     Scale(f32),
-    /// The same file under another caption; the photo itself is left out.
+    /// The same file with another caption, in place of the photo.
     Caption,
 }
 
-/// Writes the photos of the first file of the corpus into `folder`, and beside each `NAME` its altered copy `copy-NAME`, both with a caption
-/// that is the photo's own name. Returns the names of the photos.
+/// Writes the photos of the corpus's first file to `folder`. Beside each `NAME` it writes the altered copy `copy-NAME`; both captions
+/// contain the photo's name. Returns the names of the photos.
 ///
 /// # Panics
 /// If the corpus cannot be read or `folder` cannot be written.
@@ -41,7 +41,7 @@ pub fn altered(folder: &Path, alteration: Altered) -> Vec<String> {
     names
 }
 
-/// Main images of the first file of the corpus by name.
+/// Returns the main images of the corpus's first file, by name.
 fn photos() -> BTreeMap<String, Vec<u8>> {
     let file = fs::File::open(corpus().join("photos-00000.tar")).expect("part of the repository");
     let mut archive = tar::Archive::new(file);

@@ -1,4 +1,4 @@
-//! Which rooms of a crate use which: its top-level modules, and the arrows between them as their sources name them.
+//! Rooms of a crate, its top-level modules, and the arrows between them in the sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,14 +7,14 @@ use anyhow::{Context, Result};
 use syn::visit::{self, Visit};
 use syn::{ItemMod, ItemUse, UseTree};
 
-/// An arrow from one room to another, with a file that draws it.
+/// Arrows from room to room, each with a file that has it.
 pub type Arrows = BTreeMap<(String, String), String>;
 
-/// The arrows of the crate whose sources lie in `folder`. `lib.rs`, `main.rs` and tests are no rooms; what `lib.rs` passes on counts as the
-/// room that it comes from.
+/// Returns the arrows of the crate with sources in `folder`. `lib.rs`, `main.rs` and tests are no rooms. A re-export in `lib.rs` counts as
+/// the room that it comes from.
 ///
 /// # Errors
-/// A file that cannot be read or is no Rust.
+/// Those of a file that cannot be read or is no Rust.
 pub fn arrows(folder: &Path) -> Result<Arrows> {
     let mut files = Vec::new();
     collect(folder, &mut Vec::new(), &mut files)?;
@@ -33,7 +33,7 @@ pub fn arrows(folder: &Path) -> Result<Arrows> {
     Ok(arrows)
 }
 
-/// Rooms that reach each other, each group once.
+/// Returns the groups of rooms that reach each other, each group once.
 #[must_use]
 pub fn circles(arrows: &Arrows) -> Vec<BTreeSet<String>> {
     let reached = |from: &str| {
@@ -56,7 +56,7 @@ pub fn circles(arrows: &Arrows) -> Vec<BTreeSet<String>> {
     circles.into_iter().collect()
 }
 
-/// Arrows that lead to the same floor or upwards, where `floors` holds the rooms from the lowest floor on; and rooms that stand on none.
+/// Returns the arrows that do not lead to a lower floor, and rooms without a floor; `floors` has the rooms of each floor, the lowest first.
 #[must_use]
 pub fn upwards(arrows: &Arrows, floors: &[&[&str]]) -> Vec<String> {
     let floor = |room: &str| floors.iter().position(|rooms| rooms.contains(&room));
@@ -68,17 +68,17 @@ pub fn upwards(arrows: &Arrows, floors: &[&[&str]]) -> Vec<String> {
     refused.collect()
 }
 
-/// First names of the paths that a file of the module `module` takes from its crate.
+/// Returns the first names of the paths that a file of the module `module` uses from its crate.
 ///
 /// # Errors
-/// Text that is no Rust.
+/// Those of text that is no Rust.
 pub fn uses(module: &[String], text: &str) -> Result<BTreeSet<String>> {
     let mut paths = Paths { module: module.to_vec(), rooms: BTreeSet::new() };
     paths.visit_file(&syn::parse_file(text)?);
     Ok(paths.rooms)
 }
 
-/// Files below `folder`, with the modules that they are.
+/// Collects the files below `folder`, with their module paths.
 fn collect(folder: &Path, above: &mut Vec<String>, files: &mut Vec<(Vec<String>, String, String)>) -> Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
@@ -99,7 +99,7 @@ fn collect(folder: &Path, above: &mut Vec<String>, files: &mut Vec<(Vec<String>,
     Ok(())
 }
 
-/// Names that `lib.rs` passes on, by the room that each comes from.
+/// Returns the names that `lib.rs` re-exports, by the room that each comes from.
 fn passed_on(lib: &str) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for item in syn::parse_file(lib)?.items {
@@ -128,7 +128,7 @@ struct Paths {
 }
 
 impl Paths {
-    /// Takes the path of these names, if it comes from the crate.
+    /// Records the path of these names, if it belongs to the crate.
     fn take(&mut self, names: &[String]) {
         let ups = names.iter().take_while(|name| *name == "super").count();
         let own = self.module.len().saturating_sub(ups);
@@ -169,7 +169,7 @@ impl<'ast> Visit<'ast> for Paths {
         self.take_tree(&item.tree, &mut Vec::new());
     }
 
-    /// What a macro is given is no syntax yet, so its paths are looked for by their first name.
+    /// The input of a macro is not parsed, so its paths are found by their first name.
     fn visit_macro(&mut self, called: &'ast syn::Macro) {
         let text = called.tokens.to_string();
         let behind = text.split("crate :: ").skip(1).filter_map(|rest| rest.split(|c: char| c != '_' && !c.is_alphanumeric()).next());

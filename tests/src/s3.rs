@@ -1,6 +1,6 @@
-//! An S3 service over HTTP on loopback, on top of any object store, with latency and faults at will.
+//! S3 service over HTTP on loopback, on top of any object store, with optional latency and faults.
 //!
-//! Creates are atomic (`If-None-Match: *`), because those of the store below are. A bucket is the first part of a path, and need not be made.
+//! Creates (`If-None-Match: *`) are atomic, as in the store below. A bucket is the first part of a path, and exists without being created.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -26,19 +26,19 @@ use tokio::task::JoinHandle;
 
 use crate::fault::{Fault, Faults};
 
-/// Path that answers `{"requests": n}`, without latency and to anybody. No bucket has such a name.
+/// Path that answers `{"requests": n}` without latency or authentication. No bucket has such a name.
 const COUNT: &str = "/-/requests";
 
-/// How a service behaves.
+/// Behaviour of a service.
 #[derive(Debug, Clone)]
 pub struct S3Options {
-    /// Time before each request is looked at.
+    /// Delay of each request.
     pub latency: Duration,
-    /// What goes wrong.
+    /// Plan of faults.
     pub faults: Faults,
-    /// The one access key.
+    /// The only valid access key.
     pub access_key: String,
-    /// Its secret.
+    /// Secret of the access key.
     pub secret_key: String,
 }
 
@@ -48,7 +48,7 @@ impl Default for S3Options {
     }
 }
 
-/// A running service; it ends when this is dropped.
+/// A running service; dropping it ends the service.
 #[derive(Debug)]
 pub struct S3Service {
     address: SocketAddr,
@@ -61,7 +61,7 @@ impl S3Service {
     /// Serves `objects` on a port of the loopback interface; 0 takes a free one.
     ///
     /// # Errors
-    /// What the system says about the port.
+    /// The system's error for the port.
     pub async fn start(objects: Arc<dyn ObjectStore>, port: u16, options: S3Options) -> std::io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         let address = listener.local_addr()?;
@@ -72,19 +72,19 @@ impl S3Service {
         Ok(Self { address, options, requests, accepts })
     }
 
-    /// Its address: `http://127.0.0.1:PORT`.
+    /// Returns the address: `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Requests so far, whatever became of them. `GET /-/requests` of the service answers the same.
+    /// Returns the number of requests so far, whatever their outcome. `GET /-/requests` of the service returns the same.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// The `[store]` section that reaches it.
+    /// Returns the `[store]` section for the service.
     #[must_use]
     pub fn section(&self) -> String {
         let S3Options { access_key, secret_key, .. } = &self.options;
@@ -94,7 +94,7 @@ impl S3Service {
         )
     }
 
-    /// Waits for its end, which never comes.
+    /// Waits for the end of the service, which never comes.
     pub async fn serve(mut self) {
         let _ = (&mut self.accepts).await;
     }
@@ -121,13 +121,13 @@ async fn accept(listener: TcpListener, router: Router, options: S3Options, reque
                     Ok::<_, Infallible>(answer(request.map(Body::from), &router, &options).await)
                 }
             });
-            // A client that goes away is its own affair.
+            // A client may disconnect at any time.
             let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), answer).await;
         });
     }
 }
 
-/// Answers a request, or does with it what the plan says.
+/// Answers a request, or applies its planned fault.
 async fn answer(request: HttpRequest, router: &Router, options: &S3Options) -> HttpResponse {
     tokio::time::sleep(options.latency).await;
     let creates = request.headers().contains_key("if-none-match");
@@ -157,12 +157,12 @@ fn refusal(status: StatusCode, code: &str) -> HttpResponse {
     response
 }
 
-/// The first half of a response's body; then the connection breaks, or stands still.
+/// Returns the first half of a response's body; then the connection breaks or stalls.
 async fn half(response: HttpResponse, stalls: bool) -> HttpResponse {
     let (mut parts, body) = response.into_parts();
     let bytes: Vec<Bytes> = dto::StreamingBlob::from(body).try_collect().await.unwrap_or_default();
     let bytes = Bytes::from(bytes.concat());
-    // Says how much there should be, as the whole would have.
+    // The header announces the length of the whole body.
     parts.headers.insert("content-length", bytes.len().into());
     if bytes.is_empty() {
         return HttpResponse::from_parts(parts, Body::empty());
@@ -177,7 +177,7 @@ async fn half(response: HttpResponse, stalls: bool) -> HttpResponse {
     HttpResponse::from_parts(parts, Body::from(dto::StreamingBlob::wrap(stream)))
 }
 
-/// The operations, as far as clients of this project and of its peers need them.
+/// S3 operations, as far as clients of this project and its peers need them.
 #[derive(Debug)]
 struct Objects(Arc<dyn ObjectStore>);
 
@@ -223,7 +223,7 @@ impl Objects {
         }
     }
 
-    /// Objects of a bucket whose keys begin with `prefix`, by key, in order.
+    /// Returns the objects of a bucket whose keys begin with `prefix`, sorted by key.
     async fn below(&self, bucket: &str, prefix: &str) -> S3Result<Vec<(String, ObjectMeta)>> {
         let folder = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
         let folder = path_of(bucket, folder)?;
@@ -302,7 +302,7 @@ impl S3 for Objects {
 
     async fn list_objects_v2(&self, request: S3Request<dto::ListObjectsV2Input>) -> S3Result<S3Response<dto::ListObjectsV2Output>> {
         let dto::ListObjectsV2Input { bucket, prefix, delimiter, continuation_token, start_after, max_keys, .. } = request.input;
-        // Some clients send an empty one.
+        // Some clients send an empty delimiter.
         let delimiter = delimiter.filter(|delimiter| !delimiter.is_empty());
         let from = prefix.clone().unwrap_or_default();
         let after = continuation_token.clone().or_else(|| start_after.clone()).unwrap_or_default();
@@ -314,7 +314,7 @@ impl S3 for Objects {
                 let (name, _) = key[from.len()..].split_once(delimiter)?;
                 Some(format!("{from}{name}{delimiter}"))
             });
-            // What is listed, and gone on from, is the folder in place of all that is in it.
+            // A folder stands for all keys in it, both in the list and as the place to continue.
             let entry = folder.as_ref().unwrap_or(&key);
             if *entry <= after || folders.last() == Some(entry) {
                 continue;

@@ -1,6 +1,6 @@
-//! Object stores that others wrote, for the long suite: installed by their own clients, started on loopback, each with an empty bucket `bucket`.
+//! Third-party object stores for the long suite: installed by their own clients, started on loopback, each with an empty bucket `bucket`.
 //!
-//! They are kept in `servers/` of the folder that `CM3FLOW_CACHE` names, or of the system's folder for temporary files.
+//! They are kept in `servers/` below `CM3FLOW_CACHE`, or below the system's folder for temporary files.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -12,19 +12,19 @@ use tempfile::TempDir;
 
 use crate::tools::tool;
 
-/// The account and key that Azurite is born with, which its documentation gives.
+/// Default account and key of Azurite, from its documentation.
 const AZURITE_ACCOUNT: &str = "devstoreaccount1";
 const AZURITE_KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
-/// A running server; it is killed when this is dropped.
+/// A running server; dropping it kills the server.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
-    /// What it keeps, if that is not in its memory.
+    /// Files of the server, unless it keeps everything in memory.
     _files: Option<TempDir>,
-    /// Address of a store in it.
+    /// Address of a store on the server.
     pub address: &'static str,
-    /// The `[store]` section that reaches it.
+    /// The `[store]` section for the server.
     pub section: String,
 }
 
@@ -36,7 +36,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Azurite, Microsoft's own stand-in for Azure's blob storage, by npm; `None` if `test` is to be skipped.
+    /// Starts Azurite, Microsoft's emulator of Azure's blob storage, installed by npm; `None` if `test` is to be skipped.
     ///
     /// # Panics
     /// If it cannot be installed or started.
@@ -69,7 +69,7 @@ impl Server {
         Some(server)
     }
 
-    /// Moto, a stand-in for AWS that is written in Python, by pip; `None` if `test` is to be skipped.
+    /// Starts Moto, an emulator of AWS in Python, installed by pip; `None` if `test` is to be skipped.
     ///
     /// # Panics
     /// If it cannot be installed or started.
@@ -99,7 +99,7 @@ impl Server {
         Some(server)
     }
 
-    /// Garage, an object store for one's own machines, by Cargo, which takes a quarter of an hour once; `None` if `test` is to be skipped.
+    /// Starts Garage, a self-hosted object store, built by Cargo in about a quarter of an hour once; `None` if `test` is to be skipped.
     ///
     /// # Panics
     /// If it cannot be installed or started.
@@ -111,7 +111,7 @@ impl Server {
         if !program.is_file() {
             let crate_ = ["install", "garage", "--version", "2.5.0", "--locked", "--quiet", "--root"];
             let features = ["--no-default-features", "--features", "bundled-libs,sqlite"];
-            // Built as it is published, whatever holds for this workspace.
+            // It is built as published, without settings of this workspace.
             done(Command::new(cargo).args(crate_).arg(&folder).args(features).current_dir(&folder).env_remove("CARGO_TARGET_DIR"));
         }
         let files = tempfile::tempdir().expect("a folder for temporary files");

@@ -1,4 +1,4 @@
-//! The run that faults are tried on: 12 samples of the corpus, one worker at a time, over a store whose requests can go wrong.
+//! Small run for tests of faults: 12 samples of the corpus, one worker at a time, over a store with faulty requests.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use object_store::ObjectStore;
 use crate::fault::Faults;
 use crate::trial::{SMALL, Trial, corpus_source};
 
-/// Samples of the run.
+/// Number of samples in the run.
 pub const SAMPLES: u64 = 12;
 
-/// Most requests that an undisturbed run may send, so that all of them can be tried.
+/// Largest number of requests of an undisturbed run, so that tests can try all of them.
 pub const MAX_REQUESTS: u64 = 150;
 
-/// Sections of its configuration but for `[dataset]`, with `store` as those of `[store]`.
+/// Returns the sections of the configuration except `[dataset]`, with `store` as those of `[store]`.
 #[must_use]
 pub fn sections(store: &str) -> String {
     format!("{}{store}\n{}", SMALL.replace("workers = 2", "workers = 1"), corpus_source(6))
@@ -36,10 +36,10 @@ pub fn trial(objects: &Arc<dyn ObjectStore>, faults: &Faults, store: &str) -> Re
     Ok(trial)
 }
 
-/// A store in `objects` with `faults` over it, and the retries of `config` over those.
+/// Returns a store in `objects` with `faults` over it, and with the retries of `config` above those.
 ///
 /// # Errors
-/// As [`Store::open_with`].
+/// As for [`Store::open_with`].
 pub fn store_over(objects: &Arc<dyn ObjectStore>, faults: &Faults, mut config: StoreConfig) -> Result<Store> {
     let (objects, faults) = (Arc::clone(objects), faults.clone());
     config.layer = Some(Layer::new(move |_| faults.over(Arc::clone(&objects))));

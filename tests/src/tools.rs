@@ -1,7 +1,7 @@
-//! Programs that some tests need and a machine may lack: found on `PATH`, or the test is skipped by name and counted.
+//! Programs that some tests need and a machine may lack. They are found on `PATH`; otherwise the test is skipped by name and counted.
 //!
-//! A skipped test prints `SKIPPED <test>: <reason>` and appends that line to the file that `CM3FLOW_SKIPPED` names, from which `make test` counts.
-//! Under `CM3FLOW_REQUIRE_TOOLS=1`, as `.ci/run` sets it, it fails instead.
+//! A skipped test prints `SKIPPED <test>: <reason>`. It appends that line to the file in `CM3FLOW_SKIPPED`, whose lines `make test` counts.
+//! Under `CM3FLOW_REQUIRE_TOOLS=1`, as in `.ci/run`, it fails instead.
 
 use std::env;
 use std::ffi::OsStr;
@@ -10,7 +10,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Finds the first of the names in `program` that is an executable on `PATH`; `None` means that `test` is to return at once.
+/// Finds the first name in `program` that is an executable on `PATH`; on `None`, `test` must return at once.
 ///
 /// ```no_run
 /// # use cm3flow_tests::tools::tool;
@@ -27,7 +27,7 @@ pub fn tool(test: &str, program: &[&str]) -> Option<PathBuf> {
     found
 }
 
-/// Reports that `test` is skipped, and why.
+/// Reports that `test` is skipped, with the reason.
 ///
 /// # Panics
 /// If `CM3FLOW_REQUIRE_TOOLS` is 1, or if the file named by `CM3FLOW_SKIPPED` cannot be written.
@@ -46,7 +46,7 @@ fn skipped_line(test: &str, reason: &str) -> String {
     format!("SKIPPED {test}: {reason}")
 }
 
-/// Appends in one write, so that lines of tests that run at the same time stay whole.
+/// Appends in one write, so that lines of concurrent tests stay whole.
 fn append(list: &Path, line: &str) {
     OpenOptions::new()
         .create(true)

@@ -1,4 +1,4 @@
-//! Whole runs for tests: a configuration over some source, a store of its own, and looks into what comes out.
+//! Whole runs for tests: a configuration over some source, a store of its own, and access to the results.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,19 +16,19 @@ use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 use tokio_util::sync::CancellationToken;
 
-/// Folder of the sample corpus.
+/// Returns the folder of the sample corpus.
 #[must_use]
 pub fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
 }
 
-/// Folder of small text tokenizers, one of each kind that users bring.
+/// Returns the folder of small text tokenizers, one of each kind that users have.
 #[must_use]
 pub fn tokenizer_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../stages/fixtures/tokenizers")
 }
 
-/// Those tokenizers by name, sorted.
+/// Returns those tokenizers by name, sorted.
 ///
 /// # Panics
 /// If the folder cannot be read.
@@ -40,7 +40,7 @@ pub fn tokenizers() -> BTreeMap<String, Vec<u8>> {
     tokenizers.map(|path| (name(&path), std::fs::read(&path).expect("a file"))).collect()
 }
 
-/// Settings of a small run: the patch tokenizer, which needs no long fit, at 64 px.
+/// Settings of a small run: the patch tokenizer at 64 px, whose fit is short.
 pub const SMALL: &str = r#"
 [runtime]
 workers = 2
@@ -62,7 +62,7 @@ held_out = 0.2
 seq_len = 512
 "#;
 
-/// Settings of a run with a VQ network that is fitted for a few steps, and a few steps of training.
+/// Settings of a run with a VQ network fitted in a few steps, and a few steps of training.
 pub const WITH_MODELS: &str = r#"
 [runtime]
 workers = 2
@@ -109,13 +109,13 @@ captions = 1
 max_caption_tokens = 8
 "#;
 
-/// The source section for the sample corpus, cut into units of `unit_samples`.
+/// Returns the source section of the sample corpus, cut into units of `unit_samples`.
 #[must_use]
 pub fn corpus_source(unit_samples: u32) -> String {
     source("photos", "webdataset", &corpus().join("photos-*.tar"), unit_samples)
 }
 
-/// A source section.
+/// Returns a source section.
 #[must_use]
 pub fn source(name: &str, format: &str, url: &Path, unit_samples: u32) -> String {
     format!("[[source]]\nname = \"{name}\"\nformat = \"{format}\"\nurl = \"{}\"\nunit_samples = {unit_samples}\n", url.display())
@@ -123,9 +123,9 @@ pub fn source(name: &str, format: &str, url: &Path, unit_samples: u32) -> String
 
 /// A dataset under test.
 pub struct Trial {
-    /// Its configuration.
+    /// Configuration of the dataset.
     pub config: Config,
-    /// Its store, in memory.
+    /// Store in memory.
     pub store: Store,
     /// Options of its runs.
     pub options: RunOptions,
@@ -165,23 +165,23 @@ impl Trial {
         Job { stop: self.stop.clone(), ..Job::new(self.config.clone(), self.store.clone(), progress.clone()) }
     }
 
-    /// Runs it.
+    /// Runs the job.
     ///
     /// # Errors
-    /// What stops the run.
+    /// The error that stops the run.
     pub async fn run(&self) -> Result<RunOutcome> {
         run::run(&self.job(), &self.options).await
     }
 
-    /// Its artefacts, which a run has pinned.
+    /// Returns the artefacts that a run has pinned.
     ///
     /// # Errors
-    /// What the store says.
+    /// Those of the store.
     pub async fn artefacts(&self) -> Result<Artefacts> {
         artefact::fit(&self.job(), false).await
     }
 
-    /// Digests of all objects by path, those of `runs/`, `leases/` and `scans/` left out: they depend on processes and times.
+    /// Returns the digests of all objects by path, except those in `runs/`, `leases/` and `scans/`, which depend on processes and times.
     ///
     /// # Panics
     /// If the store in memory fails.
@@ -199,10 +199,10 @@ impl Trial {
         digests
     }
 
-    /// All packs of a version, windows in order.
+    /// Returns all packs of a version, windows in order.
     ///
     /// # Errors
-    /// What the reader says.
+    /// Those of the reader.
     pub async fn packs(&self, outcome: &RunOutcome) -> Result<Vec<Pack>> {
         let shards: Vec<ShardEntry> = outcome.windows.iter().flat_map(|window| window.shards.clone()).collect();
         let schema = columns::pack(outcome.manifest.seq_len as usize, outcome.manifest.vocabulary.width());
@@ -210,7 +210,7 @@ impl Trial {
     }
 }
 
-/// Every document of `packs` with its tokens and segments.
+/// Iterates over the documents of `packs`, with tokens and segments.
 pub fn documents(packs: &[Pack]) -> impl Iterator<Item = (&PlacedDocument, Vec<u32>, Vec<Segment>)> {
     packs.iter().flat_map(|pack| pack.documents.iter().map(move |document| (pack, document))).map(|(pack, document)| {
         let (tokens, segments) = tokens_of(pack, document);

@@ -1,4 +1,4 @@
-//! Condition images that annotators make: real TorchScript modules over the photos of the corpus, down to documents and pictures.
+//! Condition images of annotators: real TorchScript modules on the photos of the corpus, down to documents and pictures.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,12 @@ use cm3flow_schemas::document::Role;
 use cm3flow_tests::trial::{SMALL, Trial, corpus_source, documents, source};
 use image::{GrayImage, RgbImage};
 
-/// Folder of the modules that `tests/parity/annotators.py` makes.
+/// Returns the folder of the modules that `tests/parity/annotators.py` makes.
 fn modules() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/golden")
 }
 
-/// Settings of a run with one annotator, made of the file `module`, and documents of its task and of `edge`.
+/// Returns the settings of a run with one annotator, from the file `module`, and with documents of its task and of `edge`.
 fn with_annotator(role: &str, module: &Path, settings: &str) -> String {
     let tasks = format!("[instruct.tasks]\nedge = 1.0\n{role} = 1.0\n");
     format!("{SMALL}{tasks}[annotate.{role}]\nmodule = {:?}\n{settings}\n", module.display().to_string())
@@ -31,7 +31,7 @@ fn decoded(png: &[u8]) -> RgbImage {
     image::load_from_memory(png).expect("a PNG file").into_rgb8()
 }
 
-/// Correlation of two lists of numbers.
+/// Returns the correlation of two lists of numbers.
 fn correlation(a: &[f64], b: &[f64]) -> f64 {
     let centred = |values: &[f64]| {
         let mean = values.iter().sum::<f64>() / values.len() as f64;
@@ -42,7 +42,7 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
     inner(&a, &b) / (inner(&a, &a) * inner(&b, &b)).sqrt()
 }
 
-/// Means of brightness over squares of 8 x 8 pixels, in which the codes of these tests lose nothing.
+/// Returns the mean brightness of squares of 8 x 8 pixels, which the codes of these tests preserve.
 fn coarse(picture: &GrayImage) -> Vec<f64> {
     let mean = |left: u32, top: u32| {
         let levels = (0..64).map(|place| f64::from(picture.get_pixel(left + place % 8, top + place / 8).0[0]));
@@ -72,7 +72,7 @@ async fn photos_become_documents_with_the_depth_that_a_module_sees() {
         (75, manifest.documents.packed - documents_of(&trial, &outcome, "edge").await.len() as u64)
     );
 
-    // What the module computes is repeated here on decoded pictures: near is what is bright or low.
+    // The test repeats the module's computation on decoded pictures: bright or low parts are near.
     let inspector = Inspector::open(&trial.job(), None).await.expect("published");
     for id in made.iter().step_by(15) {
         let view = inspector.document(id).await.expect("it is packed");
@@ -110,7 +110,7 @@ async fn several_annotators_stand_side_by_side_whatever_the_workers() {
     let images = view.sample(&sample).await.expect("listed").images;
     let roles: Vec<&str> = images.iter().map(|image| image.role.as_str()).filter(|role| !role.starts_with("edit")).collect();
     assert_eq!(roles, ["edge", "main", "depth", "hed", "normal"]);
-    // A normal that looks at the viewer is blue; flat ground is most of a photo.
+    // A normal towards the viewer is blue; flat ground covers most of a photo.
     let normal = decoded(&images.iter().find(|image| image.role == "normal").expect("just listed").png);
     let mean = |channel: usize| normal.pixels().map(|pixel| f64::from(pixel.0[channel])).sum::<f64>() / 4096.0;
     assert!(mean(2) > 180.0 && (90.0..165.0).contains(&mean(0)) && (90.0..165.0).contains(&mean(1)), "{} {} {}", mean(0), mean(1), mean(2));
@@ -152,7 +152,7 @@ async fn keys_follow_the_bytes_of_a_module_and_its_settings_but_not_its_place() 
     let error = rebuild(&other.job(), None, true).await.expect_err("another module");
     assert!(error.to_string().contains("another module or settings of annotate.depth"), "{error}");
 
-    // Looking at a version needs no module, making its units again does.
+    // Inspecting a version needs no module; making its units again does.
     let without = trial.changed(&SMALL.replace("[split]", "[instruct.tasks]\nedge = 1.0\ndepth = 1.0\n[split]"), &sources).expect("good");
     assert!(output_config(&without.config).get("annotate").is_none());
     let inspector = Inspector::open(&without.job(), None).await.expect("published");
@@ -201,7 +201,7 @@ async fn a_module_that_makes_no_pictures_ends_the_run_and_is_named() {
     assert!(matches!(&error, PipelineError::File { path, .. } if path.ends_with("nowhere/hed.pt")), "{error}");
 }
 
-/// An error with all its causes.
+/// Returns an error with all its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")

@@ -1,4 +1,4 @@
-//! Pictures of several shapes from end to end: what is fitted to a shape is stored, packed, shown and generated in it.
+//! Pictures of several shapes from end to end: each is stored, packed, shown and generated in its own shape.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use cm3flow_schemas::sample::{EDGE_IMAGE, MAIN_IMAGE};
 use cm3flow_stages::eval::psnr;
 use cm3flow_tests::trial::{SMALL, Trial, WITH_MODELS, corpus_source, documents};
 
-/// Settings of `settings` with shapes on a grid of 16 pixels: four steps along the square of 64.
+/// Adds shapes to `settings`, on a grid of 16 pixels: four steps along the square of 64.
 fn bucketed(settings: &str, kind: &str) -> String {
     settings.replace(&format!("kind = \"{kind}\"\n"), &format!("kind = \"{kind}\"\naspect_buckets = {{ grid_px = 16 }}\n"))
 }
@@ -55,7 +55,7 @@ async fn photos_come_out_of_packs_in_the_shape_nearest_to_their_own() {
         for role in [MAIN_IMAGE, EDGE_IMAGE] {
             assert_eq!(size_of(&picture(role).png), (grid.columns * 8, grid.rows * 8), "{role} of {width}x{height}");
         }
-        // A decoded picture consists of codes, so it comes back all but unchanged.
+        // A decoded picture consists of codes, so encoding it again changes little.
         let tokens = codes.clone();
         let pixels = artefacts.image.call(move |tokenizer| tokenizer.decode_grid(&tokens, grid)).await.expect("alive").expect("codes");
         let again = pixels.clone();

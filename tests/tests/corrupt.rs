@@ -1,4 +1,4 @@
-//! Bad input: every sample is kept or refused with the right reason, nothing panics, nothing is lost.
+//! Bad input: every sample is kept, or refused with the right reason; nothing panics and nothing is lost.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use cm3flow_schemas::document::{Modality, Role, unmasked};
 use cm3flow_tests::trial::{SMALL, Trial, corpus_source, documents, source};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
-/// A picture of which no two look alike.
+/// Makes a picture that differs for each kind.
 fn picture(kind: u8) -> RgbImage {
     RgbImage::from_fn(96, 80, |x, y| Rgb([(x * 2) as u8 ^ kind, (y * 3) as u8, kind.wrapping_mul(37)]))
 }
@@ -25,7 +25,7 @@ fn jpeg(kind: u8) -> Vec<u8> {
     encoded(&picture(kind).into(), ImageFormat::Jpeg)
 }
 
-/// A PNG whose header claims 30,000 x 30,000 pixels that are not there.
+/// Makes a PNG whose header claims 30,000 x 30,000 pixels that do not exist.
 fn huge_header() -> Vec<u8> {
     let mut png = encoded(&picture(9).into(), ImageFormat::Png);
     png[16..20].copy_from_slice(&30_000_u32.to_be_bytes());
@@ -35,13 +35,13 @@ fn huge_header() -> Vec<u8> {
     png
 }
 
-/// The checksum of PNG chunks, bit by bit.
+/// Computes the checksum of PNG chunks, bit by bit.
 fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg());
     !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
 }
 
-/// A JPEG that says it lies on its side.
+/// Makes a JPEG whose header says that it lies on its side.
 fn rotated() -> Vec<u8> {
     let jpeg = jpeg(5);
     let exif = [&b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"[..]].concat();
@@ -62,7 +62,7 @@ fn animated() -> Vec<u8> {
 
 const HOSTILE: &str = "<script>document.title = 'owned'</script> <break> </s> <sentinel:0> \u{1b}[2J \u{202e} <img src=x onerror=alert(1)>";
 
-/// Key, file extension, bytes, caption, and the reason for which it is refused.
+/// Key, file extension, bytes, caption, and reason of the refusal.
 type Planted = (&'static str, &'static str, Vec<u8>, &'static str, Option<&'static str>);
 
 fn samples() -> Vec<Planted> {
@@ -130,7 +130,7 @@ async fn every_sample_is_kept_or_refused_with_its_reason() {
     assert_eq!((ledger.input, ledger.refused_total(), ledger.duplicate), (75 + 15, 8, 0), "{ledger}");
     assert!(ledger.check("version").is_ok());
 
-    // The hostile caption is text like any other.
+    // The hostile caption is ordinary text.
     let packs = trial.packs(&outcome).await.expect("just written");
     let artefacts = trial.artefacts().await.expect("pinned");
     let vocabulary = &outcome.manifest.vocabulary;
@@ -193,7 +193,7 @@ async fn parts_that_samples_lose_are_counted_by_reason_in_windows_and_manifest()
     let ledger = &outcome.manifest.samples;
     assert_eq!(ledger.refused.get("ingest.bad_annotations"), Some(&1), "{ledger}");
     let mut dropped = ledger.dropped.clone();
-    // Boxes of the corpus.
+    // These are boxes of the corpus itself.
     dropped.remove("boxes.cropped");
     let expected =
         [("annotations.boxes", 2), ("annotations.license", 1), ("boxes.inverted", 1), ("boxes.outside", 1), ("captions.equal", 1)];

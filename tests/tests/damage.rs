@@ -1,4 +1,4 @@
-//! Planted damage: whatever is broken, `verify` and readers name it, and a repair makes the same bytes again.
+//! Planted damage: `verify` and readers name it, and a repair makes the same bytes again.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use cm3flow::view::inspect::Inspector;
 use cm3flow::view::report::report_version;
 use cm3flow_tests::trial::{SMALL, Trial, corpus, corpus_source, source};
 
-/// The first tar of the corpus in three units and two windows.
+/// Publishes the first tar of the corpus in three units and two windows.
 async fn published() -> (Trial, RunOutcome) {
     let mut trial = Trial::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
     trial.options.limit = Some(25);
@@ -51,7 +51,7 @@ fn cut(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// The first object below `folder` whose path ends so.
+/// Returns the first object below `folder` whose path has this ending.
 async fn object(trial: &Trial, folder: &str, ending: &str) -> String {
     let objects = trial.objects().await;
     let found = objects.keys().find(|path| path.starts_with(folder) && path.ends_with(ending));

@@ -1,4 +1,4 @@
-//! The sums of the ledger against a small reader in Python that shares no code: random tars, folders and lists, as other tools may leave them.
+//! Sums of the ledger, compared with an independent small reader in Python: random tars, folders and lists, as other tools may leave them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,14 +23,14 @@ type Counts = BTreeMap<String, u64>;
 const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/ledger/count.py");
 const PHOTO: &[u8] = b"\xff\xd8\xff\xe0 what a stage behind this one would refuse";
 
-/// Samples of a source on the disk by what became of them, and files that are left alone as `left`.
+/// Counts the samples of a source on the disk by outcome, and skipped files as `left`.
 async fn counted(format: &str, path: &Path, unit_samples: u32) -> Counts {
     let path = path.canonicalize().expect("it was written");
     let path = object_store::path::Path::parse(path.to_str().expect("plain")).expect("plain");
     counted_at(format, Location { store: Arc::new(LocalFileSystem::new()), path, is_disk: true }, unit_samples).await
 }
 
-/// As [`counted`], of a source anywhere.
+/// Counts as [`counted`], for a source anywhere.
 async fn counted_at(format: &str, location: Location, unit_samples: u32) -> Counts {
     let text = format!("name = \"s\"\nformat = \"{format}\"\nurl = \"unused\"\nunit_samples = {unit_samples}\n");
     let source: SourceConfig = toml::from_str(&text).expect("a good section");
@@ -68,7 +68,7 @@ async fn counted_at(format: &str, location: Location, unit_samples: u32) -> Coun
     counts
 }
 
-/// Compares what this reader and the one in Python count of each of `paths`.
+/// Compares the counts of this reader with those in Python, for each of `paths`.
 async fn compare(test: &str, (kind, format): (&str, &str), paths: &[PathBuf]) {
     let Some(python) = tool(test, &["python3"]) else { return };
     let output = Command::new(python).arg(READER).arg(kind).args(paths).output().expect("python3 runs");
@@ -81,7 +81,7 @@ async fn compare(test: &str, (kind, format): (&str, &str), paths: &[PathBuf]) {
     assert_eq!(expected.len(), paths.len());
     let mut all = Counts::new();
     for (index, (path, mut expected)) in paths.iter().zip(expected).enumerate() {
-        // Files that are left alone, and nothing else, are an error of the source.
+        // A source with skipped files only is an error.
         if expected.keys().all(|reason| reason == "left") {
             expected.clear();
         }
@@ -91,7 +91,7 @@ async fn compare(test: &str, (kind, format): (&str, &str), paths: &[PathBuf]) {
     println!("{test}: {} {kind}s, {all:?}", paths.len());
 }
 
-/// Writes a tar of a few members in any order, with repeats and links, perhaps two archives in one file, perhaps cut anywhere.
+/// Makes a tar of a few members in random order, with repeats and links, sometimes two archives in one file, sometimes truncated.
 fn random_tar(draws: &mut Draws) -> Vec<u8> {
     let mut bytes = Vec::new();
     for _ in 0..=draws.index(2) {

@@ -1,4 +1,4 @@
-//! `versions export`: both formats hold the very packs of the version, in its order, and nothing that is cut short looks whole.
+//! `versions export`: both formats have exactly the packs of the version, in order, and a truncated export never looks whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -31,14 +31,14 @@ use serde_json::Value;
 
 const FORMATS: [ExportFormat; 2] = [ExportFormat::Mds, ExportFormat::Webdataset];
 
-/// Few packs a file, so that there are several files.
+/// Size of a file in bytes; it is small, so that there are several files.
 const FILE_BYTES: u64 = 12_000;
 
 fn sources_in(folder: &Path) -> String {
     source("list", "jsonl", &folder.join("list.jsonl"), 10)
 }
 
-/// A published version of 60 samples in several windows; `settings` are added to those of the run.
+/// Publishes a version of 60 samples in several windows, with additional `settings`.
 async fn published(folder: &Path, settings: &str) -> Trial {
     std::fs::write(folder.join("list.jsonl"), rows(0..60)).expect("a temporary file");
     let trial = Trial::try_new(&format!("{GIVEN}{settings}"), &sources_in(folder)).expect("a good configuration");
@@ -58,7 +58,7 @@ fn options(format: ExportFormat) -> ExportOptions {
     ExportOptions { format, split: None, variant: 0, max_file_bytes: FILE_BYTES }
 }
 
-/// All objects of a store by path.
+/// Returns all objects of a store, by path.
 async fn objects(store: &Store) -> BTreeMap<String, Bytes> {
     let listed: Vec<_> = store.entries("").try_collect().await.expect("a listing");
     let mut objects = BTreeMap::new();
@@ -70,7 +70,7 @@ async fn objects(store: &Store) -> BTreeMap<String, Bytes> {
     objects
 }
 
-/// Packs of a version as its shards hold them.
+/// Returns the packs of a version from its shards.
 async fn packs(trial: &Trial, version: u32, split: Split) -> Vec<Pack> {
     packs_of_variant(trial, version, split, 0).await
 }
@@ -94,7 +94,7 @@ fn ids(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks_exact(2).map(|id| u32::from(u16::from_le_bytes([id[0], id[1]]))).collect()
 }
 
-/// Packs of an export as MDS, read by what the format says.
+/// Reads the packs of an MDS export, by the specification of the format.
 fn read_mds(files: &BTreeMap<String, Bytes>, split: Split) -> Vec<Pack> {
     let index: Value = serde_json::from_slice(&files[&format!("{}/index.json", split.name())]).expect("JSON");
     let mut packs = Vec::new();
@@ -108,7 +108,7 @@ fn read_mds(files: &BTreeMap<String, Bytes>, split: Split) -> Vec<Pack> {
             let (documents, rest) = sample[12..].split_at(documents);
             let (weights, rest) = rest.split_at(weights);
             let (segments, tokens) = rest.split_at(segments);
-            // Two and three bytes of shape: all these packs have fewer than 256 segments.
+            // The shape takes two and three bytes, since all these packs have fewer than 256 segments.
             let weights = weights[2..].chunks_exact(4).map(|weight| f32::from_le_bytes(weight.try_into().expect("four bytes")));
             let segment = |(fields, loss_weight): (&[u8], f32)| Segment {
                 start: number(fields, 0) as u32,
@@ -127,7 +127,7 @@ fn read_mds(files: &BTreeMap<String, Bytes>, split: Split) -> Vec<Pack> {
     packs
 }
 
-/// Packs of an export as WebDataset, read by what the format says.
+/// Reads the packs of a WebDataset export, by the specification of the format.
 fn read_webdataset(files: &BTreeMap<String, Bytes>, split: Split) -> Vec<Pack> {
     let index: Value = serde_json::from_slice(&files[&format!("{}-index.json", split.name())]).expect("JSON");
     let mut members = Vec::new();
@@ -243,7 +243,7 @@ async fn an_export_that_is_cut_short_has_no_index_of_what_is_missing() {
         let whole = memory();
         let files = exported(&trial, 1, &options(format), &whole).await.expect("a good version").files.len();
         let whole = objects(&whole).await;
-        // A listing first, then a create for each file.
+        // A listing comes first, then a create for each file.
         for request in 1..=files as u64 + 1 {
             let below: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
             let target = store_over(&below, &Faults::from(request, Fault::Deny), trial.config.store.clone()).expect("a store");
@@ -274,7 +274,7 @@ async fn nothing_of_a_withdrawn_sample_is_exported() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let trial = published(folder.path(), "").await;
     let before = packs(&trial, 1, Split::Train).await;
-    // All of the first pack, so that padding alone is left of it.
+    // All samples of the first pack, so that only padding is left of it.
     let samples: BTreeSet<String> = before[0].documents.iter().map(|document| document.sample_id.to_string()).collect();
     let request =
         Request { samples: samples.iter().cloned().collect(), images: Vec::new(), keys: Vec::new(), near: Near::Off, dry_run: false };

@@ -1,6 +1,6 @@
-//! Whatever request goes wrong, and whenever the process dies: the run, or the next one, makes the very same version.
+//! Faults of requests and deaths of the process at any time: the run, or the next one, makes exactly the same version.
 //!
-//! `make test` tries every seventh request of a small run, `make test-long` each.
+//! `make test` tries every seventh request of a small run, `make test-long` tries each.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn memory() -> Arc<dyn ObjectStore> {
     Arc::new(InMemory::new())
 }
 
-/// What an undisturbed run makes, and the requests that it takes.
+/// Returns the objects and the number of requests of an undisturbed run.
 async fn undisturbed() -> (Objects, u64) {
     let faults = Faults::none();
     let trial = trial(&memory(), &faults, "").expect("a good configuration");
@@ -33,13 +33,13 @@ async fn undisturbed() -> (Objects, u64) {
     (objects, requests)
 }
 
-/// Requests that are tried, of `requests`; `first` spreads the seventh ones of several tests.
+/// Iterates over the requests to try, of `requests`; `first` spreads the seventh ones of several tests.
 fn places(first: u64, requests: u64) -> impl Iterator<Item = u64> {
     let (first, step) = if long() { (1, 1) } else { (first, 7) };
     (first..=requests).step_by(step)
 }
 
-/// Runs with a fault in each place: the run ends well, as if nothing had been.
+/// Runs with a fault in each place, and checks that the run ends as without it.
 async fn sweep(fault: Fault, first: u64) {
     let (expected, requests) = undisturbed().await;
     for n in places(first, requests) {
@@ -77,14 +77,14 @@ async fn a_store_that_fails_for_good_stops_the_run_and_the_next_one_makes_the_sa
         let broken = trial(&memory, &Faults::from(n, Fault::Fail), "retry_deadline_seconds = 0").expect("a good configuration");
         match broken.run().await {
             Err(error) => assert!(error.is_retryable(), "request {n}: {error}"),
-            // All was done, but the lease could not be given back.
+            // The run finished, but could not release the lease.
             Ok(_) => {
                 let whole = trial(&memory, &Faults::none(), "").expect("a good configuration");
                 assert_eq!(whole.objects().await, expected, "request {n}: the store is gone, and the run says that it is done");
             }
         }
         let mut mended = trial(&memory, &Faults::none(), "").expect("a good configuration");
-        // The run could not give its lease back, and its process, this one, is still there.
+        // The run could not release its lease, and its process, which is this one, still exists.
         mended.options.lease = LeaseMode::Ignore;
         mended.run().await.unwrap_or_else(|error| panic!("after a stop at request {n}: {error}"));
         assert_eq!(mended.objects().await, expected, "after a stop at request {n}");
@@ -98,7 +98,7 @@ fn command(folder: &Path, variables: &[(&str, &str)]) -> Output {
     command.envs(variables.iter().copied()).output().expect("the binary was just built")
 }
 
-/// A folder with the configuration of the run, on a local store.
+/// Creates a folder with the configuration of the run, on a local store.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let text = format!("[dataset]\nname = \"test\"\nseed = 3\nstore = \"store\"\n{}", sections(""));
@@ -106,7 +106,7 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-/// Digests of all files of the store in `folder` by path, those left out that depend on processes and times.
+/// Returns the digests of all files of the store in `folder` by path, except those that depend on processes and times.
 fn files(folder: &Path) -> Objects {
     let mut files = Objects::new();
     let root = folder.join("store");
@@ -125,7 +125,7 @@ fn files(folder: &Path) -> Objects {
     files
 }
 
-/// Lets the process die in each place, and runs again.
+/// Aborts the process in each place, and runs again.
 async fn abort(fault: &str, first: u64) {
     let (expected, requests) = undisturbed().await;
     for n in places(first, requests) {

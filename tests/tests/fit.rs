@@ -1,10 +1,10 @@
-//! Fitting one artefact by itself: what it is worth on held-out photos, and that a run uses it.
+//! Fit of a single artefact: its quality on held-out photos, and its use by a run.
 
 use cm3flow::{PipelineError, artefact};
 use cm3flow_schemas::Digest;
 use cm3flow_tests::trial::{SMALL, Trial, WITH_MODELS, corpus_source};
 
-/// The demo's tokenizer, fitted for a fourth of its steps.
+/// Tokenizer of the demo, fitted for a fourth of its steps.
 const CODEBOOK: &str = r#"
 [runtime]
 threads = 2
@@ -31,7 +31,7 @@ async fn a_fitted_codebook_brings_held_out_photos_back_better_than_patches() {
     assert!(2 * network.codes_used > network.codebook_size as usize, "{network:?}");
     let picture = image::load_from_memory(&fitted.reconstructions.expect("photos are held out")).expect("a PNG file");
     assert_eq!((picture.width(), picture.height()), (128 * network.photos.min(8) as u32, 3 * 128));
-    // What is pinned is measured again, not fitted.
+    // A pinned artefact is measured again, but not fitted.
     let again = artefact::fit_codebook(&trial.job(), false).await.expect("pinned");
     assert_eq!((again.weights, again.quality), (fitted.weights, fitted.quality));
 }

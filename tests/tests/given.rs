@@ -1,4 +1,4 @@
-//! Whole runs over samples whose codes are given: what came in as codes stands in the packs as it came.
+//! Whole runs on samples with given codes, which reach the packs unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,7 +9,7 @@ use cm3flow_schemas::document::Role;
 use cm3flow_tests::given::{GIVEN, caption, codes, npy, rows};
 use cm3flow_tests::trial::{SMALL, Trial, corpus, documents, source};
 
-/// A tar of `members`.
+/// Writes a tar of `members`.
 fn tar(path: &Path, members: &[(String, Vec<u8>)]) {
     let mut builder = tar::Builder::new(std::fs::File::create(path).expect("a temporary file"));
     for (name, bytes) in members {
@@ -21,7 +21,7 @@ fn tar(path: &Path, members: &[(String, Vec<u8>)]) {
     builder.finish().expect("a temporary file");
 }
 
-/// Caption and codes of every record that is a pair.
+/// Returns caption and codes of every record that is a pair.
 async fn pairs(trial: &Trial, outcome: &RunOutcome) -> BTreeMap<String, Vec<u32>> {
     let artefacts = trial.artefacts().await.expect("pinned");
     let packs = trial.packs(outcome).await.expect("just written");
@@ -44,7 +44,7 @@ async fn codes_of_lists_and_tars_come_out_as_they_went_in() {
     let mut members: Vec<(String, Vec<u8>)> = (30..50)
         .flat_map(|number| [(format!("{number}.npy"), npy(&codes(number))), (format!("{number}.txt"), caption(number).into_bytes())])
         .collect();
-    // What cannot be used: too few codes, a code that there is not, a picture without an encoder.
+    // Unusable members: too few codes, a code out of range, a picture without an encoder.
     members.push(("few.npy".into(), npy(&[1; 15])));
     members.push(("few.txt".into(), b"too few codes".to_vec()));
     members.push(("high.npy".into(), npy(&[256; 16])));
@@ -88,7 +88,7 @@ async fn codes_stand_beside_pictures_of_a_tokenizer_that_encodes() {
     }
 }
 
-/// A picture of one colour as PNG.
+/// Makes a picture of one colour as PNG.
 fn png(side: u32) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     image::RgbImage::from_pixel(side, side, image::Rgb([200, 30, 90])).write_to(&mut bytes, image::ImageFormat::Png).expect("in memory");

@@ -1,4 +1,4 @@
-//! Inputs that grow, change and go: what is new is worked on, what stayed is not, and what is gone is told.
+//! Inputs that grow, change and shrink: new parts are processed, unchanged ones are not, and removed ones are reported.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,7 +11,7 @@ use cm3flow_tests::trial::{SMALL, Trial, source};
 
 const CODES: usize = 64;
 
-/// A list, tars and a folder that a test writes to.
+/// A list, tars and a folder that a test changes.
 struct Sources {
     folder: tempfile::TempDir,
     list: Vec<String>,
@@ -47,7 +47,7 @@ impl Sources {
         write(&self.path("list.jsonl"), (self.list.join("\n") + "\n").as_bytes());
     }
 
-    /// A tar of samples whose codes are given.
+    /// Writes a tar of samples with given codes.
     fn tar(&self, name: &str, numbers: &[u64]) {
         let mut builder = tar::Builder::new(Vec::new());
         let mut append = |name: String, bytes: &[u8]| {
@@ -64,7 +64,7 @@ impl Sources {
         write(&self.path(&format!("tars/{name}")), &builder.into_inner().expect("in memory"));
     }
 
-    /// Photos of the folder, each of its own colours.
+    /// Writes photos to the folder, each in its own colours.
     fn photos(&self, names: std::ops::Range<u64>, kind: u8) {
         for name in names {
             let pixel = |x: u32, y: u32| image::Rgb([(x * 5) as u8 ^ kind, (y * 5) as u8, (name * 9) as u8]);
@@ -76,7 +76,7 @@ impl Sources {
     }
 }
 
-/// Writes a file that seems to have been left alone for a minute.
+/// Writes a file with a modification time a minute ago.
 fn write(path: &Path, bytes: &[u8]) {
     std::fs::write(path, bytes).expect("a temporary file");
     settle(path, SystemTime::now() - Duration::from_secs(60));
@@ -87,7 +87,7 @@ fn settle(path: &Path, modified: SystemTime) {
     file.set_modified(modified).expect("just written");
 }
 
-/// Units that a run is to make: file, first row, rows.
+/// Units that a run is expected to make: file, first row, rows.
 type Units<'a> = &'a [(&'a str, u64, u64)];
 
 /// Runs the trial and checks everything that holds after every round.
@@ -142,7 +142,7 @@ async fn five_rounds_of_appended_changed_and_removed_inputs() {
     let numbers = |from: u64| (from..from + 12).collect::<Vec<_>>();
     sources.tar("a.tar", &numbers(100));
     sources.photos(0..12, 0);
-    // A sample whose annotations change is another one.
+    // A sample with other annotations counts as another one.
     let settings = format!("{SMALL}[dedup]\nby = \"sample\"\n");
     let trial = Trial::try_new(&settings, &sources.config()).expect("a good configuration");
     let expected = [
@@ -156,14 +156,14 @@ async fn five_rounds_of_appended_changed_and_removed_inputs() {
     ];
     let first = round(&trial, None, &expected, 49).await;
 
-    // Appended: short units stay as they are.
+    // Appended rows: short units stay as they are.
     sources.append(25..33);
     sources.tar("b.tar", &numbers(200));
     sources.photos(12..15, 0);
     let second = round(&trial, Some(&first), &[("list.jsonl", 25, 8), ("b.tar", 0, 10), ("b.tar", 10, 2), ("photos", 12, 3)], 72).await;
     assert_eq!((&second.drift.removed, &second.drift.changed), (&vec![], &vec![]));
 
-    // Changed: one row, one sample of a tar, one photo; everything else of their units is a duplicate.
+    // Changes: one row, one sample of a tar, one photo; everything else in their units is a duplicate.
     sources.list[3] = sources.list[3].replace("number 3", "number three");
     sources.write_list();
     sources.tar("a.tar", &[&numbers(100)[..11], &[999]].concat());
@@ -173,7 +173,7 @@ async fn five_rounds_of_appended_changed_and_removed_inputs() {
     let changed = [file_rows("list", "list.jsonl", 10), file_rows("photos", "photos", 10), file_rows("tars", "a.tar", 12)];
     assert_eq!(third.drift.changed, changed);
 
-    // Removed: a whole file, rows at the end of the list, the last photo.
+    // Removals: a whole file, rows at the end of the list, the last photo.
     std::fs::remove_file(sources.path("tars/b.tar")).expect("it is there");
     sources.list.truncate(29);
     sources.write_list();
@@ -188,14 +188,14 @@ async fn five_rounds_of_appended_changed_and_removed_inputs() {
         [file_rows("list", "list.jsonl", 14), file_rows("photos", "photos", 12), file_rows("tars", "a.tar", 12)]
     );
 
-    // All of it at once.
+    // All changes at once.
     sources.append(40..42);
     sources.tar("c.tar", &numbers(300));
     std::fs::remove_file(sources.path("tars/a.tar")).expect("it is there");
     sources.photos(20..21, 0);
     let expected = [("list.jsonl", 29, 2), ("c.tar", 0, 10), ("c.tar", 10, 2), ("photos", 14, 1)];
     let fifth = round(&trial, Some(&fourth), &expected, 90).await;
-    // Both forms of the changed tar are in the dataset.
+    // The dataset has both forms of the changed tar.
     assert!(fifth.drift.removed.contains(&file_rows("tars", "a.tar", 24)), "{:?}", fifth.drift);
     assert!(fifth.drift.removed.contains(&file_rows("tars", "b.tar", 12)), "{:?}", fifth.drift);
     assert!(fifth.drift.changed_rows() > 0);
@@ -208,12 +208,12 @@ async fn an_unchanged_source_is_not_read_again() {
     write(&list, rows(0..20).as_bytes());
     let trial = Trial::try_new(GIVEN, &source("list", "jsonl", &list, 8)).expect("a good configuration");
     trial.run().await.expect("the run ends");
-    // Other bytes under the same facts can only be noticed by reading them.
+    // Other bytes with the same facts can only be detected by reading them.
     let modified = std::fs::metadata(&list).and_then(|facts| facts.modified()).expect("just written");
     std::fs::write(&list, rows(0..20).replace("number 7", "number 8")).expect("a temporary file");
     settle(&list, modified);
     assert!(trial.run().await.expect("the run ends").nothing_to_do());
-    // Under other facts they are.
+    // With other facts they are detected.
     settle(&list, modified + Duration::from_secs(1));
     let second = trial.run().await.expect("the run ends");
     assert_eq!((second.manifest.version, &second.drift.changed), (2, &vec![file_rows("list", "list.jsonl", 8)]));

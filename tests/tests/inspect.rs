@@ -1,4 +1,4 @@
-//! `inspect` on whole runs: what it shows is what lies in the packs, and pictures are those of the tokenizer.
+//! `inspect` on whole runs: it shows the content of the packs, and pictures as the tokenizer decodes them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -13,7 +13,7 @@ use cm3flow_schemas::{SampleId, columns};
 use cm3flow_stages::read::{BlockReader, read_packs};
 use cm3flow_tests::trial::{SMALL, Trial, WITH_MODELS, corpus, corpus_source, documents};
 
-/// Packs of one split in stored order.
+/// Returns the packs of one split in stored order.
 async fn packs_of(trial: &Trial, outcome: &RunOutcome, split: Split) -> Vec<Pack> {
     let shards: Vec<_> = outcome.windows.iter().flat_map(|window| window.shards.clone()).filter(|shard| shard.split == split).collect();
     let schema = columns::pack(outcome.manifest.seq_len as usize, outcome.manifest.vocabulary.width());
@@ -27,7 +27,7 @@ async fn small_run() -> (Trial, RunOutcome, Inspector) {
     (trial, outcome, inspector)
 }
 
-/// RGB pixels of a PNG file.
+/// Returns the RGB pixels of a PNG file.
 fn pixels(png: &[u8]) -> Vec<u8> {
     image::load_from_memory_with_format(png, image::ImageFormat::Png).expect("a PNG file").into_rgb8().into_raw()
 }
@@ -41,7 +41,7 @@ async fn usage_of_the_codebook_is_that_of_the_tokens_in_the_shards() {
     for split in Split::ALL {
         let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
         for pack in packs_of(&trial, &outcome, split).await {
-            // By segments, where the command goes by ids.
+            // The test counts by segments, the command by ids.
             for segment in pack.segments.iter().filter(|segment| segment.modality == Modality::Image) {
                 pack.tokens[segment.range()].iter().for_each(|id| *counts.entry(id - image.start).or_default() += 1);
             }
@@ -101,7 +101,7 @@ async fn every_document_of_a_pack_is_found_by_its_id_with_text_and_pictures() {
             for part in parts(&tokens, &segments, vocabulary, &artefacts.text).expect("ids of the vocabulary") {
                 match part.content {
                     Content::Text(text) => {
-                        // Lines and doubled spaces are the only thing that may differ.
+                        // Only line breaks and doubled spaces may differ.
                         let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
                         assert!(words(&view.unmasked).contains(&words(&text)), "{text:?} is not in {}", view.unmasked);
                     }
@@ -144,7 +144,7 @@ async fn a_sample_shows_its_source_its_documents_and_what_it_retrieved() {
         let shown: HashSet<String> =
             view.documents.iter().filter(|document| document.place.is_some()).map(|document| document.document_id.to_string()).collect();
         assert_eq!(&shown, made);
-        // Retrieval is seen from both sides.
+        // Both sides show a retrieval.
         for neighbour in view.documents.iter().flat_map(|document| document.retrieved.iter().map(move |found| (document, found))) {
             let (document, found) = neighbour;
             let other = inspector.sample(&found.sample_id.to_string()).await.expect("it is in the bank");
@@ -194,7 +194,7 @@ async fn beginnings_of_ids_are_taken_and_mistakes_are_told_apart() {
 
     let id = listing.samples[0].sample_id;
     assert_eq!(inspector.sample(&id.to_string()[..12]).await.expect("a long beginning is its own").sample_id, id);
-    // 75 samples cannot all begin with other digits.
+    // The ids of 75 samples cannot all begin with different digits.
     let digits = "0123456789abcdef".chars();
     let mut ambiguous = 0;
     for digit in digits {
@@ -226,7 +226,7 @@ async fn pictures_of_a_network_are_those_that_the_evaluation_stored() {
     trial.options.limit = Some(40);
     let outcome = trial.run().await.expect("the run ends");
     let inspector = Inspector::open(&trial.job(), None).await.expect("published");
-    // The evaluation decodes held-out images, too, and keeps them as files.
+    // The evaluation also decodes held-out images, and keeps them as files.
     let mut stored = HashSet::new();
     for path in trial.objects().await.keys().filter(|path| path.contains("/evaluations/") && path.contains("held-out-")) {
         stored.insert(pixels(&trial.store.get(path).await.expect("memory").expect("listed")));

@@ -1,4 +1,4 @@
-//! All end-to-end tests are one program: each program compiles the whole pipeline into itself, which takes minutes.
+//! All end-to-end tests in one program, because linking the whole pipeline into each program takes minutes.
 
 mod annotate;
 mod buckets;

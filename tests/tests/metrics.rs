@@ -1,4 +1,4 @@
-//! The metrics of a run as a scrape over HTTP sees them: what they say at the end is what the manifest's ledger says.
+//! Metrics of a run, scraped over HTTP: at the end they equal the manifest's ledger.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,14 +24,14 @@ async fn request(address: SocketAddr, method: &str, path: &str) -> (String, Stri
     (head.lines().next().unwrap_or_default().to_owned(), head.to_lowercase(), body.to_owned())
 }
 
-/// The name of a series, whatever the order of its labels.
+/// Returns the name of a series, for any order of its labels.
 fn series(name: &str, labels: &[(&str, &str)]) -> String {
     let mut labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
     labels.sort_unstable();
     format!("{name}{{{}}}", labels.join(","))
 }
 
-/// Values by series; every line must be a comment or a series with a number.
+/// Parses values by series; every line must be a comment or a series with a number.
 fn parse(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let parse = |line: &str| {
@@ -61,7 +61,7 @@ async fn a_scrape_shows_what_the_ledger_says() {
     let address = endpoint.address();
     assert!(address.ip().is_loopback(), "a port alone is one of the loopback address");
 
-    // Scrapes go on while it runs, and no counter ever falls.
+    // Scrapes go on during the run, and no counter ever decreases.
     let ended = Arc::new(AtomicBool::new(false));
     let watching = tokio::spawn({
         let ended = Arc::clone(&ended);
@@ -113,7 +113,7 @@ async fn a_scrape_shows_what_the_ledger_says() {
     }
     let prepared = (value("cm3flow_samples_prepared", &[]), value("cm3flow_samples_expected", &[]));
     assert_eq!(prepared, (samples.input, samples.input));
-    // Refused rows pass the later stages untouched, so all rows go through all of them.
+    // Refused rows pass the later stages unchanged, so all rows pass all of these.
     for stage in ["filter", "derive", "tokenize", "embed"] {
         let of = |name, direction| value(name, &[("stage", stage), ("direction", direction)]);
         let rows = (of("cm3flow_rows_total", "in"), of("cm3flow_rows_total", "out"));

@@ -1,4 +1,4 @@
-//! Units that end their process: they cost themselves alone, and come in once their cause is mended.
+//! Units that kill their process: only they are lost, and they enter once the cause is removed.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -10,10 +10,10 @@ use cm3flow::{Config, Job, Store, WorkerCommand};
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_tests::trial::{SMALL, corpus, source};
 
-/// Samples of each tar of the corpus.
+/// Number of samples in each tar of the corpus.
 const TAR: u64 = 25;
 
-/// A job over two tars of the corpus, the second one by the name `poison`.
+/// Creates a job with two tars of the corpus, the second one under the name `poison`.
 fn job() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for (tar, name) in [("photos-00000.tar", "good.tar"), ("photos-00001.tar", "poison.tar")] {

@@ -1,4 +1,4 @@
-//! Refused samples: listed by what they are, counted against a budget, and tried once more.
+//! Refused samples: listed by identity, counted against a budget, and retried.
 
 use std::fs;
 use std::path::Path;
@@ -14,13 +14,13 @@ use cm3flow::versions::rebuild::rebuild;
 use cm3flow_tests::trial::{SMALL, Trial, corpus_source, source};
 use image::{ImageFormat, Rgb, RgbImage};
 
-/// Writes a picture of which no two look alike.
+/// Writes a picture that differs for each kind.
 fn write_picture(path: &Path, kind: u8) {
     let picture = RgbImage::from_fn(96, 80, |x, y| Rgb([(x * 2) as u8 ^ kind, (y * 3) as u8, kind.wrapping_mul(37)]));
     picture.save_with_format(path, ImageFormat::Png).expect("a temporary folder");
 }
 
-/// A list of six rows whose second and fifth pictures are missing.
+/// Writes a list of six rows whose second and fifth pictures are missing.
 fn list_with_missing_pictures(folder: &Path) -> String {
     let row = |number: u8| format!("{{\"image\": \"{number}.png\", \"captions\": [\"picture number {number}\"]}}\n");
     fs::write(folder.join("rows.jsonl"), (0..6).map(row).collect::<String>()).expect("a temporary folder");
@@ -40,7 +40,7 @@ fn replaying(trial: &Trial, reason: Option<&str>) -> Trial {
     Trial { config: trial.config.clone(), store: trial.store.clone(), options, stop: trial.stop.clone() }
 }
 
-/// A refused sample: its key, its row in its file, the window that read it again.
+/// A refused sample: its key, its row in the file, and the window that read it again.
 type Listed = (String, u64, Option<u32>);
 
 fn row(key: &str, file_row: u64, read_again_in: Option<u32>) -> Listed {
@@ -77,18 +77,18 @@ async fn a_picture_that_has_arrived_is_kept_by_a_replay_and_nothing_else_is_read
     let again = Some(window.window);
     assert_eq!(listed, [row("1.png", 1, again), row("4.png", 4, again), row("4.png", 4, None)]);
 
-    // The version is made again from its record, with and without what was prepared.
+    // The version is rebuilt from its record, with and without prepared units.
     for is_from_scratch in [false, true] {
         let again = rebuild(&trial.job(), Some(&VersionRef::Number(2)), is_from_scratch).await;
         let again = again.expect("the sources hold what was tried once more");
         assert_eq!(again.first_difference, None, "from scratch: {is_from_scratch}");
     }
 
-    // Neither has anything left to do: what changed was read, and what is refused was tried on these files.
+    // Neither has anything left to do: changes have been read, and refused samples have been retried on these files.
     assert!(trial.run().await.expect("a run ends").nothing_to_do(), "an ordinary run reads the list again");
     assert!(replay.run().await.expect("a replay ends").nothing_to_do(), "a second replay tries the same once more");
 
-    // The last one arrives: only its row is read.
+    // The last picture arrives, and only its row is read.
     write_picture(&folder.path().join("4.png"), 4);
     let third = replay.run().await.expect("the replay ends");
     let samples = &third.manifest.samples;
@@ -121,7 +121,7 @@ async fn a_unit_that_changed_beyond_its_refused_rows_is_read_as_a_whole() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let trial = trial(&list_with_missing_pictures(folder.path()));
     let before = trial.run().await.expect("missing pictures stop nothing").manifest.samples;
-    // The first unit holds rows 0 to 3: one picture arrives, another becomes a new one.
+    // The first unit has rows 0 to 3: one picture arrives, another one is replaced.
     write_picture(&folder.path().join("1.png"), 1);
     write_picture(&folder.path().join("2.png"), 22);
     let outcome = replaying(&trial, None).run().await.expect("the replay ends");
@@ -165,7 +165,7 @@ async fn a_run_that_refuses_too_much_publishes_nothing_and_goes_on_once_more_is_
     let catalog = job.catalog();
     assert_eq!(catalog.versions().await.expect("memory"), [0_u32; 0], "nothing is published");
 
-    // What stopped it can be listed, and is told in the events of the run.
+    // The causes of the stop can be listed, and the run's events have them.
     let artefacts = trial.artefacts().await.expect("pinned");
     let scan = scan_sources(&job, None, None).await.expect("there");
     let plan = Plan::make(&job, &artefacts, None, &scan).await.expect("memory");
@@ -179,7 +179,7 @@ async fn a_run_that_refuses_too_much_publishes_nothing_and_goes_on_once_more_is_
     assert_eq!(allowed.manifest, free.manifest, "what was prepared is used, and the version is that of a run without a stop");
 }
 
-/// All events of all runs, in order of runs and events.
+/// Returns all events of all runs, in order of runs and events.
 async fn events(trial: &Trial) -> Vec<Event> {
     let mut found = Vec::new();
     for run in trial.store.names("runs").await.expect("memory") {

@@ -1,4 +1,4 @@
-//! The promise: the same configuration, inputs, seed and artefacts give the same bytes; and what is there is never made again.
+//! Repeatability: the same configuration, inputs, seed and artefacts give the same bytes, and existing units are never made again.
 
 use std::collections::BTreeMap;
 
@@ -68,7 +68,7 @@ async fn a_run_that_was_stopped_goes_on_to_the_same_bytes() {
     trial.stop.cancel();
     assert!(matches!(trial.run().await, Err(PipelineError::Interrupted)));
     assert!(!trial.objects().await.keys().any(|path| path.starts_with("versions/")), "nothing is published");
-    // Some of the units are there when the last run begins.
+    // Some of the units exist when the last run begins.
     trial.options = RunOptions { limit: Some(30), ..RunOptions::default() };
     let partial = trial.changed(SMALL, &corpus_source(10)).expect("a good configuration");
     partial.artefacts().await.expect("fitted");

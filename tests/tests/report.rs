@@ -1,4 +1,4 @@
-//! The report in a real browser.
+//! Report in a real browser.
 
 use std::collections::HashSet;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What the layer of retries makes of requests that go wrong: nothing is lost, nothing is done twice, and what cannot pass is not tried again.
+//! Retries of faulty requests: no effect is lost or doubled, and permanent failures are not retried.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ fn config(text: &str) -> StoreConfig {
     toml::from_str(text).expect("fields of [store]")
 }
 
-/// An empty store in memory under `faults`, and what is below them.
+/// Creates an empty store in memory with `faults`, and returns the objects below them too.
 fn store(faults: &Faults) -> (Store, Arc<dyn ObjectStore>) {
     let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     (store_over(&memory, faults, config("stall_timeout_seconds = 1")).expect("memory"), memory)
 }
 
-/// A store that holds `a` = [`BYTES`].
+/// Creates a store with `a` = [`BYTES`].
 async fn filled(faults: &Faults) -> Store {
     let (store, memory) = store(faults);
     memory.put(&Path::from("a"), BYTES.into()).await.expect("memory");
@@ -37,9 +37,9 @@ async fn a_create_that_fails_is_tried_again_and_settled_by_reading_back() {
         (Fault::Fail, vec!["put a", "put a"]),
         (Fault::Throttle, vec!["put a", "put a"]),
         (Fault::Stall, vec!["put a", "put a"]),
-        // It had happened: the second one is refused, and what stands there is ours.
+        // The first attempt took effect: the second is refused, and the object is ours.
         (Fault::FailAfter, vec!["put a", "put a", "get a"]),
-        // It had not happened: nothing stands there.
+        // The first attempt had no effect, so the object is missing.
         (Fault::Conflict, vec!["put a", "get a", "put a"]),
     ] {
         let faults = Faults::at(1, fault);

@@ -1,4 +1,4 @@
-//! Samples through documents and packs and back: text and images come out as they went in.
+//! Round trip of samples through documents and packs: text and images return unchanged.
 
 use std::collections::{HashMap, HashSet};
 
@@ -41,7 +41,7 @@ async fn captions_and_images_survive_masking_and_packing() {
     assert_eq!(pairs.len() as u64, outcome.manifest.samples.kept, "every kept sample made a pair");
     assert_eq!(documents(&packs).count() as u64, outcome.manifest.documents.packed);
 
-    // A decoded picture consists of codes, so it comes back all but unchanged: patches are rounded to whole levels.
+    // A decoded picture consists of codes, so encoding it again changes little: patches are rounded to whole levels.
     let (_, codes) = pairs.into_iter().next().expect("there are pairs");
     let tokens = codes.clone();
     let pixels = artefacts.image.call(move |tokenizer| tokenizer.decode(&tokens)).await.expect("alive").expect("codes of the codebook");

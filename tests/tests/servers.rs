@@ -1,4 +1,4 @@
-//! Object stores that others wrote hold the same version as memory; and what they lack is known, so that a change is noticed.
+//! Third-party object stores hold the same version as memory. Their missing features are listed, so that a change is noticed.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use cm3flow_tests::servers::Server;
 use cm3flow_tests::small::{SAMPLES, sections};
 use cm3flow_tests::trial::Trial;
 
-/// Tries out `server`, runs on it, compares with memory, and returns what it lacks.
+/// Runs on `server`, compares with memory, and returns the missing features.
 async fn lacking(server: &Server) -> Vec<&'static str> {
     let mut trial = Trial::try_new(&sections(&server.section), "").expect("a good configuration");
     trial.options.limit = Some(SAMPLES);

@@ -1,4 +1,4 @@
-//! One version whatever the store: local files, memory, S3 over HTTP; with any number of workers; and with a service that fails now and then.
+//! Equality of versions over stores (local files, memory, S3 over HTTP), numbers of workers, and a service that fails now and then.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ async fn service(options: S3Options) -> (S3Service, Arc<dyn ObjectStore>) {
     (service, objects)
 }
 
-/// Status line and last line of the answer to a request without a signature.
+/// Returns status line and last line of the answer to an unsigned request.
 async fn unsigned(service: &S3Service, path: &str) -> (String, String) {
     let address = service.endpoint().replace("http://", "");
     let mut stream = TcpStream::connect(&address).await.expect("somebody listens");
@@ -87,7 +87,7 @@ async fn a_service_that_fails_now_and_then_changes_nothing() {
     }
 }
 
-/// Puts the corpus into the bucket `corpus`, and returns the source section that reads it there.
+/// Copies the corpus to the bucket `corpus`, and returns its source section.
 async fn remote_corpus(objects: &Arc<dyn ObjectStore>) -> String {
     for name in ["photos-00000.tar", "photos-00001.tar", "photos-00002.tar"] {
         let bytes = std::fs::read(corpus().join(name)).expect("part of the repository");
@@ -112,7 +112,7 @@ async fn sources_on_s3_are_read_through_failures_to_the_same_version() {
 
 const SECRET: &str = "hush-5e1f0c2b";
 
-/// Runs the command on the service, with a secret in the configuration and one in the environment, as talkative as can be.
+/// Runs the command on the service with the most verbose log, with a secret in the configuration and one in the environment.
 async fn talkative(folder: &Path, section: &str, address: &str, arguments: &[&str]) -> Output {
     let (settings, address) = (sections(section), address.to_owned());
     std::fs::write(folder.join("job.toml"), format!("[dataset]\nname = \"test\"\nseed = 3\nstore = \"{address}\"\n{settings}"))
@@ -167,7 +167,7 @@ async fn secrets_are_in_no_output_object_log_or_error() {
     check_silence("the good run's output", &good.stdout);
 }
 
-/// Checks of a probe that found something lacking.
+/// Returns the failed checks of a probe.
 async fn lacking(store: &Store) -> Vec<&'static str> {
     let probe = Probe::of(store).await;
     assert!(probe.findings.iter().all(|finding| finding.is_good == finding.advice.is_empty()), "{probe:#?}");

@@ -1,5 +1,5 @@
-//! Text stays text: fitting gives the same bytes anywhere, hostile captions come back as they were and forge no control token, and a
-//! version is not read with another vocabulary.
+//! Text: fits give the same bytes anywhere, hostile captions return unchanged and forge no control token, and a version is not read with
+//! another vocabulary.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,10 +19,10 @@ use cm3flow_tests::trial::{SMALL, Trial, corpus_source, documents, source, token
 use image::{Rgb, RgbImage};
 use unicode_normalization::UnicodeNormalization;
 
-/// Captions that go through a run.
+/// Number of captions in a run.
 const CAPTIONS: usize = 1000;
 
-/// Set for the process that only says what it fits.
+/// Variable of the process that only prints its fit.
 const IN_ANOTHER_PROCESS: &str = "CM3FLOW_TEST_FIT";
 
 #[test]
@@ -46,7 +46,7 @@ fn fitted_tokenizers_are_the_same_in_every_process() {
     assert_eq!(Digest::of(&fit_text(&texts, 1000).expect("fitted")).to_string(), digests[2], "order does not matter");
 }
 
-/// What a tokenizer made of texts.
+/// Numbers of texts by the outcome of encoding.
 #[derive(Default)]
 struct Counts {
     exact: usize,
@@ -114,7 +114,7 @@ fn write_list(folder: &Path, captions: &[Hostile]) -> std::path::PathBuf {
     list
 }
 
-/// Runs `settings` over hostile captions and compares every document with what went in.
+/// Runs `settings` on hostile captions, and compares every document with its input.
 async fn hostile_captions_survive(settings: &str) {
     let captions = hostile_texts(&control_spellings(), 11, CAPTIONS);
     let folder = tempfile::tempdir().expect("a folder");
@@ -128,7 +128,7 @@ async fn hostile_captions_survive(settings: &str) {
     assert!(outcome.manifest.samples.refused.is_empty(), "{:?}", outcome.manifest.samples);
     assert!(outcome.manifest.documents.refused.is_empty(), "{:?}", outcome.manifest.documents);
 
-    // `filter` trims captions. A fitted tokenizer composes them, others leave them alone.
+    // `filter` trims captions. A fitted tokenizer composes them; others do not.
     let is_composed = artefacts.text.fidelity() == Fidelity::Composed;
     let read_as = |hostile: &Hostile| -> String {
         let trimmed = hostile.text.trim();

@@ -1,4 +1,4 @@
-//! Whole runs with image tokenizers that others trained: weights without a decoder, and a pair of TorchScript modules.
+//! Whole runs with third-party image tokenizers: weights without a decoder, and a pair of TorchScript modules.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ embedding_dim = 5
 codebook_size = 300
 "#;
 
-/// The settings of a run with models, with the files of `tests/parity/golden/` as image tokenizer.
+/// Returns the settings of a run with models, with the files of `tests/parity/golden/` as image tokenizer.
 fn settings(tokenizer: &str) -> String {
     let (before, rest) = WITH_MODELS.split_once("[tokenize.image]").expect("it names a tokenizer");
     let (_, after) = rest.split_once("[tokenize.text]").expect("it names a text tokenizer");

@@ -18,7 +18,7 @@ fn trial(variants: u16) -> Trial {
     Trial::try_new(&format!("{SMALL}[mask]\nvariants = {variants}\n"), &corpus_source(10)).expect("a good configuration")
 }
 
-/// Packs of one variant of a split, in the order of their shards.
+/// Returns the packs of one variant of a split, in the order of their shards.
 async fn packs_of(trial: &Trial, outcome: &RunOutcome, split: Split, variant: u16) -> Vec<Pack> {
     let schema = columns::pack(outcome.manifest.seq_len as usize, outcome.manifest.vocabulary.width());
     let shards = outcome.windows.iter().flat_map(|window| &window.shards);
@@ -26,7 +26,7 @@ async fn packs_of(trial: &Trial, outcome: &RunOutcome, split: Split, variant: u1
     read_packs(&mut BlockReader::new(trial.store.objects(), schema), &shards, usize::MAX).await.expect("whole")
 }
 
-/// Samples and tasks of the documents of `packs`, with their numbers.
+/// Counts the documents of `packs` by sample and task.
 fn records(packs: &[Pack]) -> BTreeMap<(SampleId, String), usize> {
     let mut counts = BTreeMap::new();
     for placed in packs.iter().flat_map(|pack| &pack.documents) {

@@ -1,4 +1,4 @@
-//! Versions beside each other: named by tags, compared, made again, and thinned out.
+//! Several versions: named by tags, compared, rebuilt, and thinned out.
 
 use cm3flow::catalog::{Catalog, TagName, VersionRef};
 use cm3flow::plan::Plan;
@@ -12,7 +12,7 @@ use cm3flow_schemas::Digest;
 use cm3flow_tests::trial::{SMALL, Trial, corpus_source};
 use serde_json::json;
 
-/// A dataset of `versions` versions, each with the samples of one more tar.
+/// Creates a dataset of `versions` versions, each with the samples of one more tar.
 async fn grown(versions: u64) -> Trial {
     let mut trial = Trial::try_new(SMALL, &corpus_source(10)).expect("a good configuration");
     for version in 1..=versions {
@@ -127,7 +127,7 @@ async fn settings_of_a_source_change_keys_unless_they_are_the_defaults() {
     assert_eq!(segment, Some("prepare"));
     let turned = upright.run().await.expect("the run ends");
     assert_eq!(turned.manifest.config["source"], json!({"photos": {"orientation": "upright"}}));
-    // Each version is made again with its own settings, whatever the configuration says now.
+    // Each version is rebuilt with its own settings, whatever the present configuration.
     for (version, changed) in [(1, vec!["source.photos.orientation"]), (2, vec![])] {
         let again = rebuild(&upright.job().on(trial.store.clone()), Some(&version.into()), true).await.expect("all is there");
         let fields: Vec<&str> = again.settings.iter().map(|change| change.field.as_str()).collect();
@@ -135,7 +135,7 @@ async fn settings_of_a_source_change_keys_unless_they_are_the_defaults() {
     }
 }
 
-/// Collects garbage as if everything that is there now were old, but `young`.
+/// Collects garbage as if all present objects except `young` were old.
 async fn collected(store: &Store, keep: Option<u32>, young: &[(&str, String)]) -> cm3flow::Result<GcOutcome> {
     let cutoff = chrono::Utc::now();
     for (path, bytes) in young {

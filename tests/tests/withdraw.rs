@@ -1,4 +1,4 @@
-//! `versions withdraw`: nothing of a withdrawn sample is left in the next version, and nothing else moves.
+//! `versions withdraw`: the next version has nothing of a withdrawn sample, and everything else stays in place.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
@@ -55,7 +55,7 @@ impl Version {
         self.placed().map(|placed| placed.sample_id).collect()
     }
 
-    /// Checks everything that is counted against the packs, and the grammar of what stands in them.
+    /// Checks all counts against the packs, and the grammar of their documents.
     fn check_counts(&self) {
         let mut documents = DocumentLedger::default();
         for window in &self.windows {
@@ -66,7 +66,7 @@ impl Version {
         }
         assert_eq!(documents, self.manifest.documents);
         assert_eq!(documents.packed, self.placed().count() as u64);
-        // All documents of a kept sample may have been refused, or have gone with another one.
+        // All documents of a kept sample may have been refused, or withdrawn with another one.
         assert!(self.manifest.samples.kept >= self.samples().len() as u64);
         for (split, packs) in &self.packs {
             let counted = &self.manifest.statistics[split.name()];
@@ -86,7 +86,7 @@ impl Version {
     }
 }
 
-/// What can be counted of packs alone, and follows them.
+/// Returns the counts that follow from packs alone.
 fn of_packs_alone(counts: &PackStatistics) -> PackStatistics {
     let mut counts =
         PackStatistics { least_packs: 0, most_squares: 0, packs_at: BTreeMap::new(), variant_packs: Vec::new(), ..counts.clone() };
@@ -98,7 +98,7 @@ fn documents_of(pack: &Pack) -> impl Iterator<Item = (&PlacedDocument, Vec<u32>,
     documents(std::slice::from_ref(pack))
 }
 
-/// Checks that `after` is `before` without the documents of `gone`, and that nothing else is another.
+/// Checks that `after` is `before` without the documents of `gone`, and otherwise unchanged.
 fn check_overlay(before: &Version, after: &Version, gone: &HashSet<DocumentId>) {
     let pad = after.manifest.vocabulary.pad;
     assert_eq!(after.windows.len(), before.windows.len());
@@ -143,7 +143,7 @@ async fn small_run() -> (Trial, Version) {
     run_with("").await
 }
 
-/// A published version of the small run with further `sections`.
+/// Publishes a version of the small run with further `sections`.
 async fn run_with(sections: &str) -> (Trial, Version) {
     let trial = Trial::try_new(&format!("{SMALL}{sections}"), &corpus_source(10)).expect("a good configuration");
     trial.run().await.expect("the run ends");
@@ -152,7 +152,7 @@ async fn run_with(sections: &str) -> (Trial, Version) {
     (trial, version)
 }
 
-/// A train sample of `version` that documents of other samples retrieved, as it is shown.
+/// Returns a train sample of `version` that documents of other samples retrieved, as `inspect` shows it.
 async fn retrieved_sample(trial: &Trial, version: &Version) -> SampleView {
     let inspector = Inspector::open(&trial.job(), None).await.expect("published");
     let candidates: BTreeSet<SampleId> =
@@ -166,7 +166,7 @@ async fn retrieved_sample(trial: &Trial, version: &Version) -> SampleView {
     panic!("no sample is retrieved")
 }
 
-/// Documents that go with a sample.
+/// Returns the documents that are withdrawn with a sample.
 fn documents_with(view: &SampleView) -> HashSet<DocumentId> {
     let own = view.documents.iter().filter(|document| document.place.is_some()).map(|document| document.document_id);
     own.chain(view.retrieved_by.iter().copied()).collect()
@@ -196,7 +196,7 @@ async fn nothing_of_a_withdrawn_sample_is_left_and_all_else_is_where_it_was() {
         |version: &Version| -> HashSet<Digest> { version.windows.iter().flat_map(|w| &w.shards).map(|shard| shard.digest).collect() };
     assert_eq!(digests(&after).difference(&digests(&before)).count() as u64, withdrawal.shards, "other shards are those of before");
 
-    // Its caption and its codes, which stood in the packs, do so no more.
+    // Its caption and its codes, which were in the packs, are gone.
     let artefacts = trial.artefacts().await.expect("pinned");
     let caption = view.annotations.expect("it is prepared").captions.remove(0);
     let codes = view.images.iter().find(|image| image.role == "main").and_then(|image| image.codes.clone()).expect("a main image");
@@ -269,7 +269,7 @@ async fn a_withdrawn_sample_is_shown_as_such_and_its_documents_not_at_all() {
     let page = report_version(&trial.job(), None).await.expect("a report");
     assert!(!page.contains(&id) && page.contains("withdrawn 2"), "the report counts it and does not show it");
 
-    // What was published stays as it was.
+    // The earlier version stays as it was.
     let former = Inspector::open(&trial.job(), Some(&1.into())).await.expect("published");
     assert_eq!(former.sample(&id).await.expect("kept").places[0].state, SampleState::Kept);
 }
@@ -294,7 +294,7 @@ async fn a_position_saved_before_continues_after_with_the_same_packs_but_for_hol
         };
         tokio::task::spawn_blocking(read)
     };
-    // Two epochs and a part of the third, the later part on the next version.
+    // Two epochs and a part of the third, whose later part is read from the next version.
     let (whole, _) = read(&before, 0, 2 * packs + at).await.expect("a thread");
     let (_, state) = read(&before, 0, at).await.expect("a thread");
     let (resumed, _) = read(&after, state.position, 2 * packs).await.expect("a thread");
@@ -421,14 +421,14 @@ async fn of_two_withdrawals_at_once_one_wins_and_the_other_is_told() {
     let (trial, before) = small_run().await;
     let base = before.manifest.clone();
     run(&trial, &request(&[before.samples().pop_first().expect("samples")])).await;
-    // The other one had read the same base.
+    // The other withdrawal had the same base.
     let lost =
         Catalog::new(trial.store.clone(), "test").publish_overlay(&base, Some(Digest::of(b"other ids")), before.windows.clone()).await;
     assert!(matches!(lost, Err(PipelineError::Overtaken { version: 2, .. })), "{lost:?}");
     assert_eq!(Version::read(&trial, 2).await.manifest.samples.withdrawn, 1, "what was published stays");
 }
 
-/// Photos of the corpus as files, each once as it is and once altered, with captions of their own; returns the keys of the altered ones.
+/// Writes photos of the corpus as files, each unchanged and altered, with captions of their own. Returns the keys of the altered ones.
 fn with_copies(folder: &Path, alteration: Altered) -> BTreeMap<String, String> {
     altered(folder, alteration).into_iter().map(|name| (name.clone(), format!("copy-{name}"))).collect()
 }
@@ -538,7 +538,7 @@ async fn rows_of_a_withdrawn_photo_that_come_later_are_neither_kept_nor_retrieve
     let withdrawn: u64 = after.windows[between.windows.len()..].iter().map(|window| window.samples.withdrawn).sum();
     let copies = 1 + u64::from(view.places[0].file == "photos-00000.tar");
     assert_eq!(withdrawn, copies, "rows of the withdrawn photo that came later count as withdrawn: {}", after.manifest.samples);
-    // What is retrieved stands in documents with its picture.
+    // Documents contain retrieved samples with their pictures.
     let codes = view.images.iter().find(|image| image.role == "main").and_then(|image| image.codes.clone()).expect("a main image");
     let artefacts = trial.artefacts().await.expect("pinned");
     for (_, tokens, segments) in after.packs.values().flatten().flat_map(documents_of) {

@@ -1,4 +1,4 @@
-//! Rules that hold for the repository as a whole: who imports whom, licences of what is used, size, and the form of source files.
+//! Rules of the repository as a whole: imports between crates, licences of dependencies, size, and the form of source files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use cm3flow_tests::rooms::{self, Arrows};
 use cm3flow_tests::tools::{skip, tool};
 use serde_json::Value;
 
-/// Who may import whom inside the workspace, whatever the kind of dependency.
+/// Imports allowed inside the workspace, for every kind of dependency.
 const ARROWS: &[(&str, &[&str])] = &[
     ("cm3flow-schemas", &[]),
     ("cm3flow-stages", &["cm3flow-schemas"]),
@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cm3flow-tests", &["cm3flow-schemas", "cm3flow-stages", "cm3flow-model", "cm3flow"]),
 ];
 
-/// The rooms of `pipeline/src`, from the lowest floor on: each uses rooms of lower floors only.
+/// Rooms of `pipeline/src`, from the lowest floor on: each uses rooms of lower floors only.
 const FLOORS: &[&[&str]] = &[
     &["error", "terminal"],
     &["store"],
@@ -34,7 +34,7 @@ const FLOORS: &[&[&str]] = &[
     &["command"],
 ];
 
-/// Crates from outside that only some of ours may import.
+/// External crates that only some of ours may import.
 const CONFINED: &[(&str, &[&str])] = &[
     ("tch", &["cm3flow-model"]),
     ("torch-sys", &["cm3flow-model"]),
@@ -168,7 +168,7 @@ fn every_file_of_tests_is_part_of_the_program() {
     }
 }
 
-/// Names of what each package of the workspace imports, of every kind.
+/// Returns the imports of each package of the workspace, of every kind.
 fn imports() -> BTreeMap<String, Vec<String>> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--format-version", "1"])
@@ -210,7 +210,7 @@ fn refused_arrows(imports: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     refused
 }
 
-/// What breaks the rules of form in one source file: it opens with `//!`, and is short up to its tests.
+/// Returns the violations of form in one source file: it must open with `//!`, and be short up to its tests.
 fn faults_of(file: &Path, text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     if !text.starts_with("//!") {
@@ -226,7 +226,7 @@ fn faults_of(file: &Path, text: &str) -> Vec<String> {
     faults
 }
 
-/// Files that are tracked or would be, relative to the root; `None` where there is no Git or no clone.
+/// Returns the files that are tracked or would be, relative to the root; `None` where there is no Git or no clone.
 fn project_files(test: &str) -> Option<Vec<PathBuf>> {
     let git = tool(test, &["git"])?;
     let listed = Command::new(git).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(root()).output();

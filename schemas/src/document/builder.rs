@@ -1,10 +1,10 @@
-//! Puts documents together: boundaries, parts with a break between any two or images between brackets, ids of the vocabulary.
+//! Builder of documents: boundaries, parts with a break between any two or images between brackets, ids of the vocabulary.
 
 use crate::document::{ImageRef, Modality, Role, Segment, image_ids};
 use crate::error::VocabularyError;
 use crate::vocabulary::Vocabulary;
 
-/// Appends parts to a document; [`Self::finish`] closes it.
+/// Builder that appends parts to a document; [`Self::finish`] closes it.
 #[derive(Debug, Clone)]
 pub struct DocumentBuilder<'v> {
     vocabulary: &'v Vocabulary,
@@ -13,7 +13,7 @@ pub struct DocumentBuilder<'v> {
 }
 
 impl<'v> DocumentBuilder<'v> {
-    /// Opens a document.
+    /// Opens a document with the boundary token.
     #[must_use]
     pub fn new(vocabulary: &'v Vocabulary) -> Self {
         let mut builder = Self { vocabulary, tokens: Vec::new(), segments: Vec::new() };
@@ -21,16 +21,16 @@ impl<'v> DocumentBuilder<'v> {
         builder
     }
 
-    /// Number of tokens that the document would have if it were finished now.
+    /// Returns the number of tokens that the document would have if it were finished now.
     #[must_use]
     pub fn finished_len(&self) -> usize {
         self.tokens.len() + 1
     }
 
-    /// Appends a part of text, given as ids of the text tokenizer. An empty text adds nothing.
+    /// Appends a text part, given as ids of the text tokenizer. An empty text adds nothing.
     ///
     /// # Errors
-    /// [`VocabularyError::OutOfRange`] for an id that the text range does not have.
+    /// [`VocabularyError::OutOfRange`] for an id outside the text range.
     pub fn text(&mut self, role: Role, ids: &[u32]) -> Result<(), VocabularyError> {
         let ids = self.vocabulary.text_ids(ids)?;
         self.part(Modality::Text, role, &ids);
@@ -50,7 +50,7 @@ impl<'v> DocumentBuilder<'v> {
         Ok(())
     }
 
-    /// Closes the document.
+    /// Closes the document, and returns its tokens and segments.
     #[must_use]
     pub fn finish(mut self) -> (Vec<u32>, Vec<Segment>) {
         self.control(self.vocabulary.boundary, Role::Boundary);
@@ -67,7 +67,7 @@ impl<'v> DocumentBuilder<'v> {
                 self.push(modality, role, ids);
                 self.control(brackets.close, Role::Break);
             }
-            // Behind an image its closing bracket separates.
+            // The closing bracket of an image already separates it from the text.
             (Some(_), _) if self.segments.last().is_some_and(|last| last.modality == Modality::Control) => self.push(modality, role, ids),
             _ => {
                 if self.segments.len() > 1 {

@@ -1,15 +1,15 @@
-//! Checks a document against the grammar.
+//! Check of a document against the grammar.
 
 use crate::document::image::check_image;
 use crate::document::{Modality, Role, Segment, unmasked};
 use crate::error::GrammarError;
 use crate::vocabulary::Vocabulary;
 
-/// Checks boundaries, coverage by segments, ids against modalities, brackets of images, that every sentinel has one place and one
-/// tail, and where images have several shapes that each of them is whole once it is unmasked.
+/// Checks boundaries, coverage by segments, ids against modalities, and brackets of images. Each sentinel must stand once in the body and
+/// once in the tail. Where images have several shapes, each image must be whole once it is unmasked.
 ///
 /// # Errors
-/// [`GrammarError`] for the first rule that is broken.
+/// [`GrammarError`] for the first broken rule.
 pub fn check(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary) -> Result<(), GrammarError> {
     for position in [0, tokens.len().saturating_sub(1)] {
         match tokens.get(position) {
@@ -51,7 +51,7 @@ fn belongs(id: u32, segment: &Segment, vocabulary: &Vocabulary) -> bool {
     }
 }
 
-/// Images of the body stand between brackets, and nothing else does; what stands in the tail was cut out of the body.
+/// Checks that images of the body stand between brackets, and nothing else does. The tail is exempt: its spans were cut out of the body.
 fn check_brackets(tokens: &[u32], segments: &[Segment], tail_start: usize, vocabulary: &Vocabulary) -> Result<(), GrammarError> {
     let Some(brackets) = vocabulary.image_brackets else { return Ok(()) };
     let mut is_inside = false;
@@ -89,7 +89,7 @@ fn check_sentinels(tokens: &[u32], tail_start: usize, vocabulary: &Vocabulary) -
     Ok(())
 }
 
-/// Sizes, rows and ends of rows of the images of a document whose sentinels have been checked.
+/// Checks sizes, rows and row ends of the images of a document whose sentinels have been checked.
 fn check_images(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary) -> Result<(), GrammarError> {
     let Some(shapes) = &vocabulary.shapes else { return Ok(()) };
     let (tokens, segments) = unmasked(tokens, segments, vocabulary);
@@ -100,7 +100,7 @@ fn check_images(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary) -
     Ok(())
 }
 
-/// Index of the tail's first token, which is the second `<sentinel:0>`; `None` for a document without masks.
+/// Returns the index of the tail's first token, which is the second `<sentinel:0>`; `None` for a document without masks.
 pub(super) fn tail_start(tokens: &[u32], vocabulary: &Vocabulary) -> Option<usize> {
     let first_sentinel = |position: &usize| vocabulary.sentinels.len > 0 && tokens[*position] == vocabulary.sentinels.start;
     (0..tokens.len()).filter(first_sentinel).nth(1)

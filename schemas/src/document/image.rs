@@ -1,10 +1,10 @@
-//! An image as ids: codes alone, or where images have several shapes:
+//! Images as ids: codes alone, or where images have several shapes:
 //!
 //! ```text
 //! image := <size:rows> <size:columns> row{rows}
 //! row   := code{columns} <eol>
 //! ```
-//! The one place that knows this order: what builds, checks, reads and generates images asks here.
+//! This module alone knows the order: builders, checks, readers and generators of images use it.
 
 use std::borrow::Cow;
 
@@ -19,17 +19,17 @@ use crate::vocabulary::{ImageShapes, Vocabulary};
 pub struct ImageCodes {
     /// Indices into the codebook, row-major.
     pub codes: Vec<u32>,
-    /// Their rows and columns; `None` where all images are squares.
+    /// Rows and columns of the codes; `None` where all images are squares.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grid: Option<Grid>,
 }
 
-/// Codes of an image that something else holds.
+/// Borrowed codes of an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ImageRef<'a> {
-    /// As in [`ImageCodes`].
+    /// Indices into the codebook, row-major.
     pub codes: &'a [u32],
-    /// As in [`ImageCodes`].
+    /// Rows and columns of the codes; `None` where all images are squares.
     pub grid: Option<Grid>,
 }
 
@@ -57,7 +57,7 @@ impl<'a, const N: usize> From<&'a [u32; N]> for ImageRef<'a> {
     }
 }
 
-/// What may stand next in an image.
+/// Kinds of token that may follow in an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NextInImage {
     /// One of these size tokens.
@@ -66,22 +66,22 @@ pub enum NextInImage {
     Code,
     /// The end of a row.
     LineEnd,
-    /// Nothing: the image is whole.
+    /// No token: the image is whole.
     Nothing,
 }
 
-/// What may stand behind `ids`, the beginning of an image of one of `shapes`, each of whose tokens might stand where it does.
+/// Returns the kinds of token that may follow `ids`, a valid beginning of an image of one of `shapes`.
 #[must_use]
 pub fn next_in_image(shapes: &ImageShapes, ids: &[u32]) -> NextInImage {
     next(shapes, sides(shapes, ids), ids.len())
 }
 
-/// Rows and columns that the beginning of an image tells.
+/// Returns rows and columns as the first two ids give them; `None` for those that are missing or no size.
 fn sides(shapes: &ImageShapes, ids: &[u32]) -> [Option<u32>; 2] {
     [0, 1].map(|place| ids.get(place).and_then(|id| shapes.side_of(*id)))
 }
 
-/// What may stand at `place` of an image with so many rows and columns, as far as they are known there.
+/// Returns the kinds of token that may stand at `place` of an image with so many rows and columns, as far as they are known.
 fn next(shapes: &ImageShapes, [rows, columns]: [Option<u32>; 2], place: usize) -> NextInImage {
     let sizes = |lengths: Vec<u32>| {
         let mut ids: Vec<u32> = lengths.into_iter().filter_map(|length| shapes.size_id(length)).collect();
@@ -102,11 +102,11 @@ fn next(shapes: &ImageShapes, [rows, columns]: [Option<u32>; 2], place: usize) -
     }
 }
 
-/// Ids of a whole image.
+/// Returns the ids of a whole image.
 ///
 /// # Errors
-/// [`VocabularyError::OutOfRange`] for a code that the image range does not have; [`VocabularyError::Image`] for a grid that images do not
-/// have, or that does not fit the codes.
+/// [`VocabularyError::OutOfRange`] for a code outside the image range; [`VocabularyError::Image`] for a grid that is not among the shapes
+/// or does not match the number of codes.
 pub fn image_ids(vocabulary: &Vocabulary, image: ImageRef<'_>) -> Result<Vec<u32>, VocabularyError> {
     let codes = vocabulary.image_ids(image.codes)?;
     let Some(shapes) = &vocabulary.shapes else { return Ok(codes) };
@@ -126,10 +126,10 @@ pub fn image_ids(vocabulary: &Vocabulary, image: ImageRef<'_>) -> Result<Vec<u32
     Ok(ids)
 }
 
-/// Codes of a whole image.
+/// Returns the codes of a whole image.
 ///
 /// # Errors
-/// [`VocabularyError::Foreign`] for an id that is none of images; [`VocabularyError::Image`] if the ids are not one whole image.
+/// [`VocabularyError::Foreign`] for an id outside the image range; [`VocabularyError::Image`] if the ids are not one whole image.
 pub fn image_of(vocabulary: &Vocabulary, ids: &[u32]) -> Result<ImageCodes, VocabularyError> {
     let (ids, grid) = match &vocabulary.shapes {
         None => (Cow::Borrowed(ids), None),
@@ -144,7 +144,7 @@ pub fn image_of(vocabulary: &Vocabulary, ids: &[u32]) -> Result<ImageCodes, Voca
     Ok(ImageCodes { codes: vocabulary.image_codes(&ids)?, grid })
 }
 
-/// Checks that `ids` are one whole image; or says what is wrong with which of them.
+/// Checks that `ids` are one whole image. The error has the place of the first wrong id, and the problem.
 pub(super) fn check_image(vocabulary: &Vocabulary, shapes: &ImageShapes, ids: &[u32]) -> Result<(), (usize, &'static str)> {
     let [rows, columns] = sides(shapes, ids);
     for (place, id) in ids.iter().enumerate() {

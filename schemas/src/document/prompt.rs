@@ -1,22 +1,22 @@
-//! Beginnings of documents that a model goes on from, by the grammar of whole ones.
+//! Prompts: beginnings of documents, by the grammar of whole ones, that a model continues.
 //!
 //! # Source
-//! Prompts with sentinels: CM3 paper, section 2, <https://arxiv.org/abs/2201.07520>. Vocabularies without sentinels prompt by what
-//! stands before, as Chameleon does.
+//! Prompts with sentinels: CM3 paper, section 2, <https://arxiv.org/abs/2201.07520>. Without sentinels, a prompt is a plain prefix, as in
+//! Chameleon.
 
 use crate::document::{ImageRef, image_ids};
 use crate::error::VocabularyError;
 use crate::vocabulary::Vocabulary;
 
-/// Prompt for the image that a text describes, given as ids of the text tokenizer: `</s> text <break>`.
+/// Returns the prompt for the image of a text, which is given as ids of the text tokenizer: `</s> text <break>`.
 ///
 /// # Errors
-/// [`VocabularyError::OutOfRange`] for an id that the text range does not have.
+/// [`VocabularyError::OutOfRange`] for an id outside the text range.
 pub fn image_prompt(vocabulary: &Vocabulary, text: &[u32]) -> Result<Vec<u32>, VocabularyError> {
     Ok([vec![vocabulary.boundary], vocabulary.text_ids(text)?, vec![opener(vocabulary)]].concat())
 }
 
-/// Prompt for an image of anything: `</s> <sentinel:0> <break>`, or `</s> <break>` without sentinels.
+/// Returns the prompt for any image: `</s> <sentinel:0> <break>`, or `</s> <break>` without sentinels.
 #[must_use]
 pub fn unconditional_image_prompt(vocabulary: &Vocabulary) -> Vec<u32> {
     let mut prompt = vec![vocabulary.boundary];
@@ -25,8 +25,8 @@ pub fn unconditional_image_prompt(vocabulary: &Vocabulary) -> Vec<u32> {
     prompt
 }
 
-/// Prompt for a text about an image, given as codes: `</s> <sentinel:0> <break> image <sentinel:0>`, or `</s> <break> image <break>`
-/// without sentinels.
+/// Returns the prompt for a text about an image, which is given as codes: `</s> <sentinel:0> <break> image <sentinel:0>`, or
+/// `</s> <break> image <break>` without sentinels.
 ///
 /// # Errors
 /// As [`image_ids`].
@@ -43,7 +43,7 @@ pub fn text_prompt<'i>(vocabulary: &Vocabulary, image: impl Into<ImageRef<'i>>) 
     Ok(prompt)
 }
 
-/// What stands before an image.
+/// Returns the token before an image: the opening bracket, or a break.
 fn opener(vocabulary: &Vocabulary) -> u32 {
     vocabulary.image_brackets.map_or(vocabulary.break_, |brackets| brackets.open)
 }

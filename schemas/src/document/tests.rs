@@ -15,7 +15,7 @@ fn pair(vocabulary: &Vocabulary) -> (Vec<u32>, Vec<Segment>) {
     builder.finish()
 }
 
-/// The pair with text token 1 and image tokens 8 and 9 masked.
+/// Returns the pair with text token 1 and image tokens 8 and 9 masked.
 fn masked(vocabulary: &Vocabulary) -> (Vec<u32>, Vec<Segment>) {
     let v = vocabulary;
     let (text, image, sentinel) = (|id| v.text.start + id, |code| v.image.start + code, |number| v.sentinels.start + number);
@@ -88,7 +88,7 @@ fn broken_documents_are_named() {
     assert!(check(&[], &[], &v).is_err());
 }
 
-/// A vocabulary with brackets, and the ids that its image tokens go by.
+/// Returns a vocabulary with brackets.
 fn bracketed() -> Vocabulary {
     let mut v = vocabulary();
     v.image_brackets = Some(crate::vocabulary::Brackets { open: v.sentinels.end(), close: v.sentinels.end() + 1 });

@@ -1,19 +1,19 @@
-//! Undoes CM3 masking: puts the spans of the tail back where their sentinels stand.
+//! Inverse of CM3 masking: puts the spans of the tail back at their sentinels.
 
 use crate::document::check::tail_start;
 use crate::document::{Role, Segment};
 use crate::vocabulary::Vocabulary;
 
-/// Returns tokens and segments of the document as it was before masking; neighbouring runs of one part are joined again.
+/// Returns tokens and segments of the document before masking. Neighbouring runs of one part are joined again.
 ///
-/// The document must satisfy [`crate::document::check`].
+/// The document must satisfy [`crate::document::check()`].
 #[must_use]
 pub fn unmasked(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary) -> (Vec<u32>, Vec<Segment>) {
     let Some(tail) = tail_start(tokens, vocabulary) else {
         return (tokens.to_vec(), segments.to_vec());
     };
     let tail_segments: Vec<&Segment> = segments.iter().filter(|segment| segment.start as usize >= tail).collect();
-    // Each span of the tail is framed by its sentinel and a span end.
+    // In the tail, a sentinel precedes each span and a span end follows it.
     let spans: Vec<&[&Segment]> = tail_segments.split(|segment| segment.role == Role::SpanEnd).filter(|span| span.len() > 1).collect();
     let mut out = Joined::default();
     for segment in segments.iter().filter(|segment| (segment.start as usize) < tail) {

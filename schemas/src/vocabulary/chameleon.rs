@@ -1,4 +1,4 @@
-//! The vocabulary of Chameleon, read from the names in its text tokenizer.
+//! Vocabulary of Chameleon, derived from the token names in its text tokenizer.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,24 +8,24 @@ use crate::error::VocabularyError;
 /// A token of a `tokenizer.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedToken {
-    /// How it is written.
+    /// Name in the file.
     pub name: String,
-    /// Its id.
+    /// Id in the text tokenizer.
     pub id: u32,
-    /// Whether the file lists it as added: such tokens are no text.
+    /// `true` if the file lists the token as added; such tokens are no text.
     pub is_added: bool,
 }
 
-/// Names of image tokens begin with this, go on with the digits of the code as letters, A for 0, and end with `Z`.
+/// Prefix of the names of image tokens. The digits of the code follow as letters, A for 0, and then `Z`.
 const IMAGE_PREFIX: &str = "IMGIMG";
 const IMAGE_SUFFIX: &str = "Z";
 
 impl Vocabulary {
-    /// The vocabulary that the names of a `tokenizer.json` of Chameleon's kind spell: its ids are taken over as they are. There are no
-    /// sentinels and no span end among them.
+    /// Derives the vocabulary from the names in a `tokenizer.json` of Chameleon's kind. Its ids stay as they are. There are no sentinels
+    /// and no span end among them.
     ///
     /// # Errors
-    /// [`VocabularyError::Name`] if a control token or an image code has no name, or two; what [`Self::check`] says.
+    /// [`VocabularyError::Name`] if a control token or an image code has no name, or two; the errors of [`Self::check`].
     ///
     /// # Source
     /// The text tokenizer published with Chameleon, <https://arxiv.org/abs/2405.09818>.
@@ -64,21 +64,21 @@ fn refused(name: &str, problem: impl Into<String>) -> VocabularyError {
     VocabularyError::Name { name: name.to_owned(), problem: problem.into() }
 }
 
-/// The rule by which Chameleon itself tells control tokens.
+/// Checks whether `name` is a control token, by Chameleon's own rule.
 fn is_control(name: &str) -> bool {
     name.len() > 2 && name.starts_with('<') && name.ends_with('>')
 }
 
-/// Code that `name` spells; `None` for other names.
+/// Returns the code that `name` spells; `None` for other names.
 fn code_of(name: &str) -> Option<u32> {
     let letters = name.strip_prefix(IMAGE_PREFIX)?.strip_suffix(IMAGE_SUFFIX)?;
     let digit = |letter: u8| letter.checked_sub(b'A').filter(|digit| *digit < 10).map(u32::from);
     let code = letters.bytes().try_fold(0_u32, |code, letter| code.checked_mul(10)?.checked_add(digit(letter)?))?;
-    // One spelling for each code: no leading zeros.
+    // Each code has one spelling: no leading zeros.
     (!letters.is_empty() && (letters.len() == 1 || !letters.starts_with('A'))).then_some(code)
 }
 
-/// Range of the image ids, and the order of the codes in it if it is not their own.
+/// Returns the range of the image ids, and the order of the codes in it if it is not their own.
 fn image_ids(tokens: &[NamedToken]) -> Result<(IdRange, Vec<u32>), VocabularyError> {
     let mut codes: Vec<(u32, &NamedToken)> = tokens.iter().filter_map(|token| Some((code_of(&token.name)?, token))).collect();
     codes.sort_unstable_by_key(|(code, token)| (*code, token.id));

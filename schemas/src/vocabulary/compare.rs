@@ -1,4 +1,4 @@
-//! Says where two vocabularies differ.
+//! Comparison of vocabularies: names the first difference.
 
 use std::collections::BTreeSet;
 
@@ -8,10 +8,10 @@ use super::Vocabulary;
 use crate::error::VocabularyError;
 
 impl Vocabulary {
-    /// Checks that `other` is this vocabulary; the name does not matter.
+    /// Checks that `other` equals this vocabulary. The name does not matter.
     ///
     /// # Errors
-    /// [`VocabularyError::Different`] with the first field that is not, or the first code whose place is not.
+    /// [`VocabularyError::Different`] with the first field that differs, or the first code with another place.
     pub fn check_same(&self, other: &Self) -> Result<(), VocabularyError> {
         let (ours, theirs) = (fields(self), fields(other));
         let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).filter(|name| *name != "name").collect();
@@ -32,7 +32,7 @@ fn fields(vocabulary: &Vocabulary) -> Map<String, Value> {
     }
 }
 
-/// A field as an error shows it: fields with their default are not written, tables are long.
+/// Formats a field for an error. Fields with the default value are absent; tables are long.
 fn shown(value: Option<&Value>) -> String {
     match value {
         None => "none".to_owned(),

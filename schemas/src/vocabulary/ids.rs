@@ -1,13 +1,13 @@
-//! Maps what tokenizers say to ids, and back.
+//! Maps between tokens of the tokenizers and ids of the vocabulary.
 
 use super::{IdRange, Vocabulary};
 use crate::error::VocabularyError;
 
 impl Vocabulary {
-    /// Ids of what the text tokenizer said, in order.
+    /// Returns the ids of text tokens, in order.
     ///
     /// # Errors
-    /// [`VocabularyError::OutOfRange`] with the first token that the text range does not have.
+    /// [`VocabularyError::OutOfRange`] with the first token outside the text range.
     pub fn text_ids(&self, tokens: &[u32]) -> Result<Vec<u32>, VocabularyError> {
         let id = |&token: &u32| match token.checked_sub(self.text_first) {
             Some(place) if place < self.text.len => Ok(self.text.start + place),
@@ -18,27 +18,27 @@ impl Vocabulary {
         tokens.iter().map(id).collect()
     }
 
-    /// What the text tokenizer said for `ids`, in order.
+    /// Returns the text tokens of `ids`, in order.
     ///
     /// # Errors
-    /// [`VocabularyError::Foreign`] with the first id that is none of text.
+    /// [`VocabularyError::Foreign`] with the first id outside the text range.
     pub fn text_tokens(&self, ids: &[u32]) -> Result<Vec<u32>, VocabularyError> {
         places("text", self.text, ids).map(|place| Ok(self.text_first + place?)).collect()
     }
 
-    /// Ids of codes, in order.
+    /// Returns the ids of codes, in order.
     ///
     /// # Errors
-    /// [`VocabularyError::OutOfRange`] with the first code that the image range does not have.
+    /// [`VocabularyError::OutOfRange`] with the first code outside the image range.
     pub fn image_ids(&self, codes: &[u32]) -> Result<Vec<u32>, VocabularyError> {
         let place = |code: u32| self.image_order.get(code as usize).copied().unwrap_or(code);
         codes.iter().map(|&code| self.image.id("image", code).map(|_| self.image.start + place(code))).collect()
     }
 
-    /// Codes of image ids, in order.
+    /// Returns the codes of image ids, in order.
     ///
     /// # Errors
-    /// [`VocabularyError::Foreign`] with the first id that is none of images.
+    /// [`VocabularyError::Foreign`] with the first id outside the image range.
     pub fn image_codes(&self, ids: &[u32]) -> Result<Vec<u32>, VocabularyError> {
         let mut codes: Vec<u32> = places("image", self.image, ids).collect::<Result<_, _>>()?;
         if !self.image_order.is_empty() {
@@ -49,7 +49,7 @@ impl Vocabulary {
         Ok(codes)
     }
 
-    /// Checks that the order of the codes, if there is one, names every place once.
+    /// Checks that the order of the codes, if there is one, is a permutation.
     pub(super) fn check_order(&self) -> Result<(), VocabularyError> {
         if self.image_order.is_empty() {
             return Ok(());
@@ -71,7 +71,7 @@ impl Vocabulary {
     }
 }
 
-/// Places of `ids` in `range`.
+/// Returns the places of `ids` in `range`.
 fn places<'i>(name: &'i str, range: IdRange, ids: &'i [u32]) -> impl Iterator<Item = Result<u32, VocabularyError>> + 'i {
     ids.iter().map(
         move |&id| {
@@ -80,7 +80,7 @@ fn places<'i>(name: &'i str, range: IdRange, ids: &'i [u32]) -> impl Iterator<It
     )
 }
 
-/// Numbers as one line of text, so that a table of thousands stays a line in JSON that is laid out for people.
+/// Serialization of numbers as one line of text: a table of thousands stays one line in pretty-printed JSON.
 pub(super) mod numbers {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};

@@ -1,4 +1,4 @@
-//! Layouts, names, checks and comparison of vocabularies.
+//! Layout, names, check and comparison of vocabularies.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn cm3leon_fills_sixteen_bits() {
     assert!(vocabulary.can_mask());
 }
 
-/// As a version of an earlier release holds it.
+/// A vocabulary as an earlier release wrote it.
 const WRITTEN_BEFORE: &str = r#"{"name":"test","size":64,"begin":0,"pad":1,"boundary":2,"unknown":3,"break_":24,"span_end":25,"sentinels":{"start":26,"len":3},"text":{"start":4,"len":10},"image":{"start":14,"len":10}}"#;
 
 #[test]
@@ -97,13 +97,13 @@ fn an_order_that_is_none_is_refused() {
     assert!(serde_json::from_str::<Vocabulary>(&garbled).expect_err("no number").to_string().contains("\"x\" is no number"));
 }
 
-/// How Chameleon's tokenizer writes a code.
+/// Returns the name of a code in Chameleon's tokenizer.
 fn image_name(code: u32) -> String {
     let letters: String = code.to_string().bytes().map(|digit| char::from(digit - b'0' + b'A')).collect();
     format!("IMGIMG{letters}Z")
 }
 
-/// Names as in Chameleon's `tokenizer.json`, of `codes` codes: those of images in the order of their spelling.
+/// Returns the names of Chameleon's `tokenizer.json` with `codes` codes. Names of images are in the order of their spelling.
 fn chameleon_tokens(codes: u32) -> Vec<NamedToken> {
     let mut names: Vec<String> = ["<s>", "<pad>", "</s>", "<unk>"].map(str::to_owned).into();
     let mut images: Vec<String> = (0..codes).map(image_name).collect();
@@ -158,7 +158,7 @@ fn names_that_are_missing_or_doubled_are_told() {
         (tokens[image].id, tokens[text].id) = (image as u32, text as u32);
     });
     assert!(swapped.contains("must follow each other"), "{swapped}");
-    // Leading zeros, other letters and other suffixes spell no code.
+    // Names with leading zeros, other letters or other suffixes are no codes.
     for name in ["IMGIMGAAZ", "IMGIMGKZ", "IMGIMGZ", "IMGIMGB", "IMGIMGBBBBBBBBBBBBZ"] {
         let mut tokens = chameleon_tokens(30);
         tokens.push(NamedToken { name: name.into(), id: tokens.len() as u32, is_added: true });

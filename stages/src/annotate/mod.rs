@@ -1,10 +1,10 @@
 //! `annotate`: condition images that models make of the main image, such as depth, normals, soft edges and poses.
 //!
-//! Stands between `derive` and `tokenize` if annotators are configured, and nowhere else. Keeps order and number of rows. Each annotator gets the main
-//! images in groups of its fixed batch size, in the order in which they stand in the unit, whatever the cuts of the input; groups never span
-//! units. An image that the source brought for the role stays, and no other one is made. Main images whose codes are given have no pixels, so
-//! nothing is made of them, as in `derive`. Pictures are squeezed into the square of an annotator, and what it makes is stretched to the shape of the
-//! main image, by the filter of `derive`.
+//! Stands between `derive` and `tokenize` if annotators are configured. Keeps order and number of rows. Each annotator gets the main images
+//! in groups of its fixed batch size, in the order of the unit. Groups depend neither on the cuts of the input nor on other units. An image
+//! that the source has for the role stays, and the annotator makes none. A main image with given codes has no pixels, so annotators skip
+//! it, as `derive` does. The filter of `derive` resizes pictures to the square of an annotator, and the annotator's pictures to the shape
+//! of the main image.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,26 +28,26 @@ use crate::error::{Result, StageError};
 use crate::owner::Owner;
 use crate::stage::{Revised, Stage};
 
-/// Revision of this stage's code: raised when the same input gives other rows.
+/// Revision of this stage's code; raised when the same input gives other rows.
 pub const REVISION: u32 = 1;
-/// The stage's name.
+/// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "annotate";
 
 /// An image annotator on the thread that owns it.
 pub type ImageAnnotatorOwner = Owner<Box<dyn ImageAnnotator>>;
 
-/// An annotator and the role of what it makes.
+/// An annotator, and the role of its pictures.
 #[derive(Clone)]
 pub struct Annotator {
-    /// Role of its pictures among the sample's images.
+    /// Role of the pictures among the sample's images.
     pub role: String,
-    /// The annotator.
+    /// Thread that owns the model.
     pub owner: ImageAnnotatorOwner,
-    /// What it is and takes.
+    /// Identity and shapes.
     pub spec: ImageAnnotatorSpec,
 }
 
-/// The stage.
+/// Stage that adds the pictures of annotators to samples.
 pub struct Annotate {
     annotators: Arc<[Annotator]>,
     side_px: u32,
@@ -55,15 +55,15 @@ pub struct Annotate {
 }
 
 impl Annotate {
-    /// Annotates squares of `side_px` pixels, or pictures of the shapes that [`columns::IMAGE_GRIDS`] says, with each of `annotators`, whose
-    /// roles differ; what they make has the same shape.
+    /// Annotates squares of `side_px` pixels, or pictures of the shapes in [`columns::IMAGE_GRIDS`]. Each of `annotators` has a role of its
+    /// own. Its pictures get the shape of the main image.
     #[must_use]
     pub fn new(annotators: Vec<Annotator>, side_px: u32) -> Self {
         let change = ColumnChange::new(&[], vec![columns::pixels(), columns::given_codes(), columns::refusal()]);
         Self { annotators: annotators.into(), side_px, change }
     }
 
-    /// Runs `work` on a thread that may compute.
+    /// Runs `work` on a blocking thread.
     async fn compute<T: Send + 'static>(&self, work: impl FnOnce(&[Annotator], u32) -> Result<T> + Send + 'static) -> Result<T> {
         let (annotators, side, span) = (Arc::clone(&self.annotators), self.side_px, Span::current());
         let worked = tokio::task::spawn_blocking(move || span.in_scope(|| work(&annotators, side)));
@@ -79,7 +79,7 @@ fn schema_error(source: SchemaError) -> StageError {
     StageError::Schema { stage: NAME, source }
 }
 
-/// The columns that this stage reads and writes anew.
+/// Columns that this stage reads and replaces.
 #[derive(Deserialize, Serialize)]
 struct Columns {
     pixels: Vec<RoleImage>,
@@ -94,13 +94,13 @@ impl Columns {
         self.pixels.iter().find(|image| image.role == MAIN_IMAGE).filter(|_| self.refusal.is_none())
     }
 
-    /// Width and height of the main image, which is `main`.
+    /// Returns width and height of the main image, which is `main`.
     fn size_px(&self, main: &RoleImage, side: u32) -> (u32, u32) {
         RoleGrid::of(&self.image_grids, MAIN_IMAGE).map_or((side, side), |grid| grid.size_px(main.bytes.len() / 3))
     }
 }
 
-/// A row, and its main image as each annotator takes it whose role it lacks, in the annotators' order.
+/// A row with an input for each annotator whose role it lacks, in the annotators' order.
 struct Fitted {
     columns: Columns,
     inputs: Vec<Option<Vec<u8>>>,
@@ -109,26 +109,26 @@ struct Fitted {
 /// A row that waits for its annotations.
 struct Row {
     columns: Columns,
-    /// Whether each annotator makes a picture for it, in the annotators' order.
+    /// `true` for each annotator that makes a picture for the row, in the annotators' order.
     is_wanted: Vec<bool>,
 }
 
 type Annotation = Result<AnnotatedImage, NotFinite>;
 
-/// A row with what each annotator made for it, in the annotators' order; none where its role was there.
+/// A row with the picture of each annotator, in the annotators' order; `None` where the role was taken.
 type Annotated = (Columns, Vec<Option<Annotation>>);
 
-/// Pictures on their way through one annotator.
+/// Pictures before and behind one annotator.
 #[derive(Default)]
 struct Queue {
-    /// What it has not seen yet, in order.
+    /// Input that the annotator has not seen yet, in order.
     pixels: Vec<u8>,
-    /// What it made for rows that have not been sent, in order.
+    /// Output for rows that have not been sent, in order.
     made: VecDeque<Annotation>,
 }
 
 impl Queue {
-    /// Annotates as many pictures as make whole groups, or all of them when `last`.
+    /// Annotates as many pictures as make whole groups, or all of them if `last`.
     async fn annotate(&mut self, Annotator { role, owner, spec }: &Annotator, last: bool) -> Result<()> {
         let group = spec.numerics.batch_size.max(1) as usize;
         let mut count = self.pixels.len() / spec.bytes_per_image();
@@ -149,10 +149,10 @@ impl Queue {
     }
 }
 
-/// Batches whose annotations are not all there yet.
+/// Batches that still lack annotations.
 struct Waiting {
     batches: VecDeque<(RecordBatch, Vec<Row>)>,
-    /// One for each annotator.
+    /// One queue for each annotator.
     queues: Vec<Queue>,
 }
 
@@ -169,7 +169,7 @@ impl Waiting {
         self.batches.push_back((batch, rows));
     }
 
-    /// The next batch whose annotations are all there, each row with its own by annotator.
+    /// Returns the next batch with all its annotations, row by row; `None` if one is missing.
     fn pop(&mut self) -> Option<(RecordBatch, Vec<Annotated>)> {
         let rows = &self.batches.front()?.1;
         let wanted = |annotator: usize| rows.iter().filter(|row| row.is_wanted[annotator]).count();
@@ -186,7 +186,7 @@ impl Waiting {
     }
 }
 
-/// Reads the rows of `batch` and fits their main images, squares of `side` pixels if nothing else is said, to the annotators.
+/// Reads the rows of `batch`, and fits their main images to the annotators. Without a grid a main image is a square of `side` pixels.
 fn fitted(batch: &RecordBatch, annotators: &[Annotator], side: u32) -> Result<Vec<Fitted>> {
     let wanted = [columns::PIXELS, columns::GIVEN_CODES, columns::REFUSAL];
     let rows: Vec<Columns> = rows::read_with(batch, &wanted, &[columns::IMAGE_GRIDS]).map_err(schema_error)?;
@@ -205,8 +205,8 @@ fn fit_row(columns: Columns, annotators: &[Annotator], side: u32) -> Result<Fitt
     Ok(Fitted { columns, inputs })
 }
 
-/// Adds to a row what was made for it, in the shape of its main image, a square of `side` pixels if nothing else is said; or refuses it, as
-/// `derive` refuses a sample of which one image is broken.
+/// Adds the annotators' pictures to a row, in the shape of its main image; without a grid, that is a square of `side` pixels. If a picture
+/// is not finite, the row is refused, as `derive` refuses a sample with one broken image.
 fn finished((mut columns, made): Annotated, annotators: &[Annotator], side: u32) -> Result<Columns> {
     let (width, height) = columns.main().map_or((side, side), |main| columns.size_px(main, side));
     for (annotation, Annotator { role, .. }) in made.into_iter().zip(annotators) {
@@ -226,7 +226,7 @@ fn finished((mut columns, made): Annotated, annotators: &[Annotator], side: u32)
     Ok(columns)
 }
 
-/// A picture of `bytes`.
+/// Returns the picture of `bytes`, or the problem for an error message.
 fn picture((width, height): (u32, u32), bytes: Vec<u8>) -> Result<RgbImage, String> {
     let (found, expected) = (bytes.len(), width as usize * height as usize * 3);
     let picture = if found == expected { RgbImage::from_raw(width, height, bytes) } else { None };

@@ -1,4 +1,4 @@
-//! Annotations do not depend on cuts, whatever the size of a group; what a source brings wins, and what is not finite is refused.
+//! Independence of cuts for any size of groups, priority of the source's images, refusal of values that are not finite.
 
 #![allow(clippy::unwrap_used)]
 
@@ -32,7 +32,7 @@ fn read(batch: &RecordBatch) -> Vec<Sent> {
     rows::read(batch, &[columns::KEY, columns::PIXELS, columns::GIVEN_CODES, columns::REFUSAL]).unwrap()
 }
 
-/// `samples` as `derive` sends them, without edges.
+/// Returns `samples` as `derive` sends them, without edges.
 fn derived_of(samples: &[Raw]) -> RecordBatch {
     let filtered = run_whole(Map(Filter::new(filter_config())), &raw_batch(samples));
     let config = DeriveConfig { edges: false, ..DeriveConfig::default() };

@@ -1,4 +1,4 @@
-//! The one place where Polars is entered: columns go in by the Arrow C Data Interface, plain values come out.
+//! Election of duplicates in Polars, which no other module enters: columns go in by the Arrow C Data Interface, plain values come out.
 
 use arrow::array::{Array, RecordBatch};
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
@@ -20,13 +20,14 @@ fn failed(source: PolarsError) -> StageError {
     StageError::Table { stage: NAME, source: source.into() }
 }
 
-/// For each row of `window` the sample that stands for it, or `None` if it stands for itself. `key` is the column that equal rows share.
+/// Returns for each row of `window` the sample that stays instead, or `None` if it stays itself. Equal rows share the value of column
+/// `key`.
 pub(super) fn elect(window: &RecordBatch, kept_before: &RecordBatch, key: &str) -> Result<Vec<Option<String>>> {
     let rows = frame(window, &[SAMPLE_ID, SPLIT, key])?.with_row_index(PlSmallStr::from_static(POSITION), None).map_err(failed)?;
     let earlier = frame(kept_before, &[SAMPLE_ID, key])?;
     let rows = rows.lazy().with_column(col(key).alias(KEY));
     let earlier = earlier.lazy().group_by([col(key).alias(KEY)]).agg([col(SAMPLE_ID).min().alias(EARLIER)]);
-    // "held_out" sorts before "train".
+    // Held-out samples come first, as "held_out" sorts before "train".
     let elected = rows
         .clone()
         .sort([SPLIT, SAMPLE_ID, POSITION], SortMultipleOptions::default())
@@ -66,12 +67,12 @@ fn frame(batch: &RecordBatch, names: &[&str]) -> Result<DataFrame> {
 fn series(name: &str, array: &dyn Array) -> Result<Series> {
     let (array, schema) =
         arrow::ffi::to_ffi(&array.to_data()).map_err(|source| StageError::Arrow { what: format!("column {name}"), source })?;
-    // SAFETY: both libraries declare these structs with the layout that the C Data Interface fixes, and each struct is moved, so that
-    // it is released once, by the side that now owns it.
+    // SAFETY: both libraries declare these structs with the layout that the C Data Interface fixes. Each struct is moved, so it is released
+    // once, by its new owner.
     let (array, schema): (ffi::ArrowArray, ffi::ArrowSchema) = unsafe {
         (std::mem::transmute::<FFI_ArrowArray, ffi::ArrowArray>(array), std::mem::transmute::<FFI_ArrowSchema, ffi::ArrowSchema>(schema))
     };
-    // SAFETY: the array was exported just above together with this schema.
+    // SAFETY: the array was exported above together with this schema.
     let imported = unsafe {
         let field = ffi::import_field_from_c(&schema).map_err(failed)?;
         ffi::import_array_from_c(array, field.dtype).map_err(failed)?

@@ -1,7 +1,8 @@
-//! `dedup`: one sample stands for all that are equal.
+//! `dedup`: elects one of equal samples.
 //!
-//! Stage of `settle`: sees a window as a whole and what earlier windows kept. Keeps order and number of rows; adds `duplicate_of`.
-//! The row that stays: one of an earlier window, else held-out before train, else the smallest sample id, else the first row.
+//! Stage of `settle`. It sees a window as a whole, and the samples that earlier windows kept. Keeps order and number of rows; adds
+//! `duplicate_of`. The sample that stays is one of an earlier window, else held-out before train, else the one with the smallest sample id,
+//! else the first row.
 
 mod frame;
 
@@ -18,24 +19,24 @@ use crate::channel::{BatchSender, BatchStream};
 use crate::error::{Result, StageError};
 use crate::stage::{Revised, Stage};
 
-/// Revision of this stage's code: raised when the same input gives other rows.
+/// Revision of this stage's code; raised when the same input gives other rows.
 pub const REVISION: u32 = 1;
-/// The stage's name.
+/// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "dedup";
 
-/// `[dedup]`: what counts as equal.
+/// `[dedup]`: the equality of samples.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DedupConfig {
-    /// What two samples must share. Default `image`.
+    /// Content that equal samples share. Default `image`.
     pub by: DedupKey,
 }
 
-/// What two samples must share to count as equal.
+/// Content that equal samples share.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DedupKey {
-    /// The main image's bytes.
+    /// Bytes of the main image.
     #[default]
     Image,
     /// All images and all annotations.
@@ -51,7 +52,7 @@ impl DedupKey {
     }
 }
 
-/// The stage.
+/// Stage that marks duplicates.
 #[derive(Debug)]
 pub struct Dedup {
     config: DedupConfig,
@@ -60,7 +61,8 @@ pub struct Dedup {
 }
 
 impl Dedup {
-    /// Deduplicates within the window and against `kept_before`: the columns `sample_id` and `image_id` of what earlier windows kept.
+    /// Deduplicates within the window and against `kept_before`: the columns `sample_id` and `image_id` of samples that earlier windows
+    /// kept.
     #[must_use]
     pub fn new(config: DedupConfig, kept_before: RecordBatch) -> Self {
         Self { config, kept_before, change: ColumnChange::new(&[], vec![columns::duplicate_of()]) }

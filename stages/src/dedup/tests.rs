@@ -1,4 +1,4 @@
-//! One sample stands for all that are equal, whatever the order in which they come.
+//! Election of one of equal samples, in any order of the rows.
 
 #![allow(clippy::unwrap_used)]
 
@@ -80,7 +80,7 @@ proptest! {
 
     #[test]
     fn the_elected_do_not_depend_on_the_order(rows in prop::collection::vec((0_u8..12, 0_u8..4, any::<bool>()), 1..40), seed in any::<u64>()) {
-        // A sample id means one image, and an image one split.
+        // A sample id determines the image, and an image the split.
         let rows: Vec<Row> = rows.into_iter().map(|(sample, ..)| row(sample, sample % 5, if sample % 5 == 2 { Split::HeldOut } else { Split::Train })).collect();
         let elected = |rows: &[Row]| -> BTreeMap<u8, Vec<Option<u8>>> {
             let mut of: BTreeMap<u8, Vec<Option<u8>>> = BTreeMap::new();

@@ -1,24 +1,24 @@
-//! Which condition images `derive` makes.
+//! Configuration of the condition images that `derive` makes.
 
 use serde::{Deserialize, Serialize};
 
-/// `[derive]`: condition images made from the pixels.
+/// `[derive]`: condition images made of the pixels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeriveConfig {
-    /// Whether to make a Canny edge map of the main image. Default true.
+    /// `true` to make a Canny edge map of the main image. Default true.
     pub edges: bool,
     /// Gradient below which no pixel is an edge, above 0. Default 50.
     pub canny_low: f32,
-    /// Gradient above which every pixel is one, at least `canny_low`, at most 1140. Default 100.
+    /// Gradient above which every pixel is an edge, at least `canny_low`, at most 1140. Default 100.
     pub canny_high: f32,
-    /// Whether to make a scribble of the main image: a few thick strokes along its strongest edges. Default false.
+    /// `true` to make a scribble of the main image: a few thick strokes along its strongest edges. Default false.
     #[serde(skip_serializing_if = "is_false")]
     pub scribbles: bool,
-    /// Whether to make the outlines of a segmentation's objects. Default false.
+    /// `true` to make the outlines of a segmentation's objects. Default false.
     #[serde(skip_serializing_if = "is_false")]
     pub outlines: bool,
-    /// Most masks of single objects that are made of a segmentation, 0..=16. Default 1.
+    /// Largest number of masks of single objects made of a segmentation, 0..=16. Default 1.
     #[serde(skip_serializing_if = "is_one")]
     pub object_masks: u32,
 }
@@ -38,7 +38,7 @@ impl Default for DeriveConfig {
 }
 
 impl DeriveConfig {
-    /// Problems of the fields, each with the field's path.
+    /// Returns the problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let (low, high) = (self.canny_low, self.canny_high);

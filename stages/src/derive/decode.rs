@@ -1,7 +1,7 @@
-//! Decodes a picture to RGB: turned by its EXIF orientation, transparency on white, 8 bits a channel, the first frame of an animation.
+//! Decoder of pictures to RGB: turned by their EXIF orientation, transparency on white, 8 bits a channel, the first frame of an animation.
 //!
-//! Colour profiles and gamma are ignored, as by the tokenizers' own code. Of 16 bits the high byte is taken. A picture is decoded if all its pixels are
-//! there, whatever else the file lacks (`damage/`).
+//! Colour profiles and gamma are ignored, as in the tokenizers' own code. Of 16 bits the high byte is taken. A picture is decoded if all
+//! its pixels are present, whatever else the file lacks (`damage/`).
 
 use std::io::{Cursor, ErrorKind};
 
@@ -12,22 +12,22 @@ use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, Im
 use super::damage::PictureFile;
 use super::frame::Stored;
 
-/// Why a picture cannot be decoded: a reason to count, and what exactly.
+/// Reason of a picture that cannot be decoded: a name for counts, and details.
 pub type DecodeError = (&'static str, String);
 
-/// Decodes `bytes`; transparent pictures become opaque as `transparency` says. Sizes have been checked by `filter` before.
+/// Decodes `bytes`; `transparency` makes transparent pictures opaque. `filter` has checked the size before.
 ///
 /// # Errors
-/// `truncated_image` where pixels are missing, `damaged_image` where data are invalid or a checksum fails, `undecodable_image` for a header that the
-/// decoder refuses.
+/// `truncated_image` where pixels are missing; `damaged_image` where data are invalid or a checksum fails; `undecodable_image` for a header
+/// that the decoder refuses.
 pub fn decode(bytes: &[u8], transparency: Transparency) -> Result<RgbImage, DecodeError> {
     decode_turned(bytes, transparency, |found| Ok(found.orientation()))
 }
 
-/// As [`decode`], turned as `turn` says of the picture's header.
+/// Decodes as [`decode`], but turns the picture by the result of `turn` for its header.
 ///
 /// # Errors
-/// As [`decode`], and those of `turn`.
+/// Those of [`decode`], and those of `turn`.
 pub(super) fn decode_turned(
     bytes: &[u8],
     transparency: Transparency,
@@ -44,10 +44,10 @@ pub(super) fn decode_turned(
     Ok(turned.into_rgb8())
 }
 
-/// Decodes `bytes` to the pixels that are stored, with what the header says of them.
+/// Decodes `bytes` to the stored pixels, and returns them with the header.
 ///
 /// # Errors
-/// As [`decode`].
+/// Those of [`decode`].
 pub(super) fn stored(bytes: &[u8]) -> Result<(DynamicImage, Stored), DecodeError> {
     let file = PictureFile::examine(bytes)?;
     let mut decoder = opened(&file.bytes)?.1;
@@ -56,7 +56,7 @@ pub(super) fn stored(bytes: &[u8]) -> Result<(DynamicImage, Stored), DecodeError
     Ok((picture, stored))
 }
 
-/// What a decoder says; `fault` is the reason where data are invalid.
+/// Converts the decoder's error; `fault` is the reason for invalid data.
 fn refused(error: &ImageError, fault: &'static str) -> DecodeError {
     let reason = match error {
         ImageError::IoError(cause) if cause.kind() == ErrorKind::UnexpectedEof => "truncated_image",
@@ -66,7 +66,7 @@ fn refused(error: &ImageError, fault: &'static str) -> DecodeError {
     (reason, error.to_string())
 }
 
-/// The decoder of `bytes`, which has read their header.
+/// Returns the format and the decoder of `bytes`, which has read their header.
 pub(super) fn opened(bytes: &[u8]) -> Result<(ImageFormat, impl ImageDecoder + '_), DecodeError> {
     let format = image::guess_format(bytes).map_err(|error| ("undecodable_image", error.to_string()))?;
     let reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -88,7 +88,7 @@ fn eight_bits(picture: DynamicImage) -> DynamicImage {
     }
 }
 
-/// Writes three channels over the four that they are made of: a picture may be so large that two do not fit.
+/// Blends a picture with white. It writes three channels over the four, since two copies of a large picture might not fit in memory.
 fn on_white(picture: DynamicImage, transparency: Transparency) -> RgbImage {
     if !picture.color().has_alpha() {
         return picture.into_rgb8();
@@ -109,11 +109,11 @@ fn on_white(picture: DynamicImage, transparency: Transparency) -> RgbImage {
     RgbImage::from_raw(width, height, levels).expect("three levels a pixel")
 }
 
-/// A level with white behind it.
+/// Returns a level blended with white.
 ///
 /// # Source
-/// Cut down: NumPy in Chameleon's image tokenizer, operation for operation, since 254.99… becomes 254 there. Rounded: `alpha_composite`
-/// of Pillow, which the processor of transformers uses.
+/// `WhiteDown`: NumPy in Chameleon's image tokenizer, operation for operation, since 254.99… becomes 254 there. `WhiteNearest`:
+/// `alpha_composite` of Pillow, which the processor of transformers uses.
 fn blended(level: u8, alpha: u8, transparency: Transparency) -> u8 {
     match transparency {
         Transparency::WhiteDown => {

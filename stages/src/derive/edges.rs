@@ -1,8 +1,9 @@
-//! Condition images made of the edges of a picture: Canny's, and scribbles.
+//! Condition images of the edges of a picture: Canny edges and scribbles.
 
 use image::{GrayImage, Rgb, RgbImage};
 
-/// Edges of `picture`, white on black. `low` and `high` are the gradient thresholds of the hysteresis, `0 < low <= high <= 1140`.
+/// Returns the edges of `picture`, white on black. `low` and `high` are the gradient thresholds of the hysteresis,
+/// `0 < low <= high <= 1140`.
 ///
 /// # Source
 /// Canny 1986, as implemented by `imageproc::edges::canny`.
@@ -12,8 +13,8 @@ pub fn canny(picture: &RgbImage, low: f32, high: f32) -> RgbImage {
     in_three_channels(&imageproc::edges::canny(&grey, low, high))
 }
 
-/// Thick strokes along the strongest edges of `picture`, white on black: blurred by a 64th of its side, so that only large shapes are left, their
-/// edges drawn a 64th of it wide; the side of what is no square is that of the square of its area.
+/// Returns thick strokes along the strongest edges of `picture`, white on black. The blur has a deviation of a 64th of the side, so that
+/// only large shapes are left; strokes are a 64th wide. The side of a rectangle is that of the square of equal area.
 #[must_use]
 pub fn scribble(picture: &RgbImage) -> RgbImage {
     let grey: GrayImage = image::imageops::grayscale(picture);

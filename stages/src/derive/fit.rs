@@ -1,4 +1,4 @@
-//! Fits a picture into the tokenizer's square, or into another shape: resized by Lanczos until it just covers it, then cut.
+//! Fit of a picture into the tokenizer's square, or into another shape: a Lanczos resize until it just covers the shape, then a crop.
 
 use cm3flow_schemas::preparation::{Crop, LongSide, Preparation, ResizeFilter};
 use cm3flow_schemas::random::Draws;
@@ -8,10 +8,10 @@ use image::{GrayImage, RgbImage};
 
 use crate::derive::resize::lanczos;
 
-/// Share of a box's area that must lie within the shape for the box to be kept.
+/// Share of a box's area that must lie within the shape for the box to stay.
 const MIN_VISIBLE_SHARE: f64 = 0.5;
 
-/// The way from a picture's pixels to those of the shape that is cut out of it.
+/// Map from a picture's pixels to those of the shape that is cut out of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fit {
     width: u32,
@@ -26,7 +26,7 @@ pub struct Fit {
 }
 
 impl Fit {
-    /// Fit of a picture of `width` x `height` pixels into the square; a random crop is drawn from `seed` and `id`.
+    /// Returns the fit of a picture of `width` x `height` pixels into the square; `seed` and `id` determine a random crop.
     ///
     /// # Source
     /// Resize the short side, then crop: Chameleon's image tokenizer, <https://arxiv.org/abs/2405.09818>.
@@ -35,14 +35,15 @@ impl Fit {
         Self::into_grid((width, height), None, preparation, (seed, id))
     }
 
-    /// As [`Self::of`], into the shape of `grid`, or into the square without one. In: width and height of the picture.
+    /// Returns the fit into the shape of `grid`, or into the square without one. In: width and height of the picture. Otherwise as
+    /// [`Self::of`].
     #[must_use]
     pub fn into_grid((width, height): (u32, u32), grid: Option<Grid>, preparation: &Preparation, (seed, id): (u64, &ImageId)) -> Self {
         let (cut_width, cut_height) = preparation.size_px(grid);
-        // The side that has less to spare becomes that of the shape.
+        // The side with less to spare gets the length of the shape.
         let is_tall = u64::from(width) * u64::from(cut_height) <= u64::from(height) * u64::from(cut_width);
         let (side, short) = if is_tall { (cut_width, width.max(1)) } else { (cut_height, height.max(1)) };
-        // Both to the last bit as the references compute it: they decide what becomes of a half.
+        // Both follow the references to the last bit, which decides the rounding of halves.
         let scaled = |length: u32| match preparation.long_side {
             LongSide::Nearest => (f64::from(side) / f64::from(short) * f64::from(length)).round_ties_even() as u32,
             LongSide::Down => u32::try_from(u64::from(side) * u64::from(length) / u64::from(short)).unwrap_or(u32::MAX),
@@ -60,7 +61,7 @@ impl Fit {
         Self { width, height, resized_width, resized_height, left, top, cut_width, cut_height, filter: preparation.filter }
     }
 
-    /// Resizes and cuts. In: the picture that the fit was made for. Out: the shape's pixels.
+    /// Resizes and crops. In: the picture that the fit was made for. Out: the shape's pixels.
     #[must_use]
     pub fn apply(&self, picture: &RgbImage) -> RgbImage {
         let (width, height) = (self.resized_width, self.resized_height);
@@ -71,29 +72,29 @@ impl Fit {
         image::imageops::crop_imm(resized.as_ref().unwrap_or(picture), self.left, self.top, self.cut_width, self.cut_height).to_image()
     }
 
-    /// Most bytes that [`Self::apply`] allocates at once, the shape's pixels among them.
+    /// Returns the most bytes that [`Self::apply`] allocates at once, the shape's pixels included.
     pub(super) fn working_bytes(&self) -> u64 {
         let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
         let narrowed = pixels(self.resized_width, self.height);
         let (resized, cut) = (pixels(self.resized_width, self.resized_height), pixels(self.cut_width, self.cut_height));
-        // Rows that are turned, sums of a column, weights: those of each output reach over six inputs or more.
+        // These are transposed rows, sums of a column, and weights: each output has weights of six inputs or more.
         let lengths = [self.width, self.height, self.resized_width, self.resized_height].map(u64::from);
         3 * (narrowed + resized + cut) + 128 * lengths.iter().sum::<u64>()
     }
 
-    /// As [`Self::working_bytes`], of [`Self::apply_to_levels`]: columns are resized first, to four floats a pixel.
+    /// Returns the same as [`Self::working_bytes`] for [`Self::apply_to_levels`], which resizes columns first, to four floats a pixel.
     pub(super) fn levels_working_bytes(&self) -> u64 {
         16 * u64::from(self.width) * u64::from(self.resized_height) + self.working_bytes()
     }
 
-    /// As [`Self::apply`], by the nearest pixel: for pictures whose levels are numbers.
+    /// Resizes by the nearest pixel and crops: for pictures whose levels are numbers. In and out as in [`Self::apply`].
     #[must_use]
     pub fn apply_to_levels(&self, levels: &GrayImage) -> GrayImage {
         let resized = image::imageops::resize(levels, self.resized_width, self.resized_height, image::imageops::FilterType::Nearest);
         image::imageops::crop_imm(&resized, self.left, self.top, self.cut_width, self.cut_height).to_image()
     }
 
-    /// Maps a box from the picture's pixels to the shape's; `None` if less than half of it is within the shape.
+    /// Maps a box from the picture's pixels to the shape's; `None` if less than half of it lies within the shape.
     #[must_use]
     pub fn map_box(&self, found: &LabelledBox) -> Option<LabelledBox> {
         let along = |position: u32, resized: u32, length: u32, offset: u32| {

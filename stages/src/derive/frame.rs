@@ -1,7 +1,7 @@
-//! How the main picture is stored and how it is seen: turns what is counted in its stored pixels along with it.
+//! Frame of reference of a sample: turns boxes and pictures that refer to stored pixels together with the main picture.
 //!
-//! Boxes are turned as the picture is. Of other pictures that lie upon it (masks, segmentations, condition images), the size tells whether
-//! they were made of the stored pixels or of the picture as it is seen.
+//! Boxes turn with the picture. The size of another picture that lies upon it (mask, segmentation, condition image) tells whether that
+//! picture refers to the stored or to the upright pixels.
 
 use std::io::Cursor;
 
@@ -12,12 +12,12 @@ use image::{ImageDecoder, ImageReader};
 use super::decode::DecodeError;
 use crate::codes;
 
-/// What the header of a picture says.
+/// Header of a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stored {
     /// Width and height of the stored pixels.
     pub(super) size: (u32, u32),
-    /// How to turn them, if the picture says so itself.
+    /// Orientation that the picture itself declares.
     pub(super) own: Option<Orientation>,
 }
 
@@ -29,24 +29,24 @@ impl Stored {
         Self { size: decoder.dimensions(), own }
     }
 
-    /// Reads the header of an encoded picture; `None` for what the decoder refuses.
+    /// Reads the header of an encoded picture; `None` if the decoder refuses it.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let mut decoder = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?.into_decoder().ok()?;
         Some(Self::of(&mut decoder))
     }
 
-    /// How the picture is turned where nothing but itself says so.
+    /// Returns the declared orientation, or none.
     pub(super) fn orientation(&self) -> Orientation {
         self.own.unwrap_or(Orientation::NoTransforms)
     }
 
-    /// Width and height of the picture as it is seen.
+    /// Returns width and height of the upright picture.
     pub(super) fn upright(&self) -> (u32, u32) {
         turned(self.size, self.orientation())
     }
 }
 
-/// Width and height of a picture once it is turned.
+/// Returns width and height of a picture after turning.
 pub(super) fn turned((width, height): (u32, u32), orientation: Orientation) -> (u32, u32) {
     match orientation {
         Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => (height, width),
@@ -54,7 +54,7 @@ pub(super) fn turned((width, height): (u32, u32), orientation: Orientation) -> (
     }
 }
 
-/// The main picture of a sample, and which of its pixels the source counts.
+/// The main picture of a sample, and the frame that the source counts pixels in.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Frame {
     main: Stored,
@@ -62,13 +62,13 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// The frame of a sample with these images; `None` if the main one is given by codes or cannot be read.
+    /// Returns the frame of a sample with these images; `None` if the main one is given by codes or cannot be read.
     pub(super) fn of(images: &[RoleImage], counted: sample::Orientation) -> Option<Self> {
         let main = images.iter().find(|image| image.role == MAIN_IMAGE && !codes::is_given(&image.bytes))?;
         Some(Self { main: Stored::read(&main.bytes)?, counted })
     }
 
-    /// How to turn another picture, so that it lies upon the main one as that is seen.
+    /// Returns the turn that makes another picture lie upon the upright main one.
     ///
     /// # Errors
     /// `size_mismatch` if neither its size nor its aspect is that of the main picture.
@@ -95,10 +95,10 @@ impl Frame {
         }
     }
 
-    /// A box of the source in pixels of the picture as it is seen, cut at the picture's edges.
+    /// Returns a box of the source in pixels of the upright picture, cut at the picture's edges.
     ///
     /// # Errors
-    /// The reason why nothing of it lies in the picture.
+    /// The reason why no part of it lies in the picture.
     pub(super) fn placed(&self, found: LabelledBox) -> Result<LabelledBox, &'static str> {
         match self.counted {
             sample::Orientation::Stored => within(found, self.main.size).map(|found| turn_box(found, self.main)),
@@ -107,10 +107,10 @@ impl Frame {
     }
 }
 
-/// A box cut at the edges of a picture of `width` x `height` pixels.
+/// Cuts a box at the edges of a picture of `width` x `height` pixels.
 ///
 /// # Errors
-/// The reason why nothing of it lies in the picture.
+/// The reason why no part of it lies in the picture.
 pub(super) fn within(found: LabelledBox, (width, height): (u32, u32)) -> Result<LabelledBox, &'static str> {
     let LabelledBox { label, x0, y0, x1, y1 } = found;
     if x0 > x1 || y0 > y1 {
@@ -125,11 +125,11 @@ pub(super) fn within(found: LabelledBox, (width, height): (u32, u32)) -> Result<
     Ok(LabelledBox { label, x0, y0, x1: x1.min(width), y1: y1.min(height) })
 }
 
-/// Turns a box within a picture as the picture itself is turned.
+/// Turns a box as its picture is turned.
 fn turn_box(found: LabelledBox, picture: Stored) -> LabelledBox {
     let (width, height) = picture.size;
     let LabelledBox { label, x0, y0, x1, y1 } = found;
-    // Edges from the right and from below.
+    // Edges counted from the right and from below.
     let (from_right, from_below) = ([width - x1, width - x0], [height - y1, height - y0]);
     let (x, y) = ([x0, x1], [y0, y1]);
     let ([x0, x1], [y0, y1]) = match picture.orientation() {
@@ -145,7 +145,7 @@ fn turn_box(found: LabelledBox, picture: Stored) -> LabelledBox {
     LabelledBox { label, x0, y0, x1, y1 }
 }
 
-/// Whether a picture of one size, resized to a side of the other, has that size up to a pixel of the larger.
+/// Checks whether a picture of one size, resized to a side of the other, has the other size to within a pixel of the larger.
 fn is_same_aspect((width, height): (u32, u32), (other_width, other_height): (u32, u32)) -> bool {
     let cross = |a: u32, b: u32| u64::from(a) * u64::from(b);
     let longest = [width, height, other_width, other_height].into_iter().max().unwrap_or_default();
@@ -231,12 +231,12 @@ mod tests {
             (Upright, stored(400, 300, None), Some(turn)),
             (InStored, stored(300, 400, None), Some(none)),
             (Upright, stored(300, 400, None), Some(none)),
-            // The aspect, at another size.
+            // Same aspect, another size.
             (InStored, stored(40, 31, None), Some(turn)),
             (InStored, stored(599, 800, None), Some(none)),
             (InStored, stored(40, 36, None), None),
             (InStored, stored(400, 400, None), None),
-            // What it says itself.
+            // Declared orientation of the picture itself.
             (InStored, stored(400, 300, Some(Orientation::Rotate270)), Some(Orientation::Rotate270)),
             (InStored, stored(300, 400, Some(Orientation::Rotate180)), Some(Orientation::Rotate180)),
             (InStored, stored(400, 300, Some(Orientation::Rotate180)), None),
@@ -255,7 +255,7 @@ mod tests {
             assert_eq!(turned(sample::Orientation::Upright, None), Some(Orientation::NoTransforms));
             assert_eq!(turned(sample::Orientation::Stored, Some(Orientation::NoTransforms)), Some(Orientation::NoTransforms));
         }
-        // The very size goes before a like aspect.
+        // An equal size has priority over a similar aspect.
         let main = stored(1000, 1001, Some(Orientation::Rotate90));
         let turned = |width, height| frame(main, sample::Orientation::Upright).turn_of(stored(width, height, None)).ok();
         assert_eq!(turned(1000, 1001), Some(Orientation::Rotate90));

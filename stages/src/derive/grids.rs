@@ -1,4 +1,4 @@
-//! Chooses the grids of a sample's images, where images have several shapes.
+//! Choice of the grids of a sample's images, where images have several shapes.
 
 use cm3flow_schemas::preparation::Preparation;
 use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, RoleImage};
@@ -7,8 +7,8 @@ use cm3flow_schemas::{Grid, RoleGrid};
 use super::frame::Stored;
 use crate::codes;
 
-/// Grid of the main image, and of those images that have one of their own: all others are shaped as the main one. None if all are fitted to
-/// the square.
+/// Returns the grids of the main image, and of images with a grid of their own; all others share that of the main one. Empty if all are
+/// fitted to the square.
 pub(super) fn of(images: &[RoleImage], annotations: &Annotations, preparation: &Preparation) -> Vec<RoleGrid> {
     if preparation.buckets.is_none() {
         return Vec::new();
@@ -21,8 +21,8 @@ pub(super) fn of(images: &[RoleImage], annotations: &Annotations, preparation: &
     alone.filter_map(|image| Some(RoleGrid::new(&image.role, grid_of(image, preparation)?))).collect()
 }
 
-/// Codes have the grid that their file says, if images may have it, or else are taken to be those of a square; a picture has that of the
-/// nearest aspect. A header that cannot be read tells none: such a picture is refused when it is decoded.
+/// Returns the grid of an image. Codes have the grid of their file if it is one of the shapes, and otherwise that of a square. A picture
+/// has the grid of the nearest aspect. `None` for an unreadable header: such a picture is refused when it is decoded.
 fn grid_of(image: &RoleImage, preparation: &Preparation) -> Option<Grid> {
     if codes::is_given(&image.bytes) {
         let own = codes::grid_of(&image.bytes).filter(|grid| preparation.grids().contains(grid));

@@ -1,6 +1,6 @@
 //! Pictures whose samples are numbers: segmentations, and masks of levels 0 and 1.
 //!
-//! Of a palette, the index is the number, whatever colour it stands for; of grey levels with few bits, the level as it is stored.
+//! In a palette the index is the number, whatever its colour. In grey pictures with few bits, the stored level is the number.
 
 use std::io::Cursor;
 
@@ -10,12 +10,12 @@ use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Transformations};
 use super::damage::PictureFile;
 use super::decode::DecodeError;
 
-/// Bytes that the decoder may allocate; `filter` has checked sizes before.
+/// Limit of the bytes that the decoder may allocate; `filter` has checked sizes before.
 const MAX_BYTES: usize = 512 << 20;
 const BLACK: [u8; 3] = [0; 3];
 const WHITE: [u8; 3] = [255; 3];
 
-/// The samples of a PNG as they are stored.
+/// Samples of a PNG as they are stored.
 #[derive(Debug)]
 pub(super) struct Levels {
     /// One level, or index into the palette, a pixel.
@@ -24,18 +24,18 @@ pub(super) struct Levels {
 }
 
 impl Levels {
-    /// Reads a PNG with a palette, or of grey levels that are 255 at most; `None` for another picture.
+    /// Reads a PNG with a palette, or with grey levels of at most 255; `None` for another picture.
     ///
     /// # Errors
-    /// As for other pictures.
+    /// Those of other pictures.
     ///
     /// # Source
-    /// PNG, third edition, 7.2: samples of fewer than 8 bits are packed from the high-order bits on, each line begins a byte.
+    /// PNG, third edition, 7.2: samples of fewer than 8 bits are packed from the high-order bits on, and each line begins with a new byte.
     pub(super) fn of_png(bytes: &[u8]) -> Result<Option<Self>, DecodeError> {
         Self::read(bytes, |color_type, _| matches!(color_type, ColorType::Indexed | ColorType::Grayscale))
     }
 
-    /// Reads a PNG whose kind of samples is `wanted`.
+    /// Reads a PNG whose kind of samples is `wanted`; `None` for another picture.
     fn read(bytes: &[u8], wanted: impl FnOnce(ColorType, BitDepth) -> bool) -> Result<Option<Self>, DecodeError> {
         if !bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
             return Ok(None);
@@ -69,11 +69,11 @@ impl Levels {
         Ok(Some(Self { levels, palette }))
     }
 
-    /// A mask whose levels are 0 and 1, in black and white; `None` if there are other levels, if the colours of the palette are black and
-    /// white themselves, and for grey levels of 8 bits, which decode as they are stored: [`whiten`].
+    /// Reads a mask of levels 0 and 1, in black and white. `None` if there are other levels, or if the colours of the palette are black and
+    /// white themselves. `None` too for grey levels of 8 bits, which decode as they are stored: see [`whiten`].
     ///
     /// # Errors
-    /// As [`Self::of_png`].
+    /// Those of [`Self::of_png`].
     pub(super) fn mask_of_png(bytes: &[u8]) -> Result<Option<GrayImage>, DecodeError> {
         let is_scaled =
             |color_type, depth| color_type == ColorType::Indexed || color_type == ColorType::Grayscale && depth != BitDepth::Eight;
@@ -93,7 +93,7 @@ impl Levels {
     }
 }
 
-/// Adds the `width` samples of a line to `levels`; returns whether all are 255 at most.
+/// Adds the `width` samples of a line to `levels`; returns `true` if all are 255 at most.
 fn unpack(line: &[u8], depth: BitDepth, width: usize, levels: &mut Vec<u8>) -> bool {
     let bits = depth as usize;
     match depth {
@@ -111,7 +111,7 @@ fn unpack(line: &[u8], depth: BitDepth, width: usize, levels: &mut Vec<u8>) -> b
     true
 }
 
-/// Makes levels 0 and 1 of a mask black and white; other pictures stay.
+/// Makes levels 0 and 1 of a mask black and white. Other pictures stay as they are.
 pub(super) fn whiten(mask: &mut RgbImage) {
     if mask.iter().all(|level| *level <= 1) {
         mask.iter_mut().for_each(|level| *level *= 255);
@@ -133,7 +133,7 @@ mod tests {
     fn levels_are_those_that_are_stored_at_every_depth() {
         let colours = [Rgb([9, 9, 9]), Rgb([200, 0, 0]), Rgb([0, 200, 0]), Rgb([0, 0, 200])];
         for (depth, most) in [(BitDepth::One, 1), (BitDepth::Two, 3), (BitDepth::Four, 15), (BitDepth::Eight, 255)] {
-            // Five pixels a line do not fill bytes.
+            // Five pixels a line do not fill whole bytes.
             let picture = GrayImage::from_fn(5, 3, |x, y| Luma([(x + 2 * y).min(most) as u8]));
             assert_eq!(levels(&level_png(&picture, depth, None)), picture.as_raw().as_slice(), "{depth:?}");
             let few = GrayImage::from_fn(5, 3, |x, y| Luma([(x + 2 * y).min(most).min(3) as u8]));

@@ -1,14 +1,15 @@
-//! `derive`: all that follows from the pixels: the fitted square, condition images, coordinates within the square.
+//! `derive`: everything that is made of pixels: the fitted square, condition images, coordinates within the square.
 //!
-//! Third stage of `prepare`, and the only place where a picture is decoded. Row-local: keeps order and number of rows. Pixels are
-//! fitted here at once, so that no full-size picture ever waits in a channel; until then it takes room of the budget of bytes (`memory.rs`).
-//! Images whose codes are given pass by: their boxes are taken to be those of the square, or of their own grid, and no edges are found.
+//! Third stage of `prepare`, and the only one that decodes pictures. Row-local: keeps order and number of rows. Pixels are fitted at once,
+//! so no full-size picture waits in a channel; until then it takes room of the byte budget (`memory.rs`). Images with given codes pass.
+//! Their boxes are taken to refer to the square, or to the grid of the codes, and no edges are made.
 //!
-//! Where images have several shapes (`grids.rs`), the main image is fitted to the one of the nearest aspect, and whatever shows it (edges, edits,
-//! masks, segmentations) to the same one, so that they lie upon each other; references and items have shapes of their own.
+//! Where images have several shapes (`grids.rs`), the main image is fitted to the shape of the nearest aspect. Pictures that show the same
+//! (edges, edits, masks, segmentations) get the same shape, so that they lie upon each other. References and items have shapes of their
+//! own.
 //!
-//! Pictures are turned upright by their EXIF orientation. What a source says in pixels of the stored picture, boxes and masks and whatever else
-//! lies upon it, is turned with it (`frame.rs`).
+//! Pictures are turned upright by their EXIF orientation. Boxes, masks and other annotations in stored pixels are turned with the picture
+//! (`frame.rs`).
 
 mod config;
 mod damage;
@@ -49,21 +50,22 @@ use crate::codes;
 use crate::error::{Result, StageError};
 use crate::stage::{Revised, Transform};
 
-/// Revision of this stage's code: raised when the same input gives other rows.
+/// Revision of this stage's code; raised when the same input gives other rows.
 pub const REVISION: u32 = 6;
-/// The stage's name.
+/// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "derive";
-/// Reason that boxes are counted under of which less than half is within the shape that is cut out of the picture.
+/// Reason for boxes less than half of which lies within the cut-out shape.
 const CROPPED_BOX: &str = "boxes.cropped";
 
-/// Crates that decode pictures and find edges, with the versions that are built in: part of [`Preparation`], because codes depend on them.
+/// Returns the crates that decode pictures and find edges, with their built-in versions. They are part of [`Preparation`], because codes
+/// depend on them.
 #[must_use]
 pub fn decoder() -> BTreeMap<String, String> {
     let pairs = env!("CM3FLOW_DECODERS").split(',').filter_map(|pair| pair.split_once(' '));
     pairs.map(|(name, version)| (name.to_owned(), version.to_owned())).collect()
 }
 
-/// The transform.
+/// Transform from encoded images to fitted pixels.
 #[derive(Debug)]
 pub struct Derive {
     config: DeriveConfig,
@@ -75,7 +77,7 @@ pub struct Derive {
 }
 
 impl Derive {
-    /// Fits pictures as the image tokenizer's `preparation` says; `seed` decides random crops.
+    /// Fits pictures by the image tokenizer's `preparation`; `seed` determines random crops.
     #[must_use]
     pub fn new(config: DeriveConfig, preparation: Preparation, seed: u64) -> Self {
         let mut added = vec![columns::pixels(), columns::given_codes(), columns::annotations(), columns::dropped(), columns::refusal()];
@@ -85,13 +87,13 @@ impl Derive {
         Self { config, preparation, seed, orientation: Orientation::default(), budget: ChannelLimits::default().budget, change }
     }
 
-    /// Takes coordinates of the source to be counted as `orientation` says, instead of in stored pixels.
+    /// Sets the frame of the source's coordinates, in place of stored pixels.
     #[must_use]
     pub fn with_orientation(self, orientation: Orientation) -> Self {
         Self { orientation, ..self }
     }
 
-    /// Decodes pictures within `budget`, which others share, in place of a budget of its own.
+    /// Decodes pictures within the shared `budget`, in place of a new one.
     #[must_use]
     pub fn with_budget(self, budget: ByteBudget) -> Self {
         Self { budget, ..self }
@@ -118,7 +120,7 @@ impl Derive {
         out
     }
 
-    /// Lets an image pass whose codes are given; of what it was made, only the shape is known.
+    /// Passes an image with given codes. Only the shape of its picture is known.
     fn pass(&self, out: &mut Out, id: &ImageId, image: RoleImage) {
         if image.role == MAIN_IMAGE {
             let size = self.preparation.size_px(RoleGrid::of(&out.image_grids, MAIN_IMAGE));
@@ -129,7 +131,7 @@ impl Derive {
         out.given_codes.push(image);
     }
 
-    /// Decodes an image and adds what is made of it.
+    /// Decodes an image, and adds the pictures made of it.
     fn add_image(&self, out: &mut Out, id: &ImageId, image: &RoleImage, frame: Option<&Frame>) -> Result<(), DecodeError> {
         let transparency = self.preparation.transparency;
         let frame_of_others = frame.filter(|_| lies_upon_main(&image.role, &out.annotations));
@@ -159,7 +161,8 @@ impl Derive {
         Ok(())
     }
 
-    /// Waits for room for a picture until it is fitted. One whose header cannot be read takes none: it is refused before anything is decoded.
+    /// Waits for room for a picture until it is fitted. A picture with an unreadable header takes none, since it is refused before it is
+    /// decoded.
     fn room(
         &self,
         out: &Out,
@@ -176,12 +179,12 @@ impl Derive {
         self.budget.room_for_picture(usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
-    /// Fit of the image `role` of the picture `id`, which has `size`.
+    /// Returns the fit of the image `role` of the picture `id`, which has `size`.
     fn fit(&self, out: &Out, role: &str, id: &ImageId, size: (u32, u32)) -> Fit {
         Fit::into_grid(size, RoleGrid::of(&out.image_grids, role), &self.preparation, (self.seed, id))
     }
 
-    /// Adds the main picture, upright, with what is made of it.
+    /// Adds the upright main picture, and the pictures made of it.
     fn add_main(&self, out: &mut Out, id: &ImageId, picture: &RgbImage, frame: &Frame) {
         let fit = self.fit(out, MAIN_IMAGE, id, picture.dimensions());
         let fitted = fit.apply(picture);
@@ -196,7 +199,7 @@ impl Derive {
         out.push(MAIN_IMAGE, fitted);
     }
 
-    /// Adds a picture beside the main one. All images of a sample are cut alike, so that an edit lines up with what it edits.
+    /// Adds a picture beside the main one. All images of a sample are cut alike, so that an edit matches the image that it edits.
     fn add(&self, out: &mut Out, role: &str, id: &ImageId, picture: &RgbImage) {
         let fitted = self.fit(out, role, id, picture.dimensions()).apply(picture);
         out.push(role, fitted);
@@ -217,7 +220,7 @@ impl Derive {
     }
 }
 
-/// Maps the boxes of a sample to the shape that is cut out; counts those that are lost.
+/// Maps the boxes of a sample to the cut-out shape; counts the lost ones.
 fn map_boxes(out: &mut Out, fit: &Fit, placed: impl Fn(LabelledBox) -> Result<LabelledBox, &'static str>) {
     for found in std::mem::take(&mut out.annotations.boxes) {
         match placed(found).and_then(|found| fit.map_box(&found).ok_or(CROPPED_BOX)) {
@@ -227,19 +230,19 @@ fn map_boxes(out: &mut Out, fit: &Fit, placed: impl Fn(LabelledBox) -> Result<La
     }
 }
 
-/// Whether the levels of an image are numbers of objects.
+/// Checks whether the levels of an image number objects.
 fn is_map(image: &RoleImage, annotations: &Annotations) -> bool {
     image.role == SEGMENTATION_IMAGE && !annotations.seg_labels.is_empty()
 }
 
-/// Whether an image shows the very pixels of the main one in another way. Edits, references and items have shapes of their own.
+/// Checks whether an image shows the pixels of the main one in another way. Edits, references and items have shapes of their own.
 fn lies_upon_main(role: &str, annotations: &Annotations) -> bool {
     let edits = annotations.edits.iter().map(|edit| &edit.image);
     let items = annotations.items.iter().filter_map(|item| item.image.as_ref());
     role != MAIN_IMAGE && !edits.chain(&annotations.references).chain(items).any(|image| image == role)
 }
 
-/// Levels turned as `turn` says of the header of the picture that they were read from.
+/// Turns levels by the result of `turn` for the header of their picture.
 fn turned_levels(
     levels: GrayImage,
     bytes: &[u8],
@@ -251,7 +254,7 @@ fn turned_levels(
     Ok(picture.into_luma8())
 }
 
-/// Columns that deriving reads.
+/// Columns that the transform reads.
 const WANTED: [&str; 7] =
     [columns::IMAGE_ID, columns::IMAGES, columns::ANNOTATIONS, columns::DROPPED, columns::WIDTH, columns::HEIGHT, columns::REFUSAL];
 

@@ -1,22 +1,22 @@
-//! Resizes pictures as Pillow does, to the last bit: codes depend on it.
+//! Resizing of pictures that equals Pillow's to the last bit, because codes depend on it.
 //!
-//! Libraries that are faster round weights to 16 bits or take columns first, and differ by a level in one value of some; at hard edges,
-//! where the filter overshoots and levels are cut to 0..=255, by more. Sums are whole numbers here, so that neither the order of
-//! additions nor the instructions of a machine change them.
+//! Faster libraries round weights to 16 bits or resize columns first. They differ by a level at some values; at hard edges, where the
+//! filter overshoots and levels are clamped to 0..=255, they differ by more. Sums are whole numbers here, so neither the order of additions
+//! nor the machine's instructions change them.
 
 use image::RgbImage;
 
-/// Lobes of the filter on each side.
+/// Number of lobes of the filter on each side.
 const LOBES: f64 = 3.0;
-/// Binary places of a weight: 8 bits of the level, one of the sign and one for overshooting are left of 32.
+/// Binary places of a weight. Of 32 bits, 8 remain for the level, one for the sign and one for overshooting.
 const PLACES: u32 = 22;
 /// Half a level, for rounding.
 const HALF: i32 = 1 << (PLACES - 1);
-/// Rows that are resized together.
+/// Number of rows that are resized together.
 const BLOCK: usize = 16;
 
-/// The picture in another size, filtered by Lanczos with three lobes. Rows are resized first, then columns, each to whole levels. What
-/// is resized to its own length stays. All lengths are 1 or more.
+/// Returns the picture in another size, filtered by Lanczos with three lobes. Rows are resized first, then columns, each to whole levels. A
+/// side that keeps its length is left alone. All lengths are 1 or more.
 ///
 /// # Source
 /// `ImagingResample` for 8 bits in `src/libImaging/Resample.c` of <https://github.com/python-pillow/Pillow>.
@@ -26,15 +26,15 @@ pub(crate) fn lanczos(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
     if picture.height() == height { picture.clone() } else { columns(picture, height) }
 }
 
-/// Weights of the inputs that make one output.
+/// Weights of the inputs of one output.
 struct Taps {
-    /// First input.
+    /// Index of the first input.
     start: usize,
-    /// Weights of it and those behind it, in units of `1 << PLACES`.
+    /// Weights of the inputs from `start` on, in units of `1 << PLACES`.
     weights: Vec<i32>,
 }
 
-/// Weights for each of `to` outputs over `from` inputs.
+/// Returns the weights of each of `to` outputs over `from` inputs.
 fn taps(from: u32, to: u32) -> Vec<Taps> {
     let step = f64::from(from) / f64::from(to);
     let stretch = step.max(1.0);
@@ -60,7 +60,7 @@ fn level(sum: i32) -> u8 {
     (sum >> PLACES).clamp(0, 255) as u8
 }
 
-/// Resizes all rows to `width`. Blocks of rows are turned, so that what is multiplied by one weight lies side by side.
+/// Resizes all rows to `width`. Blocks of rows are transposed, so that the levels for one weight lie side by side.
 fn rows(picture: &RgbImage, width: u32) -> RgbImage {
     let (from, to) = (picture.width() as usize * 3, width as usize * 3);
     let taps = taps(picture.width(), width);
@@ -84,7 +84,7 @@ fn rows(picture: &RgbImage, width: u32) -> RgbImage {
     RgbImage::from_raw(width, picture.height(), out).expect("as many values as the size says")
 }
 
-/// Sums of one output pixel for each row of a block. In: pixels from the first weighted one on, three channels each.
+/// Returns the sums of one output pixel for each row of a block. In: pixels from the first weighted one on, three channels each.
 fn weighted(turned: &[[u8; BLOCK]], weights: &[i32]) -> [[i32; BLOCK]; 3] {
     let mut sums = [[HALF; BLOCK]; 3];
     for (pixel, weight) in turned.as_chunks::<3>().0.iter().zip(weights) {

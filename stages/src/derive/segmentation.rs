@@ -1,6 +1,7 @@
-//! Condition images made from a segmentation: a map in fixed colours, the outlines of its objects, masks of single ones.
+//! Condition images of a segmentation: a map in fixed colours, the outlines of its objects, masks of single objects.
 //!
-//! A segmentation is a greyscale picture, or one with a palette, whose levels number objects; 0 is none. Levels are never mixed: it is fitted by the nearest pixel.
+//! A segmentation is a picture of grey levels or palette indices that number objects; 0 is none. Levels are never mixed, so it is resized
+//! by the nearest pixel.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +12,13 @@ use image::{DynamicImage, GrayImage, Rgb, RgbImage};
 use super::decode::{self, DecodeError};
 use super::levels::Levels;
 
-/// Share of the square that an object must cover for a mask of its own.
+/// Share of the square that an object must cover to get a mask of its own.
 const MIN_SHARE: f64 = 0.005;
 
-/// Decodes a segmentation, as it is stored.
+/// Decodes a segmentation to its stored levels.
 ///
 /// # Errors
-/// As for other pictures, and `bad_segmentation` for a picture whose levels are no numbers of objects.
+/// Those of other pictures, and `bad_segmentation` for a picture whose levels do not number objects.
 pub(super) fn decode(bytes: &[u8]) -> Result<GrayImage, DecodeError> {
     if let Some(Levels { levels, .. }) = Levels::of_png(bytes)? {
         return Ok(levels);
@@ -34,14 +35,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<GrayImage, DecodeError> {
     }
 }
 
-/// The colour of a label, the same in all pictures: one of 24 hues in two shades, far from the black of what belongs to no object, from white and from
-/// grey.
+/// Returns the colour of a label, the same in all pictures. It is one of 24 hues in two shades, far from white, grey, and the black of
+/// pixels without object.
 #[must_use]
 pub(super) fn colour(label: &str) -> Rgb<u8> {
     let Digest(bytes) = Digest::of(label.trim().to_lowercase().as_bytes());
     let hue = f32::from(bytes[0] % 24) / 4.0;
     let value = [255.0, 160.0][usize::from(bytes[1] % 2)];
-    // A hue from 0 to 6 as levels of red, green and blue, of which one is none and one is full.
+    // Levels of red, green and blue of a hue from 0 to 6; one of them is zero and one is full.
     let level = |shift: f32| {
         let distance = ((hue + shift) % 6.0 - 3.0).abs() - 1.0;
         (value * distance.clamp(0.0, 1.0)) as u8
@@ -49,7 +50,7 @@ pub(super) fn colour(label: &str) -> Rgb<u8> {
     Rgb([level(0.0), level(4.0), level(2.0)])
 }
 
-/// The segmentation with each object in the colour of its label, and levels without label in black.
+/// Returns the segmentation with each object in the colour of its label; levels without label are black.
 #[must_use]
 pub(super) fn coloured(levels: &GrayImage, labels: &[SegLabel]) -> RgbImage {
     let colours: BTreeMap<u32, Rgb<u8>> = labels.iter().map(|found| (found.level, colour(&found.label))).collect();
@@ -57,7 +58,7 @@ pub(super) fn coloured(levels: &GrayImage, labels: &[SegLabel]) -> RgbImage {
     RgbImage::from_fn(levels.width(), levels.height(), colour_at)
 }
 
-/// White where a pixel's right or lower neighbour belongs to another object.
+/// Returns a picture that is white where a pixel's right or lower neighbour belongs to another object.
 #[must_use]
 pub(super) fn outlines(levels: &GrayImage) -> RgbImage {
     let (width, height) = levels.dimensions();
@@ -68,7 +69,8 @@ pub(super) fn outlines(levels: &GrayImage) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| Rgb([if is_edge(x, y) { 255 } else { 0 }; 3]))
 }
 
-/// Masks of at most `count` objects whose label no other object has, the largest first: label, and white where the object is.
+/// Returns masks of at most `count` objects whose label is unique, the largest first. Each is a label and a picture that is white at the
+/// object.
 #[must_use]
 pub(super) fn masks_of_single_objects(levels: &GrayImage, labels: &[SegLabel], count: usize) -> Vec<(String, RgbImage)> {
     let mut areas: BTreeMap<u32, usize> = BTreeMap::new();
@@ -92,7 +94,7 @@ mod tests {
 
     use super::*;
 
-    /// 20 x 20: a 10 x 10 object of level 1 in a corner, one of 4 x 4 of level 2 and one of a single pixel of level 3.
+    /// Returns 20 x 20 levels: a 10 x 10 object of level 1 in a corner, one of 4 x 4 of level 2 and one of a single pixel of level 3.
     fn levels() -> GrayImage {
         GrayImage::from_fn(20, 20, |x, y| {
             Luma([match (x, y) {

@@ -1,4 +1,4 @@
-//! Pictures of every kind come out upright, in RGB, on white, in the right square; damaged ones are refused.
+//! Decoding of pictures of every kind: upright, RGB, on white, in the right square; refusal of damaged ones.
 
 #![allow(clippy::unwrap_used)]
 
@@ -58,7 +58,7 @@ fn derive_by(derive: Derive, sample: Raw) -> Derived {
     rows::read(&run_whole(Map(derive), &filtered), &DERIVED).unwrap().remove(0)
 }
 
-/// Left half red, right half blue.
+/// Makes a picture whose left half is red and right half blue.
 fn halves(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, _| if x < width / 2 { RED } else { BLUE })
 }
@@ -73,20 +73,20 @@ fn assert_near(picture: &RgbImage, x: u32, y: u32, expected: Rgb<u8>) {
     assert!(is_near(found, &expected), "{found:?} at {x}, {y}, expected {expected:?}");
 }
 
-/// A JPEG with an EXIF segment that holds nothing but the orientation.
+/// Adds an EXIF segment that has only the orientation to a JPEG.
 fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
     let mut exif = b"Exif\0\0II*\0".to_vec();
     exif.extend([8, 0, 0, 0, 1, 0, 0x12, 0x01, 3, 0, 1, 0, 0, 0, orientation, 0, 0, 0, 0, 0, 0, 0]);
     with_segment(jpeg, 0xE1, &exif)
 }
 
-/// A JPEG with a further segment behind its first marker.
+/// Adds a segment behind the first marker of a JPEG.
 fn with_segment(jpeg: &[u8], code: u8, content: &[u8]) -> Vec<u8> {
     let len = (content.len() as u16 + 2).to_be_bytes();
     [&jpeg[..2], &[0xFF, code], &len, content, &jpeg[2..]].concat()
 }
 
-/// A JPEG of one 8x8 block in four components of a flat colour each, as Adobe's programs write them: 255 is no ink.
+/// Makes a JPEG of one 8x8 block in four components of a flat colour each, as Adobe's programs write them: 255 is no ink.
 fn cmyk_jpeg(stored: [u8; 4]) -> Vec<u8> {
     let segment = |code: u8, content: &[u8]| [&[0xFF, code], &(content.len() as u16 + 2).to_be_bytes()[..], content].concat();
     let mut counts_dc = [0; 16];
@@ -102,7 +102,7 @@ fn cmyk_jpeg(stored: [u8; 4]) -> Vec<u8> {
     jpeg.extend(segment(0xDA, &[4, 1, 0, 2, 0, 3, 0, 4, 0, 0, 63, 0]));
     let mut bits = String::new();
     for value in stored {
-        // A coefficient of the mean, in steps of 8: its category in four bits, then its value; then the end of the block.
+        // The mean is coded in steps of 8: its category in four bits, its value, then the end of the block.
         let mean = i32::from(value) - 128;
         let category = 32 - mean.unsigned_abs().leading_zeros();
         bits += &format!("{category:04b}");
@@ -124,7 +124,7 @@ fn cmyk_jpeg(stored: [u8; 4]) -> Vec<u8> {
     jpeg
 }
 
-/// A WebP of the still `frames`, all of one size.
+/// Makes a WebP of the still `frames`, all of one size.
 fn animated_webp(frames: &[RgbImage]) -> Vec<u8> {
     let chunk = |name: &[u8; 4], content: &[u8]| {
         [name.as_slice(), &(content.len() as u32).to_le_bytes(), content, &vec![0; content.len() % 2]].concat()
@@ -287,7 +287,7 @@ fn a_random_crop_is_drawn_from_seed_and_image() {
 
 #[test]
 fn boxes_are_rescaled_to_the_square() {
-    // 24x32 is resized to 16x21, of which 2 rows are cut above and 3 below.
+    // 24x32 is resized to 16x21, and 2 rows are cut above and 3 below.
     let fit = Fit::of(24, 32, &preparation(), SEED, &ImageId::of(b""));
     let boxed = |x0, y0, x1, y1| LabelledBox { label: "door".into(), x0, y0, x1, y1 };
     assert_eq!(fit.map_box(&boxed(0, 0, 24, 32)), Some(boxed(0, 0, 16, 16)));

@@ -1,6 +1,6 @@
-//! `embed`: an embedding of the first caption and one of the main image for every sample.
+//! `embed`: one embedding of the first caption and one of the main image for every sample.
 //!
-//! Last stage of `prepare`: pixels end here. Row-local: keeps order and number of rows.
+//! Last stage of `prepare`; it drops the pixels. Row-local: keeps order and number of rows.
 
 mod ngrams;
 
@@ -18,22 +18,22 @@ use crate::error::{Result, StageError};
 use crate::owner::Owner;
 use crate::stage::{Revised, Transform};
 
-/// Revision of this stage's code: raised when the same input gives other rows.
+/// Revision of this stage's code; raised when the same input gives other rows.
 pub const REVISION: u32 = 1;
-/// The stage's name.
+/// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "embed";
 
 /// A pair embedder on the thread that owns it.
 pub type EmbedderOwner = Owner<Box<dyn PairEmbedder>>;
 
-/// The transform.
+/// Transform that adds embeddings and drops pixels.
 pub struct Embed {
     embedder: EmbedderOwner,
     change: ColumnChange,
 }
 
 impl Embed {
-    /// Embeds with `embedder`.
+    /// Embeds with the model of `embedder`.
     #[must_use]
     pub fn new(embedder: EmbedderOwner) -> Self {
         Self { embedder, change: ColumnChange::new(&[columns::PIXELS], columns::embeddings()) }
@@ -90,7 +90,7 @@ fn embed(embedder: &mut dyn PairEmbedder, rows: &[In]) -> Result<Vec<Out>, cm3fl
     Ok(out)
 }
 
-/// The main image of a row that was not refused; `ingest` has seen to it that there is one.
+/// Returns the main image of a row that was not refused; `ingest` guarantees that there is one.
 fn main_image(row: &In) -> ImageView<'_> {
     let codes = row.image_codes.iter().find(|image| image.role == MAIN_IMAGE);
     let pixels = row.pixels.iter().find(|image| image.role == MAIN_IMAGE);

@@ -1,11 +1,11 @@
-//! The embedder that needs no weights: hashed character n-grams for text, codes and colours for images.
+//! Embedder without weights: hashed character n-grams for text, codes and colours for images.
 //!
-//! It is what its name says and no more: texts are alike when they share letters, images when they share codes and colours. Text and
-//! image occupy coordinates of their own, so that the inner product of two pairs is the mean of both likenesses.
+//! Texts are similar when they share letters, images when they share codes and colours. Text and image have separate coordinates, so the
+//! inner product of two pairs is the mean of both similarities.
 //!
-//! An image whose codes are given has no pixels. By a tokenizer that shows its codebook it is compared by the codes' vectors alone; without a
-//! codebook, signed counts of its hashed codes stand where the colours would. They mean nothing beside colours: of such a tokenizer,
-//! images with and without pixels are not to be mixed where retrieval matters.
+//! An image with given codes has no pixels. If the tokenizer exposes its codebook, the vectors of the codes alone are compared. Otherwise
+//! signed counts of the hashed codes take the place of the colours. They are not comparable with colours, so a dataset of such a tokenizer
+//! should not mix images with and without pixels where retrieval matters.
 
 use cm3flow_schemas::traits::{ImageView, PairEmbedder};
 use cm3flow_schemas::{Digest, DynError, canonical};
@@ -13,14 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StageError};
 
-/// Cells of the colour layout along one side.
+/// Number of cells of the colour layout along one side.
 const LAYOUT_CELLS: usize = 4;
 
-/// `[embed]`: the default embedder.
+/// `[embed]`: settings of the default embedder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EmbedConfig {
-    /// Buckets that character n-grams are hashed into, 16..=65536. Default 256.
+    /// Number of buckets that character n-grams are hashed into, 16..=65536. Default 256.
     pub text_buckets: u32,
     /// Shortest n-gram in characters, 1 or more. Default 3.
     pub min_ngram: u32,
@@ -35,7 +35,7 @@ impl Default for EmbedConfig {
 }
 
 impl EmbedConfig {
-    /// Problems of the fields, each with the field's path.
+    /// Returns the problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -51,7 +51,7 @@ impl EmbedConfig {
         problems
     }
 
-    /// Buckets of the n-grams of `text`, padded with a space on both sides, with repetitions.
+    /// Returns the buckets of the n-grams of `text`, with repetitions. A space pads the text on both sides.
     fn buckets(&self, text: &str) -> Vec<usize> {
         let chars: Vec<char> = std::iter::once(' ').chain(text.to_lowercase().chars()).chain(std::iter::once(' ')).collect();
         let mut buckets = Vec::new();
@@ -79,7 +79,7 @@ pub struct IdfTable {
 }
 
 impl IdfTable {
-    /// Counts the buckets of `texts`.
+    /// Fits the table on the buckets of `texts`.
     #[must_use]
     pub fn fit<'a>(config: &EmbedConfig, texts: impl IntoIterator<Item = &'a str>) -> Self {
         let mut frequency = vec![0_u32; config.text_buckets as usize];
@@ -95,16 +95,16 @@ impl IdfTable {
         Self { config: config.clone(), idf }
     }
 
-    /// The table as JSON.
+    /// Returns the table as JSON.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a table of numbers serializes to JSON")
     }
 
-    /// A table from the bytes of [`Self::to_bytes`].
+    /// Parses the bytes of [`Self::to_bytes`].
     ///
     /// # Errors
-    /// [`StageError::Artefact`].
+    /// [`StageError::Artefact`] for other bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let refused = |problem: String| StageError::Artefact { what: "idf table", problem };
         let table: Self = serde_json::from_slice(bytes).map_err(|error| refused(error.to_string()))?;
@@ -115,7 +115,7 @@ impl IdfTable {
     }
 }
 
-/// Hashed character n-grams with fitted weights; mean codebook vector and colour layout.
+/// Embedder by hashed character n-grams with fitted weights, mean codebook vector and colour layout.
 #[derive(Debug, Clone)]
 pub struct NgramColourEmbedder {
     table: IdfTable,
@@ -127,8 +127,8 @@ pub struct NgramColourEmbedder {
 }
 
 impl NgramColourEmbedder {
-    /// An embedder over a fitted table and the codebook of the image tokenizer: `codebook_dim` floats a code, for squares of `side_px`. Of
-    /// a tokenizer that shows no codebook, images have their colour layout alone, and hashed codes if they have no pixels.
+    /// Builds an embedder with a fitted table and the codebook of the image tokenizer: `codebook_dim` floats a code, for squares of
+    /// `side_px`. Without a codebook, images have only their colour layout, or hashed codes if they have no pixels.
     #[must_use]
     pub fn new(table: IdfTable, codebook: &[f32], codebook_dim: usize, side_px: usize) -> Self {
         let codebook_dim = if codebook.is_empty() { 0 } else { codebook_dim };
@@ -166,7 +166,7 @@ impl NgramColourEmbedder {
             codes.iter_mut().zip(vector).zip(&self.codebook_mean).for_each(|((sum, value), mean)| *sum += value - mean);
         }
         normalize(codes);
-        // Means of cells around mid-grey: without it all daylight photos would look alike.
+        // Cells are measured from mid-grey; otherwise all daylight photos would look alike.
         let square = (self.side_px as u32, self.side_px as u32);
         let (width, height) = image.grid.map_or(square, |grid| grid.size_px(image.pixels.len() / 3));
         let (width, height) = (width.max(1) as usize, height as usize);
@@ -174,7 +174,7 @@ impl NgramColourEmbedder {
         for (y, line) in image.pixels.chunks(width * 3).enumerate() {
             let row = (y / cell_height).min(LAYOUT_CELLS - 1);
             let cells = layout[row * LAYOUT_CELLS * 3..][..LAYOUT_CELLS * 3].chunks_exact_mut(3);
-            // The last cell takes what the width leaves over.
+            // The last cell takes the rest of the width.
             let ends = (1..LAYOUT_CELLS).map(|column| column * cell_width * 3).chain([usize::MAX]);
             let mut begin = 0;
             for (cell, end) in cells.zip(ends) {
@@ -234,7 +234,7 @@ impl PairEmbedder for NgramColourEmbedder {
     }
 }
 
-/// Adds one for each code to the place that it is hashed to, or takes one away: so codes that share a place do not make all images alike.
+/// Adds 1 or -1 at the hashed place of each code. With signs, codes that share a place do not make all images alike.
 ///
 /// # Source
 /// Weinberger et al. 2009, <https://arxiv.org/abs/0902.2206>, section 2.
@@ -246,7 +246,7 @@ fn count_hashed(codes: &[u32], counts: &mut [f32]) {
     }
 }
 
-/// Scales `vector` to unit length; leaves zero as it is.
+/// Scales `vector` to unit length; leaves a zero vector as it is.
 pub(crate) fn normalize(vector: &mut [f32]) {
     let norm = vector.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>().sqrt();
     if norm > 0.0 {

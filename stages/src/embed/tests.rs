@@ -1,4 +1,4 @@
-//! Embeddings have unit length, say how alike texts and images are, and do not depend on the rest of their batch.
+//! Embeddings: unit length, similarity of texts and images, independence of the rest of the batch.
 
 #![allow(clippy::unwrap_used)]
 
@@ -105,7 +105,7 @@ fn images_of_a_tokenizer_without_codebook_have_their_colours_alone() {
     assert!(rows[0] == rows[1] && rows[0] != rows[2]);
 }
 
-/// Pictures whose sides four does not divide, and narrower ones: the last cells take what is left over.
+/// Pictures narrower than four pixels or with sides that four does not divide: the last cells take the rest.
 #[test]
 fn a_colour_counts_in_the_cell_that_it_lies_in() {
     let mut colours = NgramColourEmbedder::new(IdfTable::fit(&EmbedConfig::default(), []), &[], 0, SIDE as usize);
@@ -138,7 +138,7 @@ fn a_code_that_the_codebook_lacks_stops_the_stage() {
 
 #[test]
 fn idf_has_known_values_and_survives_its_bytes() {
-    // Each text has the one n-gram of its three characters; the buckets are many, so that they do not collide.
+    // Each text has one n-gram, its three characters; the many buckets avoid collisions.
     let config = EmbedConfig { text_buckets: 65_536, min_ngram: 3, max_ngram: 3 };
     let table = IdfTable::fit(&config, ["x", "x", "x", "y"]);
     let json: serde_json::Value = serde_json::from_slice(&table.to_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! `eval`: the metrics, without models.
+//! `eval`: metrics of text and images, without models.
 
 mod ssim;
 mod usage;
@@ -6,13 +6,13 @@ mod usage;
 pub use ssim::ssim;
 pub use usage::CodeUsage;
 
-/// Perplexity of a mean loss in nats.
+/// Returns the perplexity of a mean loss in nats.
 #[must_use]
 pub fn perplexity(mean_loss: f64) -> f64 {
     mean_loss.exp()
 }
 
-/// Peak signal-to-noise ratio of 8-bit images, in dB; infinite for equal ones.
+/// Returns the peak signal-to-noise ratio of 8-bit images, in dB; infinite for equal ones.
 ///
 /// # Panics
 /// If the images differ in size.

@@ -1,17 +1,17 @@
 //! Structural similarity of two images.
 
-/// Half the side of the window, in pixels: it ends at 3.5 deviations.
+/// Half the side of the window, in pixels: 3.5 deviations, rounded.
 const RADIUS: usize = 5;
 /// Standard deviation of the window, in pixels.
 const DEVIATION: f64 = 1.5;
-/// Keeps quotients of nearly black or nearly even windows finite: `(0.01 * 255)^2` and `(0.03 * 255)^2`.
+/// Terms that keep quotients finite for nearly black or nearly flat windows: `(0.01 * 255)^2` and `(0.03 * 255)^2`.
 const STABILIZERS: [f64; 2] = [6.5025, 58.5225];
 
-/// Mean structural similarity of square RGB images of `side_px`, -1 to 1, 1 for equal ones: the mean over channels and over all places
-/// at which the window of 11 x 11 pixels lies inside. `None` if there is no such place.
+/// Returns the mean structural similarity of square RGB images of `side_px`: -1 to 1, and 1 for equal ones. The mean is over channels and
+/// over all places where the window of 11 x 11 pixels lies inside. `None` if there is no such place.
 ///
 /// # Panics
-/// If the images have another size than `side_px` squared.
+/// If an image has another size than `side_px` squared.
 ///
 /// # Source
 /// Wang et al. 2004, section III.B, <https://doi.org/10.1109/TIP.2003.819861>, with biased variances, as scikit-image computes it with
@@ -43,7 +43,7 @@ fn of_channel(x: &[f64], y: &[f64], side: usize) -> f64 {
     (0..mean_x.len()).map(similarity).sum::<f64>() / mean_x.len() as f64
 }
 
-/// Weighted means over the window at every place where it lies inside: along rows, then along columns.
+/// Returns the weighted means over the window at every place where it lies inside: along rows, then along columns.
 fn smoothed(values: &[f64], side: usize) -> Vec<f64> {
     let bell = |distance: f64| (-0.5 * (distance / DEVIATION).powi(2)).exp();
     let weights: Vec<f64> = (0..=2 * RADIUS).map(|tap| bell(tap as f64 - RADIUS as f64)).collect();
@@ -68,7 +68,7 @@ fn smoothed(values: &[f64], side: usize) -> Vec<f64> {
 mod tests {
     use super::*;
 
-    /// 24 x 24 pixels from whole-number arithmetic, so that other programs can make the same.
+    /// Makes 24 x 24 pixels by whole-number arithmetic, which other programs can repeat.
     fn picture(factor: usize) -> Vec<u8> {
         (0..24 * 24 * 3).map(|place| (place * place * factor / 7 % 256) as u8).collect()
     }

@@ -1,28 +1,28 @@
-//! How much of a codebook is used.
+//! Use of a codebook: counts, share and perplexity.
 
 use serde::Serialize;
 
 /// Use of the codes of an image tokenizer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CodeUsage {
-    /// Codes of the codebook.
+    /// Size of the codebook.
     pub codes: usize,
-    /// Image tokens that were counted.
+    /// Number of image tokens counted.
     pub tokens: u64,
-    /// Codes that occur.
+    /// Number of codes that occur.
     pub used: usize,
     /// Share of the codes that occur, 0 to 1.
     pub share: f64,
-    /// Number of equally frequent codes that would be as hard to predict: 1 to `codes`; 0 without tokens.
+    /// Number of equally frequent codes with the same entropy: 1 to `codes`; 0 without tokens.
     pub perplexity: f64,
     /// Codes that do not occur, ascending.
     pub dead_codes: Vec<usize>,
-    /// How often each code occurs.
+    /// Occurrences of each code.
     pub counts: Vec<u64>,
 }
 
 impl CodeUsage {
-    /// Use of the codes that occur so often as `counts` says.
+    /// Summarises the occurrences `counts` of each code.
     ///
     /// # Source
     /// Perplexity of codes, exp of their entropy: van den Oord et al. 2017, the authors' code, <https://arxiv.org/abs/1711.00937>.
@@ -44,7 +44,7 @@ impl CodeUsage {
         }
     }
 
-    /// Codes that occur with their counts, most frequent first; equally frequent ones ascending.
+    /// Returns the codes that occur with their counts, most frequent first; equally frequent ones ascend.
     #[must_use]
     pub fn ranked(&self) -> Vec<(usize, u64)> {
         let mut ranked: Vec<(usize, u64)> = self.counts.iter().copied().enumerate().filter(|(_, count)| *count > 0).collect();

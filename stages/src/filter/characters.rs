@@ -1,15 +1,15 @@
-//! Counts the characters of a caption that a reader sees, and says how many it needs.
+//! Visible characters of a caption: their number, and the number that is required.
 
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// Runs of characters that leave something on the page. All others have no width (control and format characters, variation selectors, marks that
-/// belong to the character before them, the filler of Hangul) or no ink (spaces, the empty cell of Braille).
+/// Runs of characters with both width and ink. Others have no width (control and format characters, variation selectors, marks on the
+/// character before them, the filler of Hangul) or no ink (spaces, the empty cell of Braille).
 static VISIBLE: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"[^\s\p{Cc}\p{Cf}\p{M}\p{Default_Ignorable_Code_Point}\x{2800}]+").expect("a pattern without input"));
 
-/// Characters of which one can be a word: those of Chinese, Japanese and Korean, and those of scripts that write a syllable as one.
+/// Characters that can be a word alone: those of Chinese, Japanese and Korean, and those of scripts that write a syllable as one character.
 static SYLLABIC: LazyLock<Regex> = LazyLock::new(|| {
     let scripts = [
         "Han Hiragana Katakana Hangul Bopomofo Yi Nushu Tangut Lisu Vai Ethiopic Cherokee Canadian_Aboriginal",
@@ -21,7 +21,7 @@ static SYLLABIC: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(&format!("[{class}]")).expect("a pattern without input")
 });
 
-/// Visible characters of `text`. White space between two of them counts as one, whatever its length.
+/// Counts the visible characters of `text`. White space between two of them counts as one, whatever its length.
 pub(super) fn visible(text: &str) -> usize {
     let (mut count, mut end) = (0, None);
     for found in VISIBLE.find_iter(text) {
@@ -36,7 +36,7 @@ fn is_blank(character: char) -> bool {
     character.is_whitespace() || character == '\u{2800}'
 }
 
-/// Fewest visible characters that `text` needs where `min` are wanted.
+/// Returns the number of visible characters required of `text` if `min` are required in general.
 pub(super) fn needed(text: &str, min: u32) -> usize {
     if SYLLABIC.is_match(text) { min.min(1) as usize } else { min as usize }
 }

@@ -1,24 +1,25 @@
-//! Limits of `filter`.
+//! Configuration of `filter`: its limits.
 
 use serde::{Deserialize, Serialize};
 
-/// `[filter]`: what a sample must be to be looked at further.
+/// `[filter]`: limits of samples and their parts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FilterConfig {
-    /// Most bytes of an encoded image; 1 or more. Default 32 MiB.
+    /// Largest size of an encoded image in bytes; 1 or more. Default 32 MiB.
     pub max_image_bytes: u64,
-    /// Most pixels of an image, checked before it is decoded; 1 or more. Default 64 million.
+    /// Largest number of pixels of an image, checked before decoding; 1 or more. Default 64 million.
     pub max_pixels: u64,
-    /// Fewest pixels of the short side of the main image; 1 or more. Default 64.
+    /// Smallest short side of the main image in pixels; 1 or more. Default 64.
     pub min_short_side_px: u32,
-    /// Largest ratio of the long side to the short one, of any image; 1 or more. Default 4.
+    /// Largest ratio of the long side to the short one, for every image; 1 or more. Default 4.
     pub max_aspect: f64,
-    /// Fewest visible characters of a caption; one is enough in scripts where it can be a word, as in Chinese, Korean or Thai. Default 3.
+    /// Smallest number of visible characters of a caption. One is enough in scripts where it can be a word, as in Chinese, Korean or Thai.
+    /// Default 3.
     pub min_caption_chars: u32,
-    /// Most visible characters of a caption. Default 1000.
+    /// Largest number of visible characters of a caption. Default 1000.
     pub max_caption_chars: u32,
-    /// Whether a sample is refused that has no caption, or whose captions are all dropped, unless it has something else to make documents of, such as
+    /// `true` to refuse samples without captions, or whose captions are all dropped, unless they have other content for documents, such as
     /// questions. Default true.
     pub require_caption: bool,
 }
@@ -38,7 +39,7 @@ impl Default for FilterConfig {
 }
 
 impl FilterConfig {
-    /// Problems of the fields, each with the field's path.
+    /// Returns the problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();

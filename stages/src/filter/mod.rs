@@ -1,8 +1,8 @@
-//! `filter`: refuses samples by what can be known before decoding: bytes, header, captions.
+//! `filter`: refuses samples by bytes, headers and captions, before anything is decoded.
 //!
-//! Second stage of `prepare`. Row-local: keeps order and number of rows. Captions that are too short or too long are dropped from
-//! their sample, and counted; the sample is refused when none is left, and no other text. Of images whose codes are given only the bytes are looked at, and their size is
-//! left 0 for `derive`.
+//! Second stage of `prepare`. Row-local: keeps order and number of rows. Captions that are too short or too long are dropped from their
+//! sample, and counted. A sample without any caption or other text left is refused. For images with given codes only the bytes are checked;
+//! their size stays 0, and `derive` sets it.
 
 mod characters;
 mod config;
@@ -21,12 +21,12 @@ use crate::codes;
 use crate::error::{Result, StageError};
 use crate::stage::{Revised, Transform};
 
-/// Revision of this stage's code: raised when the same input gives other rows.
+/// Revision of this stage's code; raised when the same input gives other rows.
 pub const REVISION: u32 = 4;
-/// The stage's name.
+/// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "filter";
 
-/// The transform.
+/// Transform that refuses samples and drops captions.
 #[derive(Debug)]
 pub struct Filter {
     config: FilterConfig,
@@ -43,7 +43,7 @@ impl Filter {
     }
 }
 
-/// Columns that judging reads.
+/// Columns that the transform reads.
 const WANTED: [&str; 4] = [columns::IMAGES, columns::ANNOTATIONS, columns::DROPPED, columns::REFUSAL];
 
 #[derive(Deserialize)]
@@ -99,7 +99,7 @@ impl Filter {
         out
     }
 
-    /// Width and height of the main image as it is stored, from headers alone.
+    /// Checks all images, and returns width and height of the stored main image, from headers alone.
     fn check_images(&self, images: &[RoleImage]) -> Result<(u32, u32), (&'static str, String)> {
         let mut main = (0, 0);
         for image in images {
@@ -149,7 +149,7 @@ impl Filter {
         Ok(())
     }
 
-    /// Holds for every image: what is resized by its short side grows with its aspect.
+    /// Checks the aspect, for every image: the resized size grows with it, because the short side is fixed.
     fn check_aspect(&self, role: &str, width: u32, height: u32) -> Result<(), (&'static str, String)> {
         let (short, long) = (width.min(height), width.max(height));
         let aspect = f64::from(long) / f64::from(short);
@@ -162,7 +162,7 @@ impl Filter {
         Ok(())
     }
 
-    /// Drops captions that are too short or too long. What a refused sample would have lost is not counted.
+    /// Drops captions that are too short or too long. Losses of a refused sample are not counted.
     fn check_captions(&self, annotations: &mut Annotations, dropped: &mut Vec<DroppedPart>) -> Result<(), (&'static str, String)> {
         let had = annotations.captions.len();
         let (mut short, mut long) = (0, 0);
@@ -193,7 +193,7 @@ impl Filter {
     }
 }
 
-/// Whether there is something to make a document of where there is no caption.
+/// Checks whether a sample without captions has other content for a document.
 fn has_other_texts(annotations: &Annotations) -> bool {
     let Annotations { questions, boxes, edits, masks, seg_labels, narratives, translations, items, ocr, fields, .. } = annotations;
     let lists = [
@@ -210,7 +210,7 @@ fn has_other_texts(annotations: &Annotations) -> bool {
     lists.iter().any(|length| *length > 0) || ocr.is_some()
 }
 
-/// Whether the main image comes as codes.
+/// Checks whether the main image is given by codes.
 fn has_given_main(images: &[RoleImage]) -> bool {
     images.iter().any(|image| image.role == MAIN_IMAGE && codes::is_given(&image.bytes))
 }

@@ -1,4 +1,4 @@
-//! What `filter` refuses, and that it does so without decoding.
+//! Refusals of `filter`, all without decoding.
 
 #![allow(clippy::unwrap_used)]
 
@@ -39,7 +39,7 @@ fn pictured(bytes: Vec<u8>) -> Raw {
     Raw::new("picture", bytes, &["a caption"])
 }
 
-/// The first bytes of a PNG of `width` x `height` pixels: signature and header chunk, no pixels.
+/// Returns the first bytes of a PNG of `width` x `height` pixels: signature and header chunk, no pixels.
 fn png_header(width: u32, height: u32) -> Vec<u8> {
     let mut header = b"IHDR".to_vec();
     header.extend(width.to_be_bytes());
@@ -49,7 +49,7 @@ fn png_header(width: u32, height: u32) -> Vec<u8> {
     bytes.extend(13_u32.to_be_bytes());
     bytes.extend(&header);
     bytes.extend(crc32(&header).to_be_bytes());
-    // The decoder reads on to the first data chunk before it tells the size.
+    // The decoder reads up to the first data chunk before it reports the size.
     bytes.extend([0, 0, 0, 0]);
     bytes.extend(b"IDAT");
     bytes.extend(crc32(b"IDAT").to_be_bytes());
@@ -136,7 +136,7 @@ fn every_format_that_can_be_decoded_passes() {
     assert_eq!(reason(pictured(jpeg(picture.as_rgb8().unwrap()))), None);
 }
 
-/// What a sample loses, by reason.
+/// Returns the losses of a sample, by reason.
 fn dropped(judged: &Judged) -> Vec<(&str, u64)> {
     judged.dropped.iter().map(|part| (part.reason.as_str(), part.count)).collect()
 }
@@ -215,7 +215,7 @@ fn further_images_are_judged_too() {
     let good = || pictured(png(&picture(1, 32, 32)));
     assert_eq!(reason(good().with_image("edit0", vec![])).as_deref(), Some("empty_image"));
     assert_eq!(reason(good().with_image("edit0", png_header(30_000, 30_000))).as_deref(), Some("too_many_pixels"));
-    // Scaled to the square's short side, a line of a million pixels would be a picture of gigabytes.
+    // Scaled to the square's short side, a line of a million pixels would take gigabytes.
     assert_eq!(reason(good().with_image("edit0", png_header(1_000_000, 1))).as_deref(), Some("too_elongated"));
     assert_eq!(reason(good().with_image("edit0", png(&picture(2, 10, 10)))), None, "only the main image has a smallest size");
 }

@@ -1,4 +1,4 @@
-//! The bank in memory, and search over it.
+//! Bank of samples in memory, with exact search.
 
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
@@ -11,16 +11,16 @@ use serde::Deserialize;
 
 use crate::embed::normalize;
 
-/// A row that search found.
+/// A search result.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hit {
-    /// Index of the row.
+    /// Index of the row in the bank.
     pub row: usize,
     /// Inner product with the query.
     pub similarity: f32,
 }
 
-/// Rows that may be retrieved: the columns of their batches as they are, so that each value is held once.
+/// Bank of samples that may be retrieved. It keeps the columns of its batches, so each value is in memory once.
 #[derive(Debug, Default)]
 pub struct Bank {
     parts: Vec<Part>,
@@ -33,9 +33,9 @@ pub struct Bank {
 /// Columns of one batch.
 #[derive(Debug)]
 struct Part {
-    /// Row of the bank that its first row is.
+    /// Index in the bank of the part's first row.
     first: usize,
-    /// Captions of all rows, one after another, and where those of each row begin.
+    /// Captions of all rows, one after another, and the offsets where those of each row begin.
     captions: StringArray,
     caption_offsets: OffsetBuffer<i32>,
     codes: Lists<u32>,
@@ -68,7 +68,7 @@ struct Gridded {
     grid: Grid,
 }
 
-/// Normalised average of both embeddings; one alone if the other is empty or zero.
+/// Returns the normalised mean of both embeddings, or the other one if one is empty or zero.
 ///
 /// # Source
 /// CM3Leon paper, section 2.1, <https://arxiv.org/abs/2309.02591>.
@@ -82,7 +82,7 @@ pub fn pair_embedding(text: &[f32], image: &[f32]) -> Vec<f32> {
     pair
 }
 
-/// Inner product in eight lanes, summed in a fixed order, so that it is fast and the same on every machine.
+/// Returns the inner product, computed in eight lanes and summed in a fixed order: fast, and the same on every machine.
 #[must_use]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0_f32; 8];
@@ -95,7 +95,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 impl Part {
-    /// Columns of a [`columns::bank_sample`].
+    /// Takes the columns of a [`columns::bank_sample`] batch.
     fn try_new(first: usize, batch: &RecordBatch) -> Result<Self, SchemaError> {
         let list = |name| position(&batch.schema(), name).map(|column| batch.column(column).as_list::<i32>().clone());
         let has_grids = batch.schema().index_of(columns::GRID).is_ok();
@@ -120,10 +120,10 @@ impl Part {
 }
 
 impl Bank {
-    /// The bank of all rows of `batches`, in their order.
+    /// Builds the bank of all rows of `batches`, in their order.
     ///
     /// # Errors
-    /// [`SchemaError`] if a batch is no [`columns::bank_sample`].
+    /// [`SchemaError`] if a batch lacks the columns of [`columns::bank_sample`].
     pub fn try_new<'b>(batches: impl IntoIterator<Item = &'b RecordBatch>) -> Result<Self, SchemaError> {
         let mut bank = Self::default();
         for batch in batches {
@@ -140,84 +140,85 @@ impl Bank {
         Ok(bank)
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.sample_ids.len()
     }
 
-    /// Whether there are no rows.
+    /// Checks whether the bank has no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sample_ids.is_empty()
     }
 
-    /// The sample of `row`.
+    /// Returns the sample id of `row`.
     #[must_use]
     pub fn sample_id(&self, row: usize) -> SampleId {
         self.sample_ids[row]
     }
 
-    /// The main image of `row`.
+    /// Returns the main image's id of `row`.
     #[must_use]
     pub fn image_id(&self, row: usize) -> ImageId {
         self.image_ids[row]
     }
 
-    /// The row of `sample`, if it is in the bank.
+    /// Returns the row of `sample`, if it is in the bank.
     #[must_use]
     pub fn row_of(&self, sample: SampleId) -> Option<usize> {
         let found = self.by_id.binary_search_by_key(&sample, |&row| self.sample_ids[row as usize]);
         found.ok().map(|place| self.by_id[place] as usize)
     }
 
-    /// The part that holds `row`, and which of its rows that is.
+    /// Returns the part of `row`, and the index of the row in it.
     fn part_of(&self, row: usize) -> (&Part, usize) {
         let part = &self.parts[self.parts.partition_point(|part| part.first <= row) - 1];
         (part, row - part.first)
     }
 
-    /// Number of captions of `row`.
+    /// Returns the number of captions of `row`.
     #[must_use]
     pub fn caption_count(&self, row: usize) -> usize {
         let (part, row) = self.part_of(row);
         (part.caption_offsets[row + 1] - part.caption_offsets[row]) as usize
     }
 
-    /// Caption `number` of `row`, counted from 0.
+    /// Returns caption `number` of `row`, counted from 0.
     #[must_use]
     pub fn caption(&self, row: usize, number: usize) -> &str {
         let (part, row) = self.part_of(row);
         part.captions.value(part.caption_offsets[row] as usize + number)
     }
 
-    /// Codes of the main image of `row`.
+    /// Returns the codes of the main image of `row`.
     #[must_use]
     pub fn codes(&self, row: usize) -> &[u32] {
         self.image(row).codes
     }
 
-    /// The main image of `row`, with its grid where images have several shapes.
+    /// Returns the main image of `row`, with its grid where images have several shapes.
     #[must_use]
     pub fn image(&self, row: usize) -> ImageRef<'_> {
         let (part, row) = self.part_of(row);
         ImageRef { codes: part.codes.get(row), grid: part.grids.get(row).copied() }
     }
 
-    /// Whether `row` has captions and codes.
+    /// Checks whether `row` has captions and codes.
     #[must_use]
     pub fn has_both(&self, row: usize) -> bool {
         self.caption_count(row) > 0 && !self.codes(row).is_empty()
     }
 
-    /// Embedding of the pair of `row`, of unit length.
+    /// Returns the pair embedding of `row`, of unit length.
     #[must_use]
     pub fn embedding(&self, row: usize) -> &[f32] {
         let (part, row) = self.part_of(row);
         part.embeddings.get(row)
     }
 
-    /// The `count` rows with the largest inner product with `query`, best first; of equal ones the smaller sample id is first. Exact.
+    /// Returns the `count` rows with the largest inner product with `query`, best first. Of equal ones, the smaller sample id comes first.
+    /// Exact.
     #[must_use]
     pub fn search(&self, query: &[f32], count: usize) -> Vec<Hit> {
         let of_part = |part: &Part| {
@@ -227,7 +228,7 @@ impl Bank {
         self.best(self.parts.par_iter().flat_map_iter(of_part).collect(), count)
     }
 
-    /// The best `count` of `hits`, best first.
+    /// Returns the best `count` of `hits`, best first.
     fn best(&self, mut hits: Vec<Hit>, count: usize) -> Vec<Hit> {
         let better =
             |a: &Hit, b: &Hit| b.similarity.total_cmp(&a.similarity).then_with(|| self.sample_ids[a.row].cmp(&self.sample_ids[b.row]));
@@ -239,7 +240,7 @@ impl Bank {
         hits
     }
 
-    /// Inner product of two rows.
+    /// Returns the inner product of two rows.
     #[must_use]
     pub fn similarity(&self, a: usize, b: usize) -> f32 {
         dot(self.embedding(a), self.embedding(b))

@@ -1,8 +1,8 @@
-//! Which rows a bank of bounded size holds: those of the newest windows, and a keyed draw of all windows before.
+//! Bank of bounded size: rows of the newest windows, and a keyed draw of all windows before.
 //!
-//! Every sample has a **place**, a hash that is keyed by the seed, and a window's bank is written in the order of places ([`by_place`]). Of
-//! earlier windows those rows stay whose places are the smallest: of all rows each has the same chance, and what stays of a union of windows
-//! stays of each of its parts, so that rows which are left out once are not needed again.
+//! Every sample has a **place**, a hash keyed by the seed. The bank of a window is stored in the order of places ([`by_place`]). Of earlier
+//! windows, the rows with the smallest places stay, so every row has the same chance. A row that leaves the draw of some windows is not in
+//! the draw of more windows either, so it is never needed again.
 
 use std::collections::VecDeque;
 
@@ -14,10 +14,10 @@ use serde::Deserialize;
 
 use super::Bank;
 
-/// Where a sample stands: the smallest places stay.
+/// Place of a sample in the draw: the smallest places stay.
 type Place = [u8; 16];
 
-/// Places of the rows of a [`columns::bank_sample`].
+/// Returns the places of the rows of a [`columns::bank_sample`] batch.
 fn places(batch: &RecordBatch, seed: u64) -> Result<Vec<Place>, SchemaError> {
     #[derive(Deserialize)]
     struct Id {
@@ -27,10 +27,10 @@ fn places(batch: &RecordBatch, seed: u64) -> Result<Vec<Place>, SchemaError> {
     Ok(ids.iter().map(|row| PartHasher::new("bank").part(&seed.to_le_bytes()).part(&row.sample_id.0).id()).collect())
 }
 
-/// The rows of a window, batches of [`columns::bank_sample`], in the order of their places by `seed`.
+/// Returns the rows of a window, batches of [`columns::bank_sample`], in the order of their places by `seed`.
 ///
 /// # Errors
-/// [`SchemaError`] if a batch is none.
+/// [`SchemaError`] if a batch has other columns.
 pub fn by_place(batches: &[RecordBatch], seed: u64) -> Result<RecordBatch, SchemaError> {
     let mut order = Vec::new();
     for (number, batch) in batches.iter().enumerate() {
@@ -44,19 +44,19 @@ pub fn by_place(batches: &[RecordBatch], seed: u64) -> Result<RecordBatch, Schem
     Ok(interleave_record_batch(&batches.iter().collect::<Vec<_>>(), &order)?)
 }
 
-/// Rows of one window, in the order of their places: as many as a bank can want of them.
+/// Rows of one window in the order of their places, as far as a bank may need them.
 #[derive(Debug)]
 pub struct WindowRows {
     seed: u64,
     max_rows: usize,
-    /// No row from this place on is wanted.
+    /// Place from which on rows are not needed.
     cutoff: Option<Place>,
     places: Vec<Place>,
     batches: Vec<RecordBatch>,
 }
 
 impl WindowRows {
-    /// Whether further rows are wanted.
+    /// Checks whether further rows are needed.
     #[must_use]
     pub fn is_wanting(&self) -> bool {
         let is_past = |cutoff| self.places.last().is_some_and(|last| *last >= cutoff);
@@ -66,14 +66,14 @@ impl WindowRows {
     /// Adds the next rows.
     ///
     /// # Errors
-    /// [`SchemaError`] if `batch` is no [`columns::bank_sample`].
+    /// [`SchemaError`] if `batch` lacks the columns of [`columns::bank_sample`].
     pub fn push(&mut self, batch: RecordBatch) -> Result<(), SchemaError> {
         self.places.extend(places(&batch, self.seed)?);
         self.batches.push(batch);
         self.truncate(self.max_rows)
     }
 
-    /// Keeps the first `rows` rows. The memory of others is let go: the batch that is cut is copied.
+    /// Keeps the first `rows` rows and frees the others. It copies the batch that it cuts.
     fn truncate(&mut self, rows: usize) -> Result<(), SchemaError> {
         if rows >= self.places.len() {
             return Ok(());
@@ -95,10 +95,10 @@ impl WindowRows {
     }
 }
 
-/// The rows of a bank of bounded size, as windows come by.
+/// Rows of a bank of bounded size, updated window by window.
 ///
-/// Half of the bank is for the newest windows, as many as fit whole, and at least the last one: if that alone is larger, its first rows. The
-/// other half is for those rows of all earlier windows that have the smallest places.
+/// Half of the bank is for the newest windows: as many as fit whole, and at least the last one. If that alone is larger, its first rows
+/// enter. The other half is for the rows of all earlier windows with the smallest places.
 #[derive(Debug)]
 pub struct BoundedBank {
     seed: u64,
@@ -106,14 +106,14 @@ pub struct BoundedBank {
     max_earlier: usize,
     /// Newest windows with their numbers of rows, the newest last.
     newest: VecDeque<(u64, WindowRows)>,
-    /// Windows before them of which rows stay.
+    /// Earlier windows that still have rows.
     earlier: Vec<WindowRows>,
-    /// Place from which on no earlier row stays, once there are more than enough.
+    /// Place from which on no earlier row stays; `None` while all fit.
     cutoff: Option<Place>,
 }
 
 impl BoundedBank {
-    /// An empty bank of at most `max_rows` rows.
+    /// Returns an empty bank of at most `max_rows` rows.
     #[must_use]
     pub fn new(max_rows: u64, seed: u64) -> Self {
         let max_rows = usize::try_from(max_rows).unwrap_or(usize::MAX);
@@ -121,7 +121,7 @@ impl BoundedBank {
         Self { seed, max_newest: max_rows - max_earlier, max_earlier, newest: VecDeque::new(), earlier: Vec::new(), cutoff: None }
     }
 
-    /// How many of the last windows are newest ones; `rows` are the numbers of rows of all windows, the last one's last.
+    /// Returns how many of the last windows count as newest; `rows` are the numbers of rows of all windows in order.
     #[must_use]
     pub fn newest_windows(&self, rows: &[u64]) -> usize {
         let mut total = 0_u64;
@@ -132,19 +132,19 @@ impl BoundedBank {
         rows.iter().rev().take_while(fits).count().max(1).min(rows.len())
     }
 
-    /// Takes rows of a window for [`Self::push`].
+    /// Returns an empty collector of the rows of a window, for [`Self::push`].
     #[must_use]
     pub fn newest_window(&self) -> WindowRows {
         WindowRows { seed: self.seed, max_rows: self.max_newest, cutoff: None, places: Vec::new(), batches: Vec::new() }
     }
 
-    /// Takes rows of a window for [`Self::push_earlier`].
+    /// Returns an empty collector of the rows of a window, for [`Self::push_earlier`].
     #[must_use]
     pub fn earlier_window(&self) -> WindowRows {
         WindowRows { max_rows: self.max_earlier, cutoff: self.cutoff, ..self.newest_window() }
     }
 
-    /// Adds a window that is older than the newest ones, whatever comes.
+    /// Adds a window that is older than the newest ones.
     ///
     /// # Errors
     /// [`SchemaError::Arrow`] if rows cannot be copied.
@@ -153,7 +153,7 @@ impl BoundedBank {
         self.cut()
     }
 
-    /// Adds the next window, of `rows` rows in all.
+    /// Adds the next window, which has `rows` rows in all.
     ///
     /// # Errors
     /// [`SchemaError::Arrow`] if rows cannot be copied.
@@ -165,7 +165,7 @@ impl BoundedBank {
         if leaving == 0 { Ok(()) } else { self.cut() }
     }
 
-    /// Lets go of earlier rows that are more than enough.
+    /// Frees earlier rows beyond the limit.
     fn cut(&mut self) -> Result<(), SchemaError> {
         let mut places: Vec<Place> = self.earlier.iter().flat_map(|window| &window.places).copied().collect();
         if places.len() <= self.max_earlier {
@@ -180,10 +180,10 @@ impl BoundedBank {
         Ok(())
     }
 
-    /// The bank of what is there now. Shares its rows.
+    /// Returns the bank of the present rows, which it shares.
     ///
     /// # Errors
-    /// [`SchemaError`] if they are no [`columns::bank_sample`].
+    /// [`SchemaError`] if the rows lack the columns of [`columns::bank_sample`].
     pub fn bank(&self) -> Result<Bank, SchemaError> {
         let newest = self.newest.iter().map(|(_, window)| window);
         Bank::try_new(self.earlier.iter().chain(newest).flat_map(|window| &window.batches))

@@ -1,4 +1,4 @@
-//! `index`: the bank of train samples that later documents may retrieve, and exact inner-product search over it.
+//! `index`: the bank of train samples for retrieval by later documents, with exact inner-product search.
 //!
 //! Last stage of `settle`. Held-out samples and duplicates enter no bank.
 
@@ -17,13 +17,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, StageError};
 use crate::stage::{Revised, Transform};
 
-/// Revision of this stage's code: raised when the same input gives other rows.
+/// Revision of this stage's code; raised when the same input gives other rows.
 pub const REVISION: u32 = 2;
-/// The stage's name.
+/// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "index";
 
-/// The transform: prepared samples with split and election become rows of the bank, with the grids of their main images where these have
-/// several shapes. Keeps order, drops rows.
+/// Transform from prepared samples, with split and election, to rows of the bank, with grids where images have several shapes. Keeps order,
+/// drops held-out samples and duplicates.
 #[derive(Debug, Default)]
 pub struct Index;
 
@@ -89,7 +89,7 @@ impl Transform for Index {
     }
 }
 
-/// Columns of the bank of prepared samples with those of `input`.
+/// Returns the schema of bank rows for samples with the columns of `input`.
 fn bank_schema(input: &SchemaRef) -> SchemaRef {
     let bank = columns::bank_sample();
     if input.index_of(columns::IMAGE_GRIDS).is_ok() { columns::with(&bank, &[columns::grid()]) } else { bank }

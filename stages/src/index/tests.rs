@@ -1,4 +1,4 @@
-//! Only elected train samples enter the bank, and search finds what a plain loop finds.
+//! Bank: only elected train samples enter, and search agrees with a plain loop.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +16,7 @@ fn stage() -> Map<Index> {
     Map(Index)
 }
 
-/// Bank rows with embeddings drawn from `seed`, ids counted from `first`.
+/// Makes bank rows with embeddings drawn from `seed`, and ids from `first` on.
 fn bank_rows(first: u16, count: u16, seed: u64) -> RecordBatch {
     let row = |number: u16| {
         let mut id = [0; 16];
@@ -128,12 +128,12 @@ fn equally_similar_rows_come_by_id() {
     assert_eq!(found, [1, 2]);
 }
 
-/// Windows of ten rows, the first ids of which are 0, 100, 200 and so on.
+/// Makes windows of ten rows whose ids begin at 0, 100, 200 and so on.
 fn windows(count: u16) -> Vec<RecordBatch> {
     (0..count).map(|window| by_place(&[bank_rows(100 * window, 4, 1), bank_rows(100 * window + 4, 6, 1)], 1).unwrap()).collect()
 }
 
-/// A bank of `windows` that came by one after another, cut into batches of `cut` rows.
+/// Grows a bank by `windows` one after another, cut into batches of `cut` rows.
 fn grown(windows: &[RecordBatch], max_rows: u64, seed: u64, cut: usize) -> BoundedBank {
     let mut bounded = BoundedBank::new(max_rows, seed);
     for window in windows {
@@ -152,7 +152,7 @@ fn fill(rows: &mut WindowRows, window: &RecordBatch, cut: usize) {
     }
 }
 
-/// The same bank, filled at once by what is known of all windows.
+/// Fills the same bank at once, from the facts known of all windows.
 fn loaded(windows: &[RecordBatch], max_rows: u64, seed: u64) -> BoundedBank {
     let mut bounded = BoundedBank::new(max_rows, seed);
     let counts: Vec<u64> = windows.iter().map(|window| window.num_rows() as u64).collect();

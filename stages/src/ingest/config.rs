@@ -1,4 +1,4 @@
-//! Where samples come from.
+//! Configuration of sources.
 
 use std::collections::BTreeSet;
 
@@ -14,22 +14,22 @@ use super::rows::RowReading;
 pub struct SourceConfig {
     /// Name of the source in tables and reports; unique.
     pub name: String,
-    /// How the samples are laid out.
+    /// Layout of the samples.
     pub format: SourceFormat,
-    /// Address of the file or folder: a path relative to the configuration file, or a URL that `object_store` knows (`s3://`,
-    /// `gs://`, `az://`, `https://`, `file://`). The last part may hold `*` and `?`.
+    /// Address of the file or folder: a path relative to the configuration file, or a URL that `object_store` knows (`s3://`, `gs://`,
+    /// `az://`, `https://`, `file://`). The last part may contain `*` and `?`.
     pub url: String,
-    /// Samples of a unit, the unit of work and resume; 1 or more. Default 256.
+    /// Number of samples in a unit, the unit of work and resume; 1 or more. Default 256.
     #[serde(default = "default_unit_samples")]
     pub unit_samples: u32,
-    /// What a sample of a list is. Default `image`.
+    /// Rows that make a sample, in a list. Default `image`.
     #[serde(default)]
     pub group_by: GroupBy,
-    /// Most bytes of a tar's member or of a file that a row names, 1 or more: larger ones are not read and refused. Default
+    /// Largest size in bytes of a tar's member or of a file that a row names, 1 or more. Larger ones are not read, and are refused. Default
     /// `filter.max_image_bytes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_member_bytes: Option<u64>,
-    /// Which pixels coordinates are counted in where a picture is stored turned, as its EXIF orientation says. Default `stored`.
+    /// Frame of coordinates for pictures whose EXIF orientation is not upright. Default `stored`.
     #[serde(default)]
     pub orientation: Orientation,
 }
@@ -38,30 +38,30 @@ const fn default_unit_samples() -> u32 {
     256
 }
 
-/// What a sample of a list is.
+/// Rows of a list that make a sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GroupBy {
-    /// All rows that follow each other and name one image.
+    /// All consecutive rows that name the same image.
     #[default]
     Image,
     /// Every row.
     Row,
 }
 
-/// How the rows of a source are read: its settings, and what the rest of the configuration makes of them.
+/// Settings for reading a source's rows: its own, and those derived from the rest of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadOptions {
-    /// Whether rows of a list that follow each other and name one image are one sample.
+    /// `true` if consecutive rows of a list that name one image are one sample.
     pub by_image: bool,
-    /// Most bytes of a tar's member, or of a file that a row names.
+    /// Largest size in bytes of a tar's member or of a file that a row names.
     pub max_member_bytes: u64,
-    /// Roles of images that something asks for, beside the main one and those that annotations name: other pictures of a tar are left out.
+    /// Roles of images that are needed, beside the main one and those that annotations name. Other pictures of a tar are left out.
     pub roles: BTreeSet<String>,
 }
 
 impl ReadOptions {
-    /// How the rows of `source` are read, of which images of these `roles` are wanted and `max_image_bytes` are allowed.
+    /// Returns the settings for `source`, with the needed `roles` and a limit of `max_image_bytes`.
     #[must_use]
     pub fn new(source: &SourceConfig, max_image_bytes: u64, roles: BTreeSet<String>) -> Self {
         let max_member_bytes = source.max_member_bytes.unwrap_or(max_image_bytes);
@@ -77,26 +77,26 @@ impl ReadOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceFormat {
-    /// Tars whose members `KEY.jpg`, `KEY.json`, `KEY.txt`, … stand side by side.
+    /// Tars with members `KEY.jpg`, `KEY.json`, `KEY.txt`, … side by side.
     WebDataset,
-    /// A file of one JSON object a line, with `image` (a path from the file's folder, or one that begins with `/`) and annotations.
+    /// A file of one JSON object a line, with annotations and `image`: a path relative to the file's folder, or one that begins with `/`.
     Jsonl,
-    /// A folder of images, each with `NAME.txt` (a caption a line) or `NAME.json` (annotations) beside it.
+    /// A folder of images, each with `NAME.txt` (one caption a line) or `NAME.json` (annotations) beside it.
     Folder,
 }
 
-/// Settings of a source that change its rows: they belong into the keys of all that is made of them. Defaults are left out when it is
-/// written, so that keys do not change with every setting that is added.
+/// Settings of a source that change its rows, and so belong to the keys of everything made of them. Defaults are not serialized, so a new
+/// setting changes no key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RowSettings {
-    /// As [`SourceConfig::group_by`].
+    /// Rows that make a sample, as [`SourceConfig::group_by`].
     #[serde(skip_serializing_if = "is_default")]
     pub group_by: GroupBy,
-    /// As [`SourceConfig::max_member_bytes`].
+    /// Size limit, as [`SourceConfig::max_member_bytes`].
     #[serde(skip_serializing_if = "is_default")]
     pub max_member_bytes: Option<u64>,
-    /// As [`SourceConfig::orientation`].
+    /// Frame of coordinates, as [`SourceConfig::orientation`].
     #[serde(skip_serializing_if = "is_default")]
     pub orientation: Orientation,
 }
@@ -106,7 +106,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl RowSettings {
-    /// Whether every setting has its default.
+    /// Checks whether every setting has its default.
     #[must_use]
     pub fn is_default(&self) -> bool {
         is_default(self)
@@ -114,19 +114,19 @@ impl RowSettings {
 }
 
 impl SourceConfig {
-    /// Settings that change the source's rows.
+    /// Returns the settings that change the source's rows.
     #[must_use]
     pub const fn row_settings(&self) -> RowSettings {
         RowSettings { group_by: self.group_by, max_member_bytes: self.max_member_bytes, orientation: self.orientation }
     }
 
-    /// The source with other settings of its rows.
+    /// Replaces the settings that change the source's rows.
     #[must_use]
     pub fn with_row_settings(self, RowSettings { group_by, max_member_bytes, orientation }: RowSettings) -> Self {
         Self { group_by, max_member_bytes, orientation, ..self }
     }
 
-    /// Problems of the fields, each with the field's path below `at`.
+    /// Returns the problems of the fields, each with the field's path below `at`.
     #[must_use]
     pub fn problems(&self, at: &str) -> Vec<String> {
         let mut problems = Vec::new();

@@ -1,4 +1,4 @@
-//! Where a source's rows are cut into units: as the version before cut them, and behind that by the configuration.
+//! Cuts of a source's rows into units: those of the version before, and by the configuration behind them.
 
 use std::collections::BTreeMap;
 
@@ -9,20 +9,20 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Cuts {
     unit_samples: u64,
-    /// Units of the version before: first rows with numbers of rows.
+    /// Units of the version before: numbers of rows by first row.
     before: BTreeMap<u64, u64>,
 }
 
 impl Cuts {
-    /// Cuts at those of the units `before`, the last one counting where two begin at one row, and else every `unit_samples` rows.
+    /// Cuts at those of the units `before`, and else every `unit_samples` rows. If two units begin at one row, the last one counts.
     pub(super) fn new<'a>(unit_samples: u32, before: impl Iterator<Item = &'a SourceUnit>) -> Self {
-        // Units of some rows lie within others.
+        // Units of chosen rows lie within others.
         let before = before.filter(|unit| unit.only.is_empty() && unit.rows > 0).map(|unit| (unit.first_row, unit.rows)).collect();
         Self { unit_samples: u64::from(unit_samples), before }
     }
 
-    /// Number of rows of the unit that begins at `row`, if at most `limit` more are wanted and the file has enough; `None` if there is no
-    /// such unit. A unit of the version before is taken whole or not at all.
+    /// Returns the number of rows of the unit that begins at `row`, if at most `limit` more are wanted and the file is long enough; `None`
+    /// if there is no such unit. A unit of the version before is taken whole or not at all.
     pub(super) fn rows_at(&self, row: u64, limit: u64) -> Option<u64> {
         if let Some(rows) = self.before.get(&row) {
             return (*rows <= limit).then_some(*rows);
@@ -31,7 +31,7 @@ impl Cuts {
         Some(self.unit_samples.min(limit).min(next)).filter(|rows| *rows > 0)
     }
 
-    /// All units of a file of `total` rows, as first rows with numbers of rows, of which at most `limit` rows are wanted.
+    /// Returns all units of a file of `total` rows, as first rows and numbers of rows, with at most `limit` rows in all.
     pub(super) fn units(&self, total: u64, mut limit: u64) -> Vec<(u64, u64)> {
         let (mut units, mut row) = (Vec::new(), 0);
         while row < total

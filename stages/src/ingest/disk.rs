@@ -1,5 +1,5 @@
-//! Folders and files of this machine, where a listing meets what object stores do not have: links, named pipes, folders that may not be
-//! entered, names that are no text.
+//! Folders and files on this machine's disks. A listing may meet entries that object stores lack: links, named pipes, folders without
+//! permission, names that are no text.
 
 use std::error::Error as StdError;
 use std::io;
@@ -20,33 +20,33 @@ use crate::error::{Result, StageError};
 #[derive(Debug, Default)]
 pub(super) struct FolderListing {
     pub files: Vec<ListedFile>,
-    /// Files and folders whose name begins with a dot: they are not looked at.
+    /// Number of files and folders whose name begins with a dot; they are skipped.
     pub hidden: u64,
     pub faults: Vec<Fault>,
 }
 
-/// A file as a listing describes it.
+/// A file as listed.
 #[derive(Debug, Clone)]
 pub(super) struct ListedFile {
     pub path: Path,
     pub facts: FileFacts,
 }
 
-/// An entry of a folder that is no file to be read.
+/// An entry of a folder that cannot be read as a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// Its path from the folder on; bytes that are no text as `%` and two digits.
+    /// Path from the folder on; bytes that are no text appear as `%` and two digits.
     pub name: String,
     pub reason: &'static str,
     pub detail: String,
 }
 
-/// Path of a file on the disk.
+/// Returns the path on the disk.
 fn on_disk(path: &Path) -> PathBuf {
     PathBuf::from(format!("/{path}"))
 }
 
-/// Size of a file; anything else says why it cannot be read. Opens nothing.
+/// Returns the size of a file, or the reason why it cannot be read. Opens nothing.
 pub(super) async fn size_of(path: &Path) -> Result<u64, FileContent> {
     match tokio::fs::metadata(on_disk(path)).await {
         Ok(found) if found.is_file() => Ok(found.len()),
@@ -56,7 +56,7 @@ pub(super) async fn size_of(path: &Path) -> Result<u64, FileContent> {
     }
 }
 
-/// What an error of the disk below `error` says of one file alone.
+/// Returns the message of a disk error below `error` if it concerns one file alone.
 pub(super) fn fault_of(error: &object_store::Error) -> Option<String> {
     use io::ErrorKind::{InvalidFilename, IsADirectory, NotADirectory, PermissionDenied};
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
@@ -81,11 +81,11 @@ fn kind_of(kind: std::fs::FileType) -> &'static str {
     }
 }
 
-/// All files below `folder`, entry by entry: what is wrong with one says nothing of the others.
+/// Lists all files below `folder`. A fault of one entry does not affect the others.
 pub(super) async fn files_below(folder: Path) -> Result<FolderListing> {
     let listing = move || {
         let root = on_disk(&folder);
-        // A folder that is not there has no files, as a prefix of an object store.
+        // A missing folder has no files, like a prefix in an object store.
         let mut listing = FolderListing::default();
         if root.is_dir() {
             walk(root, usize::MAX, |found| listing.add(found));
@@ -95,7 +95,7 @@ pub(super) async fn files_below(folder: Path) -> Result<FolderListing> {
     tokio::task::spawn_blocking(listing).await.map_err(|source| StageError::Task { stage: NAME, source })
 }
 
-/// Entries of `folder` alone that are no files to be read.
+/// Returns the entries of `folder` itself that cannot be read as files.
 pub(super) async fn faults_in(folder: Path) -> Vec<Fault> {
     let listing = move || {
         let mut faults = Vec::new();
@@ -143,7 +143,7 @@ fn walk(root: PathBuf, depth: usize, mut each: impl FnMut(Found)) {
     }
 }
 
-/// A file that can be read, or why it cannot; folders are neither.
+/// Returns a file or the fault of an entry; `None` for folders.
 fn file_of(root: &DiskPath, entry: &DirEntry) -> Option<Found> {
     let fault = |reason, detail: String| Some(Found::Fault(Fault { name: name_below(root, entry.path()), reason, detail }));
     let kind = entry.file_type();

@@ -1,4 +1,4 @@
-//! Samples whose images are files of their own: rows of lists, and images of folders with what stands beside them.
+//! Samples whose images are separate files: rows of lists, and images of folders with the files beside them.
 
 use bytes::Bytes;
 use cm3flow_schemas::Digest;
@@ -14,9 +14,9 @@ use crate::error::Result;
 /// An image that a row names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Picture {
-    /// Its name as it is written.
+    /// Name as the source writes it.
     pub name: String,
-    /// Its path, or why it has none.
+    /// Path in the store, or the problem of the name.
     pub path: Result<Path, String>,
 }
 
@@ -24,32 +24,32 @@ pub(super) struct Picture {
 #[derive(Debug, Clone, Default)]
 pub(super) struct FileSample {
     pub key: String,
-    /// The main image; `None` if the row names none.
+    /// Main image; `None` if the row names none.
     pub image: Option<Picture>,
-    /// Codes of a main image that the row holds instead, as a file's bytes, or why they are none.
+    /// Codes in the row in place of the main image, as bytes of a file, or their problem.
     pub codes: Option<Result<Vec<u8>, String>>,
     /// Further images by role.
     pub further: Vec<(String, Picture)>,
     /// Annotations as far as they could be read.
     pub reading: Reading,
-    /// What a row has instead of an image, if it names none.
+    /// Description of a row that names no image.
     pub no_image: Option<String>,
-    /// Why the sample is refused, if it is: reason and detail.
+    /// Refusal of the sample, if there is one: reason and detail.
     pub refusal: Option<(String, String)>,
 }
 
 impl FileSample {
-    /// All images, the main one first.
+    /// Iterates over all images, the main one first.
     pub(super) fn pictures(&self) -> impl Iterator<Item = &Picture> {
         self.image.iter().chain(self.further.iter().map(|(_, picture)| picture))
     }
 
-    /// Paths of all images that have one.
+    /// Iterates over the paths of all images that have one.
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.pictures().filter_map(|picture| picture.path.as_ref().ok())
     }
 
-    /// Contents of all images, in the order of [`Self::pictures`].
+    /// Reads the contents of all images, in the order of [`Self::pictures`].
     pub(super) async fn read(&self, location: &Location, max_bytes: u64) -> Result<Vec<FileContent>> {
         let mut contents = Vec::new();
         for picture in self.pictures() {
@@ -61,13 +61,13 @@ impl FileSample {
         Ok(contents)
     }
 
-    /// Refuses the sample, unless it is refused already.
+    /// Refuses the sample, unless it already is.
     pub(super) fn refuse(&mut self, reason: &str, detail: impl Into<String>) {
         self.refusal.get_or_insert_with(|| (reason.to_owned(), detail.into()));
     }
 }
 
-/// Digest of what a run of samples is made of: keys, annotations and the bytes of all images.
+/// Digest of a run of samples: keys, annotations and the bytes of all images.
 pub(super) struct UnitHasher(PartHasher);
 
 impl UnitHasher {
@@ -75,7 +75,7 @@ impl UnitHasher {
         Self(PartHasher::new("file samples"))
     }
 
-    /// Adds a sample, whose images have these digests: [`digests`].
+    /// Adds a sample with the [`digests`] of its images.
     pub(super) fn add(&mut self, sample: &FileSample, images: &[Digest]) {
         self.add_row(sample);
         for digest in images {
@@ -83,7 +83,7 @@ impl UnitHasher {
         }
     }
 
-    /// Adds what the row itself says of a sample.
+    /// Adds the row of a sample, without its images.
     pub(super) fn add_row(&mut self, sample: &FileSample) {
         self.0.part(sample.key.as_bytes());
         let problem = sample.refusal.as_ref().filter(|(reason, _)| reason == BAD_ANNOTATIONS);
@@ -92,7 +92,7 @@ impl UnitHasher {
         if let Some(codes) = &sample.codes {
             self.0.part(codes.as_ref().map_or_else(String::as_bytes, Vec::as_slice));
         }
-        // Samples that lose nothing have the digests that they had before losses were counted.
+        // Samples without losses keep the digests that they had before losses were counted.
         let refusal = sample.refusal.as_ref().filter(|(reason, _)| reason != BAD_ANNOTATIONS);
         let Reading { dropped, problem, .. } = &sample.reading;
         if refusal.is_some() || problem.is_some() || !dropped.is_empty() {
@@ -105,7 +105,7 @@ impl UnitHasher {
     }
 }
 
-/// Digests of images. One that is missing or cannot be read is refused row by row; here it counts as having no bytes.
+/// Returns the digests of images. A missing or unreadable one counts as empty here; its row is refused later.
 pub(super) fn digests(images: &[FileContent]) -> Vec<Digest> {
     let digest = |image: &FileContent| match image {
         FileContent::Bytes(bytes) => Digest::of(bytes),
@@ -115,7 +115,7 @@ pub(super) fn digests(images: &[FileContent]) -> Vec<Digest> {
     images.iter().map(digest).collect()
 }
 
-/// An image of a folder with the annotations beside it, of at most `max_bytes` each.
+/// Reads an image of a folder with the annotations beside it, each of at most `max_bytes`.
 pub(super) async fn of_file(location: &Location, file: &FolderFile, max_bytes: u64) -> Result<FileSample> {
     let mut sample = FileSample { key: file.name.clone(), refusal: file.refusal.clone(), ..FileSample::default() };
     if sample.refusal.is_some() {
@@ -143,17 +143,17 @@ fn annotate(sample: &mut FileSample, name: &str, bytes: &Bytes) -> Result<(), St
     Ok(())
 }
 
-/// Whether annotations are JSON, by the name of their file.
+/// Checks whether a file of annotations is JSON, by its name.
 pub(super) fn is_json(name: &str) -> bool {
     extension(name).is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
 }
 
-/// Name of a file without its extension.
+/// Returns the name of a file without its extension.
 pub(super) fn stem(name: &str) -> &str {
     extension(name).map_or(name, |extension| &name[..name.len() - extension.len() - 1])
 }
 
-/// Extension of a file, if its name has one.
+/// Returns the extension of a file, if its name has one.
 pub(super) fn extension(name: &str) -> Option<&str> {
     let file = name.rsplit_once('/').map_or(name, |(_, file)| file);
     file.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()).map(|(_, extension)| extension)

@@ -1,8 +1,8 @@
-//! Entries of a folder and its subfolders: which of them are samples, which are refused, which are counted and left alone.
+//! Entries of a folder and its subfolders: some are samples, some are refused, others are counted and skipped.
 //!
-//! A file with the extension of a picture is a sample, whatever it holds: what cannot be used of it is refused when it is read. One with
-//! another known extension is left alone. The others are told by their first bytes, which are looked at once: what was found is remembered by
-//! buckets of files, so that a few new files cost a few readings.
+//! A file with the extension of a picture is a sample, whatever its content; unusable content is refused when it is read. A file with
+//! another known extension is skipped. Others are judged by their first bytes. The results are remembered in buckets of files, so a few new
+//! files cost only a few reads.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,35 +19,35 @@ use super::planned::{FileFacts, FolderFile};
 use super::scan::Scanning;
 use crate::error::Result;
 
-/// Files whose first bytes are read side by side.
+/// Number of files whose first bytes are read in parallel.
 const FILES_AT_ONCE: usize = 16;
-/// Files of a bucket, on average at most.
+/// Upper limit of the mean number of files in a bucket.
 const BUCKET_FILES: usize = 1024;
 
 /// A row of a folder, as listed.
 pub(super) struct FolderRow {
     pub file: FolderFile,
-    /// Facts of the image and of the annotations beside it; none of what is refused.
+    /// Facts of the image and of the annotations beside it; empty for a refused entry.
     pub facts: Vec<FileFacts>,
 }
 
-/// What a folder holds.
+/// Content of a folder.
 #[derive(Default)]
 pub(super) struct Folder {
     /// Samples and refused entries, sorted by name.
     pub rows: Vec<FolderRow>,
-    /// Files that are left alone, by what they are counted as.
+    /// Numbers of skipped files, by kind.
     pub left: BTreeMap<String, u64>,
-    /// Bytes of the images.
+    /// Total size of the images in bytes.
     pub bytes: u64,
 }
 
-/// What the first bytes of a file say.
+/// Kind of a file by its first bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Head {
     Picture,
-    /// Something known that is read nowhere.
+    /// A known format that is not read.
     Unsupported(String),
     Unknown,
     Unreadable,
@@ -60,7 +60,7 @@ struct Named {
 }
 
 impl Scanning<'_> {
-    /// Looks through the folder at the source's address.
+    /// Scans the folder at the source's address.
     pub(super) async fn folder(&self) -> Result<Folder> {
         debug_assert_eq!(self.config.format, SourceFormat::Folder);
         let FolderListing { files, hidden, faults } = self.location.files_below(&self.config.name).await?;
@@ -98,7 +98,7 @@ impl Scanning<'_> {
         Ok(folder)
     }
 
-    /// What the first bytes of `files` say, as remembered or by reading them.
+    /// Returns the kinds of `files` by their first bytes, remembered or read now.
     async fn heads(&self, files: Vec<Named>) -> Result<Vec<(Named, Head)>> {
         let buckets = files.len().div_ceil(BUCKET_FILES).next_power_of_two();
         let mut by_bucket: BTreeMap<usize, Vec<Named>> = BTreeMap::new();
@@ -148,11 +148,11 @@ impl Folder {
         self.rows.push(FolderRow { file: FolderFile { name, beside: Vec::new(), refusal }, facts: Vec::new() });
     }
 
-    /// Adds images with the texts of their names; texts that belong to none are refused.
+    /// Adds images with the texts of the same name. Texts without an image are refused.
     fn add_images(&mut self, images: Vec<Named>, texts: Vec<Named>) {
         let mut beside: HashMap<&str, Vec<&Named>> = HashMap::new();
         texts.iter().for_each(|text| beside.entry(files::stem(&text.name)).or_default().push(text));
-        // JSON first, as its captions come first; names that differ in case alone in their order.
+        // JSON precedes plain text, and so do its captions. Names that differ only in case keep their order.
         beside.values_mut().for_each(|texts| texts.sort_by_key(|text| !files::is_json(&text.name)));
         let mut alone: HashMap<&str, &Named> = texts.iter().map(|text| (text.name.as_str(), text)).collect();
         for image in images {

@@ -1,12 +1,13 @@
-//! Formats of files by their first bytes: pictures that are read, pictures that are not, and what else may stand in a picture's place.
+//! Formats of files by their first bytes: pictures that can be decoded, other pictures, and further files in a picture's place.
 //!
 //! # Source
-//! Signatures of the formats' own specifications; ISO/IEC 14496-12 for the brands of HEIF, AVIF and MP4; the Git LFS specification for pointers.
+//! Signatures of the formats' own specifications; ISO/IEC 14496-12 for the brands of HEIF, AVIF and MP4; the Git LFS specification for
+//! pointers.
 
-/// First bytes of a file that say enough of it.
+/// Number of first bytes that suffice to recognise a file.
 pub(super) const HEAD_BYTES: u64 = 4096;
 
-/// Signatures at the first byte, with what they stand for.
+/// Signatures at the first byte, with their formats.
 const SIGNATURES: [(&[u8], &str); 27] = [
     (b"\xff\x0a", "a JPEG XL picture"),
     (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
@@ -54,7 +55,7 @@ const BRANDS: [(&[u8], &str); 13] = [
     (b"mp4", "an MP4 video"),
 ];
 
-/// Compressed files and archives that may stand under the name of a tar, with what to do.
+/// Compressed files and archives under the name of a tar, with advice.
 const ARCHIVES: [(&[u8], &str); 9] = [
     (b"\x1f\x8b", "it is compressed by gzip; decompress it first (gunzip)"),
     (b"\x28\xb5\x2f\xfd", "it is compressed by Zstandard; decompress it first (unzstd)"),
@@ -67,12 +68,12 @@ const ARCHIVES: [(&[u8], &str); 9] = [
     (b"PAR1", "it is a Parquet file"),
 ];
 
-/// Whether the bytes are the beginning of a picture that can be decoded.
+/// Checks whether the bytes begin a picture that can be decoded.
 pub(super) fn is_picture(head: &[u8]) -> bool {
     image::guess_format(head).is_ok_and(|format| format.reading_enabled())
 }
 
-/// What a file is whose beginning is that of something known which is read nowhere: a picture of another format, a page, a pointer.
+/// Names the format of a known file that is not read: another kind of picture, a page, a pointer.
 pub(super) fn unsupported(head: &[u8]) -> Option<&'static str> {
     if is_picture(head) {
         return None;
@@ -86,13 +87,13 @@ pub(super) fn unsupported(head: &[u8]) -> Option<&'static str> {
     found.map(|(_, name)| *name).or_else(|| (begins(text, b"<?xml") && contains(head, b"<svg")).then_some("an SVG drawing"))
 }
 
-/// What a file is instead of a tar, and what to do.
+/// Describes a file that is no tar, with advice.
 pub(super) fn archive(head: &[u8]) -> Option<&'static str> {
     let found = ARCHIVES.iter().find(|(signature, _)| head.starts_with(signature)).map(|(_, name)| *name);
     found.or_else(|| unsupported(head).map(|_| "it is something else under the name of a tar; fetch or write it again"))
 }
 
-/// Signatures of text do not mind the case.
+/// Checks whether `head` begins with `signature`; a signature of markup ignores case.
 fn begins(head: &[u8], signature: &[u8]) -> bool {
     let is_text = signature.starts_with(b"<");
     head.get(..signature.len()).is_some_and(|start| if is_text { start.eq_ignore_ascii_case(signature) } else { start == signature })
@@ -105,13 +106,13 @@ fn contains(head: &[u8], part: &[u8]) -> bool {
 /// Kind of a file by its extension alone (lower case, without dot).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extension {
-    /// That of a picture, whether it can be decoded or not.
+    /// A picture, whether it can be decoded or not.
     Picture,
-    /// That of given codes.
+    /// Given codes.
     Codes,
-    /// That of something else.
+    /// Another known kind of file.
     Other,
-    /// None that is known: the file may be anything.
+    /// No known extension: the file may be anything.
     Unknown,
 }
 
@@ -134,7 +135,7 @@ impl Extension {
     }
 }
 
-/// Name under which files with `extension` are counted: itself, or `other` if it looks like no extension.
+/// Returns the name under which files with `extension` are counted: the extension, or `other` if it does not look like one.
 pub(super) fn counted_extension(extension: Option<&str>) -> &str {
     let Some(extension) = extension else { return "none" };
     let is_plain = (1..=8).contains(&extension.len()) && extension.bytes().all(|byte| byte.is_ascii_alphanumeric());

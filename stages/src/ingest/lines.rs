@@ -1,4 +1,4 @@
-//! Lines of a row list, streamed: neither the file nor a line of any length is ever in memory as a whole.
+//! Stream of the lines of a row list. It holds neither the file nor an overlong line in memory.
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -7,23 +7,23 @@ use futures::stream::BoxStream;
 use super::annotations::is_blank;
 use crate::error::Result;
 
-/// Longest line that is read. Rows are annotations, and codes at most.
+/// Longest line that is read. Rows are annotations, and at most codes.
 pub(super) const MAX_LINE_BYTES: usize = 32 << 20;
 
-/// A line that is not empty.
+/// A line that is not blank.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
-    /// Number in the file, from 0, empty lines included.
+    /// Number in the file, from 0, with blank lines counted.
     pub(super) number: u64,
-    /// Offset of its first byte.
+    /// Offset of the line's first byte.
     pub(super) start: u64,
-    /// Offset behind its end.
+    /// Offset behind the line's end.
     pub(super) end: u64,
-    /// Its bytes without the line's end; `None` if it is longer than [`MAX_LINE_BYTES`].
+    /// Content without the line end; `None` if it is longer than [`MAX_LINE_BYTES`].
     pub(super) text: Option<Vec<u8>>,
 }
 
-/// Cuts a stream of bytes into lines.
+/// Splitter of a stream of bytes into lines.
 pub(super) struct Lines {
     body: BoxStream<'static, Result<Bytes>>,
     chunk: Bytes,
@@ -33,12 +33,12 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Lines of `body`, which begins at byte `offset` of the file with line `number`.
+    /// Reads `body`, which begins at byte `offset` of the file with line `number`.
     pub(super) fn new(body: BoxStream<'static, Result<Bytes>>, offset: u64, number: u64) -> Self {
         Self { body, chunk: Bytes::new(), offset, number, max_bytes: MAX_LINE_BYTES }
     }
 
-    /// The next line that is not empty.
+    /// Returns the next line that is not blank.
     pub(super) async fn next(&mut self) -> Result<Option<Line>> {
         while let Some(line) = self.next_of_any_kind().await? {
             if line.text.as_ref().is_none_or(|text| !is_blank(text)) {

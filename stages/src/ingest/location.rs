@@ -1,4 +1,4 @@
-//! Files of a source: a store and the paths in it that an address means.
+//! Location of a source: a store, and the paths in it that an address covers.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,42 +14,42 @@ use super::names;
 use super::planned::FileFacts;
 use crate::error::{Result, StageError};
 
-/// An address within a store: a folder, and a file name in it that may be a pattern.
+/// Address within a store: a folder, and a file name in it that may be a pattern.
 #[derive(Debug, Clone)]
 pub struct Location {
     /// Store that holds the files.
     pub store: Arc<dyn ObjectStore>,
-    /// Path of the file or folder; the last part may hold `*`, `?`, `[…]` and `{0..9}`.
+    /// Path of the file or folder; the last part may contain `*`, `?`, `[…]` and `{0..9}`.
     pub path: Path,
-    /// Whether paths of the store are those of this machine's disks, from their root on.
+    /// `true` if paths of the store are those of this machine's disks, from their root on.
     pub is_disk: bool,
 }
 
-/// What could be read of a file that a row names.
+/// Content of a file that a row names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FileContent {
     Bytes(Bytes),
-    /// Nothing: there is no such file.
+    /// No content: the file does not exist.
     Missing,
-    /// Nothing, for this reason.
+    /// No content, for this reason.
     Unreadable(String),
-    /// Nothing: it has so many bytes.
+    /// No content: the file is too large, with its size in bytes.
     TooLarge(u64),
 }
 
 impl Location {
-    /// Folder that the files are in.
+    /// Returns the folder of the files.
     #[must_use]
     pub fn folder(&self) -> Path {
         let parts: Vec<_> = self.path.parts().collect();
         Path::from_iter(parts[..parts.len().saturating_sub(1)].iter().cloned())
     }
 
-    /// Files that the last part means, sorted by name: the one of that name if there is one, else all that match it as a pattern. A name
-    /// without pattern, and a range of numbers, need no listing.
+    /// Returns the files that the last part covers, sorted by name: the file of that name if it exists, or else all that match it as a
+    /// pattern. A name without pattern, and a range of numbers, need no listing.
     ///
     /// # Errors
-    /// [`StageError::Source`] if there are none or the pattern is broken; [`StageError::Store`].
+    /// [`StageError::Source`] if there are none or the pattern is broken; [`StageError::Store`] if the store fails.
     pub async fn matching_files(&self, source: &str) -> Result<Vec<ObjectMeta>> {
         let refused = |problem: String| StageError::Source { name: source.to_owned(), problem };
         if let Some(file) = self.found(&self.path).await? {
@@ -75,10 +75,10 @@ impl Location {
         Ok(files)
     }
 
-    /// All files below the address itself, sorted by path, and what else stands there.
+    /// Lists all files below the address, sorted by path, with hidden entries counted and faults named.
     ///
     /// # Errors
-    /// [`StageError::Source`] for a listing that cannot be taken; [`StageError::Store`].
+    /// [`StageError::Source`] for a listing with an unreadable key; [`StageError::Store`] if the store fails.
     pub(super) async fn files_below(&self, source: &str) -> Result<FolderListing> {
         let mut listing = if self.is_disk {
             disk::files_below(self.path.clone()).await?
@@ -96,24 +96,24 @@ impl Location {
         Ok(listing)
     }
 
-    /// Path of the file `name` in the source's folder.
+    /// Returns the path of the file `name` in the source's folder.
     pub(super) fn file(&self, name: &str) -> Result<Path> {
         joined(&self.folder(), name)
     }
 
-    /// Path of the file `name` below the address itself.
+    /// Returns the path of the file `name` below the address itself.
     pub(super) fn below(&self, name: &str) -> Result<Path> {
         joined(&self.path, name)
     }
 
-    /// Facts of a file; `None` if there is none that can be read.
+    /// Returns the facts of a file; `None` if no readable file exists.
     pub(super) async fn facts(&self, path: &Path) -> Result<Option<FileFacts>> {
         Ok(self.found(path).await?.map(|meta| FileFacts::of(&meta)))
     }
 
-    /// What the store says of a file; `None` if there is none that can be read.
+    /// Returns the store's metadata of a file; `None` if no readable file exists.
     async fn found(&self, path: &Path) -> Result<Option<ObjectMeta>> {
-        // Opening a named pipe would wait for whoever writes into it.
+        // Opening a named pipe would wait for its writer.
         if self.is_disk && disk::size_of(path).await.is_err() {
             return Ok(None);
         }
@@ -124,7 +124,7 @@ impl Location {
         }
     }
 
-    /// Bytes of a file, or of a range of it, as they come, with the file's facts.
+    /// Streams the bytes of a file, or of a range of it, and returns the file's facts.
     pub(super) async fn stream(&self, path: &Path, range: Option<Range<u64>>) -> Result<(BoxStream<'static, Result<Bytes>>, FileFacts)> {
         let location = path.to_string();
         let failed = move |source| StageError::Store { location: location.clone(), source };
@@ -134,19 +134,19 @@ impl Location {
         Ok((found.into_stream().map_err(failed).boxed(), facts))
     }
 
-    /// Name of a file for people and outputs: from the source's folder on, so that it does not tell where the source lies.
+    /// Returns the name of a file for people and outputs. It begins at the source's folder, so it does not tell where the source lies.
     #[must_use]
     pub fn relative(&self, path: &Path) -> String {
         let below = path.prefix_match(&self.folder()).map(|parts| parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"));
         below.filter(|below| !below.is_empty()).unwrap_or_else(|| path.filename().unwrap_or_default().to_owned())
     }
 
-    /// Bytes of a file that a row names, if it has `max_bytes` at most. A fault of the file alone is no error.
+    /// Reads a file that a row names, if it has at most `max_bytes`. A fault of the file alone is no error.
     pub(super) async fn content(&self, path: &Path, max_bytes: u64) -> Result<FileContent> {
         self.content_of(path, None, max_bytes).await
     }
 
-    /// The first `bytes` of a file, or all of a shorter one.
+    /// Reads the first `bytes` of a file, or all of a shorter one.
     pub(super) async fn head(&self, path: &Path, bytes: u64) -> Result<FileContent> {
         self.content_of(path, Some(GetRange::Bounded(0..bytes)), u64::MAX).await
     }
@@ -173,7 +173,7 @@ impl Location {
         found.bytes().await.map_or_else(failed, |bytes| Ok(FileContent::Bytes(bytes)))
     }
 
-    /// Files of the folder that match a pattern.
+    /// Lists the files of the folder that match a pattern.
     async fn matching(&self, pattern: &str) -> Result<Result<Vec<ObjectMeta>>, object_store::Error> {
         let broken = |problem| StageError::Source { name: pattern.to_owned(), problem };
         let matcher = match glob::Pattern::new(pattern) {
@@ -192,7 +192,7 @@ impl Location {
         Ok(Ok(files))
     }
 
-    /// The error for a listing that failed: one with a key that the path type cannot hold is the user's to get round.
+    /// Converts the error of a failed listing. A key that the path type cannot hold is a problem for the user, who can avoid it.
     fn unlisted(&self, source: &str, error: object_store::Error) -> StageError {
         if !matches!(error, object_store::Error::InvalidPath { .. }) {
             return StageError::Store { location: self.path.to_string(), source: error };
@@ -206,7 +206,7 @@ impl Location {
     }
 }
 
-/// An error with its causes in one line.
+/// Returns an error with its causes in one line.
 fn chain_of(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -221,7 +221,7 @@ fn chain_of(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What an error says of one file alone; `None` if it concerns the store.
+/// Returns the content that stands for an error of one file alone; `None` if the error concerns the store.
 fn file_fault(error: &object_store::Error) -> Option<FileContent> {
     use object_store::Error;
     match error {

@@ -1,9 +1,8 @@
-//! `ingest`: raw samples from WebDataset tars, row lists and folders, keys kept.
+//! `ingest`: raw samples of WebDataset tars, row lists and folders, with their keys.
 //!
-//! First stage of `prepare`. [`scan`] reads a source once and cuts it into units, of which it keeps where they stand; [`Ingest`] reads a
-//! unit's rows again and sends them.
-//! Codes may be given instead of a picture; they travel as its bytes.
-//! A sample that cannot be used is sent with a refusal: nothing that the source holds is left out in silence.
+//! First stage of `prepare`. [`scan()`] reads a source once and cuts it into units; it keeps only their places. [`Ingest`] reads a unit's
+//! rows again and sends them. Given codes travel as the bytes of their picture. A sample that cannot be used is sent with a refusal:
+//! nothing in the source is dropped silently.
 
 mod annotations;
 mod config;
@@ -28,9 +27,9 @@ pub use planned::{PlannedUnit, UnitPlace};
 pub use scan::{NoMemory, ScanMemory, ScanOptions, ScannedSource, scan};
 pub use unit::Ingest;
 
-/// Revision of this stage's code: raised when the same input gives other rows.
+/// Revision of this stage's code; raised when the same input gives other rows.
 pub const REVISION: u32 = 6;
-/// The stage's name.
+/// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "ingest";
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
-//! Names of files as sources write them, and the patterns that stand for several.
+//! Names of files in sources, and patterns that stand for several files.
 //!
-//! Names are taken as they are written: nothing in them is decoded or encoded.
+//! Names are taken as they are written, without decoding or encoding.
 
 use object_store::path::Path;
 
-/// Most files that one range may stand for.
+/// Largest number of files in one range.
 const MAX_RANGE: u64 = 1_000_000;
 
-/// The path of `name` in `folder`, whatever characters it has.
+/// Returns the path of `name` in `folder`, whatever its characters.
 pub(super) fn joined(folder: &Path, name: &str) -> Result<Path, String> {
     Path::parse(format!("{folder}/{name}")).map_err(|error| format!("it is no path: {error}"))
 }
 
-/// The path that a row names: from the folder of its file, unless it begins at the root of the store; `..` leads one folder up.
+/// Resolves the path that a row names: relative to the folder of its file, unless it begins with `/`; `..` leads one folder up.
 pub(super) fn resolved(folder: &Path, name: &str, is_disk: bool) -> Result<Path, String> {
     if name.split_once("://").is_some_and(|(scheme, _)| !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())) {
         return Err("it is an address; only paths are read".to_owned());
@@ -22,7 +22,7 @@ pub(super) fn resolved(folder: &Path, name: &str, is_disk: bool) -> Result<Path,
     let mut parts: Vec<&str> = folder.as_ref().split('/').filter(|part| !part.is_empty()).collect();
     for part in name.strip_prefix('/').unwrap_or(name).split('/') {
         match part {
-            // Disks take several slashes for one; keys of object stores do not.
+            // Disks treat several slashes as one; keys of object stores do not.
             "" if !is_disk => return Err("a key with an empty part between slashes cannot be read".to_owned()),
             "" | "." => {}
             ".." => drop(parts.pop()),
@@ -32,12 +32,12 @@ pub(super) fn resolved(folder: &Path, name: &str, is_disk: bool) -> Result<Path,
     Path::parse(parts.join("/")).map_err(|error| format!("it is no path: {error}"))
 }
 
-/// Whether a name is a pattern.
+/// Checks whether a name is a pattern.
 pub(super) fn is_pattern(name: &str) -> bool {
     name.contains(['*', '?', '['])
 }
 
-/// For an error about a name with braces or brackets: the patterns that are known.
+/// Returns advice on patterns, for an error about a name with braces or brackets.
 pub(super) fn known_patterns(name: &str) -> &'static str {
     if name.contains(['*', '?', '[', '{']) {
         "; in its last part * stands for any characters, ? for one, [abc] for one of these, {000..127} for numbers, and nothing else is a pattern"
@@ -46,7 +46,7 @@ pub(super) fn known_patterns(name: &str) -> &'static str {
     }
 }
 
-/// The names that a name with ranges of numbers (`{000..127}`) stands for, in order of the numbers.
+/// Expands the ranges of numbers (`{000..127}`) in a name, in order of the numbers.
 pub(super) fn expanded(name: &str) -> Result<Vec<String>, String> {
     let Some((before, range, after)) = first_range(name) else { return Ok(vec![name.to_owned()]) };
     let (from, to) = range;
@@ -60,7 +60,7 @@ pub(super) fn expanded(name: &str) -> Result<Vec<String>, String> {
     Ok((first..=last).flat_map(|number| rest.iter().map(move |rest| format!("{before}{number:0width$}{rest}"))).collect())
 }
 
-/// What stands before the first range of numbers, its two ends, and what stands behind it.
+/// Returns the text before the first range of numbers, its two ends, and the text behind it.
 fn first_range(name: &str) -> Option<(&str, (&str, &str), &str)> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     name.match_indices('{').find_map(|(open, _)| {

@@ -1,4 +1,4 @@
-//! Units as they are planned: what a unit is and where its rows stand, small enough to be sent to a worker as JSON.
+//! Planned units: identity, and place of the rows in the source. They are small, so they can be sent to a worker as JSON.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -9,54 +9,54 @@ use serde::{Deserialize, Serialize};
 use super::webdataset::TarPart;
 use crate::error::{Result, StageError};
 
-/// A unit with what is needed to read it from its source: no rows, so that a plan stays small.
+/// A unit with all that is needed to read it from its source. It has no rows, so that a plan stays small.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlannedUnit {
-    /// What the unit is. The file stands in the source's folder.
+    /// Identity of the unit. Its file lies in the source's folder.
     pub unit: SourceUnit,
-    /// Where its rows stand.
+    /// Place of the rows.
     pub place: UnitPlace,
 }
 
-/// Consecutive rows of a file, or of a folder.
+/// Consecutive rows of a file or a folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnitPlace {
-    /// The first row.
+    /// Index of the first row.
     pub first_row: u64,
-    /// Number of rows: more than the unit's own if that consists of some of them.
+    /// Number of rows; it exceeds that of a unit of chosen rows.
     pub rows: u64,
-    /// How to find them.
+    /// Layout-specific part of the place.
     pub(super) layout: Layout,
 }
 
-/// How the rows of a unit are found.
+/// Place of a unit's rows, by layout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Layout {
     /// Samples of a tar.
     Tar(TarPart),
-    /// Bytes of a row list; `first_line` counts from 0, empty lines included.
+    /// Byte range of a row list; `first_line` counts from 0, blank lines included.
     Lines { start: u64, end: u64, first_line: u64 },
     /// Entries of a folder.
     Files(Vec<FolderFile>),
 }
 
-/// An entry of a folder: an image, or something that is refused.
+/// An entry of a folder: an image, or an entry to refuse.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FolderFile {
-    /// Its path from the folder on.
+    /// Path from the folder on.
     pub(super) name: String,
-    /// Names of the annotations beside it.
+    /// Names of the annotations beside the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) beside: Vec<String>,
-    /// Why it is refused, if it is known without reading it: reason and detail.
+    /// Refusal that is known without reading the entry: reason and detail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) refusal: Option<(String, String)>,
 }
 
-/// What a store says of a file without reading it: a file with other facts is another one.
+/// Metadata of a file. A file with other facts counts as another one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FileFacts {
     size: u64,
@@ -66,7 +66,7 @@ pub(super) struct FileFacts {
     modified: i64,
 }
 
-/// Time that a file must have been left alone for its facts to be trusted: file systems may count in seconds.
+/// Age in microseconds at which a file's facts are trusted: file systems may count in seconds.
 const SETTLED_AFTER_US: i64 = 2_000_000;
 
 impl FileFacts {
@@ -74,7 +74,7 @@ impl FileFacts {
         Self { size: meta.size, e_tag: meta.e_tag.clone(), modified: meta.last_modified.timestamp_micros() }
     }
 
-    /// Facts of a file of this machine, by what the system says of it.
+    /// Returns the facts of a file on this machine, from the system's metadata.
     pub(super) fn of_disk(meta: &std::fs::Metadata) -> Self {
         let modified = meta.mtime().saturating_mul(1_000_000).saturating_add(meta.mtime_nsec() / 1000);
         Self { size: meta.len(), e_tag: Some(format!("{:x}-{:x}-{:x}", meta.ino(), modified, meta.len())), modified }
@@ -84,7 +84,7 @@ impl FileFacts {
         self.size
     }
 
-    /// Whether the file can no longer be changed without its facts changing, too.
+    /// Checks whether the file is old enough that a further change would change its facts.
     pub(super) fn is_settled(&self) -> bool {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
         now - self.modified > SETTLED_AFTER_US
@@ -92,16 +92,16 @@ impl FileFacts {
 }
 
 impl PlannedUnit {
-    /// A unit of all rows that `place` holds.
+    /// Returns a unit of all rows of its place.
     pub(super) fn whole(unit: SourceUnit, layout: Layout) -> Self {
         let place = UnitPlace { first_row: unit.first_row, rows: unit.rows, layout };
         Self { unit, place }
     }
 
-    /// The unit of some rows of this one, which is whole; rows are those of the file.
+    /// Returns the unit of some rows of this one, which is whole; rows are numbered as in the file.
     ///
     /// # Errors
-    /// [`StageError::Source`] if there are no rows, or they are not in ascending order, or not of this unit.
+    /// [`StageError::Source`] if there are no rows, if they do not ascend, or if they do not belong to this unit.
     pub fn only(&self, rows: &[u64]) -> Result<Self> {
         let unit = SourceUnit { rows: rows.len() as u64, only: rows.to_vec(), ..self.unit.clone() };
         let some = Self { unit, place: self.place.clone() };
@@ -112,17 +112,17 @@ impl PlannedUnit {
         Ok(some)
     }
 
-    /// Whether the unit consists of all rows of its place.
+    /// Checks whether the unit consists of all rows of its place.
     pub(super) const fn is_whole(&self) -> bool {
         self.unit.only.is_empty()
     }
 
-    /// Whether `row` of the file belongs to the unit.
+    /// Checks whether `row` of the file belongs to the unit.
     pub(super) fn has(&self, row: u64) -> bool {
         self.is_whole() || self.unit.only.binary_search(&row).is_ok()
     }
 
-    /// Checks that unit and place fit together.
+    /// Checks that unit and place match.
     pub(super) fn check(&self) -> Result<()> {
         let (unit, place) = (&self.unit, &self.place);
         let place_end = place.first_row.saturating_add(place.rows);
@@ -142,7 +142,7 @@ impl PlannedUnit {
         StageError::Source { name: self.unit.source.clone(), problem: format!("a unit of {} cannot be read: {problem}", self.unit.file) }
     }
 
-    /// The error for a file that is not what it was when the unit was planned.
+    /// Returns the error for a file that has changed since the unit was planned.
     pub(super) fn changed(&self, problem: impl Into<String>) -> StageError {
         StageError::Changed { source_name: self.unit.source.clone(), file: self.unit.file.clone(), problem: problem.into() }
     }

@@ -1,4 +1,4 @@
-//! Rows of lists: one JSON object a line; those that follow each other and name one image are one sample, if the source is grouped so.
+//! Rows of lists: one JSON object a line. If the source is grouped by image, consecutive rows that name one image make one sample.
 
 use std::collections::BTreeMap;
 
@@ -12,39 +12,39 @@ use super::names::resolved;
 use crate::codes;
 use crate::error::{Result, StageError};
 
-/// Most rows of one sample: beyond them a further one begins, which is a duplicate.
+/// Largest number of rows in one sample; after these another sample begins, which is a duplicate.
 const MAX_ROWS: usize = 1000;
 
-/// How rows of a list are read.
+/// Settings for reading rows of a list.
 #[derive(Debug, Clone)]
 pub(super) struct RowReading {
-    /// Folder that images are looked for in.
+    /// Folder that image paths are relative to.
     pub folder: Path,
-    /// As [`super::Location::is_disk`].
+    /// `true` for files on this machine's disks, as [`super::Location::is_disk`].
     pub is_disk: bool,
-    /// Whether rows that follow each other and name one image are one sample.
+    /// `true` if consecutive rows that name one image are one sample.
     pub by_image: bool,
 }
 
-/// A sample with the lines that it consists of.
+/// A sample, and the range of its lines.
 #[derive(Debug)]
 pub(super) struct ListSample {
     pub sample: FileSample,
-    /// Number of its first line.
+    /// Number of the first line.
     pub line: u64,
-    /// Offset of its first byte.
+    /// Offset of the sample's first byte.
     pub start: u64,
-    /// Offset behind its last line.
+    /// Offset behind the sample's last line.
     pub end: u64,
 }
 
-/// Samples of a list, in order.
+/// Reader of the samples of a list, in order.
 pub(super) struct ListSamples {
     lines: Lines,
     reading: RowReading,
-    /// A row behind the last sample.
+    /// Row behind the last sample, already read.
     ahead: Option<ListRow>,
-    /// Names of source and file, until the first line was looked at.
+    /// Names of source and file, until the first line has been checked.
     unchecked: Option<(String, String)>,
 }
 
@@ -55,24 +55,24 @@ struct ListRow {
     start: u64,
     end: u64,
     row: Row,
-    /// What the row has instead of an image, if it names none.
+    /// Description of a row that names no image.
     no_image: Option<String>,
-    /// Why the line is no row, if it is none.
+    /// Problem of a line that is no row.
     problem: Option<String>,
 }
 
 impl ListSamples {
-    /// Samples of `lines`, which are part of a list.
+    /// Reads samples from `lines`, a part of a list.
     pub(super) const fn new(lines: Lines, reading: RowReading) -> Self {
         Self { lines, reading, ahead: None, unchecked: None }
     }
 
-    /// Samples of a whole list, the file `file` of the source `source`. The first one is an error if the file is no list.
+    /// Reads samples from a whole list, the file `file` of the source `source`. The first call of `next` fails if the file is no list.
     pub(super) fn of_list(lines: Lines, reading: RowReading, source: &str, file: &str) -> Self {
         Self { unchecked: Some((source.to_owned(), file.to_owned())), ..Self::new(lines, reading) }
     }
 
-    /// The next sample; `None` at the end.
+    /// Returns the next sample; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<ListSample>> {
         let Some(mut first) = self.row().await? else { return Ok(None) };
         let mut rows = 1;
@@ -123,12 +123,12 @@ impl ListRow {
         Self { number, start, end, row, no_image, problem }
     }
 
-    /// Whether `next` is about the same image.
+    /// Checks whether `next` names the same image.
     fn has_image_of(&self, next: &Self) -> bool {
         self.row.image.is_some() && self.row.image == next.row.image
     }
 
-    /// Adds what a further row says of the same image.
+    /// Adds the content of a further row about the same image.
     fn join(&mut self, next: Self) {
         self.end = next.end;
         let Row { images, mut reading, .. } = next.row;
@@ -170,13 +170,14 @@ impl ListRow {
     }
 }
 
-/// Takes out of `more` what `annotations` say already, and counts what can stand once only and differs.
+/// Removes from `more` the content that `annotations` already have, and counts single values that differ.
 fn leave_out_repeats(annotations: &Annotations, more: &mut Reading) {
     fn keep_new<T: PartialEq>(known: &[T], more: &mut Vec<T>) {
         more.retain(|item| !known.contains(item));
     }
     let Reading { annotations: more, dropped, .. } = more;
-    // Equal captions are found when the sample's reading ends, where they are counted; rows repeat them for each of their questions.
+    // The end of the sample's reading drops equal captions and counts them. Rows repeat captions for each question, so such repeats do not
+    // count.
     keep_new(&annotations.captions, &mut more.captions);
     keep_new(&annotations.questions, &mut more.questions);
     keep_new(&annotations.boxes, &mut more.boxes);

@@ -1,4 +1,4 @@
-//! Samples as `ingest` sends them, made of what a tar, a list or a folder holds.
+//! Samples as `ingest` sends them, built from the content of a tar, a list or a folder.
 
 use cm3flow_schemas::sample::{self, Annotations, DroppedPart, MAIN_IMAGE, Refusal, RoleImage};
 use cm3flow_schemas::{ImageId, SampleId};
@@ -42,7 +42,7 @@ impl RawSample {
         let image_id = ImageId::of(main.map_or(&[], |image| image.bytes.as_slice()));
         let refusal = self.refusal.or_else(|| main.is_none().then(|| Refusal::new(NAME, "no_image", "the sample has no image")));
         RawRow {
-            // A refused sample may lack all content; its key keeps it apart from others.
+            // A refused sample may lack all content; its key distinguishes it from others.
             sample_id: if refusal.is_some() && self.images.is_empty() {
                 keyed_id(source, &self.key, row)
             } else {
@@ -59,7 +59,7 @@ impl RawSample {
         }
     }
 
-    /// Takes annotations, or a refusal if they are of no use.
+    /// Takes annotations, or refuses the sample if they are useless.
     fn take(&mut self, reading: Reading) {
         if let Some(problem) = &reading.problem {
             tracing::info!(key = self.key, problem, "annotations could not be read in full");
@@ -73,7 +73,7 @@ impl RawSample {
         }
     }
 
-    /// Refuses the sample, unless it is refused already.
+    /// Refuses the sample, unless it already is.
     fn refuse(&mut self, reason: &str, detail: impl Into<String>) {
         self.refusal.get_or_insert_with(|| Refusal::new(NAME, reason, detail));
     }
@@ -85,7 +85,7 @@ impl RawSample {
         }
     }
 
-    /// An interleaved document without a picture of its own is known by its first one.
+    /// Makes the first picture of an interleaved document its main one, if it has no other.
     fn make_first_item_main(&mut self) {
         let has_main = self.images.iter().any(|image| image.role == MAIN_IMAGE);
         let Some(first) = self.annotations.items.iter().find_map(|item| item.image.clone()).filter(|_| !has_main) else { return };
@@ -105,7 +105,7 @@ fn keyed_id(source: &str, key: &str, row: u64) -> SampleId {
     )
 }
 
-/// Whether a member is read: others (a .cls) are not ours to judge.
+/// Checks whether a member is read. Others, such as a .cls, are left to their users.
 pub(super) fn is_read(extension: &str) -> bool {
     let (stem, last) = extension.rsplit_once('.').map_or((None, extension), |(stem, last)| (Some(stem), last));
     (stem.is_none() && matches!(last, "json" | "txt")) || is_image_extension(last) || is_codes_extension(last)
@@ -113,25 +113,25 @@ pub(super) fn is_read(extension: &str) -> bool {
 
 /// A member that was read.
 struct ReadMember {
-    /// What stands in front of the last dot, or [`MAIN_IMAGE`].
+    /// Part of the extension before the last dot, or [`MAIN_IMAGE`].
     role: String,
-    /// All that follows the key.
+    /// Part of the name behind the key.
     extension: String,
     bytes: Vec<u8>,
 }
 
 /// A member that could not be read.
 struct UnreadMember {
-    /// As [`ReadMember::role`].
+    /// Role, as [`ReadMember::role`].
     role: String,
-    /// All that follows the key.
+    /// Part of the name behind the key.
     extension: String,
-    /// Why, as a reason of refusal.
+    /// Reason of a refusal.
     reason: &'static str,
     detail: String,
 }
 
-/// A sample of the tar `name`, which may have the offset of another one with its key.
+/// Builds a sample of the tar `name`. `repeated_at` is the offset of another sample with the same key.
 pub(super) fn of_tar(found: TarSample, name: &str, repeated_at: Option<u64>, options: &ReadOptions) -> RawSample {
     let mut sample = RawSample { key: found.key.clone(), ..RawSample::default() };
     found.strays.iter().for_each(|stray| DroppedPart::add(&mut sample.dropped, &format!("members.{stray}"), 1));
@@ -173,7 +173,7 @@ fn is_picture(extension: &str) -> bool {
 }
 
 impl RawSample {
-    /// The members that could be read, and those that could not; members that nobody asked for are counted.
+    /// Separates the members that were read from those that could not be. Members that nobody needs are counted.
     fn read_members(&mut self, found: TarSample, options: &ReadOptions) -> (Vec<ReadMember>, Vec<UnreadMember>) {
         let (mut members, mut unread) = (Vec::new(), Vec::new());
         for member in found.members {
@@ -200,7 +200,7 @@ impl RawSample {
         (members, unread)
     }
 
-    /// Refuses the sample for a member that could not be read and is asked for; others are counted, as if they had been read.
+    /// Refuses the sample for an unread member that is needed. Others are counted, as if they had been read.
     fn judge_unread(&mut self, unread: Vec<UnreadMember>, options: &ReadOptions) {
         let named = self.named_roles();
         for UnreadMember { role, extension, reason, detail } in unread {
@@ -212,7 +212,7 @@ impl RawSample {
         }
     }
 
-    /// Roles that annotations name.
+    /// Returns the roles that annotations name.
     fn named_roles(&mut self) -> Vec<String> {
         image_names(&mut self.annotations).map(|(_, name)| name.clone()).collect()
     }
@@ -220,7 +220,7 @@ impl RawSample {
     /// Takes annotations and images of a tar's sample.
     fn take_members(&mut self, members: Vec<ReadMember>, options: &ReadOptions) {
         let (mut pictures, mut given) = (Vec::new(), Vec::new());
-        // Captions of the JSON come first, whatever stands first in the tar.
+        // Captions of the JSON come first, in any order of members.
         let (mut reading, mut texts) = (Reading::default(), Reading::default());
         for member in members {
             let last = member.extension.rsplit('.').next().unwrap_or_default();
@@ -247,7 +247,7 @@ impl RawSample {
         self.make_first_item_main();
     }
 
-    /// Makes roles of the names by which annotations name members.
+    /// Replaces the names of members in annotations by roles.
     fn name_roles(&mut self) {
         for (_, name) in image_names(&mut self.annotations) {
             if let Some((stem, extension)) = name.rsplit_once('.')
@@ -261,12 +261,12 @@ impl RawSample {
         }
     }
 
-    /// Takes the images that something names; others are counted, and encoded for nobody.
+    /// Takes the images that are needed. Others are counted, and need not be encoded.
     fn take_images(&mut self, pictures: Vec<ReadMember>, given: Vec<ReadMember>, options: &ReadOptions) {
         let named = self.named_roles();
         let is_named = |role: &str| role == MAIN_IMAGE || named.iter().any(|name| name == role);
         let pictures = pictures.into_iter().map(|member| (is_named(&member.role) || options.roles.contains(&member.role), member));
-        // Tars hold embeddings and the like as .npy, too: codes are those that stand where a picture is missing.
+        // Tars may have embeddings as .npy, too. Codes are only those in place of a missing picture.
         let given = given.into_iter().map(|member| (is_named(&member.role), member));
         for (is_wanted, member) in pictures.chain(given).collect::<Vec<_>>() {
             if is_wanted && !self.images.iter().any(|image| image.role == member.role) {
@@ -278,7 +278,7 @@ impl RawSample {
     }
 }
 
-/// A sample with the contents of its images, in the order of [`FileSample::pictures`].
+/// Builds a sample with the contents of its images, in the order of [`FileSample::pictures`].
 pub(super) fn of_files(found: FileSample, contents: Vec<FileContent>, location: &Location, options: &ReadOptions) -> RawSample {
     let mut sample = RawSample { key: found.key, ..RawSample::default() };
     if let Some((reason, detail)) = found.refusal {

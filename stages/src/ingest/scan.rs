@@ -1,8 +1,8 @@
-//! Finds the units of a source without keeping its rows.
+//! Scan that finds the units of a source without keeping its rows.
 //!
-//! Everything is read once, files side by side. What a [`ScanMemory`] still knows is not read again: a tar or a list by its facts (size and
-//! etag, or time of the last change), a run of samples whose images are files by the facts of those files. A memory only saves work:
-//! whatever it says, a unit that is read is checked against what was planned.
+//! Everything is read once, with files in parallel. Content that a [`ScanMemory`] still knows is not read again. A tar or a list is
+//! recognised by its facts (size and etag, or time of the last change), a run of samples with separate images by the facts of those files.
+//! A memory only saves work: each unit is checked against the plan when it is read.
 
 use std::collections::BTreeMap;
 
@@ -28,21 +28,21 @@ use super::rows::ListSamples;
 use super::webdataset::{self, TarIndex};
 use crate::error::{Result, StageError};
 
-/// Files of a source that are scanned side by side.
+/// Number of a source's files scanned in parallel.
 const FILES_AT_ONCE: usize = 4;
-/// Images of a unit that are looked at side by side.
+/// Number of a unit's images read in parallel.
 const IMAGES_AT_ONCE: usize = 8;
 
-/// What earlier scans found, by a key that says of what. Entries may be lost, or be nonsense.
+/// Results of earlier scans, by a key over their inputs. Entries may be lost or damaged.
 pub trait ScanMemory: Send + Sync {
-    /// The entry under `key`, if there is one.
+    /// Returns the entry under `key`, if there is one.
     fn recall(&self, key: Digest) -> BoxFuture<'_, Option<Vec<u8>>>;
 
-    /// Keeps `entry` under `key`, if it can.
+    /// Keeps `entry` under `key`, if possible.
     fn remember(&self, key: Digest, entry: Vec<u8>) -> BoxFuture<'_, ()>;
 }
 
-/// Remembers nothing.
+/// Memory that keeps nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct NoMemory;
 
@@ -56,29 +56,29 @@ impl ScanMemory for NoMemory {
     }
 }
 
-/// What a scan is asked for beyond its source.
+/// Options of a scan beside its source.
 #[derive(Clone, Copy)]
 pub struct ScanOptions<'a> {
-    /// Takes at most so many samples.
+    /// Largest number of samples to take.
     pub limit: Option<u64>,
-    /// Units of the version before, of any source, oldest first: where they still are, units are cut as they were.
+    /// Units of the version before, of any source, oldest first. Their cuts are kept where they still apply.
     pub before: &'a [SourceUnit],
-    /// The source's address in full, which tells apart what the memory keeps.
+    /// Full address of the source, which separates its entries in the memory.
     pub address: &'a str,
-    /// What earlier scans found.
+    /// Results of earlier scans.
     pub memory: &'a dyn ScanMemory,
-    /// How the source's rows are read.
+    /// Settings for reading the source's rows.
     pub reading: &'a ReadOptions,
 }
 
-/// All units of a source, in order, with the number of bytes that the source's files have.
+/// Units of a source, with sizes and counts.
 #[derive(Debug, Default, PartialEq)]
 pub struct ScannedSource {
     /// Units, in order of files and rows.
     pub units: Vec<PlannedUnit>,
-    /// Bytes of the files that samples are read from, as far as they are listed.
+    /// Total size of the listed files that samples are read from, in bytes.
     pub bytes: u64,
-    /// Files of a folder that are left alone: numbers by extension.
+    /// Numbers of a folder's skipped files, by extension.
     pub left: BTreeMap<String, u64>,
 }
 
@@ -108,7 +108,7 @@ pub async fn scan(config: &SourceConfig, location: &Location, options: ScanOptio
             scanned.units.extend(found);
         }
     }
-    // A limit may leave out all of a source that the version before has.
+    // A limit may exclude a source that the version before has.
     if scanned.units.is_empty() && options.limit.is_none() {
         let left: Vec<String> = scanned.left.iter().map(|(what, count)| format!("{count} {what}")).collect();
         let left = if left.is_empty() { String::new() } else { format!(" among its files ({})", left.join(", ")) };
@@ -118,7 +118,7 @@ pub async fn scan(config: &SourceConfig, location: &Location, options: ScanOptio
     Ok(scanned)
 }
 
-/// An entry of the memory: what was found, with a digest that tells whether it is whole.
+/// An entry of the memory, with a digest that detects damage.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry<T> {
@@ -126,7 +126,7 @@ struct Entry<T> {
     check: Digest,
 }
 
-/// A scan of one source.
+/// Scan of one source.
 pub(super) struct Scanning<'a> {
     pub(super) config: &'a SourceConfig,
     pub(super) location: &'a Location,
@@ -134,7 +134,7 @@ pub(super) struct Scanning<'a> {
 }
 
 impl Scanning<'_> {
-    /// Units of one file, at most `limit` samples.
+    /// Returns the units of one file, with at most `limit` samples.
     async fn file(&self, file: &ObjectMeta, limit: u64) -> Result<Vec<PlannedUnit>> {
         match self.config.format {
             SourceFormat::WebDataset => self.tar(file, limit).await,
@@ -182,10 +182,10 @@ impl Scanning<'_> {
             units.push(PlannedUnit::whole(self.unit(&file.location, digest, (row, rows)), part.layout));
             (row, left) = (row + rows, left - rows);
         }
-        // Images may change while their list stays as it is.
+        // Images may change while their list stays the same.
         if !has_images && facts.is_settled() {
             self.remember(key(&cuts), &units).await;
-            // What comes of this is what the next scan cuts by.
+            // The next scan cuts by the units of this one.
             let next = Cuts::new(self.config.unit_samples, units.iter().map(|planned| &planned.unit));
             if next != cuts {
                 self.remember(key(&next), &units).await;
@@ -194,7 +194,7 @@ impl Scanning<'_> {
         Ok(units)
     }
 
-    /// Digest of samples, by what is known of their images, or by reading them.
+    /// Returns the digest of samples, by the facts of their images, or by reading them.
     async fn digest_of_samples(&self, samples: &[FileSample]) -> Result<Digest> {
         let mut rows = UnitHasher::new();
         samples.iter().for_each(|sample| rows.add_row(sample));
@@ -215,7 +215,7 @@ impl Scanning<'_> {
         }
     }
 
-    /// Digest of samples, kept under `key` if their files `are_settled`.
+    /// Reads samples and returns their digest, which it keeps under `key` if their files `are_settled`.
     async fn digest_by_reading(&self, samples: &[FileSample], (key, are_settled): (Digest, bool)) -> Result<Digest> {
         let read: Vec<_> = samples.iter().map(|sample| self.read_digests(sample)).collect();
         let mut read = futures::stream::iter(read).buffered(IMAGES_AT_ONCE);
@@ -233,7 +233,7 @@ impl Scanning<'_> {
         Ok((sample, digests(&sample.read(self.location, self.options.reading.max_member_bytes).await?)))
     }
 
-    /// Units of a folder, at most `limit` samples.
+    /// Returns the units of a folder, with at most `limit` samples.
     async fn units_of_folder(&self, found: &[FolderRow], limit: u64) -> Result<Vec<PlannedUnit>> {
         let cuts = self.cuts(&self.location.path);
         let mut units = Vec::new();
@@ -259,7 +259,7 @@ impl Scanning<'_> {
         self.digest_by_reading(&samples, (key, are_settled)).await
     }
 
-    /// Units of the version before that this source had.
+    /// Iterates over the units of the version before that belong to this source.
     fn before(&self) -> impl Iterator<Item = &SourceUnit> {
         self.options.before.iter().filter(|unit| unit.source == self.config.name)
     }
@@ -274,7 +274,7 @@ impl Scanning<'_> {
         SourceUnit { source: self.config.name.clone(), file, digest, first_row, rows, only: Vec::new() }
     }
 
-    /// Key of what is remembered: what another revision of this stage found, or another way of reading, is something else.
+    /// Returns the key of an entry. It covers the revision of this stage and the settings of reading, since both change results.
     pub(super) fn key(&self, domain: &str, what: &impl Serialize) -> Digest {
         let ReadOptions { by_image, max_member_bytes, .. } = self.options.reading;
         digest_of(domain, &(REVISION, by_image, max_member_bytes, self.options.address, what))
@@ -295,7 +295,7 @@ fn check(key: Digest, found: &impl Serialize) -> Digest {
     digest_of("what a scan found", &(key, found))
 }
 
-/// The next `rows` samples of a list, or as many as it still has; `None` at its end.
+/// Returns the next `rows` samples of a list, or as many as are left; `None` at its end.
 async fn part_of_list(list: &mut ListSamples, rows: u64) -> Result<Option<PartOfList>> {
     let Some(first) = list.next().await? else { return Ok(None) };
     let (start, first_line, mut end) = (first.start, first.line, first.end);

@@ -1,4 +1,4 @@
-//! Every sample of a source is sent once, in order, under its own key; what cannot be used says why.
+//! Ingestion: every sample is sent once, in order, under its own key; unusable content is reported.
 
 #![allow(clippy::unwrap_used)]
 
@@ -69,7 +69,7 @@ fn config(format: SourceFormat, unit_samples: u32) -> SourceConfig {
     SourceConfig { name: "photos".into(), format, url: "unused".into(), unit_samples, group_by, max_member_bytes, orientation }
 }
 
-/// Options of [`config`], with some roles that a configuration may ask for.
+/// Returns options for [`config`], with some roles that a configuration may need.
 fn options() -> ReadOptions {
     ReadOptions::new(&config(SourceFormat::Jsonl, 1), 32 << 20, ["seg", "hed"].map(str::to_owned).into())
 }
@@ -83,7 +83,7 @@ fn scan_of(config: &SourceConfig, location: &Location, limit: Option<u64>) -> Re
     block_on(scan(config, location, ScanOptions { limit, before: &[], address: "test", memory: &NoMemory, reading: &reading }))
 }
 
-/// Sends the samples of a unit; every batch must have the schema of a raw sample.
+/// Sends the samples of a unit, and checks that every batch has the schema of raw samples.
 fn ingest(unit: PlannedUnit, location: &Location) -> Result<RecordBatch> {
     ingest_with(unit, location, options())
 }
@@ -120,7 +120,7 @@ fn rows_of(batch: &RecordBatch) -> Vec<Row> {
     rows::read(batch, &wanted).unwrap()
 }
 
-/// Rows of all units of a source, unit after unit.
+/// Returns the rows of all units of a source, in order.
 fn all_rows(config: &SourceConfig, location: &Location) -> Vec<Row> {
     let scanned = scan_of(config, location, None).unwrap();
     scanned.units.into_iter().flat_map(|unit| rows_of(&ingest(unit, location).unwrap())).collect()
@@ -134,7 +134,7 @@ fn reason(row: &Row) -> Option<(&str, &str)> {
     row.refusal.as_ref().map(|refusal| (refusal.stage.as_str(), refusal.reason.as_str()))
 }
 
-/// Files of every format with good rows and bad ones: a digest of their bytes, and the rows that they give.
+/// Makes files of every format with good and bad rows. Returns a digest of their bytes, and the rows read from them.
 pub(crate) fn every_format() -> (Digest, RecordBatch) {
     let (first, second, third) = (png(&picture(1, 20, 20)), jpeg(&picture(2, 20, 24)), png(&picture(3, 24, 20)));
     let json = br#"{"captions": ["a door"], "boxes": [{"label": "door", "x0": 1, "y0": 2, "x1": 10, "y1": 9}], "edits": [{"instruction": "turn it",
@@ -246,7 +246,7 @@ fn samples_that_lack_something_are_refused_and_not_left_out() {
     ]);
     let found: Vec<(&str, Option<(&str, &str)>)> = rows.iter().map(|row| (row.key.as_str(), reason(row))).collect();
     let bad = Some((NAME, "bad_annotations"));
-    // An image without bytes is left to `filter`.
+    // `filter` judges an image without bytes.
     assert_eq!(
         found,
         [("whole", None), ("textonly", Some((NAME, "no_image"))), ("badjson", bad), ("wrongtype", bad), ("latin", bad), ("empty", None)]
@@ -266,7 +266,7 @@ fn two_samples_without_content_have_ids_of_their_own() {
 fn a_tar_cut_within_a_picture_refuses_that_sample_alone_naming_file_and_offset() {
     let picture = png(&picture(1, 40, 40));
     let whole = tar(&[("x.png", &picture), ("x.txt", b"one"), ("y.png", &picture), ("y.txt", b"two")]);
-    // Header and picture, header and text, header, half a picture.
+    // Content: header and picture, header and text, header, half a picture.
     let end = 512 + picture.len().next_multiple_of(512) + 1024 + 512 + picture.len() / 2;
     let rows = all_rows(&config(SourceFormat::WebDataset, 256), &location(&[("photos.tar", &whole[..end])], "photos.tar"));
     assert_eq!(
@@ -509,7 +509,7 @@ fn a_unit_is_named_by_the_codes_in_its_rows() {
     assert_ne!(digest("[1, 2]"), digest("[2, 1]"));
 }
 
-/// A memory that notes what it could give.
+/// Memory that counts its hits.
 #[derive(Default)]
 struct Counted {
     entries: std::sync::Mutex<std::collections::BTreeMap<cm3flow_schemas::Digest, Vec<u8>>>,
@@ -529,7 +529,7 @@ impl ScanMemory for Counted {
     }
 }
 
-/// Files that were last changed a minute ago.
+/// Files whose last change is a minute old.
 struct OldFiles(tempfile::TempDir);
 
 impl OldFiles {
@@ -557,12 +557,12 @@ fn remembered(config: &SourceConfig, location: &Location, memory: &Counted) -> S
     remembered_behind(&[], config, location, memory)
 }
 
-/// A scan behind a version of the units `before`.
+/// Scans after a version of the units `before`.
 fn remembered_behind(before: &[SourceUnit], config: &SourceConfig, location: &Location, memory: &Counted) -> ScannedSource {
     block_on(scan(config, location, ScanOptions { limit: None, before, address: "test", memory, reading: &options() })).unwrap()
 }
 
-/// One source of each format over the same pictures.
+/// Makes one source of each format with the same pictures.
 fn sources() -> (OldFiles, [(SourceFormat, &'static str); 4]) {
     let pictures: Vec<Vec<u8>> = (0..5).map(|kind| png(&picture(kind, 8, 8))).collect();
     let names: Vec<String> = (0..5).map(|number| format!("{number}.png")).collect();
@@ -593,13 +593,13 @@ fn what_is_remembered_is_what_a_scan_finds() {
         let entries = memory.entries.lock().unwrap().clone();
         assert!(!entries.is_empty() && memory.recalled.lock().unwrap().is_empty(), "{path}");
         assert_eq!(remembered(&config, &location, &memory), first, "{path}");
-        // A list is remembered as the version cuts it, too, that is made of this scan.
+        // A list is also remembered with the cuts of the version made by this scan.
         let made: Vec<SourceUnit> = first.units.iter().map(|planned| planned.unit.clone()).collect();
         assert_eq!(remembered_behind(&made, &config, &location, &memory), first, "{path}");
         assert!(memory.recalled.lock().unwrap().iter().eq(entries.keys()), "{path}: every entry saved a reading");
         assert_eq!(memory.entries.lock().unwrap().len(), entries.len(), "{path}: nothing was read again");
         assert_eq!(scan_of(&config, &location, None).unwrap(), first, "{path}");
-        // Damage of any kind is not trusted.
+        // No damaged entry is used.
         let damaged = |entry: &[u8]| String::from_utf8(entry.to_vec()).unwrap().replacen('1', "2", 1).into_bytes();
         for spoil in [damaged as fn(&[u8]) -> Vec<u8>, |entry| entry[..entry.len() / 2].to_vec(), |_| b"{}".to_vec()] {
             let spoilt = entries.iter().map(|(key, entry)| (*key, spoil(entry))).collect();
@@ -714,18 +714,18 @@ fn a_source_that_changed_after_the_scan_is_an_error_that_names_its_file() {
         let error = ingest(units[index].clone(), &files.location(path)).unwrap_err();
         assert!(matches!(&error, StageError::Changed { file, .. } if *file == path), "{path}: {error:?}");
     };
-    // A tar of other bytes; one that is shorter than where the unit begins.
+    // A tar of other bytes, and one that ends before the unit begins.
     files.write("photos.tar", &tar(&[("0.png", &picture), ("1.png", &picture), ("2.png", &picture)]), 30);
     changed(0);
     files.write("photos.tar", b"short", 30);
     changed(0);
-    // A line, another number of lines, fewer bytes.
+    // Another line, another number of lines, fewer bytes.
     let rows = std::fs::read_to_string(files.0.path().join("codes.jsonl")).unwrap();
     for other in [rows.replace("[1, 2]", "[1, 3]"), rows.replace("[1, 2]}", "[1]}\n "), rows[..30].to_owned(), String::new()] {
         files.write("codes.jsonl", other.as_bytes(), 30);
         changed(2);
     }
-    // An image, and annotations that came and went.
+    // Another image, and annotations added and removed.
     files.write("in/2.png", b"other", 30);
     changed(1);
     changed(3);

@@ -1,6 +1,6 @@
-//! Reads a unit from its source and sends its samples.
+//! Reading of a unit: sends the unit's samples from its source.
 //!
-//! What is read must be what was planned: a tar by its facts, samples whose images are files by the unit's digest.
+//! The content must equal the planned one: a tar is checked by its facts, samples with separate images by the unit's digest.
 
 use arrow::datatypes::SchemaRef;
 use cm3flow_schemas::{columns, rows};
@@ -21,12 +21,12 @@ use crate::channel::BatchSender;
 use crate::error::{Result, StageError};
 use crate::stage::{Revised, Source};
 
-/// Rows of a batch: few, since each carries encoded images.
+/// Number of rows in a batch: few, since each has encoded images.
 const BATCH_ROWS: usize = 16;
-/// Samples whose images are fetched side by side.
+/// Number of samples whose images are fetched in parallel.
 const SAMPLES_AT_ONCE: usize = 8;
 
-/// The source of `prepare`: sends [`columns::raw_sample`] for every sample of a unit, in order.
+/// First stage of `prepare`, a source: sends [`columns::raw_sample`] for every sample of a unit, in order.
 #[derive(Debug)]
 pub struct Ingest {
     planned: PlannedUnit,
@@ -65,7 +65,7 @@ impl Ingest {
         let changed = || self.planned.changed("its size, etag or time of change is another");
         let (mut samples, found) = match webdataset::samples(&self.location, &path, part, (is_read, self.options.max_member_bytes)).await {
             Ok(found) => found,
-            // A tar that became shorter has no such bytes.
+            // A tar that has become shorter lacks these bytes.
             Err(error) => {
                 let is_other = self.location.facts(&path).await?.is_some_and(|now| now != part.facts);
                 return Err(if is_other { changed() } else { error });
@@ -85,7 +85,7 @@ impl Ingest {
         Ok(())
     }
 
-    /// Sends samples whose images are files, all of the unit's place, if their digest is the unit's.
+    /// Sends samples whose images are files, all of the unit's place. Checks that their digest is the unit's.
     async fn send_files(&self, found: BoxStream<'_, Result<FileSample>>, batches: &mut Batches<'_>) -> Result<()> {
         let rows = self.planned.place.first_row..;
         let mut read = futures::stream::iter(rows).zip(found).map(|(row, sample)| self.with_images(row, sample)).buffered(SAMPLES_AT_ONCE);
@@ -101,20 +101,20 @@ impl Ingest {
         Ok(())
     }
 
-    /// A sample with its images if `row` belongs to the unit.
+    /// Returns a sample, with its images if `row` belongs to the unit.
     async fn with_images(&self, row: u64, sample: Result<FileSample>) -> Result<(FileSample, Option<Vec<FileContent>>)> {
         let sample = sample?;
         let images = if self.planned.has(row) { Some(sample.read(&self.location, self.options.max_member_bytes).await?) } else { None };
         Ok((sample, images))
     }
 
-    /// Samples of the bytes from `start` to `end` of a list.
+    /// Streams the samples in the bytes from `start` to `end` of a list.
     async fn of_lines(&self, (start, end): (u64, u64), first_line: u64) -> Result<BoxStream<'_, Result<FileSample>>> {
         let path = self.location.file(&self.planned.unit.file)?;
         let changed = |size| self.planned.changed(format!("it has {size} bytes where the unit ends at {end}"));
         let (body, facts) = match self.location.stream(&path, Some(start..end)).await {
             Ok(found) => found,
-            // A list that became shorter may have no such bytes.
+            // A list that has become shorter may lack these bytes.
             Err(error) => {
                 return Err(self.location.facts(&path).await?.filter(|now| now.size() < end).map_or(error, |now| changed(now.size())));
             }
@@ -155,12 +155,12 @@ impl Source for Ingest {
     }
 }
 
-/// Numbers rows and sends them in batches.
+/// Sender that numbers rows and groups them into batches.
 struct Batches<'a> {
     source: &'a str,
     out: &'a BatchSender,
     waiting: Vec<RawRow>,
-    /// Rows so far, those that wait included.
+    /// Number of rows so far, waiting ones included.
     sent: u64,
 }
 

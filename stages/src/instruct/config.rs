@@ -1,4 +1,4 @@
-//! Which tasks make documents, how, and how often.
+//! Configuration of `instruct`: the mixture of tasks, and settings of each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::template::{DEFAULT_TASKS, Form, Loss, Order, Task, Templates, parse_tasks};
 use crate::error::Result;
 
-/// Least and most that a share may thin out or multiply a task's records.
+/// Limits of the factor by which a share changes a task's number of records.
 ///
 /// # Source
 /// CM3Leon paper, appendix E.1: down- and up-sampling clipped at 0.3 and 3 of the natural frequency.
@@ -18,25 +18,25 @@ const SAMPLING: std::ops::RangeInclusive<f64> = 0.3..=3.0;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct InstructConfig {
-    /// Tasks by name, each a weight or a table of settings. Default: every task there is, with weight 1.
+    /// Tasks by name, each with a weight or a table of settings. Default: every known task, with weight 1.
     pub tasks: BTreeMap<String, TaskConfig>,
-    /// Tasks of one's own, in the format of `stages/src/instruct/templates.toml`; one with the name of a task that is there replaces it.
+    /// Further tasks, in the format of `stages/src/instruct/templates.toml`. One with the name of a known task replaces it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub templates: BTreeMap<String, Task>,
-    /// What becomes of a record that is too long without retrieved pairs. Default `cut`.
+    /// Treatment of a record that is too long without retrieved pairs. Default `cut`.
     pub long_text: LongText,
-    /// Weight of the tokens of retrieved pairs as prediction targets, 0..=1. Default 1.
+    /// Loss weight of the tokens of retrieved pairs, 0..=1. Default 1.
     pub retrieved_loss: f32,
 }
 
-/// What becomes of a record that is too long.
+/// Treatment of a record that is too long.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LongText {
-    /// Texts that may be cut lose their end, the longest first; what is still too long is refused.
+    /// Texts that may be cut lose their end, the longest first. A record that is still too long is refused.
     #[default]
     Cut,
-    /// It is refused.
+    /// The record is refused.
     Refuse,
 }
 
@@ -44,18 +44,18 @@ pub enum LongText {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(from = "TaskEntry", into = "TaskEntry")]
 pub struct TaskConfig {
-    /// Records made of each item, 0 or more, at most 100; a fraction is drawn. Default 1.
+    /// Number of records made of each item, 0..=100; a fraction is drawn. Default 1.
     pub weight: f64,
-    /// Share of the task among all records of a window, above 0 and at most 1: the weight is multiplied by it over the task's natural share, but by
-    /// 0.3 at least and 3 at most. None by default.
+    /// Share of the task among all records of a window, above 0 and at most 1. The weight is multiplied by this share over the task's
+    /// natural share; the factor is clamped to 0.3..=3. None by default.
     pub share: Option<f64>,
-    /// Most records of one sample, 1 or more. No limit by default.
+    /// Largest number of records of one sample, 1 or more. No limit by default.
     pub most_per_sample: Option<u32>,
-    /// Whether its records are masked. Default: the task's.
+    /// Masking of the task's records. Default: that of the task.
     pub form: Option<Form>,
-    /// What comes first. Default: the task's.
+    /// Order of text and image. Default: that of the task.
     pub order: Option<Order>,
-    /// What is learnt. Default: the task's.
+    /// Tokens with loss. Default: those of the task.
     pub loss: Option<Loss>,
 }
 
@@ -66,14 +66,14 @@ impl Default for TaskConfig {
 }
 
 impl TaskConfig {
-    /// As the task is, with this weight.
+    /// Returns the task's own settings with this weight.
     #[must_use]
     pub const fn of_weight(weight: f64) -> Self {
         Self { weight, share: None, most_per_sample: None, form: None, order: None, loss: None }
     }
 }
 
-/// How a task stands in a file: `pair = 1.0`, or `pair = { weight = 1.0, order = "either" }`.
+/// Entry of a task in a file: `pair = 1.0`, or `pair = { weight = 1.0, order = "either" }`.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 enum TaskEntry {
@@ -130,17 +130,17 @@ impl Default for InstructConfig {
 }
 
 impl InstructConfig {
-    /// Settings of a task; `None` for one that makes no records.
+    /// Returns the settings of a task; `None` for one that makes no records.
     #[must_use]
     pub fn task(&self, name: &str) -> Option<TaskConfig> {
         let task = if self.tasks.is_empty() { Some(TaskConfig::default()) } else { self.tasks.get(name).cloned() };
         task.filter(|task| task.weight > 0.0)
     }
 
-    /// The templates of the tasks that make records, as they are configured.
+    /// Returns the templates of the tasks that make records, with their settings.
     ///
     /// # Errors
-    /// As [`Templates::try_new`].
+    /// Those of [`Templates::try_new`].
     pub fn templates(&self) -> Result<Templates> {
         let configured = |(name, task): (String, Task)| {
             let config = self.task(&name)?;
@@ -149,19 +149,19 @@ impl InstructConfig {
         Templates::try_new(self.known_tasks()?.into_iter().filter_map(configured).collect())
     }
 
-    /// Roles of images that tasks name, but for those of the sample itself, of its items, and those that `derive` makes.
+    /// Returns the roles of images that tasks name, except those of the main image, of items, and of images that `derive` makes.
     ///
     /// # Errors
-    /// As [`Self::image_roles`].
+    /// Those of [`Self::image_roles`].
     pub fn condition_roles(&self) -> Result<BTreeSet<String>> {
         const OTHERS: [&str; 5] = [MAIN_IMAGE, EDGE_IMAGE, SCRIBBLE_IMAGE, SEGMENTATION_IMAGE, OUTLINE_IMAGE];
         Ok(self.image_roles()?.into_iter().filter(|role| !OTHERS.contains(&role.as_str())).collect())
     }
 
-    /// Roles of images that tasks name, whether they are switched on or not, but for those of the sample's items.
+    /// Returns the roles of images that tasks name, enabled or not, except those of items.
     ///
     /// # Errors
-    /// [`crate::StageError::Template`] for templates that cannot be read.
+    /// [`crate::StageError::Template`] for templates that do not parse.
     pub fn image_roles(&self) -> Result<BTreeSet<String>> {
         const ITEMS: [&str; 3] = ["edit", "mask", "reference"];
         let parts = self.known_tasks()?.into_values().flat_map(|task| task.wordings).flatten();
@@ -174,7 +174,7 @@ impl InstructConfig {
         Ok(tasks)
     }
 
-    /// By what the weight of each task with a share is multiplied, for records that come in the numbers `natural` by themselves.
+    /// Returns the factors for the weights of tasks with a share, given the natural numbers of records `natural`.
     #[must_use]
     pub fn multipliers(&self, natural: &BTreeMap<String, u64>) -> BTreeMap<String, f64> {
         let all: f64 = natural.values().map(|count| *count as f64).sum();
@@ -186,7 +186,7 @@ impl InstructConfig {
         natural.iter().filter_map(multiplier).collect()
     }
 
-    /// Problems of the fields, each with the field's path.
+    /// Returns the problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -195,7 +195,7 @@ impl InstructConfig {
                 let names: Vec<&str> = known.keys().map(String::as_str).collect();
                 let unknown = self.tasks.keys().filter(|task| !known.contains_key(*task));
                 problems.extend(unknown.map(|task| format!("instruct.tasks.{task} is no task; known are {}", names.join(", "))));
-                // One by one, those too that make no records, so that each says what is wrong with it.
+                // Tasks are compiled one by one, those without records too, so that each reports its own problem.
                 for (name, task) in known {
                     let task = match self.task(&name) {
                         Some(config) => task.configured(&config),

@@ -1,4 +1,4 @@
-//! What of a sample a record is made of.
+//! Items of a sample that records are made of.
 
 use cm3flow_schemas::document::ImageRef;
 use cm3flow_schemas::random::Draws;
@@ -7,15 +7,15 @@ use cm3flow_schemas::sample::{Annotations, LabelledBox, Question};
 use super::In;
 use super::template::{Each, Needs, Values};
 
-/// One item of a sample that a task makes a record of.
+/// An item of a sample, with the values that its record may use.
 pub(super) struct Item<'a> {
     pub(super) values: Values<'a>,
-    /// Role of the item's own image, and how parts call it.
+    /// Role of the item's own image, after the name that parts call it by.
     image: Option<(&'static str, &'a str)>,
 }
 
 impl Each {
-    /// Name in files and counts.
+    /// Returns the name in files and counts.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Sample => "sample",
@@ -31,7 +31,7 @@ impl Each {
     }
 }
 
-/// Number of items that a sample has.
+/// Returns the number of items of a sample.
 pub(super) fn item_count(each: Each, sample: &In) -> usize {
     let annotations = &sample.annotations;
     match each {
@@ -46,13 +46,13 @@ pub(super) fn item_count(each: Each, sample: &In) -> usize {
     }
 }
 
-/// The questions that are items of `each`.
+/// Iterates over the questions that are items of `each`.
 pub(super) fn questions(each: Each, annotations: &Annotations) -> impl Iterator<Item = &Question> {
     annotations.questions.iter().filter(move |question| question.options.is_some() == (each == Each::Choices))
 }
 
 impl<'s> Item<'s> {
-    /// The item `index` of `sample`, with a caption that is drawn.
+    /// Returns the item `index` of `sample`, with a drawn caption.
     pub(super) fn of(each: Each, sample: &'s In, index: usize, draws: &mut Draws) -> Self {
         let annotations = &sample.annotations;
         let captions = &annotations.captions;
@@ -97,13 +97,13 @@ impl<'s> Item<'s> {
         Self { values, image }
     }
 
-    /// The image that a part calls `name`.
+    /// Returns the image that a part calls `name`.
     pub(super) fn image(&self, name: &str, sample: &'s In) -> Option<ImageRef<'s>> {
         let role = self.image.filter(|(called, _)| *called == name).map_or(name, |(_, role)| role);
         sample.image(role)
     }
 
-    /// The first thing that a wording needs and the sample lacks.
+    /// Returns the first value or image that a wording needs and the sample lacks.
     pub(super) fn missing(&self, needs: &Needs, sample: &'s In) -> Option<String> {
         let value = needs.values.iter().find(|value| !self.has(value)).cloned();
         let image = || needs.images.iter().find(|image| self.image(image, sample).is_none());
@@ -145,7 +145,7 @@ impl<'s> Item<'s> {
     }
 }
 
-/// A labelled box as text, in pixels of the tokenized image.
+/// Formats a labelled box as text, in pixels of the tokenized image.
 ///
 /// # Source
 /// CM3Leon paper, table 5: `{object} at location (x0, y0) -> (x1, y1)`.

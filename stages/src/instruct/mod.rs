@@ -1,10 +1,11 @@
-//! `instruct`: samples become documents, by the templates of the tasks.
+//! `instruct`: makes documents of samples, by the templates of the tasks.
 //!
-//! Stage of `compose`. Each sample row gives a document row for every record that a task makes of it, in the order of the tasks' names;
-//! a record whose parts the sample lacks (no boxes, no edges) is not begun, and counted by what is lacking. Length policy: retrieved pairs are dropped, the least similar
-//! first, until the document and its masked spans fit into `seq_len`; then texts that may be cut lose their end, the longest first; what is still
-//! too long is refused. No image is ever cut, and interleaved texts and images are split between documents. A record
-//! with a text that the text tokenizer cannot represent is refused too; a neighbour with such a caption is not drawn.
+//! Stage of `compose`. Each sample row gives a document row for every record of a task, in the order of the tasks' names. A record whose
+//! parts the sample lacks (no boxes, no edges) is not begun, and is counted under the missing part. Length policy: retrieved pairs are
+//! dropped, the least similar first, until the document fits into `seq_len` with its masks. Then texts that may be cut lose their end, the
+//! longest first. A document that is still too long is refused. Images are never cut; interleaved texts and images are split between
+//! documents. A record is also refused if the text tokenizer cannot represent one of its texts. A neighbour with such a caption is not
+//! drawn.
 
 mod config;
 mod item;
@@ -34,37 +35,37 @@ use crate::mask::MaskConfig;
 use crate::stage::{Revised, Transform};
 use crate::tokenize::TextTokenizer;
 
-/// Revision of this stage's code and templates: raised when the same input gives other rows.
+/// Revision of this stage's code and templates; raised when the same input gives other rows.
 pub const REVISION: u32 = 4;
-/// The stage's name.
+/// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "instruct";
 
-/// What `instruct` works with, shared by all units.
+/// Settings and tokenizer of `instruct`, shared by all units.
 #[derive(Debug)]
 pub struct InstructContext {
-    /// Which tasks, how often.
+    /// Mixture of tasks.
     pub config: InstructConfig,
-    /// Its tasks, compiled: [`InstructConfig::templates`].
+    /// Compiled tasks of `config`: [`InstructConfig::templates`].
     pub templates: Templates,
-    /// How spans are drawn: their number belongs to the length of a document.
+    /// Masking, because the number of spans adds to the length of a document.
     pub mask: MaskConfig,
-    /// Tokens of a pack.
+    /// Number of tokens in a pack.
     pub seq_len: usize,
-    /// What ids mean.
+    /// Meaning of the token ids.
     pub vocabulary: Vocabulary,
-    /// Text tokenizer.
+    /// Text tokenizer of the dataset.
     pub tokenizer: TextTokenizer,
     /// Seed of the draws.
     pub seed: u64,
 }
 
-/// The transform.
+/// Transform from samples to documents.
 pub struct Instruct {
     context: Arc<InstructContext>,
     bank: Arc<Bank>,
     multipliers: BTreeMap<String, f64>,
     variant: u16,
-    /// Tokens of a line's end, if the text tokenizer has them.
+    /// Tokens of a line end, if the text tokenizer has them.
     newline: Option<Vec<u32>>,
     tally: InstructTally,
 }
@@ -96,7 +97,7 @@ struct Out {
 }
 
 impl In {
-    /// The image `role`, with its grid where images have several shapes.
+    /// Returns the image `role`, with its grid where images have several shapes.
     fn image(&self, role: &str) -> Option<ImageRef<'_>> {
         let found = self.image_codes.iter().find(|image| image.role == role)?;
         Some(ImageRef { codes: &found.codes, grid: RoleGrid::of(&self.image_grids, role) })
@@ -104,7 +105,8 @@ impl In {
 }
 
 impl Instruct {
-    /// Makes documents of samples from a window whose kept samples have `contents`, which tasks with a share go by; neighbours are looked up in `bank`.
+    /// Makes documents of samples in a window whose kept samples have `contents`; tasks with a share depend on these counts. Neighbours are
+    /// found in `bank`.
     #[must_use]
     pub fn new(context: Arc<InstructContext>, bank: Arc<Bank>, contents: &Contents) -> Self {
         let multipliers = context.config.multipliers(&context.templates.natural(contents));
@@ -112,7 +114,7 @@ impl Instruct {
         Self { context, bank, multipliers, variant: 0, newline, tally: InstructTally::default() }
     }
 
-    /// Makes documents of variant `variant`, with ids of their own, on which every draw depends.
+    /// Makes documents of variant `variant`, with ids of their own, which every draw depends on.
     #[must_use]
     pub fn with_variant(mut self, variant: u16) -> Self {
         self.variant = variant;

@@ -1,4 +1,4 @@
-//! How many records a window would give of each task by itself.
+//! Natural numbers of records: how many each task would make in a window at weight 1.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +7,17 @@ use cm3flow_schemas::sample::{Annotations, Question};
 use super::item::questions;
 use super::template::{Each, Templates};
 
-/// Counts of what samples have, for [`Templates::natural`]: items, and samples with a value or an image.
+/// Counts of samples' contents, for [`Templates::natural`]: items, and samples with a value or an image.
 pub type Contents = BTreeMap<String, u64>;
 
-/// Whether a question comes with something.
+/// Predicate on a question.
 type Has = fn(&Question) -> bool;
 
-/// What only some questions come with.
+/// Values that only some questions have.
 const BESIDE_QUESTIONS: [(&str, Has); 2] =
     [("context", |question| question.context.is_some()), ("explanation", |question| question.explanation.is_some())];
 
-/// Adds what a sample with images of these roles has.
+/// Adds the contents of a sample with images of these roles.
 pub fn count_contents<'r>(contents: &mut Contents, annotations: &Annotations, roles: impl Iterator<Item = &'r str>) {
     let Annotations { captions, boxes, edits, masks, narratives, translations, references, items, ocr, fields, .. } = annotations;
     let mut add = |what: &str, count: usize| {
@@ -46,14 +46,14 @@ pub fn count_contents<'r>(contents: &mut Contents, annotations: &Annotations, ro
 }
 
 impl Templates {
-    /// Records of each task that samples with `contents` give at weight 1: as many as there are items, and no more than there are of the rarest
-    /// thing that its most modest wording needs.
+    /// Returns the number of records of each task at weight 1 for samples with `contents`. It is the number of items, limited by the rarest
+    /// value or image that the least demanding wording needs.
     #[must_use]
     pub fn natural(&self, contents: &Contents) -> BTreeMap<String, u64> {
         let of = |what: &str| contents.get(what).copied().unwrap_or(0);
         let natural = |(name, task): (&String, &super::template::Task)| {
             let items = of(task.each.name());
-            // Only what stands beside single items, or each sample once, can be compared with their number.
+            // Only counts beside single items, or of whole samples, compare with the number of items.
             let beside = |value: &String| match task.each {
                 Each::Sample => Some(of(value)),
                 Each::Questions | Each::Choices if BESIDE_QUESTIONS.iter().any(|(what, _)| what == value) => {

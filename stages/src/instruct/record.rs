@@ -1,4 +1,4 @@
-//! Builds the records of a sample.
+//! Records of a sample, built part by part.
 
 use cm3flow_schemas::DocumentId;
 use cm3flow_schemas::document::{DocumentBuilder, ImageRef, Neighbour, Role};
@@ -13,22 +13,22 @@ use crate::error::{Result, StageError};
 use crate::mask;
 use crate::tokenize::Unrepresentable;
 
-/// What a part becomes.
+/// Content of a part.
 #[derive(Clone)]
 enum Content<'a> {
     Text {
         role: Role,
         ids: Vec<u32>,
-        /// Whether it may lose its end.
+        /// `true` if the text may lose its end.
         cut: bool,
     },
-    /// A text that has no tokens, and why.
+    /// A text without tokens, and the reason.
     Unrepresentable(Unrepresentable),
     Image(Role, ImageRef<'a>),
     Retrieved,
 }
 
-/// A task and its settings.
+/// A task with its name.
 #[derive(Clone, Copy)]
 struct Of<'t> {
     name: &'t str,
@@ -46,7 +46,7 @@ impl Instruct {
                 self.tally.lack(name, task.each.name());
             }
             for (item, copy) in self.wanted(sample, of, &config, items) {
-                // Copies of one item follow each other; 1,000 is above any copy count that a weight may ask for.
+                // Copies of one item have consecutive numbers; 1,000 exceeds any number of copies.
                 let number = |item: usize| (item * 1000 + copy) as u32;
                 if task.each == Each::Items {
                     self.interleaved(sample, of, number, documents)?;
@@ -62,8 +62,8 @@ impl Instruct {
         DocumentId::of_variant(sample.sample_id, of.name, number, self.variant)
     }
 
-    /// Which items become records, and how often: the whole part of the weight, and once more with a chance of the rest. Of more than
-    /// `most_per_sample` those with the least draws stay, in their order.
+    /// Returns items and copy numbers of the records. Each item gives the whole part of the weight, and one more with a chance of the
+    /// fraction. If there are more than `most_per_sample`, those with the smallest draws stay, in their order.
     fn wanted(&self, sample: &In, of: Of<'_>, config: &TaskConfig, items: usize) -> Vec<(usize, usize)> {
         let weight = config.weight * self.multipliers.get(of.name).copied().unwrap_or(1.0);
         let drawn = |what, item: usize| {
@@ -109,7 +109,8 @@ impl Instruct {
         Ok(Some(out))
     }
 
-    /// Records of interleaved texts and images: as many items in each as fit, none of them split, no image parted from its caption.
+    /// Appends records of interleaved texts and images. Each takes as many items as fit; items are not split, and an image stays with its
+    /// caption.
     fn interleaved(&self, sample: &In, of: Of<'_>, number: impl Fn(usize) -> u32, documents: &mut Vec<Out>) -> Result<()> {
         let mut items = Vec::new();
         for item in &sample.annotations.items {
@@ -145,7 +146,7 @@ impl Instruct {
         Ok(())
     }
 
-    /// The contents of `items` in a row. Texts that follow each other become lines of one, since a break marks a change of modality.
+    /// Returns the contents of `items` in a row. Consecutive texts become lines of one text, since a break marks a change of modality.
     fn joined<'s>(&self, items: &[Vec<Content<'s>>]) -> Vec<Content<'s>> {
         let mut joined: Vec<Content<'s>> = Vec::new();
         for content in items.iter().flatten() {
@@ -159,7 +160,7 @@ impl Instruct {
         joined
     }
 
-    /// An empty record, with the number of its spans.
+    /// Returns an empty record with a drawn number of spans.
     fn begin(&self, sample: &In, of: Of<'_>, document_id: DocumentId) -> Out {
         let spans = match of.task.form {
             Form::Infill => mask::span_count(&self.context.mask, self.context.seed, document_id, self.context.vocabulary.sentinels.len),
@@ -179,13 +180,13 @@ impl Instruct {
         }
     }
 
-    /// Tokens that a record may have before it is masked.
+    /// Returns the number of tokens that a record may have before masking.
     fn room(&self, out: &Out) -> usize {
         self.context.seq_len.saturating_sub(mask::TOKENS_PER_SPAN * usize::from(out.spans))
     }
 
-    /// Lowers the number of retrieved pairs until the document fits with its masks, then cuts texts, or refuses it. Returns whether a text was
-    /// cut.
+    /// Drops retrieved pairs until the document fits with its masks. If that is not enough, it cuts texts or refuses the document. Returns
+    /// `true` if a text was cut.
     fn fit_length(&self, out: &mut Out, contents: &mut [Content<'_>], retrieved: &[Retrieved<'_>]) -> Result<bool> {
         let unrepresentable = |content: &Content<'_>| match content {
             Content::Unrepresentable(problem) => Some(Refusal::new(NAME, "unrepresentable_text", problem.to_string())),
@@ -214,8 +215,8 @@ impl Instruct {
         Ok(false)
     }
 
-    /// Cuts `excess` tokens or a few more from the ends of the texts that allow it, the longest first; each keeps its first half. Returns whether
-    /// that is enough.
+    /// Cuts at least `excess` tokens from the ends of the texts that allow it, the longest first; each keeps its first half. Returns `true`
+    /// if that is enough.
     fn cut(&self, contents: &mut [Content<'_>], mut excess: usize) -> Result<bool> {
         let mut texts: Vec<&mut Vec<u32>> = contents
             .iter_mut()
@@ -227,7 +228,7 @@ impl Instruct {
         texts.sort_by_key(|ids| std::cmp::Reverse(ids.len()));
         for ids in texts {
             let mut kept = ids.len() - excess.min(ids.len() / 2);
-            // A character of several tokens goes as a whole.
+            // A character of several tokens is removed as a whole.
             while kept > 0 && kept < ids.len() && self.context.tokenizer.decode(&ids[..kept])?.ends_with('\u{fffd}') {
                 kept -= 1;
             }
@@ -244,7 +245,7 @@ impl Instruct {
                 match content {
                     Content::Text { role, ids, .. } => builder.text(*role, ids)?,
                     Content::Image(role, image) => builder.image(*role, *image)?,
-                    // Such a record is refused before it is built.
+                    // Such a record has been refused before.
                     Content::Unrepresentable(_) => {}
                     Content::Retrieved => {
                         for (_, caption, image) in retrieved {
@@ -260,7 +261,7 @@ impl Instruct {
         Ok(builder)
     }
 
-    /// Says which tokens are learnt, and how much.
+    /// Sets the loss weights of the segments.
     fn weigh(&self, out: &mut Out, loss: Loss) {
         for segment in &mut out.segments {
             segment.loss_weight = match segment.role {
@@ -272,7 +273,7 @@ impl Instruct {
         }
     }
 
-    /// What a part becomes, for a sample and an item that have all that its wording needs.
+    /// Returns the content of a part, for a sample and an item that have everything its wording needs.
     fn content<'s>(
         &self,
         part: &Part,
@@ -298,7 +299,7 @@ impl Instruct {
         }
     }
 
-    /// Neighbours with one caption each, drawn, and how many were wanted; none for tasks without a place for them.
+    /// Draws neighbours with one caption each, and returns them with the number of wanted ones. Tasks without a place for them draw none.
     fn drawn_neighbours<'s>(&'s self, sample: &In, contents: &[Content<'_>], draws: &mut Draws) -> (Vec<Retrieved<'s>>, u16) {
         let (mut drawn, mut wanted) = (Vec::new(), 0);
         if !contents.iter().any(|content| matches!(content, Content::Retrieved)) {
@@ -318,10 +319,10 @@ impl Instruct {
     }
 }
 
-/// A neighbour, the tokens of its caption, its image.
+/// A neighbour, the tokens of its caption, and its image.
 type Retrieved<'s> = (Neighbour, Vec<u32>, ImageRef<'s>);
 
-/// Puts texts and the image in the order that is asked for; retrieved pairs stay in front.
+/// Sorts texts and image into the configured order. Retrieved pairs stay in front.
 fn order(order: Order, contents: &mut [Content<'_>], draws: &mut Draws) {
     let image_first = match order {
         Order::Wording => return,

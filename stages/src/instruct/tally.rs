@@ -1,23 +1,23 @@
-//! What `instruct` counts beside the records that it sends.
+//! Counts of `instruct` beside the records that it sends.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Counts of an [`super::Instruct`], for whoever runs it. Cloning shares them.
+/// Shared counts of an [`super::Instruct`]; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct InstructTally(Arc<Mutex<InstructCounts>>);
 
-/// What has been counted so far.
+/// Counts so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InstructCounts {
-    /// Records that were not begun, by `task.what the sample lacks`.
+    /// Records that were not begun, by `task.missing content`.
     pub lacking: BTreeMap<String, u64>,
     /// Records whose texts lost their end.
     pub shortened: u64,
 }
 
 impl InstructTally {
-    /// A copy of the counts.
+    /// Returns a copy of the counts.
     #[must_use]
     pub fn counts(&self) -> InstructCounts {
         self.lock().clone()

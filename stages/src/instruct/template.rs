@@ -1,4 +1,4 @@
-//! Templates of the tasks, as data.
+//! Templates of the tasks, as plain data.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,9 +14,9 @@ use crate::error::{Result, StageError};
 pub enum Each {
     /// The sample as a whole.
     Sample,
-    /// Every question without answers to choose from.
+    /// Every question without options.
     Questions,
-    /// Every question with answers to choose from.
+    /// Every question with options.
     Choices,
     /// Every edit.
     Edits,
@@ -24,48 +24,48 @@ pub enum Each {
     Masks,
     /// Every long description.
     Narratives,
-    /// Every caption in a named language.
+    /// Every caption with a language.
     Translations,
     /// Every reference image.
     References,
-    /// Its interleaved texts and images: one record for each run of them that fits.
+    /// The interleaved texts and images: one record for each run of them that fits.
     Items,
 }
 
-/// Whether a record is masked.
+/// Masking of a record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
-    /// Spans are masked, so that whatever stands in front is learnt from what stands behind.
+    /// Spans are masked, so that a part is also learnt from the parts behind it.
     #[default]
     Infill,
-    /// Left as it is.
+    /// No masking.
     Autoregressive,
 }
 
-/// Which of text and image comes first, in a record of texts and one image.
+/// Order of texts and image, in a record with one image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
-    /// As the wording has it.
+    /// Order of the wording.
     #[default]
     Wording,
     /// Texts first.
     Text,
     /// The image first.
     Image,
-    /// One or the other, drawn for each record.
+    /// A draw for each record.
     Either,
 }
 
-/// Which tokens are learnt.
+/// Tokens with loss.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Loss {
-    /// All.
+    /// All tokens.
     #[default]
     All,
-    /// Those of parts that are not given.
+    /// Tokens of parts that are not given.
     Target,
 }
 
@@ -73,22 +73,22 @@ pub enum Loss {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
-    /// A minijinja template.
+    /// Text as a minijinja template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// Role of an image; `edit`, `mask` and `reference` are those of the item.
+    /// Role of an image; `edit`, `mask` and `reference` are the item's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Whether pairs that were retrieved stand here.
+    /// `true` for the place of retrieved pairs.
     #[serde(default, skip_serializing_if = "is_false")]
     pub retrieved: bool,
-    /// Whether the sample's interleaved texts and images stand here.
+    /// `true` for the place of the sample's interleaved texts and images.
     #[serde(default, skip_serializing_if = "is_false")]
     pub items: bool,
-    /// Whether the task gives it, as opposed to asking for it.
+    /// `true` for an input of the task, `false` for its output.
     #[serde(default, skip_serializing_if = "is_false")]
     pub given: bool,
-    /// Whether a text may lose its end if the record is too long otherwise.
+    /// `true` for a text that may lose its end if the record is too long otherwise.
     #[serde(default, skip_serializing_if = "is_false")]
     pub cut: bool,
 }
@@ -98,26 +98,26 @@ const fn is_false(flag: &bool) -> bool {
     !*flag
 }
 
-/// A task: its records and their wordings, and how they are made unless the configuration says otherwise.
+/// A task: its records, their wordings, and default settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
-    /// What it makes records of.
+    /// Items that records are made of.
     pub each: Each,
-    /// Whether its records are masked.
+    /// Default masking of its records.
     #[serde(default)]
     pub form: Form,
-    /// What comes first.
+    /// Default order of text and image.
     #[serde(default)]
     pub order: Order,
-    /// What is learnt.
+    /// Default choice of tokens with loss.
     #[serde(default)]
     pub loss: Loss,
-    /// One of them is drawn for each record.
+    /// Wordings, of which one is drawn for each record.
     pub wordings: Vec<Vec<Part>>,
 }
 
-/// Values that a text part may name.
+/// Values that a text part may use.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Values<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -147,7 +147,7 @@ pub(super) struct Values<'a> {
     pub fields: BTreeMap<&'a str, &'a str>,
 }
 
-/// The values that a record of `each` may name; those of `fields` come from the source.
+/// Returns the names of values that a record of `each` may use; the source names those of `fields`.
 fn values_of(each: Each) -> &'static [&'static str] {
     match each {
         Each::Questions => &["caption", "objects", "ocr", "fields", "question", "answer", "context", "explanation"],
@@ -160,16 +160,16 @@ fn values_of(each: Each) -> &'static [&'static str] {
     }
 }
 
-/// What a wording needs of a sample.
+/// Values and images that a wording needs.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
-    /// Values by the names of templates, such as `caption` or `fields.haiku`.
+    /// Values by their names in templates, such as `caption` or `fields.haiku`.
     pub values: BTreeSet<String>,
-    /// Images as parts name them.
+    /// Images by their names in parts.
     pub images: BTreeSet<String>,
 }
 
-/// All tasks by name, with their texts compiled.
+/// All tasks by name, with compiled texts.
 #[derive(Debug)]
 pub struct Templates {
     tasks: BTreeMap<String, Task>,
@@ -177,7 +177,7 @@ pub struct Templates {
     environment: Environment<'static>,
 }
 
-/// The tasks that ship with cm3flow, as text in the format of [`Templates::parse`].
+/// Tasks that ship with cm3flow, in the format of [`Templates::parse`].
 pub(super) const DEFAULT_TASKS: &str = include_str!("templates.toml");
 
 /// Parses tasks by name.
@@ -189,7 +189,7 @@ impl Templates {
     /// Parses templates in the format of `templates.toml`.
     ///
     /// # Errors
-    /// [`StageError::Template`] naming the task.
+    /// [`StageError::Template`] with the task's name.
     pub fn parse(text: &str) -> Result<Self> {
         Self::try_new(parse_tasks(text)?)
     }
@@ -197,7 +197,7 @@ impl Templates {
     /// Compiles `tasks`.
     ///
     /// # Errors
-    /// [`StageError::Template`] naming the task whose parts are none, whose text cannot be compiled, or names what no sample has.
+    /// [`StageError::Template`] with the task's name, if its parts are invalid or its text does not compile or uses unknown values.
     pub fn try_new(tasks: BTreeMap<String, Task>) -> Result<Self> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -209,7 +209,7 @@ impl Templates {
         Ok(Self { tasks, needs, environment })
     }
 
-    /// Names of the tasks, sorted.
+    /// Iterates over the names of the tasks, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tasks.keys().map(String::as_str)
     }
@@ -218,12 +218,12 @@ impl Templates {
         &self.tasks
     }
 
-    /// What each wording of `task` needs.
+    /// Returns the needs of each wording of `task`.
     pub(super) fn needs(&self, task: &str) -> &[Needs] {
         self.needs.get(task).map_or(&[], Vec::as_slice)
     }
 
-    /// Fills in a text part, whose values are all there.
+    /// Renders a text part with values that satisfy its needs.
     pub(super) fn render(&self, task: &str, wording: usize, part: usize, values: &Values<'_>) -> Result<String> {
         let refused = |error: minijinja::Error| StageError::Template { problem: format!("{task}: {error}") };
         let template = self.environment.get_template(&template_id(task, wording, part)).map_err(refused)?;
@@ -231,7 +231,7 @@ impl Templates {
     }
 }
 
-/// Compiles the texts of a task and says what its wordings need, or what is wrong with it.
+/// Compiles the texts of a task, and returns the needs of its wordings or the problem.
 fn compile(name: &str, task: &Task, environment: &mut Environment<'static>) -> Result<Vec<Needs>, String> {
     if task.wordings.is_empty() {
         return Err("no wording".into());
@@ -269,7 +269,7 @@ fn compile(name: &str, task: &Task, environment: &mut Environment<'static>) -> R
 }
 
 impl Task {
-    /// The task as the configuration has it.
+    /// Applies the settings of the configuration.
     pub(super) fn configured(mut self, config: &TaskConfig) -> Self {
         self.form = config.form.unwrap_or(self.form);
         self.order = config.order.unwrap_or(self.order);

@@ -1,4 +1,4 @@
-//! Documents read as their templates say, fit, and hold no control token that the grammar did not put there.
+//! Documents: they read as their templates say, fit, and have control tokens only where the grammar puts them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -19,13 +19,13 @@ fn stage() -> Map<Instruct> {
     Map(Instruct::new(Arc::new(instruct_context()), bank(), &Contents::default()))
 }
 
-/// One record of each of `tasks`, of documents without masks.
+/// Returns a context with one record of each of `tasks`, and no masks.
 fn context(tasks: &[&str]) -> InstructContext {
     let tasks = tasks.iter().map(|task| ((*task).to_owned(), TaskConfig::default())).collect();
     configured(InstructConfig { tasks, ..InstructConfig::default() })
 }
 
-/// Documents by `config`, without masks.
+/// Returns a context with `config` and no masks.
 fn configured(config: InstructConfig) -> InstructContext {
     InstructContext {
         templates: config.templates().unwrap(),
@@ -50,7 +50,7 @@ fn codes(role: &str, code: u32) -> RoleCodes {
     RoleCodes { role: role.into(), codes: vec![code; 16] }
 }
 
-/// A bank of samples 10, 11, …, with a caption and 16 codes each.
+/// Makes a bank of samples 10, 11, …, with a caption and 16 codes each.
 fn bank_of(captions: &[&[&str]]) -> Arc<Bank> {
     #[derive(Serialize)]
     struct Banked {
@@ -88,7 +88,7 @@ fn documents(tasks: &[&str], sample: &In) -> Vec<Out> {
     documents_of(context(tasks), bank_of(&[]), sample)
 }
 
-/// A document as people read it: text as it is, images as their first code, control tokens by name.
+/// Formats a document for people: text as it is, images by their first code, control tokens by name.
 fn spelled(tokens: &[u32], segments: &[Segment]) -> String {
     let (vocabulary, tokenizer) = (vocabulary(), text_tokenizer());
     let part = |segment: &Segment| {
@@ -294,7 +294,7 @@ fn boxes_are_written_in_the_pixels_of_the_square() {
     }
     let rows: Vec<Made> = rows::read(&out, &[columns::TASK, columns::TOKENS, columns::SEGMENTS]).unwrap();
     let grounded = rows.iter().find(|row| row.task == "grounded").unwrap();
-    // 4, 4 to 20, 28 of a picture of 24x32, of which the middle 16 rows of 21 are kept.
+    // The box is (4, 4) to (20, 28) in 24x32 pixels; these become 16x21, and the middle 16 rows are kept.
     let text = spelled(&grounded.tokens, &grounded.segments);
     assert!(text.contains("door at location (3, 1) -> (13, 16)"), "{text}");
 }
@@ -394,7 +394,7 @@ fn the_tasks_that_ship_compile_and_are_all_made_by_default() {
     assert!(InstructConfig::default().problems().is_empty());
 }
 
-/// A sample that has everything a task may ask for.
+/// Makes a sample with all content that a task may need.
 fn full_sample() -> In {
     let mut full = sample(&["a dog on sand"]);
     let annotations = &mut full.annotations;
@@ -455,7 +455,7 @@ fn records_that_are_not_begun_are_counted_by_what_the_sample_lacks() {
     assert_eq!(instruct.tally.counts().lacking, expected.map(|(what, count)| (what.to_owned(), count)).into());
 }
 
-/// Documents of `sample` by an `[instruct]` section, without retrieved pairs.
+/// Makes documents of `sample` with an `[instruct]` section, without retrieved pairs.
 fn by_config(toml: &str, sample: &In) -> Vec<Out> {
     documents_of(configured(toml::from_str(toml).unwrap()), bank_of(&[]), sample)
 }
@@ -533,7 +533,7 @@ fn a_text_that_is_too_long_loses_its_end_or_its_record() {
     assert!(text.starts_with("</s>a dog and a cat") && text.ends_with("<break>[16x1]</s>"), "{text}");
     let (refused, shortened) = within(whole.tokens.len() - 3, "refuse");
     assert_eq!((refused.refusal.map(|refusal| refusal.reason), shortened), (Some("too_long".into()), 0));
-    // No more than half of a text goes, and the image never.
+    // A text loses at most half of its tokens, and an image none.
     let (refused, _) = within(20, "cut");
     assert_eq!(refused.refusal.map(|refusal| refusal.reason), Some("too_long".into()));
 }
@@ -572,7 +572,7 @@ fn a_share_moves_the_weight_within_limits() {
     let expected = [("caption", 2), ("edit", 0), ("pair", 2), ("question", 8)];
     assert_eq!(natural, expected.map(|(task, count)| (task.to_owned(), count)).into());
     let multipliers = config.multipliers(&natural);
-    // 2 and 8 of 12 by themselves.
+    // Natural shares are 2 and 8 of 12.
     let close = |task: &str, expected: f64| (multipliers[task] - expected).abs() < 1e-12;
     assert!(close("pair", 0.2 / (2.0 / 12.0)) && close("question", 0.6 / (8.0 / 12.0)), "{multipliers:?}");
     assert_eq!(multipliers.len(), 2, "a task without records has no share to change");

@@ -1,7 +1,7 @@
-//! `mask`: the CM3 objective: spans move to the end of their document, sentinels mark where they stood.
+//! `mask`: the CM3 objective: spans move to the end of their document, and sentinels mark their places.
 //!
-//! Last stage of `compose`. Row-local: keeps order and number of rows. Every span costs exactly three further tokens: its sentinel twice
-//! and the span end; `instruct` has left room for them.
+//! Last stage of `compose`. Row-local: keeps order and number of rows. Every span costs exactly three more tokens, its sentinel twice and
+//! the span end; `instruct` has left room for them.
 //!
 //! # Source
 //! CM3 paper, section 2, <https://arxiv.org/abs/2201.07520>; numbers as in the CM3Leon paper, section 2.2.
@@ -21,29 +21,29 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, StageError};
 use crate::stage::{Revised, Transform};
 
-/// Revision of this stage's code: raised when the same input gives other rows.
+/// Revision of this stage's code; raised when the same input gives other rows.
 pub const REVISION: u32 = 1;
-/// The stage's name.
+/// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "mask";
-/// Tokens that a masked span adds to its document.
+/// Number of tokens that a masked span adds to its document.
 pub const TOKENS_PER_SPAN: usize = 3;
 
-/// `[mask]`: how many spans are masked.
+/// `[mask]`: number and kind of masked spans.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MaskConfig {
     /// Mean of the Poisson distribution of the number of spans, 0 (no masking) to 16. Default 1.
     pub mean_spans: f64,
-    /// Most spans of a document, 0 or more; never more than sentinels less one. Default 16.
+    /// Largest number of spans of a document, 0 or more; always below the number of sentinels. Default 16.
     pub max_spans: u16,
-    /// Share of the documents in which one whole text or image is masked instead of spans, 0..=1. Default 0.
+    /// Share of the documents that mask one whole text or image instead of spans, 0..=1. Default 0.
     #[serde(skip_serializing_if = "is_zero")]
     pub full_segment: f64,
-    /// Weight of sentinels as prediction targets, 0..=1. Default 1; 0 in the CM3 paper.
+    /// Loss weight of sentinels, 0..=1. Default 1; 0 in the CM3 paper.
     #[serde(skip_serializing_if = "is_one")]
     pub sentinel_loss: f32,
-    /// Variants of every train document, 1..=64, with masks, retrieved documents and wordings of their own: epoch `e` reads variant `e` modulo
-    /// their number. Each takes as many bytes as the first. Default 1.
+    /// Number of variants of every train document, 1..=64, each with masks, retrieved documents and wordings of its own. Epoch `e` reads
+    /// variant `e` modulo their number. Each takes as many bytes as the first. Default 1.
     #[serde(skip_serializing_if = "is_single")]
     pub variants: u16,
 }
@@ -70,7 +70,7 @@ impl Default for MaskConfig {
 }
 
 impl MaskConfig {
-    /// Problems of the fields, each with the field's path.
+    /// Returns the problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -89,7 +89,7 @@ impl MaskConfig {
     }
 }
 
-/// Number of spans that a document asks for: Poisson, clamped.
+/// Returns the number of spans of a document: Poisson, clamped.
 #[must_use]
 pub fn span_count(config: &MaskConfig, seed: u64, document: DocumentId, sentinels: u32) -> u16 {
     let drawn =
@@ -97,12 +97,12 @@ pub fn span_count(config: &MaskConfig, seed: u64, document: DocumentId, sentinel
     drawn.min(u32::from(config.max_spans)).min(sentinels.saturating_sub(1)) as u16
 }
 
-/// Whether one whole text or image of a document is masked instead of spans.
+/// Checks whether one whole text or image of a document is masked instead of spans.
 fn is_full_segment(config: &MaskConfig, seed: u64, document: DocumentId) -> bool {
     config.full_segment > 0.0 && Draws::new(seed, "full segment", &document.0).unit() < config.full_segment
 }
 
-/// The transform.
+/// Transform that masks documents.
 #[derive(Debug)]
 pub struct Mask {
     config: MaskConfig,
@@ -112,7 +112,7 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// Masks documents in the ids of `vocabulary`, in as many spans as `instruct` drew by the same `config`.
+    /// Masks documents in ids of `vocabulary`, in as many spans as `instruct` drew with the same `config`.
     #[must_use]
     pub fn new(config: &MaskConfig, vocabulary: Vocabulary, seed: u64) -> Self {
         let document = columns::document();
@@ -174,7 +174,7 @@ impl Transform for Mask {
     }
 }
 
-/// What stands where a span was, and at its end.
+/// Control tokens of masking.
 struct Controls {
     /// Id of the first sentinel.
     sentinel: u32,

@@ -1,16 +1,16 @@
-//! Draws the spans of a document.
+//! Draws of the spans of a document.
 
 use std::ops::Range;
 
 use cm3flow_schemas::document::{Modality, Segment};
 use cm3flow_schemas::random::Draws;
 
-/// Tries for a single span; only a document of hardly any tokens needs more than a few.
+/// Number of attempts for a single span; only a very short document needs more than a few.
 const SINGLE_TRIES: usize = 32;
 
-/// Draws up to `count` disjoint, non-empty spans, sorted. One span: two uniform cut points behind the first token. More: `count` squared
-/// candidates, of which those are kept, in the order drawn, that overlap none before. A span never crosses a break: it is clipped to the
-/// part that it overlaps most.
+/// Draws up to `count` disjoint, non-empty spans, sorted. A single span lies between two uniform cut points behind the first token. For
+/// more spans, `count` squared candidates are drawn, and each that overlaps no earlier one is kept. A span never crosses a break: it is
+/// clipped to the part that it overlaps most.
 ///
 /// # Source
 /// metaseq's `cm3_dataset`; clipping: CM3Leon paper, section 2.2.
@@ -36,20 +36,20 @@ pub(super) fn choose(segments: &[Segment], count: usize, draws: &mut Draws) -> V
     chosen
 }
 
-/// The whole of one text or image, drawn; none if there is none.
+/// Draws one whole text or image; none if there is none.
 pub(super) fn choose_segment(segments: &[Segment], draws: &mut Draws) -> Vec<Range<usize>> {
     let contents: Vec<&Segment> = segments.iter().filter(|segment| segment.modality != Modality::Control).collect();
     if contents.is_empty() { Vec::new() } else { vec![contents[draws.index(contents.len())].range()] }
 }
 
-/// A span within `1..end` between two uniform cut points; empty if they are the same.
+/// Draws a span within `1..end` between two uniform cut points; empty if they are equal.
 fn candidate(end: usize, draws: &mut Draws) -> Range<usize> {
     let mut cut = || 1 + draws.index(end);
     let (a, b) = (cut(), cut());
     a.min(b)..a.max(b)
 }
 
-/// Part of `span` within the content segment that it overlaps most; the first of equals.
+/// Returns the part of `span` within the content segment that it overlaps most; the first of equals.
 pub(super) fn clip(span: Range<usize>, segments: &[Segment]) -> Range<usize> {
     let overlap = |segment: &Segment| span.start.max(segment.range().start)..span.end.min(segment.range().end);
     let mut best = 0..0;

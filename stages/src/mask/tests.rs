@@ -1,4 +1,4 @@
-//! Masks are as frequent as Poisson says, stay within a part, cost three tokens each, and can be undone.
+//! Masks: Poisson frequencies, spans within a part, three tokens each, reversible.
 
 #![allow(clippy::unwrap_used)]
 
@@ -23,7 +23,7 @@ fn document_id(number: u32) -> DocumentId {
     DocumentId(std::array::from_fn(|index| number.to_le_bytes()[index % 4]))
 }
 
-/// A document of parts of the given lengths, text and image in turn, whose ids all differ.
+/// Makes a document of parts of the given lengths, text and image in turn, with distinct ids.
 fn parts(lengths: &[usize]) -> (Vec<u32>, Vec<Segment>) {
     let vocabulary = wide();
     let mut builder = DocumentBuilder::new(&vocabulary);
@@ -108,8 +108,8 @@ fn numbers_of_spans_follow_poisson_of_one() {
     }
 }
 
-/// Share of documents that end with one span though they ask for `count`: all further candidates are empty or overlap the first one that is kept.
-/// Computed over all pairs of cut points.
+/// Returns the share of documents that get one span though they want `count`: all further candidates are empty or overlap the first kept
+/// one. Computed over all pairs of cut points.
 fn share_left_with_one(segments: &[Segment], count: usize) -> f64 {
     let end = segments.last().unwrap().range().start;
     let mut shares = std::collections::BTreeMap::<(usize, usize), f64>::new();
@@ -179,7 +179,7 @@ fn documents_that_ask_for_spans_get_some() {
     }
     assert_eq!(placed[0][1] + placed[0][2], 0, "none where none were asked for");
     assert_eq!((placed[1][0], placed[1][2]), (0, 0), "one where one was asked for");
-    // Of n squared candidates too few may be disjoint, as in the original; one is there all but always.
+    // As in the original, too few of n squared candidates may be disjoint; one span is nearly always found.
     assert!(placed[2][0] * 1000 < draws, "{placed:?}");
     assert!(placed[2][2] * 2 > placed[2][1], "{placed:?}");
 }
@@ -228,7 +228,7 @@ fn spans_begin_and_end_anywhere() {
 
 #[test]
 fn a_span_that_crosses_a_break_is_clipped_to_where_most_of_it_lies() {
-    // The longer part is hit more often in proportion, and no span holds tokens of both.
+    // The longer part is hit more often in proportion, and no span has tokens of both.
     let (tokens, segments) = parts(&[4, 40]);
     let v = wide();
     for number in 0..2000 {

@@ -1,8 +1,8 @@
-//! `pack`: whole documents side by side in `seq_len` tokens, in as few packs of a bucket as [`fit`] finds.
+//! `pack`: puts whole documents side by side in `seq_len` tokens, in as few packs of a bucket as [`fit`] finds.
 //!
-//! Stage of the segment of the same name. Buffers its bucket. Neighbours share their boundary token; no other token is touched, no
-//! document is cut, none is lost; what is left of a pack is padding that no segment covers. A row with a refusal is no document: it is
-//! in the ledger already and enters no pack.
+//! Stage of the segment of the same name. Buffers its bucket. Neighbours share their boundary token; other tokens stay as they are. No
+//! document is cut or lost. The rest of a pack is padding, which no segment covers. A row with a refusal is already in the ledger, and
+//! enters no pack.
 
 mod bins;
 mod withdraw;
@@ -25,18 +25,18 @@ use crate::channel::{BatchSender, BatchStream};
 use crate::error::{Result, StageError};
 use crate::stage::{Revised, Stage};
 
-/// Revision of this stage's code: raised when the same input gives other rows.
+/// Revision of this stage's code; raised when the same input gives other rows.
 pub const REVISION: u32 = 3;
-/// The stage's name.
+/// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "pack";
-/// Packs of a batch sent.
+/// Number of packs in a batch sent.
 const BATCH_ROWS: usize = 256;
 
 /// `[pack]`: the shape of packs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PackConfig {
-    /// Tokens of a pack, 128..=131072. Default 4096.
+    /// Number of tokens in a pack, 128..=131072. Default 4096.
     pub seq_len: u32,
 }
 
@@ -47,7 +47,7 @@ impl Default for PackConfig {
 }
 
 impl PackConfig {
-    /// Problems of the fields, each with the field's path.
+    /// Returns the problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         if (128..=131_072).contains(&self.seq_len) {
@@ -57,7 +57,7 @@ impl PackConfig {
     }
 }
 
-/// The stage.
+/// Stage that packs documents.
 #[derive(Debug)]
 pub struct Pack {
     seq_len: usize,
@@ -66,7 +66,7 @@ pub struct Pack {
 }
 
 impl Pack {
-    /// Packs by `config`, which has been checked, in the ids of `vocabulary`.
+    /// Packs by `config`, which has been checked, in ids of `vocabulary`.
     #[must_use]
     pub fn new(config: &PackConfig, vocabulary: Vocabulary, seed: u64) -> Self {
         Self { seq_len: config.seq_len as usize, vocabulary, seed }
@@ -77,7 +77,7 @@ impl Pack {
             let (document, len, seq_len) = (long.document_id, long.tokens.len(), self.seq_len);
             return Err(StageError::DocumentTooLong { document, len, seq_len });
         }
-        // What follows takes two boundaries for granted.
+        // The code below relies on two boundaries.
         if let Some(broken) = documents.iter().find(|document| document.tokens.len() < 2 || document.segments.len() < 2) {
             return Err(StageError::BrokenDocument {
                 document: broken.document_id,
@@ -85,7 +85,7 @@ impl Pack {
                 segments: broken.segments.len(),
             });
         }
-        // The opening boundary of the pack is paid once; each document then costs what follows its own.
+        // A pack has one opening boundary; each document then costs the tokens behind its own.
         let costs: Vec<usize> = documents.iter().map(|document| document.tokens.len() - 1).collect();
         let mut packs: Vec<(u64, PackRow)> = Vec::new();
         for bin in fit(&costs, self.seq_len - 1).iter() {
@@ -167,14 +167,14 @@ impl Stage for Pack {
     }
 }
 
-/// Counts what stands in packs; retrieval counts come from the documents, see [`PackStatistics`].
+/// Counts documents and tokens in packs. Counts of retrieval come from the documents: see [`PackStatistics`].
 #[must_use]
 pub fn statistics(packs: &[PackRow], seq_len: usize) -> PackStatistics {
     use cm3flow_schemas::document::{Modality, Role};
     let mut statistics =
         PackStatistics { packs: packs.len() as u64, capacity: (packs.len() * seq_len) as u64, ..PackStatistics::default() };
     for pack in packs {
-        // Not the end of the last segment: there may be holes before it.
+        // The end of the last segment would not do, since there may be holes before it.
         statistics.used += pack.segments.iter().map(|segment| u64::from(segment.len)).sum::<u64>();
         let squares = pack.documents.iter().map(|document| u64::from(document.len).pow(2)).sum::<u64>();
         statistics.squares += squares;

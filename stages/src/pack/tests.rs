@@ -1,4 +1,4 @@
-//! Documents stand whole and unaltered in packs, and the packs are full.
+//! Packs: documents are whole and unaltered, and packs are full.
 
 #![allow(clippy::unwrap_used)]
 
@@ -25,7 +25,7 @@ fn inputs(batch: &RecordBatch) -> Vec<In> {
         .unwrap()
 }
 
-/// A document of `len` tokens, of which all but the boundaries and a word are an image.
+/// Makes a document of `len` tokens: boundaries, a word, and an image.
 fn document_of(number: u32, len: usize) -> In {
     let vocabulary = vocabulary();
     let mut builder = DocumentBuilder::new(&vocabulary);
@@ -38,7 +38,7 @@ fn document_of(number: u32, len: usize) -> In {
     In { document_id: DocumentId(id), sample_id: SampleId(id), task: "pair".into(), tokens, segments, refusal: None }
 }
 
-/// Checks that every document stands in exactly one pack as it was.
+/// Checks that every document is in exactly one pack, unchanged.
 #[track_caller]
 fn check_packs(packs: &[PackRow], documents: &[In]) {
     let vocabulary = vocabulary();
@@ -52,7 +52,7 @@ fn check_packs(packs: &[PackRow], documents: &[In]) {
             let range = placed.start as usize..(placed.start + placed.len) as usize;
             assert_eq!(pack.tokens[range.clone()], original.tokens, "no token is altered");
             assert_eq!((placed.sample_id, &placed.task), (original.sample_id, &original.task));
-            // The boundary that is shared belongs to the segments of the document before.
+            // The shared boundary belongs to the segments of the document before.
             assert_eq!(range.start, if end == 0 { 0 } else { end - 1 }, "documents stand side by side");
             let shared = usize::from(end > 0);
             let own: Vec<Segment> = pack
@@ -111,7 +111,7 @@ proptest! {
         check_packs(&packs, &documents);
         let costs: usize = documents.iter().map(|document| document.tokens.len() - 1).sum();
         let least = costs.div_ceil(SEQ_LEN as usize - 1);
-        // Any two packs hold more than one could, or they would have been one.
+        // Any two packs have more tokens than fit into one, or they would have been one.
         prop_assert!(packs.len() >= least && packs.len() <= (2 * least).max(1), "{} packs, {} at least", packs.len(), least);
     }
 }
@@ -150,7 +150,7 @@ fn a_document_without_boundaries_is_an_error_and_no_panic() {
     }
 }
 
-/// A document as it stands in a pack, its own segments counted from its first token.
+/// Returns a document in a pack, with segments counted from its first token.
 fn placed_in(pack: &PackRow, placed: &PlacedDocument) -> (Vec<u32>, Vec<Segment>) {
     let range = placed.start as usize..(placed.start + placed.len) as usize;
     let inside = pack.segments.iter().filter(|segment| range.contains(&segment.range().start));
@@ -158,7 +158,7 @@ fn placed_in(pack: &PackRow, placed: &PlacedDocument) -> (Vec<u32>, Vec<Segment>
     (pack.tokens[range].to_vec(), moved)
 }
 
-/// Checks that `after` is `before` without the documents of `gone`, with a hole in the place of each.
+/// Checks that `after` is `before` without the documents of `gone`, with a hole in place of each.
 #[track_caller]
 fn check_holes(before: &PackRow, after: &PackRow, gone: &[PlacedDocument]) {
     let vocabulary = vocabulary();
@@ -190,7 +190,7 @@ proptest! {
             let gone = withdraw(&mut after, &vocabulary(), is_gone);
             prop_assert!(gone.iter().all(is_gone) && !after.documents.iter().any(is_gone));
             check_holes(&before, &after, &gone);
-            // Taken out one by one, they leave the same pack.
+            // Withdrawal one by one leaves the same pack.
             let mut slowly = before.clone();
             for document in gone.iter().rev() {
                 withdraw(&mut slowly, &vocabulary(), |placed| placed == document);

@@ -1,12 +1,12 @@
-//! Takes documents out of a pack again, and leaves everything else where it is.
+//! Withdrawal of documents from a pack; the rest stays in place.
 
 use cm3flow_schemas::document::Segment;
 use cm3flow_schemas::pack::{Pack, PlacedDocument};
 use cm3flow_schemas::vocabulary::Vocabulary;
 
-/// Takes the documents of which `is_gone` out of `pack` and returns them in order. In their place stands padding that no segment covers, so
-/// nothing there is predicted. A boundary token that a remaining neighbour shares stays; tokens, segments and places of the remaining
-/// documents are untouched. Documents keep their order, and the pack its length.
+/// Takes the documents for which `is_gone` holds out of `pack`, and returns them in order. Padding without segments takes their place, so
+/// nothing there is predicted. A boundary token that a remaining neighbour shares stays. Tokens, segments and places of the remaining
+/// documents stay as they are, and so do their order and the pack's length.
 pub fn withdraw(pack: &mut Pack, vocabulary: &Vocabulary, is_gone: impl Fn(&PlacedDocument) -> bool) -> Vec<PlacedDocument> {
     let (gone, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut pack.documents).into_iter().partition(is_gone);
     pack.documents = stay;
@@ -17,7 +17,7 @@ pub fn withdraw(pack: &mut Pack, vocabulary: &Vocabulary, is_gone: impl Fn(&Plac
     for document in &pack.documents {
         is_held[range(document)].fill(true);
     }
-    // No segment reaches beyond its document, and a shared boundary is a segment of its own.
+    // No segment exceeds its document, and a shared boundary is a segment of its own.
     pack.segments.retain(|segment: &Segment| is_held[segment.start as usize]);
     for document in &gone {
         for position in range(document).filter(|&position| !is_held[position]) {

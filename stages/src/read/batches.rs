@@ -1,8 +1,8 @@
-//! Batches of one rank and worker: a slice of the global batches that all ranks together read.
+//! Batches of one rank and worker: a slice of the global batches that all ranks read together.
 //!
-//! A global batch is `world_size * batch_size` consecutive positions; rank `r` has the `r`-th `batch_size` of them, so every rank gets the
-//! same number of packs. Worker `w` of `n` has every `n`-th batch of its rank from the `w`-th on, which a loader that asks its workers in
-//! turn puts back into order. Nothing else depends on ranks and workers. A reader with an end reads one pass ([`super::passes`]).
+//! A global batch is `world_size * batch_size` consecutive positions. Rank `r` has the `r`-th `batch_size` of them, so every rank gets the
+//! same number of packs. Worker `w` of `n` has every `n`-th batch of its rank, from the `w`-th on. A loader that asks its workers in turn
+//! restores the order. Nothing else depends on ranks and workers. A reader with an end reads one pass ([`super::passes`]).
 
 use tokio::runtime::Handle;
 
@@ -13,80 +13,80 @@ use super::stall::Stalls;
 use super::state::MixState;
 use crate::error::{Result, StageError};
 
-/// Which packs of a global batch are read here.
+/// Part of each global batch that a reader reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slice {
-    /// Packs of a batch, at least 1.
+    /// Number of packs in a batch, at least 1.
     pub batch_size: u64,
-    /// This rank, below `world_size`.
+    /// Index of this rank, below `world_size`.
     pub rank: u64,
     /// Number of ranks, at least 1.
     pub world_size: u64,
-    /// This worker of the rank, below `workers`.
+    /// Index of this worker in its rank, below `workers`.
     pub worker: u64,
     /// Number of workers of each rank, at least 1.
     pub workers: u64,
 }
 
-/// What happens when all packs of a pass were read. A pass reads so many epochs; those of pass `n` come behind those of pass `n - 1`.
+/// Behaviour at the end of a pass. A pass reads a number of epochs; those of pass `n` follow those of pass `n - 1`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum End {
-    /// Epochs follow each other without end, and without a gap between them.
+    /// Epochs follow each other without end and without gaps.
     #[default]
     Repeat,
     /// Packs that do not fill a last global batch are left out.
     Drop {
-        /// Number of epochs of a pass.
+        /// Number of epochs in a pass.
         epochs: u64,
     },
-    /// The last global batch is filled up with packs of the epoch behind them, which the next pass reads as well.
+    /// Packs of the next epoch fill up the last global batch; the next pass reads them too.
     Pad {
-        /// Number of epochs of a pass.
+        /// Number of epochs in a pass.
         epochs: u64,
     },
 }
 
-/// A batch.
+/// A batch of packs, with the state behind it.
 #[derive(Debug)]
 pub struct RowBatch {
-    /// Its packs.
+    /// Packs of the batch.
     pub rows: Vec<PackRow>,
-    /// Where all ranks and workers stand once this global batch was trained on; packs that only fill it up do not count.
+    /// State of all ranks and workers after this global batch. Packs that only fill it up do not count.
     pub state: MixState,
-    /// Whether it is known to be the last global batch of the pass.
+    /// `true` if this is known to be the last global batch of the pass.
     pub is_last: bool,
 }
 
-/// Reads the batches of a [`Slice`].
+/// Reader of the batches of a [`Slice`].
 pub struct BatchReader {
     mix: MixReader,
     slice: Slice,
     end: End,
     runtime: Handle,
     stalls: Stalls,
-    /// How reading begins, until it has begun.
+    /// Place to begin at, until reading has begun.
     start: Option<Start>,
-    /// The pass that is read.
+    /// Index of the present pass.
     pass: u64,
-    /// Where the reader stood before the batch that is being read.
+    /// State before the batch that is being read.
     before: Option<MixState>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Start {
     begin: Begin,
-    /// Packs between the place to begin at and the worker's first batch.
+    /// Number of packs between the place to begin at and the worker's first batch.
     skipped: u64,
 }
 
 impl Slice {
-    /// All packs, in batches of `batch_size`.
+    /// Returns the slice of all packs, in batches of `batch_size`.
     #[must_use]
     pub const fn whole(batch_size: u64) -> Self {
         Self { batch_size, rank: 0, world_size: 1, worker: 0, workers: 1 }
     }
 
-    /// Packs of a batch of all ranks.
+    /// Returns the number of packs in a batch of all ranks.
     #[must_use]
     pub const fn global_batch(&self) -> u64 {
         self.batch_size * self.world_size
@@ -109,7 +109,7 @@ impl Slice {
 }
 
 impl End {
-    /// Passes of global batches of so many packs.
+    /// Returns the passes over global batches of so many packs.
     const fn passes(self, global_batch: u64) -> Option<Passes> {
         match self {
             Self::Repeat => None,
@@ -120,21 +120,21 @@ impl End {
 }
 
 impl BatchReader {
-    /// Reads what is `slice` of `mix` from position 0 on. Its methods block on `runtime`, so they must be called outside of it.
+    /// Reads the part `slice` of `mix` from position 0 on. Its methods block on `runtime`, so they must be called outside of it.
     ///
     /// # Errors
-    /// [`StageError::Slice`] for numbers that make no sense.
+    /// [`StageError::Slice`] for numbers out of range.
     pub fn try_new(mix: MixReader, slice: Slice, end: End, runtime: Handle) -> Result<Self> {
         slice.check()?;
         let start = Start { begin: Begin::Here, skipped: slice.worker * slice.global_batch() };
         Ok(Self { mix, slice, end, runtime, stalls: Stalls::default(), start: Some(start), pass: 0, before: None })
     }
 
-    /// Goes on behind the global batch of `state`, whichever rank or worker it came from: in the pass that it lies in, or with the next one if
-    /// nothing is left of that and `or_next`.
+    /// Continues behind the global batch of `state`, from any rank or worker. It stays in the pass of that batch; if nothing is left of
+    /// that pass and `or_next` is set, it begins the next one.
     ///
     /// # Errors
-    /// As [`MixReader::restore`].
+    /// As for [`MixReader::restore`].
     pub fn restore(&mut self, state: &MixState, or_next: bool) -> Result<()> {
         self.mix.restore(state)?;
         let begin = if or_next { Begin::HereOrNext } else { Begin::Here };
@@ -142,40 +142,41 @@ impl BatchReader {
         Ok(())
     }
 
-    /// Begins with a pass, or goes on where the reader stands if that is inside of it. A reader without end has one pass, and does not change.
+    /// Begins pass `pass`, or continues at the present position if that lies inside. A reader without end has one pass, and does not
+    /// change.
     pub const fn begin_pass(&mut self, pass: u64) {
         if let Some(start) = &mut self.start {
             start.begin = Begin::Pass(pass);
         }
     }
 
-    /// Goes on behind the last batch that this very worker read, from the state of that.
+    /// Continues behind the last batch that this same worker read, given the state of that batch.
     ///
     /// # Errors
-    /// As [`MixReader::restore`].
+    /// As for [`MixReader::restore`].
     pub fn restore_behind_own(&mut self, last: &MixState) -> Result<()> {
         self.mix.restore(last)?;
         self.start = Some(Start { begin: Begin::Here, skipped: (self.slice.workers - 1) * self.slice.global_batch() });
         Ok(())
     }
 
-    /// Goes on where this very worker stood, in pass `pass`: from its [`Self::worker_state`].
+    /// Continues at this same worker's own position in pass `pass`, given its [`Self::worker_state`].
     ///
     /// # Errors
-    /// As [`MixReader::restore`].
+    /// As for [`MixReader::restore`].
     pub fn restore_worker(&mut self, next: &MixState, pass: u64) -> Result<()> {
         self.mix.restore(next)?;
         self.start = Some(Start { begin: Begin::Inside(pass), skipped: 0 });
         Ok(())
     }
 
-    /// Where this worker alone stands, once it has read something.
+    /// Returns the state of this worker alone, after its first read.
     #[must_use]
     pub fn worker_state(&self) -> MixState {
         self.mix.state()
     }
 
-    /// The pass that is read, from 0 on, once reading has begun; `None` for a reader without end.
+    /// Returns the index of the present pass, from 0 on, once reading has begun; `None` for a reader without end.
     #[must_use]
     pub const fn pass(&self) -> Option<u64> {
         match self.end {
@@ -184,10 +185,10 @@ impl BatchReader {
         }
     }
 
-    /// Batches of each rank in the whole pass that is read or about to be; `None` for a reader without end.
+    /// Returns the number of batches of each rank in the whole present or coming pass; `None` for a reader without end.
     ///
     /// # Errors
-    /// What the feeds say.
+    /// Those of the feeds.
     pub async fn pass_batches(&mut self) -> Result<Option<u64>> {
         self.begin().await?;
         let Some(passes) = self.passes() else { return Ok(None) };
@@ -196,10 +197,10 @@ impl BatchReader {
         Ok(Some(if matches!(self.end, End::Drop { .. }) { packs / global_batch } else { packs.div_ceil(global_batch) }))
     }
 
-    /// The next batch; `None` at the end. After an error the reader stands where it stood, and can be asked again.
+    /// Returns the next batch; `None` at the end. After an error the reader keeps its position, and can be asked again.
     ///
     /// # Errors
-    /// As [`Self::read`].
+    /// As for [`Self::read`].
     pub fn next_batch(&mut self) -> Result<Option<RowBatch>> {
         let runtime = self.runtime.clone();
         let batch = runtime.block_on(self.read());
@@ -209,12 +210,12 @@ impl BatchReader {
         batch
     }
 
-    /// The next batch, as [`Self::next_batch`], for callers that wait themselves. After an error, or if it is dropped before its end, the
-    /// reader stands anywhere: [`Self::undo`] takes it back to where it stood.
+    /// Reads the next batch like [`Self::next_batch`], for asynchronous callers. After an error, or if the future is dropped early, the
+    /// position is undefined until [`Self::undo`] restores it.
     ///
     /// # Errors
-    /// As [`MixReader::pack`]; [`StageError::Slice`] for a pass that has no batch, [`StageError::ReaderState`] for one that lies before the state
-    /// that was loaded.
+    /// As for [`MixReader::pack`]; [`StageError::Slice`] for a pass without batches; [`StageError::ReaderState`] for a pass before the
+    /// restored state.
     pub async fn read(&mut self) -> Result<Option<RowBatch>> {
         self.begin().await?;
         self.before = Some(self.mix.state());
@@ -223,15 +224,15 @@ impl BatchReader {
         Ok(batch)
     }
 
-    /// Takes the reader back to where it stood before a batch that did not come.
+    /// Restores the position before a batch that failed.
     ///
     /// # Errors
-    /// As [`MixReader::restore`].
+    /// As for [`MixReader::restore`].
     pub fn undo(&mut self) -> Result<()> {
         self.before.take().map_or(Ok(()), |before| self.mix.restore(&before))
     }
 
-    /// How long batches waited for blocks and windows.
+    /// Returns the waiting times of batches for blocks and windows.
     #[must_use]
     pub const fn stalls(&self) -> &Stalls {
         &self.stalls
@@ -241,7 +242,7 @@ impl BatchReader {
         self.end.passes(self.slice.global_batch())
     }
 
-    /// Goes to the place to begin at. Changes nothing before it knows that place.
+    /// Moves to the place to begin at. Changes nothing before that place is known.
     async fn begin(&mut self) -> Result<()> {
         let Some(Start { begin, skipped }) = self.start else { return Ok(()) };
         let at = self.mix.position();
@@ -283,13 +284,13 @@ impl BatchReader {
         Ok(Some(RowBatch { rows, state, is_last }))
     }
 
-    /// The state at the end of the pass, which is known and lies behind `position`.
+    /// Returns the state at the end of the pass, which is known and lies behind `position`.
     fn state_at_end(&self, position: u64) -> Option<MixState> {
         let end = self.mix.known_total(self.passes()?.end(self.pass))?;
         Some(self.mix.state_behind(end - position))
     }
 
-    /// A pass that gives nothing at all is a mistake of whoever chose its numbers.
+    /// Refuses a pass without any batch, which means that its numbers were chosen badly.
     fn check_not_empty(&self, passes: Passes) -> Result<()> {
         let begins = self.mix.known_total(self.pass.saturating_mul(passes.epochs));
         let (Some(begins), Some(ends)) = (begins, self.mix.known_total(passes.end(self.pass))) else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! Blocks of shards: fetched by range, checked, decoded, kept in a bounded cache.
+//! Blocks of shards: fetched by range, checked, decoded, and kept in a bounded cache.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -20,14 +20,14 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use super::window::BlockPlace;
 use crate::error::{Result, StageError};
 
-/// Blocks that are kept decoded: those of a group and a few before.
+/// Number of decoded blocks in the cache: those of a group, and a few before.
 const CACHED_BLOCKS: usize = 8;
-/// Bytes before a message: continuation marker and length.
+/// Number of bytes before a message: continuation marker and length.
 const PREFIX_BYTES: usize = 8;
-/// Number of the buffer that holds the tokens: behind the validity of the list and that of its items.
+/// Index of the buffer with the tokens, behind the validity buffers of the list and its items.
 const TOKENS_BUFFER: usize = 2;
 
-/// Fetches blocks of shards from a store.
+/// Reader of the blocks of shards in a store.
 pub struct BlockReader {
     store: Arc<dyn ObjectStore>,
     schema: SchemaRef,
@@ -35,16 +35,16 @@ pub struct BlockReader {
 }
 
 impl BlockReader {
-    /// Reads shards of packs of `schema` ([`columns::pack`]) from `store`, where they lie as `shards/<digest>.arrow`.
+    /// Reads shards of packs of `schema` ([`columns::pack`]) in `store`, which has them as `shards/<digest>.arrow`.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>, schema: SchemaRef) -> Self {
         Self { store, schema, cache: VecDeque::new() }
     }
 
-    /// Block `index` of `shard`.
+    /// Returns block `index` of `shard`.
     ///
     /// # Errors
-    /// [`StageError::Store`], or [`StageError::Block`] if the bytes are not those that the index names.
+    /// [`StageError::Store`], or [`StageError::Block`] if the bytes do not match the index.
     pub async fn block(&mut self, shard: &ShardEntry, index: usize) -> Result<RecordBatch> {
         let key = (shard.digest, index);
         if let Some((_, batch)) = self.cache.iter().find(|(cached, _)| *cached == key) {
@@ -58,10 +58,10 @@ impl BlockReader {
         Ok(batch)
     }
 
-    /// Pack `row` of block `index` of `shard`.
+    /// Returns pack `row` of block `index` of `shard`.
     ///
     /// # Errors
-    /// As [`Self::block`].
+    /// As for [`Self::block`].
     ///
     /// # Panics
     /// If the block has no such row.
@@ -70,30 +70,30 @@ impl BlockReader {
         pack_of(&block, row).map_err(|problem| damaged(&BlockPlace::new(shard, index), problem))
     }
 
-    /// All packs of block `index` of `shard`, in order. The block is not kept, so several may be fetched at once.
+    /// Returns all packs of block `index` of `shard`, in order. The block is not cached, so several may be fetched in parallel.
     ///
     /// # Errors
-    /// As [`Self::block`].
+    /// As for [`Self::block`].
     pub async fn packs(&self, shard: &ShardEntry, index: usize) -> Result<Vec<Pack>> {
         let block = self.fetch(shard, index).await?;
         let packs = (0..block.num_rows()).map(|row| pack_of(&block, row)).collect::<Result<_, _>>();
         packs.map_err(|problem| damaged(&BlockPlace::new(shard, index), problem))
     }
 
-    /// Documents of every pack of block `index` of `shard`, in order.
+    /// Returns the documents of every pack of block `index` of `shard`, in order.
     ///
     /// # Errors
-    /// As [`Self::block`].
+    /// As for [`Self::block`].
     pub async fn documents(&mut self, shard: &ShardEntry, index: usize) -> Result<Vec<Vec<PlacedDocument>>> {
         let block = self.block(shard, index).await?;
         let documents = (0..block.num_rows()).map(|row| placed_documents(&block, row)).collect::<Result<_, _>>();
         documents.map_err(|problem| damaged(&BlockPlace::new(shard, index), problem))
     }
 
-    /// Adds to `counts` how often each id of `ids` stands in block `index` of `shard`; `counts` has a place for each of them.
+    /// Adds the occurrences of each id of `ids` in block `index` of `shard` to `counts`, which has a place for each id.
     ///
     /// # Errors
-    /// As [`Self::block`].
+    /// As for [`Self::block`].
     pub async fn count_ids(&mut self, shard: &ShardEntry, index: usize, ids: IdRange, counts: &mut [u64]) -> Result<()> {
         let block = self.block(shard, index).await?;
         let mut count = |id: u32| {
@@ -116,28 +116,28 @@ impl BlockReader {
     }
 }
 
-/// Bytes of a block, as they lie in `store`.
+/// Fetches the bytes of a block from `store`.
 pub(super) async fn fetch(store: &dyn ObjectStore, place: &BlockPlace) -> Result<Bytes> {
     let path = Path::from(layout::shard(place.shard));
     let range = range_of(&place.entry);
     store.get_range(&path, range).await.map_err(|source| StageError::Store { location: path.to_string(), source })
 }
 
-/// Where a block lies in its file.
+/// Returns the range of a block in its file.
 pub(super) fn range_of(entry: &BlockEntry) -> Range<u64> {
     entry.offset..entry.offset + entry.metadata_bytes + entry.body_bytes
 }
 
-/// Whether bytes may be other than those that were written.
+/// State of the check of a block's digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Check {
-    /// They are compared with the digest.
+    /// The bytes are to be compared with the digest.
     Digest,
-    /// They were compared before.
+    /// The bytes have been compared before.
     Done,
 }
 
-/// The packs of the block of `place`, whose `bytes` these should be.
+/// Decodes the block of `place` from its `bytes`.
 pub(super) fn decode(bytes: Bytes, schema: &SchemaRef, place: &BlockPlace, check: Check) -> Result<RecordBatch> {
     let damaged = |problem: String| damaged(place, problem);
     let entry = &place.entry;
@@ -163,8 +163,8 @@ pub(super) fn damaged(place: &BlockPlace, problem: String) -> StageError {
     StageError::Block { shard: place.shard.to_string(), block: place.index, problem }
 }
 
-/// Checks that the tokens of a block take the room that `schema` says. A block does not name its types: ids of another width or packs of
-/// another length would be read as other tokens.
+/// Checks that the tokens of a block have the size that `schema` implies. A block does not state its types: with another id width or pack
+/// length, other tokens would be read.
 fn check_tokens(bytes: &[u8], schema: &SchemaRef, packs: u64) -> Result<(), String> {
     let DataType::FixedSizeList(item, seq_len) = schema.field(0).data_type() else { return Err("packs have no tokens".into()) };
     let wanted = packs * u64::from(seq_len.unsigned_abs()) * item.data_type().primitive_width().unwrap_or_default() as u64;
@@ -199,7 +199,7 @@ fn segments(block: &RecordBatch, row: usize) -> Vec<Segment> {
     let segment = |index: usize| Segment {
         start: offsets(0).value(index),
         len: offsets(1).value(index),
-        // An unknown kind can only come from a later format, whose version number is refused before.
+        // Only a later format can have unknown kinds, and its version number is refused before.
         modality: Modality::try_from(kinds(2).value(index)).unwrap_or(Modality::Control),
         role: Role::try_from(kinds(3).value(index)).unwrap_or(Role::Target),
         loss_weight: weights.value(index),
@@ -207,10 +207,10 @@ fn segments(block: &RecordBatch, row: usize) -> Vec<Segment> {
     (0..fields.len()).map(segment).collect()
 }
 
-/// Packs of shards in their stored order, at most `limit`, with their documents: for inspection, evaluation and reports.
+/// Returns at most `limit` packs of shards in stored order, with their documents: for inspection, evaluation and reports.
 ///
 /// # Errors
-/// As [`BlockReader::block`].
+/// As for [`BlockReader::block`].
 pub async fn read_packs(blocks: &mut BlockReader, shards: &[ShardEntry], limit: usize) -> Result<Vec<Pack>> {
     let mut packs = Vec::new();
     for shard in shards {

@@ -1,8 +1,8 @@
-//! Following a run of another process: its windows are read as it commits them, until its version is published.
+//! Follower of a run in another process: it reads windows as the run commits them, until the version is published.
 //!
-//! The run is known by the lease of the dataset, and that it is alive by its heartbeats. No clocks are compared: a run whose heartbeats do not
-//! go on for [`FollowTimes::silence`] is dead. Windows are named by their digests; where a run that was given up left another record of a
-//! window, it takes the manifest to say which one counts.
+//! The dataset's lease identifies the run, and heartbeats show that it is alive. No clocks are compared: a run without a new heartbeat for
+//! [`FollowTimes::silence`] is dead. Windows are named by their digests. If an abandoned run left another record of a window, only the
+//! manifest tells which one counts.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ use super::version::Records;
 use super::window::WindowShards;
 use crate::error::{Result, StageError};
 
-/// How often a run is looked at.
+/// Intervals of a follower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FollowTimes {
-    /// Time between two looks. Default 1 s.
+    /// Time between two polls. Default 1 s.
     pub look: Duration,
-    /// A run that leaves no heartbeat for so long is dead. Default 20 s, four times what lies between two heartbeats.
+    /// Time without a heartbeat after which a run is dead. Default 20 s, four times the interval of heartbeats.
     pub silence: Duration,
 }
 
@@ -36,37 +36,37 @@ impl Default for FollowTimes {
     }
 }
 
-/// What a follower has to know of `leases/<dataset>/<k>.json`.
+/// Fields of `leases/<dataset>/<k>.json` that a follower needs.
 #[derive(Deserialize)]
 struct Lease {
     run: String,
     released: bool,
 }
 
-/// What was last seen of the run that holds the lease.
+/// Last observed state of the run that holds the lease.
 #[derive(PartialEq, Eq)]
 struct Pulse {
     lease: Option<u64>,
     heartbeat: Option<u64>,
 }
 
-/// [`WindowFeed`] of a version that is still being made.
+/// [`WindowFeed`] of a version in the making.
 pub struct FollowFeed {
     records: Records,
     version: u32,
     times: FollowTimes,
-    /// Digests of the windows that were handed out.
+    /// Digests of the windows handed out.
     read: Vec<Digest>,
-    /// The manifest, once it is published.
+    /// Manifest of the version, once it is published.
     manifest: Option<VersionManifest>,
     pulse: Option<(Pulse, Instant)>,
 }
 
 impl FollowFeed {
-    /// Follows the run that makes the version that `location` means; the one behind the highest, if it names none.
+    /// Follows the run that makes the version of `location`, or the one after the highest if none is named.
     ///
     /// # Errors
-    /// [`StageError::NoVersion`] for a tag that names none, or what the store says.
+    /// [`StageError::NoVersion`] for a tag without version, or those of the store.
     pub async fn open(location: &Location, times: FollowTimes) -> Result<Self> {
         let records = Records::new(location);
         let version = match (&location.version, records.number_of(&location.version).await?) {
@@ -77,16 +77,17 @@ impl FollowFeed {
         Ok(Self { records, version, times, read: Vec::new(), manifest: None, pulse: None })
     }
 
-    /// Number of the version that is followed.
+    /// Returns the number of the followed version.
     #[must_use]
     pub const fn version(&self) -> u32 {
         self.version
     }
 
-    /// Schema of the packs, as the first shard says: the manifest that says it too is not there yet. Waits for that shard.
+    /// Returns the schema of the packs, from the first shard, because the manifest does not exist yet. Waits for that shard.
     ///
     /// # Errors
-    /// [`StageError::Record`] if it is no shard of packs, [`StageError::NoPacks`] if the version has none, or as a window.
+    /// [`StageError::Record`] if the file is no shard of packs, [`StageError::NoPacks`] if the version has none, or those of reading a
+    /// window.
     pub async fn schema(&mut self, split: Split) -> Result<SchemaRef> {
         for index in 0.. {
             match self.next(index).await? {
@@ -103,7 +104,7 @@ impl FollowFeed {
     async fn next(&mut self, index: usize) -> Result<Option<WindowShards>> {
         self.pulse = None;
         loop {
-            // Looked at before the windows: what is published then has all of them.
+            // The manifest is read before the windows, so a published version has all of them.
             if self.manifest.is_none() {
                 self.manifest = self.records.manifest(self.version).await?;
                 self.check_published()?;
@@ -126,7 +127,7 @@ impl FollowFeed {
         }
     }
 
-    /// The one record of window `index` that is there.
+    /// Returns the digest of window `index` if there is exactly one record of it.
     async fn committed(&self, index: usize) -> Result<Option<Digest>> {
         let folder = layout::window_records(&self.records.dataset, self.version, index as u32);
         let names = self.records.names(&folder).await?;
@@ -134,7 +135,7 @@ impl FollowFeed {
         Ok(digests.next().filter(|_| digests.next().is_none()))
     }
 
-    /// Checks that what is published is what was read while it was made.
+    /// Checks that the published windows are those that were read.
     fn check_published(&self) -> Result<()> {
         let Some(manifest) = &self.manifest else { return Ok(()) };
         match self.read.iter().zip(&manifest.windows).position(|(read, published)| read != published) {

@@ -1,7 +1,7 @@
-//! From an address to what is read there: a version, or a run that makes one.
+//! Addresses of readers: a version, or a run that makes one.
 //!
-//! Addresses follow the layout of the store: `STORE/versions/DATASET/N.json` is a version, `STORE/versions/DATASET` the highest one,
-//! `STORE/tags/DATASET/TAG` the one that a tag names. `STORE` is a path, or a URL of any service that `object_store` knows.
+//! Addresses follow the layout of the store. `STORE/versions/DATASET/N.json` is a version, `STORE/versions/DATASET` the highest one, and
+//! `STORE/tags/DATASET/TAG` that of a tag. `STORE` is a path, or a URL of any service that `object_store` knows.
 
 use std::collections::BTreeMap;
 use std::path::{Path as FilePath, PathBuf};
@@ -16,35 +16,35 @@ use super::pool::Origin;
 use crate::error::{Result, StageError};
 use crate::store_options::{self, Service};
 
-/// Which version of a dataset is meant.
+/// Choice of a dataset's version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VersionName {
-    /// Its number.
+    /// A version by number.
     Number(u32),
-    /// The highest one.
+    /// The highest version.
     Latest,
-    /// The one that a tag names.
+    /// The version of a tag.
     Tag(String),
 }
 
 /// A dataset in a store.
 #[derive(Clone)]
 pub struct Location {
-    /// The store, for records.
+    /// Store of the records.
     pub store: Arc<dyn ObjectStore>,
-    /// Where its shards are read from.
+    /// Source of the shards.
     pub origin: Origin,
     /// Name of the dataset.
     pub dataset: String,
-    /// The version that is meant.
+    /// Chosen version.
     pub version: VersionName,
 }
 
 impl Location {
-    /// Checks that `options` have names that a store of one of the addresses knows; where all are local, any store.
+    /// Checks that each name of `options` is known for a store of one of the addresses, or for any store if all addresses are local.
     ///
     /// # Errors
-    /// [`StageError::Address`] that names the nearest known name.
+    /// [`StageError::Address`] with the nearest known name.
     pub fn check_options<'a>(addresses: impl Iterator<Item = &'a str> + Clone, options: &BTreeMap<String, String>) -> Result<()> {
         let services: Vec<Service> = addresses.clone().filter_map(service).collect();
         let problem = options.keys().find_map(|name| store_options::problem(&services, name));
@@ -52,11 +52,11 @@ impl Location {
         problem.map_or(Ok(()), |problem| Err(StageError::Address { address: address(), problem }))
     }
 
-    /// Opens `address`; `options` are settings of the service by the names of `object_store` (`region`, `endpoint`, `allow_http`, …) and win
-    /// over the environment. Sends no request.
+    /// Opens `address`. `options` are settings of the service by the names of `object_store` (`region`, `endpoint`, `allow_http`, …), which
+    /// override the environment. Sends no request.
     ///
     /// # Errors
-    /// [`StageError::Address`] if it names no version, or no store is known for it.
+    /// [`StageError::Address`] if it names no version, or if no store is known for it.
     pub fn open(address: &str, options: &BTreeMap<String, String>) -> Result<Self> {
         let refused = |problem: String| StageError::Address { address: printable(address), problem };
         let (root, dataset, version) = parts(address).map_err(refused)?;
@@ -75,13 +75,13 @@ fn local(folder: &FilePath) -> object_store::Result<Arc<dyn ObjectStore>> {
     Ok(Arc::new(LocalFileSystem::new_with_prefix(folder)?))
 }
 
-/// Root of the store, dataset and version of an address.
+/// Splits an address into root of the store, dataset and version.
 fn parts(address: &str) -> Result<(&str, String, VersionName), String> {
     const EXPECTED: &str = "expected STORE/versions/DATASET, STORE/versions/DATASET/N.json or STORE/tags/DATASET/TAG";
     let trimmed = address.trim_end_matches('/');
     let mut places: Vec<(usize, &str)> = trimmed.match_indices('/').map(|(at, _)| (at, &trimmed[at + 1..])).collect();
     places.reverse();
-    // The folder that decides stands two or three names from the end.
+    // The deciding folder stands two or three names from the end.
     for (at, rest) in places.into_iter().take(3) {
         let names: Vec<&str> = rest.split('/').collect();
         let root = if at == 0 { "/" } else { &trimmed[..at] };
@@ -99,13 +99,13 @@ fn parts(address: &str) -> Result<(&str, String, VersionName), String> {
     Err(EXPECTED.to_owned())
 }
 
-/// The service of a remote address.
+/// Returns the service of a remote address.
 fn service(address: &str) -> Option<Service> {
     let url = Url::parse(address).ok().filter(|url| address.contains("://") && url.scheme() != "file")?;
     ObjectStoreScheme::parse(&url).ok().map(|(scheme, _)| Service::of(&scheme))
 }
 
-/// The store at `url`, as seen from there.
+/// Opens the store at `url`, with paths relative to it.
 fn remote(url: &Url, options: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectStore>, String> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err("an address must hold no user and password; give keys as options or in the environment".to_owned());
@@ -120,10 +120,10 @@ fn remote(url: &Url, options: &BTreeMap<String, String>) -> Result<Arc<dyn Objec
     Ok(Arc::new(PrefixStore::new(store, path)))
 }
 
-/// The address without what may be a secret in it.
+/// Returns the address without possible secrets.
 fn printable(address: &str) -> String {
     let Ok(mut url) = Url::parse(address) else { return address.to_owned() };
-    // Neither can fail for an address that has them.
+    // Both succeed for an address that has a user or a password.
     let _ = url.set_password(None).and_then(|()| url.set_username(""));
     url.set_query(None);
     url.to_string()

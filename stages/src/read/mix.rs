@@ -1,8 +1,8 @@
-//! Which source each position of a mixture reads from: weights that change at given positions.
+//! Mixture of sources: chooses the source of each position, by weights that change at given positions.
 //!
-//! The choice at a position depends on seed, position and the weights there alone, so that weights may change, and sources come and go, at
-//! any step. Positions are cut into rounds of [`ROUND`]; a keyed permutation deals the places of a round to the sources, so that every whole
-//! round holds exactly each source's share, and counting the packs of a source before a position takes one round's time at most.
+//! The choice at a position depends only on seed, position and the weights there, so weights may change, and sources come and go, at any
+//! step. Positions are cut into rounds of [`ROUND`]. A keyed permutation deals the places of a round to the sources, so every whole round
+//! has exactly each source's share. To count the packs of a source before a position takes at most the time of one round.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::order::Permutation;
 use crate::error::{Result, StageError};
 
-/// Positions of a round, and so the finest share: a source has at least one pack of each.
+/// Number of positions in a round, and thus the finest share: a source has at least one pack of each.
 const ROUND: u64 = 1 << 16;
-/// Most sources of a mixture, and bytes of a name: a state stays below 1 KiB.
+/// Limits of the number of sources and of the bytes of a name: a state stays below 1 KiB.
 const MAX_SOURCES: usize = 16;
 const MAX_NAME_BYTES: usize = 32;
 
@@ -22,37 +22,37 @@ const MAX_NAME_BYTES: usize = 32;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Phase {
-    /// First position, in packs over all ranks, that the weights hold for. The first phase begins at 0.
+    /// First position, in packs over all ranks, that the weights apply to. The first phase begins at 0.
     pub from: u64,
-    /// Weights by name of the source, 0 or more and finite, one above 0; a source that is not named has none.
+    /// Weights by name of the source, finite and at least 0, one above 0. An absent source has weight 0.
     pub weights: BTreeMap<String, f64>,
 }
 
-/// A checked schedule of weights over sources.
+/// Validated schedule of weights over sources.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     names: Vec<String>,
     phases: Vec<Share>,
     seed: u64,
     id: String,
-    /// The round that was asked for last.
+    /// Round of the last request.
     round: Option<(u64, Permutation)>,
 }
 
 #[derive(Debug, Clone)]
 struct Share {
     from: u64,
-    /// Behind which place of a round the places of each source end.
+    /// End of each source's places in a round.
     ends: Vec<u64>,
-    /// The source that has all of them.
+    /// Source that has all places, if there is one.
     only: Option<usize>,
 }
 
 impl Schedule {
-    /// A schedule of `phases` over the sources `names`, which ascend.
+    /// Builds a schedule of `phases` over the sources `names`, which ascend.
     ///
     /// # Errors
-    /// [`StageError::Mixture`] that says what is wrong with names, weights or positions.
+    /// [`StageError::Mixture`] with the problem of names, weights or positions.
     pub fn try_new(names: Vec<String>, phases: &[Phase], seed: u64) -> Result<Self> {
         check_names(&names)?;
         let first = phases.first().ok_or_else(|| refused("a schedule needs at least one phase".into()))?;
@@ -67,7 +67,7 @@ impl Schedule {
         Ok(Self { names, phases, seed, id, round: None })
     }
 
-    /// The schedule of one source.
+    /// Builds the schedule of one source.
     ///
     /// # Errors
     /// [`StageError::Mixture`] if the name is too long.
@@ -76,25 +76,25 @@ impl Schedule {
         Self::try_new(vec![name.to_owned()], &[phase], seed)
     }
 
-    /// Names of the sources.
+    /// Returns the names of the sources.
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// What tells it from other schedules: a digest of seed and phases.
+    /// Returns the identity of the schedule: a digest of seed and phases.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Seed of the choices.
+    /// Returns the seed of the choices.
     #[must_use]
     pub const fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// Number of the source that `position` reads from.
+    /// Returns the index of the source that `position` reads from.
     pub fn source_at(&mut self, position: u64) -> usize {
         let phase = self.phases.partition_point(|phase| phase.from <= position) - 1;
         if let Some(only) = self.phases[phase].only {
@@ -104,7 +104,7 @@ impl Schedule {
         self.phases[phase].ends.partition_point(|end| *end <= place)
     }
 
-    /// Adds to `counts` how many positions of `from..to` read from each source.
+    /// Adds the number of positions in `from..to` that read from each source to `counts`.
     pub fn count(&mut self, from: u64, to: u64, counts: &mut [u64]) {
         let mut at = from;
         while at < to {
@@ -131,7 +131,7 @@ impl Schedule {
         }
     }
 
-    /// Place of a position in the order of its round.
+    /// Returns the place of a position in the order of its round.
     fn place(&mut self, position: u64) -> u64 {
         let number = position / ROUND;
         let permutation = match &mut self.round {
@@ -171,12 +171,12 @@ impl Share {
     }
 }
 
-/// Places of a round for each weight: by largest remainder, at least one for each that is above 0.
+/// Returns the places of a round for each weight: by largest remainder, at least one for each positive weight.
 fn places_of(weights: &[f64], sum: f64) -> Vec<u64> {
     let exact: Vec<f64> = weights.iter().map(|weight| weight / sum * ROUND as f64).collect();
     let least = |source: usize| u64::from(weights[source] > 0.0);
     let mut places: Vec<u64> = exact.iter().enumerate().map(|(source, share)| (share.floor() as u64).max(least(source))).collect();
-    // Floats order alike everywhere: ties go to the earlier source.
+    // Floats compare alike on all machines; ties go to the earlier source.
     let remainder = |places: &[u64], source: usize| exact[source] - places[source] as f64;
     while places.iter().sum::<u64>() < ROUND {
         let lacking = (0..places.len()).rev().max_by(|a, b| remainder(&places, *a).total_cmp(&remainder(&places, *b)));
@@ -197,7 +197,7 @@ fn check_names(names: &[String]) -> Result<()> {
     if let Some(name) = names.iter().find(|name| name.is_empty() || name.len() > MAX_NAME_BYTES) {
         return Err(refused(format!("the name of a source has 1 to {MAX_NAME_BYTES} bytes, got {name:?}")));
     }
-    // Choices depend on the order of the sources, and how a user lists them must change nothing.
+    // Choices depend on the order of the sources, and the user's order must not matter.
     match names.windows(2).find(|pair| pair[0] >= pair[1]) {
         Some(pair) if pair[0] == pair[1] => Err(refused(format!("two sources are called {:?}", pair[0]))),
         Some(pair) => Err(refused(format!("sources must be in the order of their names, got {:?} before {:?}", pair[0], pair[1]))),

@@ -1,4 +1,4 @@
-//! A reader of several sources under a schedule of weights, pack by pack.
+//! Reader of several sources under a schedule of weights, pack by pack.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,22 +14,22 @@ use super::source::{Source, WindowFeed};
 use super::state::MixState;
 use crate::error::Result;
 
-/// What a source is read from.
+/// Input of a source.
 pub struct SourceInput {
-    /// Which windows there are.
+    /// Feed of the windows.
     pub feed: Box<dyn WindowFeed>,
-    /// Where its shards lie.
+    /// Place of the shards.
     pub origin: Origin,
-    /// Schema of its packs, [`cm3flow_schemas::columns::pack`].
+    /// Schema of the packs, [`cm3flow_schemas::columns::pack`].
     pub schema: SchemaRef,
-    /// The split that is read.
+    /// Split to read.
     pub split: Split,
-    /// Memory for its blocks.
+    /// Memory for the blocks.
     pub limits: PoolLimits,
 }
 
-/// Reads packs of the sources of a [`Schedule`]. At every position the schedule says which source is read; each source gives its packs in
-/// an order of its own, a function of the seed and of how many of it were read before.
+/// Reader of the sources of a [`Schedule`]. At every position the schedule chooses the source. Each source gives its packs in its own
+/// order, which depends on the seed and on the number of its packs read before.
 pub struct MixReader {
     sources: Vec<Source>,
     schedule: Schedule,
@@ -40,10 +40,10 @@ pub struct MixReader {
 }
 
 impl MixReader {
-    /// A reader at position 0 of `inputs`, one for each source of `schedule` in its order. Fetches run on `runtime`.
+    /// Begins at position 0 of `inputs`, one for each source of `schedule` in its order. Fetches run on `runtime`.
     ///
     /// # Panics
-    /// If their numbers differ.
+    /// If the numbers of inputs and sources differ.
     #[must_use]
     pub fn new(inputs: Vec<SourceInput>, schedule: Schedule, runtime: &Handle) -> Self {
         assert_eq!(inputs.len(), schedule.names().len(), "each source of the schedule has an input");
@@ -57,16 +57,17 @@ impl MixReader {
         Self { sources, schedule, position: 0, counters, parked: BTreeMap::new() }
     }
 
-    /// Packs handed out or skipped so far.
+    /// Returns the number of packs handed out or skipped so far.
     #[must_use]
     pub const fn position(&self) -> u64 {
         self.position
     }
 
-    /// The pack at the present position; the reader moves behind it. After an error it stands where it stood.
+    /// Returns the pack at the present position, and moves behind it. After an error the position is unchanged.
     ///
     /// # Errors
-    /// What feed or store say, [`StageError::Block`](crate::StageError::Block) for damage, [`StageError::NoPacks`](crate::StageError::NoPacks).
+    /// Those of feed and store, [`StageError::Block`](crate::StageError::Block) for damage,
+    /// [`StageError::NoPacks`](crate::StageError::NoPacks).
     pub async fn pack(&mut self) -> Result<PackRow> {
         let number = self.schedule.source_at(self.position);
         let row = self.sources[number].pack(self.counters[number]).await?;
@@ -81,13 +82,13 @@ impl MixReader {
         self.position += packs;
     }
 
-    /// Where the reader stands.
+    /// Returns the present state.
     #[must_use]
     pub fn state(&self) -> MixState {
         self.state_of(self.position, &self.counters)
     }
 
-    /// Where it would stand behind the next `packs`.
+    /// Returns the state behind the next `packs`.
     pub(super) fn state_behind(&self, packs: u64) -> MixState {
         let mut counters = self.counters.clone();
         self.schedule.clone().count(self.position, self.position + packs, &mut counters);
@@ -97,16 +98,16 @@ impl MixReader {
     fn state_of(&self, position: u64, counters: &[u64]) -> MixState {
         let counters = self.schedule.names().iter().cloned().zip(counters.iter().copied());
         let counters = self.parked.iter().map(|(name, count)| (name.clone(), *count)).chain(counters);
-        // A source that was not read yet needs no place.
+        // A source without packs read needs no entry.
         let counters = counters.filter(|(_, count)| *count > 0).collect();
         MixState::new(position, counters, self.schedule.id(), self.schedule.seed())
     }
 
-    /// Goes on from `state`, which another schedule may have reached: its counters hold, and the weights of this schedule from its position
-    /// on.
+    /// Continues from `state`, which may come from another schedule. Its counters are kept, and from its position on the weights of this
+    /// schedule apply.
     ///
     /// # Errors
-    /// [`StageError::ReaderState`](crate::StageError::ReaderState) for a state of another seed, a damaged one, or one with too many sources.
+    /// [`StageError::ReaderState`](crate::StageError::ReaderState) for a state that is damaged, of another seed, or with too many sources.
     pub fn restore(&mut self, state: &MixState) -> Result<()> {
         state.check(self.schedule.seed())?;
         let mut counters = state.counters.clone();
@@ -123,7 +124,7 @@ impl MixReader {
         fits
     }
 
-    /// Goes to `position` of this schedule, as if all packs before it had been read under it.
+    /// Moves to `position` of this schedule, as if it had applied to all packs before.
     pub fn seek(&mut self, position: u64) {
         self.counters.fill(0);
         self.parked.clear();
@@ -131,10 +132,10 @@ impl MixReader {
         self.skip(position);
     }
 
-    /// Whether all sources together hold at least `packs` packs in `epochs` epochs; waits for windows as long as that is open.
+    /// Checks whether all sources together have at least `packs` packs in `epochs` epochs. Waits for windows until this is certain.
     ///
     /// # Errors
-    /// What the feeds say.
+    /// Those of the feeds.
     pub(super) async fn holds(&mut self, packs: u64, epochs: u64) -> Result<bool> {
         loop {
             let (one, all) = (self.packs_in(1), self.packs_in(epochs));
@@ -148,10 +149,10 @@ impl MixReader {
         }
     }
 
-    /// Packs of all sources together in `epochs` epochs; waits for all windows unless there are no epochs.
+    /// Returns the number of packs of all sources in `epochs` epochs. Waits for all windows, unless there are no epochs.
     ///
     /// # Errors
-    /// What the feeds say.
+    /// Those of the feeds.
     pub(super) async fn total(&mut self, epochs: u64) -> Result<u64> {
         while let Some(growing) = self.sources.iter_mut().find(|source| epochs > 0 && !source.is_complete()) {
             growing.learn().await?;
@@ -159,17 +160,17 @@ impl MixReader {
         Ok(self.packs_in(epochs))
     }
 
-    /// As [`Self::total`], if all windows are known.
+    /// Returns [`Self::total`] if all windows are known.
     pub(super) fn known_total(&self, epochs: u64) -> Option<u64> {
         self.sources.iter().all(Source::is_complete).then(|| self.packs_in(epochs))
     }
 
-    /// Packs of `epochs` epochs in the windows that are known.
+    /// Returns the number of packs of `epochs` epochs in the known windows.
     fn packs_in(&self, epochs: u64) -> u64 {
         self.sources.iter().map(|source| source.packs_in(epochs)).fold(0, u64::saturating_add)
     }
 
-    /// Takes the time that was spent waiting for blocks and windows since it was last taken.
+    /// Returns the time spent waiting for blocks and windows since the last call.
     pub(super) fn take_waited(&mut self) -> Duration {
         self.sources.iter_mut().map(Source::take_waited).sum()
     }

@@ -1,14 +1,14 @@
-//! `read`: packs in an order that is a pure function of (versions and their weights, seed, global position), and can be resumed anywhere.
+//! `read`: packs in an order that is a pure function of versions, weights, seed and global position, and can be resumed anywhere.
 //!
 //! ```text
 //! version or run ─► windows ─► order of blocks and packs ─┐
 //! version or run ─► windows ─► order of blocks and packs ─┴► schedule of weights ─► global batches ─► slice of a rank and worker
 //! ```
 //!
-//! Windows come in order; within a window the blocks are permuted, and within a group of blocks the packs. An epoch that begins again
-//! permutes anew. Each block's digest is checked when it is first read. A reader that follows a run waits for windows to be committed and
-//! offers the very order that the published version offers. Ranks and workers only slice global batches, so their numbers may change at any
-//! step, and a state ([`MixState`]) holds for all of them.
+//! Windows come in order. Within a window the blocks are permuted, and within a group of blocks the packs. Each epoch has new permutations.
+//! Each block's digest is checked when it is first read. A reader that follows a run waits for windows to be committed, and has the same
+//! order as the published version. Ranks and workers only slice global batches, so their numbers may change at any step, and a state
+//! ([`MixState`]) is valid for all of them.
 
 mod batches;
 mod block;
@@ -43,7 +43,7 @@ pub use state::MixState;
 pub use version::{PublishedFeed, PublishedVersion};
 pub use window::WindowShards;
 
-/// The stage's name.
+/// Name of the stage in errors.
 pub const NAME: &str = "read";
 
 #[cfg(all(test, feature = "prepare"))]

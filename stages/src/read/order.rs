@@ -2,7 +2,7 @@
 
 use cm3flow_schemas::digest::PartHasher;
 
-/// Rounds of the Feistel network.
+/// Number of rounds of the Feistel network.
 const ROUNDS: usize = 6;
 
 /// A keyed permutation of `0..len`, evaluated in constant memory.
@@ -18,7 +18,7 @@ pub struct Permutation {
 }
 
 impl Permutation {
-    /// The permutation of `len` items that the parts of `key` name.
+    /// Returns the permutation of `len` items for the parts of `key`.
     #[must_use]
     pub fn new(len: u64, key: &[&[u8]]) -> Self {
         let mut hasher = PartHasher::new("permutation");
@@ -34,10 +34,10 @@ impl Permutation {
         Self { len, half_bits: bits.div_ceil(2).max(1), keys: std::array::from_fn(round_key) }
     }
 
-    /// Item at `position`, which must be below the length.
+    /// Returns the item at `position`.
     ///
     /// # Panics
-    /// If it is not.
+    /// If `position` is not below the length.
     #[must_use]
     pub fn at(&self, position: u64) -> u64 {
         assert!(position < self.len, "position {position} is outside a permutation of {}", self.len);
@@ -60,7 +60,7 @@ impl Permutation {
     }
 }
 
-/// The finalizer of splitmix64.
+/// Applies the finalizer of splitmix64.
 ///
 /// # Source
 /// Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".

@@ -1,4 +1,4 @@
-//! Packs inside decoded blocks: views, nothing is copied until somebody asks.
+//! Packs inside decoded blocks: views that copy nothing until the caller does.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,27 +16,27 @@ enum Tokens {
     U32(ScalarBuffer<u32>),
 }
 
-/// Token ids of a pack, as they are stored.
+/// Token ids of a pack, as stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenIds<'a> {
-    /// Of vocabularies of at most 65,536 ids.
+    /// Ids of a vocabulary of at most 65,536 ids.
     U16(&'a [u16]),
-    /// Of larger ones.
+    /// Ids of a larger vocabulary.
     U32(&'a [u32]),
 }
 
-/// Segments of a pack, column by column, all of one length.
+/// Segments of a pack, by column, all of one length.
 #[derive(Debug, Clone, Copy)]
 pub struct SegmentTable<'a> {
-    /// First tokens.
+    /// First token of each segment, counted from the pack's first.
     pub start: &'a [u32],
-    /// Numbers of tokens.
+    /// Number of tokens of each segment.
     pub len: &'a [u32],
-    /// [`Modality`] by number.
+    /// [`Modality`] of each segment, by number.
     pub modality: &'a [u8],
-    /// [`Role`] by number.
+    /// [`Role`] of each segment, by number.
     pub role: &'a [u8],
-    /// Weights in the loss.
+    /// Loss weight of each segment.
     pub loss_weight: &'a [f32],
 }
 
@@ -57,7 +57,7 @@ pub struct PackBlock {
 }
 
 impl PackBlock {
-    /// The packs of a batch of [`cm3flow_schemas::columns::pack`].
+    /// Takes the columns of a [`cm3flow_schemas::columns::pack`] batch.
     pub(super) fn new(batch: &RecordBatch) -> Self {
         let tokens = batch.column(0).as_fixed_size_list();
         let seq_len = tokens.value_length().unsigned_abs() as usize;
@@ -85,14 +85,14 @@ impl PackBlock {
         }
     }
 
-    /// Number of packs.
+    /// Returns the number of packs.
     #[must_use]
     pub const fn packs(&self) -> usize {
         self.packs
     }
 }
 
-/// A pack in its block, which it keeps in memory.
+/// A pack in a block, which it keeps in memory.
 #[derive(Debug, Clone)]
 pub struct PackRow {
     pub(super) block: Arc<PackBlock>,
@@ -100,13 +100,13 @@ pub struct PackRow {
 }
 
 impl PackRow {
-    /// Tokens of the pack.
+    /// Returns the number of tokens.
     #[must_use]
     pub fn seq_len(&self) -> usize {
         self.block.seq_len
     }
 
-    /// Its token ids, where they lie.
+    /// Returns the token ids without a copy.
     #[must_use]
     pub fn tokens(&self) -> TokenIds<'_> {
         let places = self.row * self.block.seq_len..(self.row + 1) * self.block.seq_len;
@@ -116,10 +116,10 @@ impl PackRow {
         }
     }
 
-    /// Writes its token ids into `out`, which has [`Self::seq_len`] places.
+    /// Writes the token ids into `out`, which has [`Self::seq_len`] places.
     ///
     /// # Panics
-    /// If it has another number of places.
+    /// If `out` has another number of places.
     pub fn widen_into(&self, out: &mut [i64]) {
         assert_eq!(out.len(), self.block.seq_len, "a pack is written as a whole");
         match self.tokens() {
@@ -128,7 +128,7 @@ impl PackRow {
         }
     }
 
-    /// Its segments, in order, positions counted from its first token.
+    /// Returns the segments, in order, with positions counted from the pack's first token.
     #[must_use]
     pub fn segments(&self) -> SegmentTable<'_> {
         let block = &*self.block;
@@ -142,13 +142,13 @@ impl PackRow {
         }
     }
 
-    /// First tokens of its documents, in order.
+    /// Returns the first token of each document, in order.
     #[must_use]
     pub fn document_starts(&self) -> &[u32] {
         &self.block.document_start[range(&self.block.documents, self.row)]
     }
 
-    /// Appends it to `batch`.
+    /// Appends the pack to `batch`.
     pub(super) fn append_to(&self, batch: &mut PackBatch) {
         match self.tokens() {
             TokenIds::U16(ids) => batch.tokens.extend(ids.iter().map(|id| u32::from(*id))),
@@ -160,13 +160,13 @@ impl PackRow {
 }
 
 impl SegmentTable<'_> {
-    /// The segments one by one.
+    /// Returns the segments as structs.
     #[must_use]
     pub fn to_segments(&self) -> Vec<Segment> {
         let segment = |index: usize| Segment {
             start: self.start[index],
             len: self.len[index],
-            // An unknown kind can only come from a later format, whose version number is refused before.
+            // Only a later format can have unknown kinds, and its version number is refused before.
             modality: Modality::try_from(self.modality[index]).unwrap_or(Modality::Control),
             role: Role::try_from(self.role[index]).unwrap_or(Role::Target),
             loss_weight: self.loss_weight[index],

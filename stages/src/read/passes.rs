@@ -1,23 +1,23 @@
-//! Passes: what one loop over the packs reads until it ends. Pass `n` of `e` epochs reads the epochs from `n * e` on, so passes follow each
-//! other as a reader without end reads them, and a position alone says which pass it lies in.
+//! Passes: one loop over the packs, to its end. Pass `n` of `e` epochs reads the epochs from `n * e` on. Passes follow each other in the
+//! order of a reader without end, so a position alone determines its pass.
 
 use super::mixed::MixReader;
 use crate::error::{Result, StageError};
 
-/// Where a reader begins.
+/// Place to begin at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Begin {
-    /// Where it stands.
+    /// The present position.
     Here,
-    /// Where it stands, or with the next pass if nothing is left of the one that it stands in.
+    /// The present position, or the next pass if nothing is left of the present one.
     HereOrNext,
-    /// With this pass, or where it stands if that is inside.
+    /// The beginning of this pass, or the present position if that lies inside.
     Pass(u64),
-    /// Where it stands, which belongs to this pass.
+    /// The present position, which belongs to this pass.
     Inside(u64),
 }
 
-/// Passes of `epochs` epochs over a mixture, of which `least` packs can be read at once.
+/// Passes of `epochs` epochs over a mixture; a read needs at least `least` packs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Passes {
     pub(super) epochs: u64,
@@ -25,15 +25,15 @@ pub(super) struct Passes {
 }
 
 impl Passes {
-    /// First of the epochs behind `pass`.
+    /// Returns the first epoch behind `pass`.
     pub(super) const fn end(self, pass: u64) -> u64 {
         pass.saturating_add(1).saturating_mul(self.epochs)
     }
 
-    /// Pass and position to begin at, for a reader that stands at `at`.
+    /// Returns pass and position to begin at, for a reader at position `at`.
     ///
     /// # Errors
-    /// [`StageError::ReaderState`] for a pass before the one that it stands in, and what the feeds say.
+    /// [`StageError::ReaderState`] for a pass before the present one, and those of the feeds.
     pub(super) async fn find(self, mix: &mut MixReader, at: u64, begin: Begin) -> Result<(u64, u64)> {
         let here = match begin {
             Begin::Inside(pass) => return Ok((pass, at)),
@@ -54,7 +54,7 @@ impl Passes {
         Ok((pass, mix.total(pass.saturating_mul(self.epochs)).await?))
     }
 
-    /// The pass that ends with `at` or holds it: states stand behind a batch, never before the first one.
+    /// Returns the pass that contains `at` or ends with it: a state is behind a batch, never before the first one.
     async fn pass_of(self, mix: &mut MixReader, at: u64) -> Result<u64> {
         if mix.holds(at, self.end(0)).await? || mix.total(u64::MAX).await? == 0 {
             return Ok(0);

@@ -1,7 +1,7 @@
-//! The blocks that a reader has at hand: mapped from a local folder, or fetched from a store ahead of their use.
+//! Pool of a reader's blocks: mapped from a local folder, or fetched from a store ahead of use.
 //!
-//! Ahead are fetched as many blocks as fit into [`PoolLimits::prefetch_bytes`], in the order of reading; behind are kept those read last, as
-//! far as [`PoolLimits::cache_bytes`] allows. A mapped block is checked when it is first read, a fetched one whenever it was fetched.
+//! Up to [`PoolLimits::prefetch_bytes`] are fetched ahead, in the order of reading. The blocks read last are kept, up to
+//! [`PoolLimits::cache_bytes`]. A mapped block is checked when it is first read, a fetched one after each fetch.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
@@ -20,24 +20,24 @@ use super::packs::PackBlock;
 use super::window::BlockPlace;
 use crate::error::{Result, StageError};
 
-/// Files that are mapped at once.
+/// Largest number of files mapped at once.
 const MAPPED_FILES: usize = 256;
 
-/// Where shards lie.
+/// Place of shards.
 #[derive(Clone)]
 pub enum Origin {
-    /// In `shards/` of this folder; they are mapped into memory.
+    /// `shards/` of this folder; files are mapped into memory.
     Folder(PathBuf),
-    /// In `shards/` of this store; blocks are fetched by range.
+    /// `shards/` of this store; blocks are fetched by range.
     Store(Arc<dyn ObjectStore>),
 }
 
-/// Memory of a source.
+/// Memory limits of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolLimits {
-    /// Bytes that are fetched ahead. Default 64 MiB. A mapped file has none: the system reads it ahead.
+    /// Bytes fetched ahead. Default 64 MiB. Not used for mapped files, which the system reads ahead.
     pub prefetch_bytes: u64,
-    /// Bytes that are kept beyond those that are read now or soon. Default 64 MiB.
+    /// Bytes kept beyond those that are read now or soon. Default 64 MiB.
     pub cache_bytes: u64,
 }
 
@@ -49,7 +49,7 @@ impl Default for PoolLimits {
 
 type Key = (Digest, usize);
 
-/// A fetch that ends with the pool.
+/// A running fetch, aborted when it is dropped.
 struct Coming(JoinHandle<Result<Arc<PackBlock>>>);
 
 impl Drop for Coming {
@@ -58,7 +58,7 @@ impl Drop for Coming {
     }
 }
 
-/// The blocks of one source.
+/// Blocks of one source.
 pub(super) struct BlockPool {
     origin: Origin,
     schema: SchemaRef,
@@ -66,11 +66,11 @@ pub(super) struct BlockPool {
     runtime: Handle,
     coming: HashMap<Key, Coming>,
     ready: HashMap<Key, (Arc<PackBlock>, u64)>,
-    /// Keys of what is ready, those read longest ago first, and their bytes.
+    /// Keys of ready blocks, the least recently read first, and their total bytes.
     by_age: VecDeque<Key>,
     bytes: u64,
     checked: HashSet<Key>,
-    /// Keys of mapped blocks that are read now or soon, which the system was told of.
+    /// Keys of mapped blocks that are read now or soon, and that the system has been advised of.
     advised: HashSet<Key>,
     mapped: VecDeque<(Digest, Arc<Mmap>)>,
 }
@@ -92,12 +92,12 @@ impl BlockPool {
         }
     }
 
-    /// Bytes that are to be fetched ahead.
+    /// Returns the number of bytes to fetch ahead.
     pub(super) const fn ahead(&self) -> u64 {
         self.limits.prefetch_bytes
     }
 
-    /// Says what is read now and soon, in order: fetches begin, and those of other blocks end.
+    /// Announces the blocks that are read now and soon, in order. Their fetches begin, and other fetches are aborted.
     pub(super) fn expect(&mut self, places: &[BlockPlace]) -> Result<()> {
         let keys: HashSet<Key> = places.iter().map(BlockPlace::key).collect();
         self.coming.retain(|key, _| keys.contains(key));
@@ -112,7 +112,7 @@ impl BlockPool {
                     let coming = self.begin(Arc::clone(store), place);
                     self.coming.insert(key, coming);
                 }
-                // Saying it again for each group that is entered would take longer than to read the packs.
+                // Repeated advice for each group would take longer than reading the packs.
                 Origin::Folder(_) if self.advised.contains(&key) => {}
                 Origin::Folder(_) => self.read_ahead(place)?,
             }
@@ -121,7 +121,7 @@ impl BlockPool {
         Ok(())
     }
 
-    /// A block, waited for if need be.
+    /// Returns a block, after waiting for it if necessary.
     pub(super) async fn block(&mut self, place: &BlockPlace) -> Result<Arc<PackBlock>> {
         let key = place.key();
         if let Some((block, _)) = self.ready.get(&key) {
@@ -142,9 +142,9 @@ impl BlockPool {
         Ok(block)
     }
 
-    /// Forgets what was read longest ago, but for `keys`, until no more is kept than the limit says.
+    /// Forgets the least recently read blocks, except `keys`, down to the limit.
     fn forget(&mut self, keys: &HashSet<Key>) {
-        // Mapped blocks are the system's to keep.
+        // The system keeps mapped blocks.
         let limit = if matches!(self.origin, Origin::Folder(_)) { 0 } else { self.limits.cache_bytes };
         let spare = |(key, (_, bytes)): (&Key, &(Arc<PackBlock>, u64))| if keys.contains(key) { 0 } else { *bytes };
         let mut over = self.ready.iter().map(spare).sum::<u64>().saturating_sub(limit);
@@ -165,7 +165,7 @@ impl BlockPool {
         let (schema, place) = (Arc::clone(&self.schema), place.clone());
         Coming(self.runtime.spawn(async move {
             let bytes = fetch(&*store, &place).await?;
-            // Digest and decoding take longer than what may hold up a thread of the runtime.
+            // Digest and decoding would block a thread of the runtime for too long.
             let decoded = tokio::task::spawn_blocking(move || {
                 let batch = decode(bytes, &schema, &place, Check::Digest)?;
                 Ok(Arc::new(PackBlock::new(&batch)))
@@ -191,7 +191,7 @@ impl BlockPool {
         let file = self.map_file(place.shard)?;
         let range = range_of(&place.entry);
         if range.end <= file.len() as u64 {
-            // A hint that the system does not take costs nothing but time.
+            // A refused hint costs only time.
             let _ = file.advise_range(Advice::WillNeed, range.start as usize, (range.end - range.start) as usize);
         }
         Ok(())
@@ -206,8 +206,8 @@ impl BlockPool {
         let path = folder.join(layout::shard(shard));
         let failed = |source| StageError::Read { location: path.display().to_string(), source };
         let file = std::fs::File::open(&path).map_err(failed)?;
-        // SAFETY: shards are written once, under the name of their digest, and never changed; they are only ever removed, which leaves a
-        // mapping as it was.
+        // SAFETY: shards are written once, under the name of their digest, and never changed. They are only ever removed, which leaves a
+        // mapping intact.
         let file = Arc::new(unsafe { Mmap::map(&file) }.map_err(failed)?);
         if self.mapped.len() == MAPPED_FILES {
             self.mapped.pop_front();
@@ -217,7 +217,7 @@ impl BlockPool {
     }
 }
 
-/// A mapped file as bytes.
+/// A mapped file as a byte slice.
 struct Mapped(Arc<Mmap>);
 
 impl AsRef<[u8]> for Mapped {

@@ -1,4 +1,4 @@
-//! The reader of one source that the integrated trainer uses.
+//! Reader of one source, for the integrated trainer.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use super::pool::{Origin, PoolLimits};
 use super::source::WindowFeed;
 use crate::error::Result;
 
-/// Name of its one source.
+/// Name of the only source.
 const SOURCE: &str = "packs";
 
-/// Reads packs of one split, epoch after epoch.
+/// Reader of the packs of one split, epoch after epoch.
 pub struct PackReader {
     mix: MixReader,
     seq_len: usize,
@@ -31,7 +31,7 @@ impl PackReader {
     /// outside of `runtime`, which does the I/O.
     ///
     /// # Panics
-    /// Never: a schedule of one source is sound.
+    /// Never: a schedule of one source is valid.
     #[must_use]
     pub fn new(
         store: Arc<dyn ObjectStore>,
@@ -64,7 +64,7 @@ impl PackSource for PackReader {
         let (runtime, before) = (self.runtime.clone(), self.mix.position());
         let batch = runtime.block_on(self.read(rows));
         if batch.is_err() {
-            // What was read of a batch that did not come is not lost.
+            // A failed batch must not lose the packs that were read for it.
             self.mix.seek(before);
         }
         Ok(batch?)

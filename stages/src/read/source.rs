@@ -1,4 +1,4 @@
-//! One source of a reader: the windows of a version or of a run, in their order, and the pack at each place of it.
+//! One source of a reader: the windows of a version or run in order, and the pack at each place.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use super::pool::BlockPool;
 use super::window::{BlockPlace, Groups, Window, WindowShards};
 use crate::error::{Result, StageError};
 
-/// Orders of windows that are kept: of the one that is read and of the one that is read ahead.
+/// Number of window orders in memory: that of the present window and of the one read ahead.
 const KEPT_ORDERS: usize = 2;
 
-/// Says which windows there are, as they are committed.
+/// Feed of windows, as they are committed.
 pub trait WindowFeed: Send {
-    /// Shards of window `index`; waits until it is committed. `None` once the windows are complete.
+    /// Returns the shards of window `index`, after waiting for its commit. `None` once the windows are complete.
     fn window(&mut self, index: usize) -> BoxFuture<'_, Result<Option<WindowShards>>>;
 
-    /// Whether window `index` is known to be committed, so that it can be asked for without waiting for a run.
+    /// Checks whether window `index` is known to be committed, so that [`Self::window`] need not wait for a run.
     fn has(&self, _index: usize) -> bool {
         false
     }
@@ -34,18 +34,18 @@ pub(super) struct Source {
     split: Split,
     seed: u64,
     windows: Vec<Window>,
-    /// Packs of those windows, variant by variant.
+    /// Number of packs of those windows, by variant.
     packs: Vec<u64>,
     complete: bool,
     orders: VecDeque<Arc<Groups>>,
     group: Option<Group>,
-    /// Time that was spent waiting since it was last asked for.
+    /// Waiting time since it was last taken.
     waited: Duration,
 }
 
-/// The group that is being read.
+/// Group that is being read.
 struct Group {
-    /// Places of its packs in the order of the source.
+    /// Range of the group's places in the order of the source.
     first: u64,
     end: u64,
     order: Permutation,
@@ -54,7 +54,7 @@ struct Group {
 
 struct GroupBlock {
     place: BlockPlace,
-    /// Behind how many packs of the group its own end.
+    /// Number of packs of the group up to the end of this block.
     end: u64,
     held: Option<Arc<PackBlock>>,
 }
@@ -75,7 +75,7 @@ impl Source {
         }
     }
 
-    /// The pack at place `at`, counted over all epochs.
+    /// Returns the pack at place `at`, counted over all epochs.
     pub(super) async fn pack(&mut self, at: u64) -> Result<PackRow> {
         if let Some(row) = self.at_hand(at) {
             return Ok(row);
@@ -86,24 +86,25 @@ impl Source {
         row
     }
 
-    /// Takes the time that was spent waiting since it was last taken.
+    /// Returns the waiting time since the last call.
     pub(super) fn take_waited(&mut self) -> Duration {
         std::mem::take(&mut self.waited)
     }
 
-    /// Whether all windows are known.
+    /// Checks whether all windows are known.
     pub(super) const fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// Packs that `epochs` epochs read of the windows that are known. As long as these are not all, more than one epoch has no meaning.
+    /// Returns the number of packs of `epochs` epochs in the known windows. For more than one epoch it is meaningless until all windows are
+    /// known.
     pub(super) fn packs_in(&self, epochs: u64) -> u64 {
         let variants = self.packs.len().max(1) as u64;
         let cycle: u64 = self.packs.iter().sum();
         cycle.saturating_mul(epochs / variants).saturating_add(self.packs.iter().take((epochs % variants) as usize).sum())
     }
 
-    /// Which variant of the documents `epoch` reads.
+    /// Returns the variant of the documents that `epoch` reads.
     const fn variant(&self, epoch: u64) -> usize {
         if self.packs.is_empty() { 0 } else { (epoch % self.packs.len() as u64) as usize }
     }
@@ -140,7 +141,7 @@ impl Source {
         Ok(PackRow { block: held, row })
     }
 
-    /// Makes the group of place `at` the one that is read, and begins to fetch what comes behind it.
+    /// Enters the group of place `at`, and begins to fetch the blocks behind it.
     async fn enter(&mut self, at: u64) -> Result<()> {
         let (epoch, window, index) = self.place(at).await?;
         let groups = self.order(epoch, window);
@@ -158,7 +159,7 @@ impl Source {
         self.pool.expect(&upcoming)
     }
 
-    /// Epoch, window and index within the window of a place.
+    /// Returns epoch, window and index within the window of a place.
     async fn place(&mut self, at: u64) -> Result<(u64, usize, u64)> {
         while at >= self.packs_in(1) && !self.complete {
             self.learn().await?;
@@ -195,7 +196,8 @@ impl Source {
         groups
     }
 
-    /// Blocks from a group on, in order, as many as are to be fetched ahead: those of the group itself in any case, and none twice.
+    /// Returns the blocks from a group on, in order, as many as are to be fetched ahead: at least those of the group itself, and none
+    /// twice.
     async fn upcoming(&mut self, mut epoch: u64, mut window: usize, mut group: usize) -> Result<Vec<BlockPlace>> {
         let mut places: Vec<BlockPlace> = Vec::new();
         let mut bytes = 0;
@@ -227,7 +229,7 @@ impl Source {
 }
 
 impl Group {
-    /// Block and row of the pack at place `at`, which must be one of the group.
+    /// Returns block and row of the pack at place `at`, which must lie in the group.
     fn locate(&self, at: u64) -> (usize, usize) {
         let pack = self.order.at(at - self.first);
         let mut start = 0;

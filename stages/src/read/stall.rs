@@ -1,19 +1,19 @@
-//! How long a reader kept its trainer waiting.
+//! Waiting times of a reader's consumer.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Classes of a histogram: the last one holds what took longer than its lower bound, about half a minute.
+/// Number of classes of the histogram. The last one has no upper bound; its lower bound is about half a minute.
 const CLASSES: usize = 26;
 
-/// Batches by how long they waited for blocks or windows: class 0 holds those that waited less than a microsecond, class `k` those that
-/// waited `2^(k-1)` to `2^k` microseconds.
+/// Histogram of batches by the time that they waited for blocks or windows. Class 0 has waits below a microsecond, class `k` those of
+/// `2^(k-1)` to `2^k` microseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stalls {
-    /// Number of batches of each class.
+    /// Number of batches in each class.
     pub batches: [u64; CLASSES],
-    /// Microseconds waited in all.
+    /// Total waiting time in microseconds.
     pub waited_us: u64,
 }
 

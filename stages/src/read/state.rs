@@ -1,4 +1,4 @@
-//! Where a reader stands: small, plain JSON, valid for any number of ranks and workers.
+//! State of a reader: small, plain JSON, valid for any number of ranks and workers.
 
 use std::collections::BTreeMap;
 
@@ -8,36 +8,36 @@ use crate::error::{Result, StageError};
 
 /// Version of this format.
 const FORMAT_VERSION: u32 = 1;
-/// Most sources that a state remembers, those that are read no more among them: it stays below 1 KiB.
+/// Largest number of sources in a state, former ones included: it stays below 1 KiB.
 const MAX_SOURCES: usize = 16;
 
-/// Where a reader stands after a global batch. Together with the versions that it reads it says what comes next.
+/// State of a reader after a global batch. Together with the versions that it reads, it determines the next pack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MixState {
     /// Version of this format, 1.
     pub format_version: u32,
-    /// Packs handed out so far, over all sources, ranks and epochs.
+    /// Number of packs handed out so far, over all sources, ranks and epochs.
     pub position: u64,
-    /// Packs handed out so far by source; those of sources that are no longer read stay, so that none is repeated if they come back.
+    /// Number of packs handed out so far by source. Those of former sources stay, so that none is repeated if a source comes back.
     pub counters: BTreeMap<String, u64>,
-    /// Schedule of weights under which it was reached, see [`super::Schedule::id`].
+    /// Id of the schedule at this state, see [`super::Schedule::id`].
     pub schedule: String,
     /// Seed of the order.
     pub seed: u64,
 }
 
 impl MixState {
-    /// The state of the present format.
+    /// Returns a state of the present format.
     #[must_use]
     pub fn new(position: u64, counters: BTreeMap<String, u64>, schedule: &str, seed: u64) -> Self {
         Self { format_version: FORMAT_VERSION, position, counters, schedule: schedule.to_owned(), seed }
     }
 
-    /// Checks that it is sound, and that a reader with `seed` can go on from it.
+    /// Checks that the state is valid, and that a reader with `seed` can continue from it.
     ///
     /// # Errors
-    /// [`StageError::ReaderState`] that says what is wrong.
+    /// [`StageError::ReaderState`] with the problem.
     pub fn check(&self, seed: u64) -> Result<()> {
         let refused = |problem: String| Err(StageError::ReaderState { problem });
         if self.format_version != FORMAT_VERSION {
@@ -53,7 +53,7 @@ impl MixState {
         Ok(())
     }
 
-    /// Checks that no more sources are remembered than a state has room for.
+    /// Checks that the number of sources does not exceed the limit of a state.
     pub(super) fn check_room(&self) -> Result<()> {
         if self.counters.len() > MAX_SOURCES {
             let problem = format!("{} sources were read so far, a state remembers {MAX_SOURCES}; begin a new run", self.counters.len());

@@ -1,4 +1,4 @@
-//! Readers give every pack once an epoch, in an order that can be resumed anywhere; damage is named.
+//! Readers: every pack once an epoch, in an order that can be resumed anywhere; damage is reported.
 
 #![allow(clippy::unwrap_used)]
 
@@ -25,13 +25,13 @@ use crate::error::{Result, StageError};
 use crate::fixtures::{self, SEQ_LEN};
 use crate::shard::{Shard, ShardConfig, write};
 
-/// Packs of the fixture, made once.
+/// Returns the packs of the test data, made once.
 pub(super) fn packed() -> &'static RecordBatch {
     static PACKED: LazyLock<RecordBatch> = LazyLock::new(fixtures::packed);
     &PACKED
 }
 
-/// Windows that are there already.
+/// Feed of windows that are all committed.
 pub(super) struct Committed(pub(super) Vec<WindowShards>);
 
 impl WindowFeed for Committed {
@@ -44,7 +44,7 @@ impl WindowFeed for Committed {
     }
 }
 
-/// Windows that are committed one by one: each takes a few polls.
+/// Feed of windows that are committed one by one, each after a few polls.
 struct Growing {
     windows: Vec<WindowShards>,
     asked: Arc<AtomicUsize>,
@@ -61,7 +61,7 @@ impl WindowFeed for Growing {
     }
 }
 
-/// Packs whose second token tells them apart.
+/// Makes packs with a distinct second token.
 fn numbered(first: u32, count: u32) -> RecordBatch {
     let found: Vec<Pack> = rows::read(packed(), &[columns::TOKENS, columns::SEGMENTS, columns::DOCUMENTS]).unwrap();
     let mut packs: Vec<Pack> = (0..count).map(|number| found[number as usize % found.len()].clone()).collect();
@@ -76,12 +76,12 @@ pub(super) struct Dataset {
 }
 
 impl Dataset {
-    /// Windows of so many train packs each, in blocks of three and files of six, and one held-out pack a window.
+    /// Makes windows of so many train packs each, in blocks of three and files of six, and one held-out pack a window.
     pub(super) fn new(sizes: &[u32]) -> Self {
         Self::of_variants(&sizes.iter().map(std::slice::from_ref).collect::<Vec<_>>())
     }
 
-    /// As [`Self::new`], with the packs of each variant of each window.
+    /// Makes windows as [`Self::new`], with the packs of each variant of each window.
     pub(super) fn of_variants(sizes: &[&[u32]]) -> Self {
         let runtime = Runtime::new().unwrap();
         let store = Arc::new(InMemory::new());
@@ -120,7 +120,7 @@ impl Dataset {
         BlockReader::new(Arc::clone(&self.store) as _, packed().schema())
     }
 
-    /// Writes the shards below `folder`, as a local store has them.
+    /// Writes the shards below `folder`, in the layout of a local store.
     pub(super) fn save(&self, folder: &std::path::Path) {
         std::fs::create_dir_all(folder.join("shards")).unwrap();
         for shard in self.windows.iter().flatten() {
@@ -144,7 +144,7 @@ impl Dataset {
     }
 }
 
-/// Numbers of the packs that a batch holds.
+/// Returns the numbers of the packs in a batch.
 fn numbers(batch: &PackBatch) -> Vec<u32> {
     batch.tokens.chunks_exact(batch.seq_len).map(|pack| pack[1]).collect()
 }

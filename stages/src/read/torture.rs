@@ -1,4 +1,4 @@
-//! Readers that are killed and started again with other ranks, workers and weights read what one that was never disturbed reads.
+//! Interrupted readers: after kills and restarts with other ranks, workers and weights they read the same as an undisturbed one.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,29 +10,29 @@ use cm3flow_schemas::sample::Split;
 use super::tests::{Committed, Dataset, packed};
 use super::*;
 
-/// Sources of the mixture with the packs of each variant of their windows.
+/// Sources of the mixture, with the packs of each variant of their windows.
 const SOURCES: [(&str, &[&[u32]]); 3] = [("a", &[&[9], &[13]]), ("b", &[&[5, 6, 4]]), ("c", &[&[17], &[], &[4]])];
 const SEED: u64 = 11;
-/// Packs of a global batch, whatever the ranks: all of 1 to 8 that are drawn divide it.
+/// Number of packs in a global batch; every drawn number of ranks, 1 to 8, divides it.
 const GLOBAL_BATCH: u64 = 24;
 const RANKS: [u64; 6] = [1, 2, 3, 4, 6, 8];
 const MAX_WORKERS: u64 = 4;
 
-/// Datasets of the sources, made once, with a folder that holds the shards of all.
+/// Datasets of the sources, made once, with a folder of all their shards.
 struct World {
     datasets: Vec<Dataset>,
     folder: tempfile::TempDir,
 }
 
-/// What one stretch of a run, between two kills, looks like.
+/// A stretch of a run between two kills.
 #[derive(Debug)]
 struct Stretch {
     steps: u64,
     ranks: u64,
-    /// 0 reads in the trainer's own process, as one worker does.
+    /// Number of workers; 0 reads in the trainer's own process, as one worker does.
     workers: u64,
     phases: Vec<Phase>,
-    /// Whether the stretch goes on under the phases of all stretches before, or knows its own weights alone.
+    /// `true` if the stretch knows the phases of all stretches before, `false` if only its own weights.
     is_told_all: bool,
 }
 
@@ -70,7 +70,7 @@ impl World {
         BatchReader::try_new(self.mix(&names, phases), slice, End::Repeat, self.runtime()).unwrap()
     }
 
-    /// Packs of each step of a stretch, in the order of their positions, and the state behind it.
+    /// Returns the packs of each step of a stretch, in the order of their positions, and the state behind it.
     fn play(&self, stretch: &Stretch, phases: &[Phase], from: Option<&MixState>) -> (Vec<Vec<u32>>, MixState) {
         let workers = stretch.workers.max(1);
         let mut steps = vec![Vec::new(); stretch.steps as usize];
@@ -87,14 +87,14 @@ impl World {
                 state = Some(batch.state);
             }
         }
-        // What a checkpoint holds is text.
+        // A checkpoint holds the state as text.
         let text = serde_json::to_string(&state.unwrap()).unwrap();
         assert!(text.len() < 1024, "{text}");
         (steps, serde_json::from_str(&text).unwrap())
     }
 }
 
-/// Number of a pack with that of its source, told by its number of windows' packs.
+/// Returns the number of a pack within its source, which is the second token.
 fn number(row: &PackRow) -> u32 {
     let TokenIds::U16(ids) = row.tokens() else { panic!("ids are small") };
     u32::from(ids[1])
@@ -103,7 +103,7 @@ fn number(row: &PackRow) -> u32 {
 fn weights(draws: &mut Draws) -> BTreeMap<String, f64> {
     let mut weights: BTreeMap<String, f64> =
         SOURCES.iter().map(|(name, _)| ((*name).to_owned(), [0.0, 0.1, 1.0, 2.5][draws.index(4)])).collect();
-    // One at least is read; sources come, go and come back.
+    // At least one source is read; sources come, go and come back.
     *weights.get_mut(SOURCES[draws.index(3)].0).unwrap() = 1.0;
     weights.retain(|_, weight| *weight > 0.0);
     weights
@@ -118,7 +118,7 @@ fn stretches(draws: &mut Draws) -> Vec<Stretch> {
         if all.is_empty() || draws.below(2) == 0 {
             phases.push(Phase { from: position, weights: weights(draws) });
         }
-        // A change that was planned for some position inside the stretch.
+        // Some stretches have a planned change at a position inside.
         if draws.below(3) == 0 {
             phases.push(Phase { from: position + 1 + draws.below(steps * GLOBAL_BATCH - 1), weights: weights(draws) });
         }
@@ -143,7 +143,7 @@ fn torture(world: &World, round: u64) {
     for stretch in &stretches {
         let position = state.as_ref().map_or(0, |state| state.position);
         known.extend(stretch.phases.clone());
-        // Weights that hold at the position, as if they always had.
+        // Weights at the position, as if they had always applied.
         let holding = known.iter().rposition(|phase| phase.from <= position).unwrap();
         let mut own = if stretch.is_told_all { known.clone() } else { known[holding..].to_vec() };
         own[0].from = 0;
@@ -193,7 +193,7 @@ fn a_source_that_is_added_repeats_nothing_of_the_others() {
 
 #[test]
 fn every_rank_gets_as_many_packs_and_the_end_is_the_one_that_was_chosen() {
-    // 22 packs of `a`, in global batches of 12.
+    // `a` has 22 packs, in global batches of 12.
     let world = World::new();
     let phase = [Phase { from: 0, weights: BTreeMap::from([("a".to_owned(), 1.0)]) }];
     let batches = |end: End, rank: u64, worker: u64, workers: u64| {
@@ -279,20 +279,20 @@ fn states_and_slices_that_make_no_sense_are_refused() {
     }
 }
 
-/// Packs of so many epochs of `a`, or of `a` and `b`, which has three variants.
+/// Returns the number of packs of so many epochs of `a`, or of `a` and `b`, which has three variants.
 fn packs_of(names: &[&str], epochs: u64) -> u64 {
     let of_b = |epoch: u64| [5, 6, 4][(epoch % 3) as usize];
     epochs * 22 + if names.len() > 1 { (0..epochs).map(of_b).sum() } else { 0 }
 }
 
-/// A reader with an end over some of the sources, in equal shares.
+/// Returns a reader with an end over some of the sources, in equal shares.
 fn ending(world: &World, names: &[&str], slice: Slice, end: End) -> BatchReader {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let phase = [Phase { from: 0, weights: names.iter().map(|name| (name.clone(), 1.0)).collect() }];
     BatchReader::try_new(world.mix(&names, &phase), slice, end, world.runtime()).unwrap()
 }
 
-/// Batches up to the end, with whether they were told to be the last, and their states.
+/// Returns the batches up to the end, with the flag of the last one, and their states.
 fn to_the_end(reader: &mut BatchReader) -> (Vec<Vec<u32>>, Vec<bool>, Vec<MixState>) {
     let (mut rows, mut told, mut states) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(batch) = reader.next_batch().unwrap() {
@@ -330,7 +330,7 @@ fn passes_are_the_epochs_that_a_reader_without_end_reads() {
                         let (place, first) = ((step / workers) as usize, (begin + step * 6 + rank * 3) as usize);
                         assert_eq!(rows[place], all[first..first + 3], "{kind:?} pass {pass} step {step}");
                         assert_eq!(told[place], step + 1 == steps);
-                        // What only fills up the last batch is read again.
+                        // Packs that only fill up the last batch are read again.
                         assert_eq!(states[place].position, (begin + step * 6 + 6).min(end));
                     }
                     assert_eq!(parts.iter().map(|part| part.0.len() as u64).sum::<u64>(), steps);

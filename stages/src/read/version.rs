@@ -1,4 +1,4 @@
-//! Published versions as a reader needs them: manifest and window records, each checked against its digest.
+//! Published versions for readers: manifest and window records, the latter checked against their digests.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,12 +24,12 @@ use super::source::WindowFeed;
 use super::window::WindowShards;
 use crate::error::{Result, StageError};
 
-/// Bytes at the end of an IPC file: footer length and magic.
+/// Size in bytes of the end of an IPC file: footer length and magic.
 const TRAILER_BYTES: u64 = 10;
-/// Window records that are fetched at once.
+/// Number of window records fetched in parallel.
 const WINDOWS_AT_ONCE: usize = 16;
 
-/// The records of one dataset in a store.
+/// Records of one dataset in a store.
 #[derive(Clone)]
 pub(super) struct Records {
     store: Arc<dyn ObjectStore>,
@@ -41,7 +41,7 @@ impl Records {
         Self { store: Arc::clone(&location.store), dataset: location.dataset.clone() }
     }
 
-    /// Bytes of `path`; `None` if there is no such object.
+    /// Returns the bytes of `path`; `None` if there is no such object.
     pub(super) async fn bytes(&self, path: &str) -> Result<Option<bytes::Bytes>> {
         let failed = |source| StageError::Store { location: path.to_owned(), source };
         match self.store.get(&Path::from(path)).await {
@@ -51,12 +51,12 @@ impl Records {
         }
     }
 
-    /// The record at `path`; `None` if there is no such object.
+    /// Returns the record at `path`; `None` if there is no such object.
     pub(super) async fn record<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
         self.bytes(path).await?.map(|bytes| parse(path, &bytes)).transpose()
     }
 
-    /// Names below `folder`, one level deep: files and folders.
+    /// Lists the names in `folder`: files and folders.
     pub(super) async fn names(&self, folder: &str) -> Result<Vec<String>> {
         let failed = |source| StageError::Store { location: folder.to_owned(), source };
         let listed = self.store.list_with_delimiter(Some(&Path::from(folder))).await.map_err(failed)?;
@@ -64,7 +64,7 @@ impl Records {
         Ok(paths.filter_map(Path::filename).map(str::to_owned).collect())
     }
 
-    /// Number of the version that `name` means; `None` if nothing is published under it.
+    /// Returns the number of the version `name`; `None` if there is none.
     pub(super) async fn number_of(&self, name: &VersionName) -> Result<Option<u32>> {
         #[derive(Deserialize)]
         struct TagRecord {
@@ -82,11 +82,11 @@ impl Records {
         }
     }
 
-    /// Manifest of version `number`; `None` if it is not published.
+    /// Returns the manifest of version `number`; `None` if it is not published.
     pub(super) async fn manifest(&self, number: u32) -> Result<Option<VersionManifest>> {
         let path = layout::manifest(&self.dataset, number);
         let Some(bytes) = self.bytes(&path).await? else { return Ok(None) };
-        // Looked at first: a later format may have other fields.
+        // The format version is checked first, since a later format may have other fields.
         let record: serde_json::Value = parse(&path, &bytes)?;
         match record["format_version"].as_u64() {
             Some(found) if found != u64::from(layout::FORMAT_VERSION) => {
@@ -97,7 +97,7 @@ impl Records {
         }
     }
 
-    /// Record of window `window` of version `number`, which must have `digest`.
+    /// Returns the record of window `window` of version `number`, and checks that it has `digest`.
     pub(super) async fn window(&self, number: u32, window: usize, digest: Digest) -> Result<WindowRecord> {
         let path = layout::window(&self.dataset, number, window as u32, digest);
         let damaged = |problem: &str| StageError::Record { location: path.clone(), problem: problem.to_owned() };
@@ -108,7 +108,7 @@ impl Records {
         parse(&path, &bytes)
     }
 
-    /// Schema of the packs of a shard, from the footer of its file.
+    /// Reads the schema of a shard's packs from the footer of its file.
     pub(super) async fn shard_schema(&self, shard: &ShardEntry) -> Result<SchemaRef> {
         let location = layout::shard(shard.digest);
         let path = Path::from(location.as_str());
@@ -122,7 +122,7 @@ impl Records {
         let footer = root_as_footer(&footer[..footer_bytes.min(footer.len())]).map_err(|error| damaged(error.to_string()))?;
         let schema = footer.schema().ok_or_else(|| damaged("its footer has no schema".into()))?;
         let schema = try_fb_to_schema(schema).map_err(|error| damaged(error.to_string()))?;
-        // Whatever else it holds, these are the columns that are read.
+        // The reader needs these columns, whatever else the file has.
         let field = schema.fields().first().map(|field| field.data_type());
         let Some(DataType::FixedSizeList(item, seq_len)) = field else { return Err(damaged("it holds no packs".into())) };
         let width = if *item.data_type() == DataType::UInt16 { TokenWidth::U16 } else { TokenWidth::U32 };
@@ -135,18 +135,18 @@ fn parse<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| StageError::Record { location: path.to_owned(), problem: error.to_string() })
 }
 
-/// A published version, as a reader sees it.
+/// A published version, as a reader needs it.
 pub struct PublishedVersion {
     records: Records,
-    /// Its manifest.
+    /// Manifest of the version.
     pub manifest: VersionManifest,
 }
 
 impl PublishedVersion {
-    /// Looks up the version that `location` means.
+    /// Looks up the version of `location`.
     ///
     /// # Errors
-    /// [`StageError::NoVersion`] if it is not published, [`StageError::Record`] for a damaged manifest, or what the store says.
+    /// [`StageError::NoVersion`] if it is not published, [`StageError::Record`] for a damaged manifest, or those of the store.
     pub async fn open(location: &Location) -> Result<Self> {
         let records = Records::new(location);
         let missing = || StageError::NoVersion { dataset: location.dataset.clone(), version: location.version.to_string() };
@@ -155,7 +155,7 @@ impl PublishedVersion {
         Ok(Self { records, manifest })
     }
 
-    /// Its windows.
+    /// Returns the feed of the version's windows.
     #[must_use]
     pub fn feed(&self) -> PublishedFeed {
         let (version, windows) = (self.manifest.version, self.manifest.windows.clone());
@@ -178,7 +178,7 @@ pub struct PublishedFeed {
     records: Records,
     version: u32,
     windows: Vec<Digest>,
-    /// Shards of windows that were fetched with an earlier one, and the number of the first.
+    /// Shards of windows that were fetched together with an earlier one, each with its window's index.
     ahead: VecDeque<(usize, WindowShards)>,
 }
 

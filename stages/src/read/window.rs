@@ -1,6 +1,7 @@
 //! Blocks of one split of one window, and the order in which an epoch reads them.
 //!
-//! Blocks are permuted, and packs within each group of [`GROUP_BLOCKS`] of them, so that a reader needs the blocks of one group at a time.
+//! Blocks are permuted, and so are the packs within each group of [`GROUP_BLOCKS`] blocks. A reader thus needs the blocks of one group at a
+//! time.
 
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::pack::{BlockEntry, ShardEntry};
@@ -8,25 +9,25 @@ use cm3flow_schemas::sample::Split;
 
 use super::order::Permutation;
 
-/// Blocks whose packs are mixed: what a reader holds in memory at once.
+/// Number of blocks whose packs are mixed, and which a reader holds in memory at once.
 pub(super) const GROUP_BLOCKS: u64 = 4;
 
-/// Shards of a window.
+/// Shards of a window, in order.
 pub type WindowShards = Vec<ShardEntry>;
 
-/// Blocks of one split of one window, variant by variant.
+/// Blocks of one split of one window, by variant.
 pub(super) struct Window(Vec<Blocks>);
 
 /// Blocks that an epoch reads.
 #[derive(Default)]
 struct Blocks {
     shards: Vec<ShardEntry>,
-    /// Shard and block number of every block.
+    /// Shard and block index of every block.
     places: Vec<(u32, u32)>,
     packs: u64,
 }
 
-/// Where a block lies.
+/// Place of a block in a shard.
 #[derive(Debug, Clone)]
 pub(super) struct BlockPlace {
     pub shard: Digest,
@@ -39,7 +40,7 @@ impl BlockPlace {
         Self { shard: shard.digest, index, entry: shard.blocks[index].clone() }
     }
 
-    /// What tells it from every other block.
+    /// Returns the identity of the block.
     pub(super) const fn key(&self) -> (Digest, usize) {
         (self.shard, self.index)
     }
@@ -56,17 +57,17 @@ impl Window {
         Self(variants)
     }
 
-    /// Number of variants.
+    /// Returns the number of variants.
     pub(super) const fn variants(&self) -> usize {
         self.0.len()
     }
 
-    /// Packs of a variant; none if there is no such one.
+    /// Returns the number of packs of a variant; 0 if there is no such variant.
     pub(super) fn packs(&self, variant: usize) -> u64 {
         self.0.get(variant).map_or(0, |blocks| blocks.packs)
     }
 
-    /// The groups of a variant of this window, number `window`, in the order of `epoch`.
+    /// Returns the groups of a variant of this window, which has index `window`, in the order of `epoch`.
     pub(super) fn groups(&self, variant: usize, seed: u64, epoch: u64, window: usize) -> Groups {
         let key = order_key(seed, epoch, window);
         let none = Blocks::default();
@@ -84,7 +85,7 @@ impl Window {
         Groups { epoch, window, variant, order, ends, key: [b"packs".as_slice(), &key].concat() }
     }
 
-    /// Blocks of group `group`, in their order.
+    /// Iterates over the blocks of group `group`, in order.
     pub(super) fn group_blocks(&self, groups: &Groups, group: usize) -> impl Iterator<Item = BlockPlace> {
         let blocks = &self.0[groups.variant];
         let first = group as u64 * GROUP_BLOCKS;
@@ -110,8 +111,8 @@ impl Blocks {
     }
 }
 
-/// Order of a window's blocks in an epoch, and behind how many packs each group of them ends. Found once an epoch and window, since it
-/// takes a look at every block.
+/// Order of a window's blocks in an epoch, and the number of packs up to the end of each group. It is computed once for an epoch and
+/// window, since it visits every block.
 pub(super) struct Groups {
     pub epoch: u64,
     pub window: usize,
@@ -126,17 +127,17 @@ impl Groups {
         self.ends.len()
     }
 
-    /// Number of the group that holds the `index`-th pack of the window.
+    /// Returns the index of the group with the `index`-th pack of the window.
     pub(super) fn group_of(&self, index: u64) -> usize {
         self.ends.partition_point(|end| *end <= index)
     }
 
-    /// Packs of the window before group `group` and behind it.
+    /// Returns the number of packs of the window before group `group`, and up to its end.
     pub(super) fn bounds(&self, group: usize) -> (u64, u64) {
         (if group == 0 { 0 } else { self.ends[group - 1] }, self.ends[group])
     }
 
-    /// The order of the packs of group `group`, counted over its blocks.
+    /// Returns the order of the packs of group `group`, counted over its blocks.
     pub(super) fn packs(&self, group: usize) -> Permutation {
         let (start, end) = self.bounds(group);
         Permutation::new(end - start, &[&self.key, &(group as u64).to_le_bytes()])

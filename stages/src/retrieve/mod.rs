@@ -3,8 +3,8 @@
 //! First stage of `compose`. Row-local: keeps order and number of rows.
 //!
 //! # Source
-//! CM3Leon paper, section 2.1, <https://arxiv.org/abs/2309.02591>: two candidates by image and two by text, of which some are drawn;
-//! a candidate too similar to the query or to one already chosen is skipped; a fifth of the query's words is dropped.
+//! CM3Leon paper, section 2.1, <https://arxiv.org/abs/2309.02591>: two candidates by image and two by text, of which some are drawn. A
+//! candidate too similar to the query or to a chosen one is skipped. A fifth of the query's words is dropped.
 
 use std::sync::Arc;
 
@@ -22,28 +22,28 @@ use crate::error::{Result, StageError};
 use crate::index::{Bank, Hit, pair_embedding};
 use crate::stage::{Revised, Transform};
 
-/// Revision of this stage's code: raised when the same input gives other rows.
+/// Revision of this stage's code; raised when the same input gives other rows.
 pub const REVISION: u32 = 2;
-/// The stage's name.
+/// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "retrieve";
-/// Candidates looked at for each query before giving up on finding enough that differ.
+/// Largest number of candidates of each query, whether or not enough of them differ.
 const CANDIDATES: usize = 64;
 
-/// `[retrieve]`: which neighbours a document may have.
+/// `[retrieve]`: number and choice of neighbours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetrieveConfig {
-    /// Neighbours of a sample, 0 for none, at most `by_text + by_image`. Default 3.
+    /// Number of neighbours of a sample, 0 for none, at most `by_text + by_image`. Default 3.
     pub documents: u32,
-    /// Candidates found by text. Default 2.
+    /// Number of candidates found by text. Default 2.
     pub by_text: u32,
-    /// Candidates found by image. Default 2.
+    /// Number of candidates found by image. Default 2.
     pub by_image: u32,
     /// Largest inner product with the query or another neighbour, above -1 and up to 1. Default 0.9.
     pub max_similarity: f32,
-    /// Share of the query's words that are dropped, 0 or more and below 1. Default 0.2.
+    /// Share of the query's words that are dropped, at least 0 and below 1. Default 0.2.
     pub query_dropout: f64,
-    /// Most rows of the bank, 2 or more: half for the newest windows, half for a draw of all earlier ones. Default 1,000,000.
+    /// Largest number of rows of the bank, 2 or more: half for the newest windows, half for a draw of all earlier ones. Default 1,000,000.
     pub bank_rows: u64,
 }
 
@@ -54,7 +54,7 @@ impl Default for RetrieveConfig {
 }
 
 impl RetrieveConfig {
-    /// Problems of the fields, each with the field's path.
+    /// Returns the problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -78,7 +78,7 @@ impl RetrieveConfig {
     }
 }
 
-/// The transform.
+/// Transform that adds neighbours.
 pub struct Retrieve {
     config: RetrieveConfig,
     bank: Arc<Bank>,
@@ -89,20 +89,20 @@ pub struct Retrieve {
 }
 
 impl Retrieve {
-    /// Retrieves from `bank`; `embedder` is the one that made its embeddings.
+    /// Retrieves from `bank`; `embedder` must be the one that computed its embeddings.
     #[must_use]
     pub fn new(config: RetrieveConfig, bank: Arc<Bank>, embedder: EmbedderOwner, seed: u64) -> Self {
         Self { config, bank, embedder, seed, variant: 0, change: ColumnChange::new(&[], vec![columns::neighbours()]) }
     }
 
-    /// Retrieves for variant `variant` of the documents: of the same candidates others may be drawn, and for other words.
+    /// Retrieves for variant `variant` of the documents, which has its own draws of candidates and query words.
     #[must_use]
     pub const fn with_variant(mut self, variant: u16) -> Self {
         self.variant = variant;
         self
     }
 
-    /// Draws for `purpose` about a sample.
+    /// Returns the draws of `purpose` for a sample.
     fn draws(&self, purpose: &str, sample: SampleId) -> Draws {
         match self.variant {
             0 => Draws::new(self.seed, purpose, &sample.0),
@@ -125,7 +125,7 @@ impl Retrieve {
         neighbours
     }
 
-    /// Adds up to `wanted` candidates for `query`; similarities are those of the whole pairs.
+    /// Adds up to `wanted` candidates for `query`; similarities are those of whole pairs.
     fn choose(&self, row: &In, pair: &[f32], query: &[f32], wanted: usize, chosen: &mut Vec<Hit>) {
         if query.iter().all(|value| *value == 0.0) {
             return;
@@ -147,7 +147,7 @@ impl Retrieve {
         }
     }
 
-    /// The first caption without a drawn share of its words.
+    /// Returns the first caption without a drawn share of its words.
     fn query_text(&self, row: &In) -> String {
         let caption = row.annotations.captions.first().map_or("", String::as_str);
         let mut draws = self.draws("query dropout", row.sample_id);

@@ -1,4 +1,4 @@
-//! Neighbours are others, differ from the query and from each other, and come from the bank alone.
+//! Neighbours: other samples, different from the query and each other, from the bank alone.
 
 #![allow(clippy::unwrap_used)]
 
@@ -23,7 +23,7 @@ fn stage() -> Map<Retrieve> {
     Map(Retrieve::new(RetrieveConfig::default(), bank(), embedder_owner(), SEED))
 }
 
-/// Text is `x y z …`: the numbers are the embedding, so that a query is what a test says.
+/// Embedder of texts such as `x y z …`, whose numbers are the embedding, so that a test chooses the query.
 struct SpelledOut;
 
 impl PairEmbedder for SpelledOut {
@@ -116,7 +116,7 @@ fn query(id: u8, text: &[f32], image: &[f32]) -> Query {
     }
 }
 
-/// Ids of the neighbours of `query`, without query dropout.
+/// Returns the ids of the neighbours of `query`, without query dropout.
 fn neighbours(config: RetrieveConfig, bank: Arc<Bank>, query: Query) -> Vec<Neighbour> {
     let config = RetrieveConfig { query_dropout: 0.0, ..config };
     let batch = rows::write(&columns::prepared_sample(), &[query]).unwrap();
@@ -154,7 +154,7 @@ proptest! {
     #[test]
     fn neighbours_are_others_that_differ(seed in any::<u64>(), own in 0_u8..40) {
         let mut draws = Draws::new(seed, "test", b"");
-        // Few directions, so that many rows repeat each other.
+        // The few directions make many rows repeat each other.
         let rows: Vec<Banked> = (0..40).map(|id| banked(id, &[draws.index(3) as f32, draws.index(3) as f32, draws.index(3) as f32 + 0.1])).collect();
         let bank = bank_of(&rows);
         let own = query(own, &[1.0, 0.0, 1.0], &[0.0, 1.0, 1.0]);

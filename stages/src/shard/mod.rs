@@ -1,6 +1,6 @@
-//! `shard`: packs become files: Arrow IPC, uncompressed, one record batch a block, each block with its own digest.
+//! `shard`: writes packs to files: Arrow IPC, uncompressed, one record batch a block, each block with its own digest.
 //!
-//! Last stage of the segment `pack`. A file is a function of its packs and the limits alone. Format: `schemas/README.md`.
+//! Last stage of the segment `pack`. A file depends on its packs and the limits alone. Format: `schemas/README.md`.
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
@@ -15,18 +15,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StageError};
 
-/// Revision of this stage's code: raised when the same packs give other bytes.
+/// Revision of this stage's code; raised when the same packs give other bytes.
 pub const REVISION: u32 = 1;
-/// The stage's name.
+/// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "shard";
-/// Bytes at the end of an IPC file: footer length and magic.
+/// Size in bytes of the end of an IPC file: footer length and magic.
 const TRAILER_BYTES: usize = 10;
 
 /// `[shard]`: sizes of files and blocks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ShardConfig {
-    /// Token bytes of a block, 64 KiB to 64 MiB; at least one pack. Default 2 MiB.
+    /// Token bytes of a block, 64 KiB to 64 MiB, but at least one pack. Default 2 MiB.
     pub block_bytes: u64,
     /// Token bytes of a file, at least `block_bytes`. Default 256 MiB.
     pub max_shard_bytes: u64,
@@ -39,7 +39,7 @@ impl Default for ShardConfig {
 }
 
 impl ShardConfig {
-    /// Problems of the fields, each with the field's path.
+    /// Returns the problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -56,16 +56,16 @@ impl ShardConfig {
     }
 }
 
-/// A shard with its bytes.
+/// A shard, with the bytes of its file.
 #[derive(Debug)]
 pub struct Shard {
-    /// What the manifest says of it, but for the variant of its documents, which the file does not know.
+    /// Entry for the manifest. The variant of its documents is left at 0, since the file does not know it.
     pub entry: ShardEntry,
-    /// The file.
+    /// Content of the file.
     pub bytes: Vec<u8>,
 }
 
-/// Writes packs of one split, in order, into as many files as the limits ask for. `bytes_per_pack` is the size of its tokens.
+/// Writes packs of one split, in order, to as many files as the limits require. `bytes_per_pack` is the size of a pack's tokens.
 ///
 /// # Errors
 /// [`StageError::Arrow`] if the batches differ in their schema.
@@ -89,11 +89,11 @@ fn write_shard(split: Split, packs: &RecordBatch, packs_per_block: usize) -> Res
     file_of(split, &packs.schema(), &blocks)
 }
 
-/// Writes a shard of `blocks` as they are: for packs that take the place of others in a shard, which keeps its number of packs in each
-/// block. Blocks that were read from a shard give the bytes of that shard.
+/// Writes a shard of `blocks` as they are: for packs that replace those of a shard, whose blocks keep their numbers of packs. Blocks that
+/// were read from a shard give the bytes of that shard.
 ///
 /// # Errors
-/// [`StageError::Arrow`] if a block is not of `schema`.
+/// [`StageError::Arrow`] if a block has another schema than `schema`.
 pub fn write_blocks(split: Split, schema: &SchemaRef, blocks: &[RecordBatch]) -> Result<Shard> {
     file_of(split, schema, blocks).map_err(|source| StageError::Arrow { what: "a shard".into(), source })
 }
@@ -101,7 +101,7 @@ pub fn write_blocks(split: Split, schema: &SchemaRef, blocks: &[RecordBatch]) ->
 fn file_of(split: Split, schema: &SchemaRef, blocks: &[RecordBatch]) -> Result<Shard, ArrowError> {
     let mut writer = FileWriter::try_new(Vec::new(), schema)?;
     for block in blocks {
-        // A slice would write the whole buffers' validity and offsets as they lie; a copy writes the block alone.
+        // A slice would be written with the validity and offsets of the whole buffers; a copy has only the block.
         writer.write(&concat_batches(schema, [block])?)?;
     }
     let bytes = writer.into_inner()?;

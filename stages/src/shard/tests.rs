@@ -1,4 +1,4 @@
-//! Shards hold what was written, in blocks that can be checked one by one, and the same bytes whatever the cuts.
+//! Shards: files return what was written, in blocks with their own digests, with the same bytes for any cuts.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,12 +12,12 @@ use crate::fixtures::{SEQ_LEN, packed};
 
 const PACK_BYTES: u64 = SEQ_LEN as u64 * 2;
 
-/// Blocks of three packs, files of two blocks.
+/// Returns limits of three packs a block and two blocks a file.
 fn small() -> ShardConfig {
     ShardConfig { block_bytes: 3 * PACK_BYTES, max_shard_bytes: 6 * PACK_BYTES }
 }
 
-/// More packs than the fixture has: its rows again and again.
+/// Makes any number of packs by repeating the rows of the test data.
 fn packs(count: u32) -> RecordBatch {
     let rows = packed().num_rows() as u32;
     rows_of(&packed(), &(0..count).map(|row| row * 7 % rows).collect::<Vec<_>>())
@@ -35,7 +35,7 @@ fn read_all(shards: &[Shard]) -> RecordBatch {
     concat_batches(&packed().schema(), &batches).unwrap()
 }
 
-/// Entries and bytes of all files: what must not depend on cuts.
+/// Returns entries and bytes of all files, which must not depend on cuts.
 fn content(shards: Vec<Shard>) -> Vec<(ShardEntry, Vec<u8>)> {
     shards.into_iter().map(|shard| (shard.entry, shard.bytes)).collect()
 }
@@ -83,7 +83,7 @@ fn no_packs_make_no_file() {
 
 #[test]
 fn a_block_holds_its_own_packs_and_no_more() {
-    // The same packs, once as a part of many and once alone.
+    // The same packs, as a part of many and alone.
     let many = write_all(&small(), &[packs(12)]);
     let alone = write_all(&small(), &[rows_of(&packs(12), &[6, 7, 8, 9, 10, 11])]);
     assert_eq!(many[1].bytes, alone[0].bytes);

@@ -1,6 +1,6 @@
-//! `shuffle`: documents of a bucket in an order drawn from the seed and their ids alone.
+//! `shuffle`: documents of a bucket in an order that depends only on the seed and their ids.
 //!
-//! First stage of `pack`. Buffers its bucket; keeps the rows, not their order.
+//! First stage of `pack`. Buffers its bucket; keeps the rows, but not their order.
 
 use arrow::array::{RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
@@ -15,12 +15,12 @@ use crate::channel::{BatchSender, BatchStream};
 use crate::error::{Result, StageError};
 use crate::stage::{Revised, Stage};
 
-/// Revision of this stage's code: raised when the same input gives other rows.
+/// Revision of this stage's code; raised when the same input gives other rows.
 pub const REVISION: u32 = 1;
-/// The stage's name.
+/// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "shuffle";
 
-/// The stage.
+/// Stage that orders documents by a keyed hash.
 #[derive(Debug)]
 pub struct Shuffle {
     seed: u64,

@@ -1,4 +1,4 @@
-//! The order of documents is drawn from the seed and their ids, and no document is lost.
+//! Order of documents: drawn from the seed and their ids, without losses.
 
 #![allow(clippy::unwrap_used)]
 

@@ -12,16 +12,16 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, StageError};
 use crate::stage::{Revised, Transform};
 
-/// Revision of this stage's code: raised when the same input gives other rows.
+/// Revision of this stage's code; raised when the same input gives other rows.
 pub const REVISION: u32 = 1;
-/// The stage's name.
+/// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "split";
 
-/// `[split]`: how much is kept for evaluation.
+/// `[split]`: the share for evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitConfig {
-    /// Share of images that are held out, 0 or more and below 1. Default 0.05.
+    /// Share of the images to hold out, at least 0 and below 1. Default 0.05.
     pub held_out: f64,
 }
 
@@ -32,7 +32,7 @@ impl Default for SplitConfig {
 }
 
 impl SplitConfig {
-    /// Problems of the fields, each with the field's path.
+    /// Returns the problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         if (0.0..1.0).contains(&self.held_out) {
@@ -42,7 +42,7 @@ impl SplitConfig {
     }
 }
 
-/// The transform.
+/// Transform that adds the split.
 #[derive(Debug)]
 pub struct Split {
     config: SplitConfig,

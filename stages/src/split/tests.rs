@@ -1,4 +1,4 @@
-//! A split is a function of seed and image alone.
+//! Splits: a function of seed and image alone.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,17 +1,17 @@
-//! The image tokenizer of datasets whose codes are given: it says what the codes mean, encodes nothing and decodes nothing.
+//! Image tokenizer of datasets with given codes: it describes the codes, and neither encodes nor decodes.
 
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
 use cm3flow_schemas::unit::NumericsClass;
 use cm3flow_schemas::{DynError, Grid, canonical};
 
-/// Stands for the tokenizer that made the codes, of which only the sizes are known.
+/// Stand-in for the tokenizer that made the codes, of which only the sizes are known.
 #[derive(Debug, Clone)]
 pub struct GivenTokenizer {
     spec: ImageTokenizerSpec,
 }
 
 impl GivenTokenizer {
-    /// Codes below `codebook_size`, `grid` in a row and in a column, of squares of `side_px` pixels.
+    /// Describes codes below `codebook_size`, `grid` in a row and in a column, of squares of `side_px` pixels.
     #[must_use]
     pub fn new(side_px: u32, grid: u32, codebook_size: u32) -> Self {
         let numerics = NumericsClass {

@@ -1,33 +1,33 @@
-//! Groups of images that are encoded together: of one shape each, in the order in which they stand in the unit.
+//! Groups of images that are encoded together: one shape each, in the order of the unit.
 //!
-//! Which images make a group depends on the images before them alone, not on the cuts of the input.
+//! A group depends only on the images before it, not on the cuts of the input.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use cm3flow_schemas::Grid;
 
-/// Groups' worth of images that may wait for others of their shape. Then the shape of the first one is encoded as it is, so that a rare
-/// shape does not hold up its unit.
+/// Number of waiting images, in group sizes, at which the shape of the first one is encoded as it is. Thus a rare shape does not hold up
+/// its unit.
 const GROUPS_WAITING: usize = 8;
 
 /// Images of one shape, encoded by one call.
 pub(super) struct Group {
     pub(super) grid: Grid,
-    /// Their pixels, one after the other.
+    /// Pixels of the images, one after another.
     pub(super) pixels: Vec<u8>,
-    /// Their numbers, ascending.
+    /// Numbers of the images, ascending.
     pub(super) images: Vec<usize>,
 }
 
-/// Images under way, numbered as they come.
+/// Images on their way to codes, numbered by arrival.
 pub(super) struct Groups {
-    /// Images of a whole group.
+    /// Number of images in a whole group.
     size: usize,
-    /// Those that make no whole group yet, by their shape.
+    /// Incomplete groups, by shape.
     open: BTreeMap<Grid, Group>,
-    /// Number of those.
+    /// Number of images in incomplete groups.
     waiting: usize,
-    /// Those to be encoded; several groups of one shape in one.
+    /// Groups to encode; several groups of one shape are merged.
     complete: Vec<Group>,
     /// Codes of the images that have not been taken, from number `taken` on.
     codes: VecDeque<Option<Vec<u32>>>,
@@ -35,7 +35,7 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Groups of `size` images.
+    /// Returns empty groups of `size` images.
     pub(super) const fn new(size: usize) -> Self {
         Self { size, open: BTreeMap::new(), waiting: 0, complete: Vec::new(), codes: VecDeque::new(), taken: 0 }
     }
@@ -59,7 +59,7 @@ impl Groups {
     fn close(&mut self, grid: Grid) {
         let Some(group) = self.open.remove(&grid) else { return };
         self.waiting -= group.images.len();
-        // Behind a group that is not full, another call begins: encoders count off groups from the front.
+        // A new call begins behind a group that is not full, because encoders count off groups from the front.
         match self.complete.iter_mut().rfind(|found| found.grid == grid) {
             Some(found) if found.images.len().is_multiple_of(self.size) => {
                 found.pixels.extend(group.pixels);
@@ -69,7 +69,7 @@ impl Groups {
         }
     }
 
-    /// What is to be encoded now; all images when `last`.
+    /// Returns the groups to encode now; all images if `last`.
     pub(super) fn complete(&mut self, last: bool) -> Vec<Group> {
         if last {
             let rest: Vec<Grid> = self.open.keys().copied().collect();
@@ -78,12 +78,12 @@ impl Groups {
         std::mem::take(&mut self.complete)
     }
 
-    /// Says the codes of the image `number`.
+    /// Stores the codes of the image `number`.
     pub(super) fn fill(&mut self, number: usize, codes: &[u32]) {
         self.codes[number - self.taken] = Some(codes.to_vec());
     }
 
-    /// Codes of the next `count` images; `None` while one of them has none.
+    /// Returns the codes of the next `count` images; `None` while one of them has none.
     pub(super) fn take(&mut self, count: usize) -> Option<Vec<Vec<u32>>> {
         if count > self.codes.len() || self.codes.range(..count).any(Option::is_none) {
             return None;
@@ -100,7 +100,7 @@ mod tests {
     const WIDE: Grid = Grid { rows: 2, columns: 8 };
     const SQUARE: Grid = Grid { rows: 4, columns: 4 };
 
-    /// Numbers of the images of each group that `groups` has ready.
+    /// Returns the numbers of the images in each group that `groups` has ready.
     fn ready(groups: &mut Groups, last: bool) -> Vec<(Grid, Vec<usize>)> {
         groups.complete(last).into_iter().map(|group| (group.grid, group.images)).collect()
     }

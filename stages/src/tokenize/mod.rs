@@ -1,9 +1,9 @@
-//! `tokenize`: images become codes; the text tokenizer and the baseline image tokenizer live here too.
+//! `tokenize`: turns images into codes; has the text tokenizer and the baseline image tokenizer too.
 //!
-//! Stage of `prepare` behind `derive` and `annotate`. Keeps order and number of rows. Codes that are given are read and checked. Other images are encoded in
-//! groups of one shape and of the tokenizer's fixed batch size (`groups.rs`), in the order in which they stand in the unit, whatever the cuts of the
-//! input; groups never span units. Text becomes tokens in `instruct`, once templates have been filled in, since byte pairs merge across the
-//! edges of what is put in.
+//! Stage of `prepare` behind `derive` and `annotate`. Keeps order and number of rows. Given codes are read and checked. Other images are
+//! encoded in groups of one shape and of the tokenizer's fixed batch size (`groups.rs`), in the order of the unit. Groups depend neither on
+//! the cuts of the input nor on other units. Text becomes tokens in `instruct`, after templates are filled in, since byte pairs merge
+//! across the edges of inserted values.
 
 mod given;
 mod groups;
@@ -32,15 +32,15 @@ use crate::error::{Result, StageError};
 use crate::owner::Owner;
 use crate::stage::{Revised, Stage};
 
-/// Revision of this stage's code: raised when the same input gives other rows.
+/// Revision of this stage's code; raised when the same input gives other rows.
 pub const REVISION: u32 = 1;
-/// The stage's name.
+/// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "tokenize";
 
 /// An image tokenizer on the thread that owns it.
 pub type ImageTokenizerOwner = Owner<Box<dyn ImageTokenizer>>;
 
-/// The stage.
+/// Stage that turns images into codes.
 pub struct Tokenize {
     tokenizer: ImageTokenizerOwner,
     spec: ImageTokenizerSpec,
@@ -54,7 +54,7 @@ impl Tokenize {
         Self { tokenizer, spec, change: ColumnChange::new(&[columns::GIVEN_CODES], vec![columns::image_codes(), columns::refusal()]) }
     }
 
-    /// Encodes the groups that are complete, or all images when `last`.
+    /// Encodes the complete groups, or all images if `last`.
     async fn encode(&self, groups: &mut Groups, last: bool) -> Result<()> {
         for group in groups.complete(last) {
             let (grid, pixels, images) = (group.grid, group.pixels, group.images);
@@ -88,15 +88,15 @@ struct Out {
     refusal: Option<Refusal>,
 }
 
-/// A row whose images are not all encoded yet.
+/// A row with images that are not encoded yet.
 struct Row {
-    /// Roles of the images that are encoded.
+    /// Roles of the images to encode.
     roles: Vec<String>,
     given: Vec<RoleCodes>,
     refusal: Option<Refusal>,
 }
 
-/// Reads the codes of an image and checks that they are some of `spec`, in the image's grid among `grids` or in a square.
+/// Reads the codes of an image. Checks that they are codes of `spec`, in the image's grid among `grids` or in a square.
 fn read_given(image: &RoleImage, grids: &[RoleGrid], spec: &ImageTokenizerSpec) -> Result<RoleCodes, Refusal> {
     let refused = |reason, problem: String| Refusal::new(NAME, reason, format!("codes of image {}: {problem}", image.role));
     let given = codes::from_file(&image.bytes).map_err(|problem| refused("bad_codes", problem))?;
@@ -111,14 +111,14 @@ fn read_given(image: &RoleImage, grids: &[RoleGrid], spec: &ImageTokenizerSpec) 
     Ok(RoleCodes { role: image.role.clone(), codes: given.codes })
 }
 
-/// Batches whose images are not all encoded yet.
+/// Batches with images that are not encoded yet.
 struct Waiting {
     batches: VecDeque<(RecordBatch, Vec<Row>)>,
     groups: Groups,
 }
 
 impl Waiting {
-    /// Takes a batch whose images `spec` tells the size of; `can_encode` says whether there is an encoder for them.
+    /// Takes a batch with images of the sizes in `spec`; `can_encode` is `true` if there is an encoder.
     fn push(&mut self, batch: RecordBatch, spec: &ImageTokenizerSpec, can_encode: bool) -> Result<()> {
         let schema_error = |source| StageError::Schema { stage: NAME, source };
         let wanted = [columns::PIXELS, columns::GIVEN_CODES, columns::REFUSAL];
@@ -144,7 +144,7 @@ impl Waiting {
                 format!("image {} is a picture, and the tokenizer has no encoder; give its codes, or name another tokenizer", image.role);
             return refused(Refusal::new(NAME, "no_encoder", detail));
         }
-        // One image of another size would shift the codes of all that follow.
+        // An image of another size would shift the codes of all images behind it.
         for image in &row.pixels {
             let grid = RoleGrid::of(&row.image_grids, &image.role).unwrap_or(spec.square());
             let size = spec.bytes_of(grid);
@@ -156,7 +156,7 @@ impl Waiting {
         Ok(Row { roles: row.pixels.into_iter().map(|image| image.role).collect(), given, refusal: None })
     }
 
-    /// The next batch whose images all have codes.
+    /// Returns the next batch if all its images have codes.
     fn pop(&mut self) -> Option<(RecordBatch, Vec<Out>)> {
         let images: usize = self.batches.front()?.1.iter().map(|row| row.roles.len()).sum();
         let mut codes = self.groups.take(images)?.into_iter();

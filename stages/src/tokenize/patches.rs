@@ -1,6 +1,6 @@
-//! The baseline image tokenizer: k-means over patches. Needs no libtorch, codes and decodes exactly the same on every machine.
+//! Baseline image tokenizer: k-means over patches. It needs no libtorch, and gives the same codes and pictures on every machine.
 //!
-//! A code stands for a patch of pixels, so pictures decode to mosaics of typical patches. Real VQ models are measured against it.
+//! A code stands for a patch of pixels, so decoded pictures are mosaics of typical patches. It is the reference for real VQ models.
 
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
@@ -10,12 +10,12 @@ use rayon::prelude::*;
 
 use crate::error::{Result, StageError};
 
-/// Rounds of Lloyd's algorithm.
+/// Number of iterations of Lloyd's algorithm.
 const ROUNDS: usize = 20;
-/// Patches that a fit looks at, at most.
+/// Largest number of patches in a fit.
 const MAX_FIT_PATCHES: usize = 20_000;
 
-/// K-means over square RGB patches.
+/// Image tokenizer by k-means over square RGB patches.
 #[derive(Debug, Clone)]
 pub struct PatchTokenizer {
     spec: ImageTokenizerSpec,
@@ -30,7 +30,7 @@ impl PatchTokenizer {
     /// Fits `codes` patches of `patch_px` pixels a side on `images`, fitted squares of `side_px` pixels as in [`ImageTokenizer::encode`].
     ///
     /// # Errors
-    /// [`StageError::Artefact`] if the side is no multiple of the patch or there are fewer patches than codes.
+    /// [`StageError::Artefact`] if the side is no multiple of the patch, or if there are fewer patches than codes.
     ///
     /// # Source
     /// k-means++ start (Arthur and Vassilvitskii 2007), Lloyd's iterations.
@@ -57,10 +57,10 @@ impl PatchTokenizer {
         Self::from_codebook(codebook, side_px, patch_px)
     }
 
-    /// A tokenizer from its codebook: `patch_px * patch_px * 3` values in 0..=255 for each code.
+    /// Builds a tokenizer from its codebook: `patch_px * patch_px * 3` values in 0..=255 for each code.
     ///
     /// # Errors
-    /// [`StageError::Artefact`] if the side is no multiple of the patch or the codebook no whole number of patches.
+    /// [`StageError::Artefact`] if the side is no multiple of the patch, or if the codebook is no whole number of patches.
     pub fn from_codebook(codebook: Vec<f32>, side_px: u32, patch_px: u32) -> Result<Self> {
         let refused = |problem: String| StageError::Artefact { what: "patch tokenizer", problem };
         if patch_px == 0 || !side_px.is_multiple_of(patch_px) {
@@ -91,16 +91,16 @@ impl PatchTokenizer {
         Ok(Self { spec, patch_px: patch_px as usize, codebook, norms })
     }
 
-    /// Codebook as little-endian floats, for [`Self::from_bytes`].
+    /// Returns the codebook as little-endian floats, for [`Self::from_bytes`].
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         self.codebook.iter().flat_map(|value| value.to_le_bytes()).collect()
     }
 
-    /// A tokenizer from the bytes of [`Self::to_bytes`].
+    /// Parses the bytes of [`Self::to_bytes`].
     ///
     /// # Errors
-    /// As [`Self::from_codebook`], and if the bytes are no whole number of floats.
+    /// Those of [`Self::from_codebook`], and bytes that are no whole number of floats.
     pub fn from_bytes(bytes: &[u8], side_px: u32, patch_px: u32) -> Result<Self> {
         if !bytes.len().is_multiple_of(4) {
             return Err(StageError::Artefact {
@@ -160,7 +160,7 @@ impl ImageTokenizer for PatchTokenizer {
     }
 }
 
-/// Patches of an image of `grid`, row-major, each as floats.
+/// Returns the patches of an image of `grid`, row-major, each as floats.
 fn cut(image: &[u8], grid: Grid, patch: usize) -> Vec<Vec<f32>> {
     let columns = grid.columns as usize;
     let one = |index: usize| {
@@ -183,7 +183,7 @@ fn nearest(patch: &[f32], codebook: &[f32], norms: &[f32]) -> u32 {
     best.0
 }
 
-/// k-means++: each further start is drawn with a weight of its squared distance to the nearest one so far.
+/// Chooses starts by k-means++: each further one is drawn with the squared distance to its nearest start as weight.
 fn spread_start(patches: &[Vec<f32>], codes: usize, draws: &mut Draws) -> Vec<f32> {
     let mut codebook = patches[draws.index(patches.len())].clone();
     let mut distances = vec![f32::INFINITY; patches.len()];

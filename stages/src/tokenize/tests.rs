@@ -1,4 +1,4 @@
-//! Codes do not depend on cuts, whatever the size of a group; the baseline tokenizer codes and decodes.
+//! Image codes: independence of cuts for any size of groups, and the baseline tokenizer in both directions.
 
 #![allow(clippy::unwrap_used)]
 
@@ -19,7 +19,7 @@ use crate::fixtures::{
 };
 use crate::stage::Map;
 
-/// Codes as the baseline does, but in groups of a fixed size, which it notes.
+/// Tokenizer that codes as the baseline, in groups of a fixed size, which it records.
 struct Grouped {
     inner: PatchTokenizer,
     spec: ImageTokenizerSpec,
@@ -108,7 +108,7 @@ fn all_groups_but_the_last_are_whole_whatever_the_cuts() {
         let groups = groups.lock().unwrap().clone();
         let (last, whole) = groups.split_last().unwrap();
         assert!(whole.iter().all(|images| images % 4 == 0), "{groups:?}");
-        // 13 samples have a main image and its edges, one of them an edit.
+        // 13 samples have a main image and its edges, and one of them an edit.
         assert_eq!(whole.iter().sum::<usize>() + last, 27, "{groups:?}");
     }
 }
@@ -158,7 +158,7 @@ fn codes_are_row_major() {
     // Two patches of 2x2 pixels: black and white.
     let mut tokenizer = PatchTokenizer::from_codebook([[0.0; 12], [255.0; 12]].concat(), 4, 2).unwrap();
     let mut pixels = vec![0; 4 * 4 * 3];
-    // The patch at the upper right.
+    // Patch at the upper right.
     for (x, y) in [(2, 0), (3, 0), (2, 1), (3, 1)] {
         pixels[(y * 4 + x) * 3..][..3].fill(250);
     }
@@ -243,7 +243,7 @@ fn a_file_that_is_no_tokenizer_is_refused() {
     }
 }
 
-/// Samples with pictures, with codes, with both, and with codes that are none of the tokenizer's, as `derive` sends them.
+/// Makes samples with pictures, with codes, with both, and with invalid codes, as `derive` sends them.
 fn partly_given() -> RecordBatch {
     let codes = |first: u32, count: u32| to_file(&(0..count).map(|place| (first + place) % CODES).collect::<Vec<_>>());
     let raw = |key: &str, main| Raw::new(key, main, &["a caption"]);
@@ -316,7 +316,7 @@ fn a_picture_is_refused_where_codes_are_given() {
     assert!(rows[1].refusal.as_ref().unwrap().detail.contains("image main is a picture"), "{:?}", rows[1].refusal);
 }
 
-/// Pictures of several shapes, edits, and codes of whose grids one is none of an image.
+/// Makes pictures of several shapes, edits, and codes, one of them in a grid that no image has.
 fn shaped() -> RecordBatch {
     let npy = |rows: usize, columns: usize| {
         let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({rows}, {columns}), }}\n");

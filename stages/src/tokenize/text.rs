@@ -1,9 +1,9 @@
-//! Text as tokens: byte pairs fitted here, or any `tokenizer.json`.
+//! Text tokenizer: byte pairs fitted here, or any `tokenizer.json`.
 //!
-//! User text can never give a control token. What a file lists as added, its token for the unknown, and every id outside the
-//! [`cm3flow_schemas::vocabulary::Vocabulary`]'s text range is taken out of the model before it is loaded, so that the spelling of
-//! such a token is encoded like any other text; what comes out is checked once more. Nor is text lost in silence: ids that do not
-//! read back as the text are refused. Where that is exact and where it is not, [`Fidelity`] says.
+//! User text can never give a control token. Added tokens, the unknown token and all ids outside the text range of the
+//! [`cm3flow_schemas::vocabulary::Vocabulary`] are removed from the model before it is loaded. The spelling of such a token is then encoded
+//! like any other text, and the output is checked again. Text is not lost silently either: ids that do not decode to the text are refused.
+//! [`Fidelity`] states how exact that comparison is.
 
 mod fit;
 mod inert;
@@ -22,47 +22,48 @@ use tokenizers::{Decoder, NormalizedString, Normalizer, Tokenizer};
 
 use crate::error::{Result, StageError};
 
-/// How a text comes back from its tokens.
+/// Form in which a text returns from its tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fidelity {
-    /// As it was.
+    /// The text, unchanged.
     Exact,
-    /// In Unicode's normal form C.
+    /// The text in Unicode's normal form C.
     Composed,
-    /// As the tokenizer's own normalizer makes it, white space aside: lower case, without accents, words apart, whatever the file says.
+    /// The output of the tokenizer's own normalizer, up to white space: lower case, without accents, split words, or whatever the file
+    /// defines.
     Normalized,
 }
 
-/// Why a text has no tokens.
+/// Reason of a text that has no tokens.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum Unrepresentable {
-    /// A part of the text has no token.
+    /// The tokenizer has no token for a part of the text.
     #[error("the text tokenizer has no token for a part of the text: {problem}")]
     Unknown {
-        /// What the tokenizer says.
+        /// Message of the tokenizer.
         problem: String,
     },
-    /// The tokenizer said what is no text.
+    /// The tokenizer returned an id that is no text.
     #[error("the text tokenizer made id {id} of the text, which is no text")]
     Control {
-        /// The id.
+        /// Id that was returned.
         id: u32,
     },
-    /// The tokens say something else than the text.
+    /// The tokens decode to another text.
     #[error("the text tokenizer changes the text, for the first time at character {at}")]
     Changed {
-        /// Character of the normalized text, from 0.
+        /// Index of the first differing character in the normalized text, from 0.
         at: usize,
     },
 }
 
-/// A text tokenizer. Cloning shares it.
+/// Text tokenizer. Clones share it.
 #[derive(Clone)]
 pub struct TextTokenizer(Arc<Loaded>);
 
 struct Loaded {
     tokenizer: Tokenizer,
-    /// Ids that stand for text, with the token that each is.
+    /// Ids of text, with the token of each.
     tokens: HashMap<u32, String>,
     word_end: Option<WordEnd>,
     unknown: Option<u32>,
@@ -71,10 +72,10 @@ struct Loaded {
     digest: Digest,
 }
 
-/// Mark behind the last token of a word, for decoders that leave it there.
+/// Mark behind the last token of a word, for decoders that leave it in place.
 struct WordEnd {
     mark: String,
-    /// A space as the decoder reads it.
+    /// Space in the form that the decoder reads.
     space: &'static str,
 }
 
@@ -91,16 +92,16 @@ fn failed(action: &'static str) -> impl Fn(DynError) -> StageError {
 }
 
 impl TextTokenizer {
-    /// Loads a `tokenizer.json`. Its added tokens, special or not, are left out, and so are its post-processor and its dropout:
-    /// documents are put together by the grammar alone, and text must not be able to name a control token.
+    /// Loads a `tokenizer.json`, without its added tokens (special or not), its post-processor and its dropout. Only the grammar builds
+    /// documents, and text must not be able to name a control token.
     ///
-    /// # Errors
+    /// [`StageError::TextTokenizer`] if the file is no tokenizer.
     /// [`StageError::TextTokenizer`] if the file is no tokenizer.
     pub fn from_json(json: &[u8]) -> Result<Self> {
         Self::within(json, 0..u32::MAX)
     }
 
-    /// Loads a `tokenizer.json` as [`Self::from_json`] does, and leaves out all ids but those `within`.
+    /// Loads a `tokenizer.json` as [`Self::from_json`] does, without the ids outside of `within`.
     ///
     /// # Errors
     /// [`StageError::TextTokenizer`] if the file is no tokenizer.
@@ -109,14 +110,14 @@ impl TextTokenizer {
         let value = serde_json::from_slice(json).map_err(unreadable)?;
         let prepared = inert::prepare(value, &within).map_err(|problem| failed("cannot read tokenizer.json")(problem.into()))?;
         let tokenizer: Tokenizer = serde_json::from_value(prepared.json).map_err(unreadable)?;
-        // What was left out has no name any more, or an empty one.
+        // Removed tokens have no name any more, or an empty one.
         let named = tokenizer.get_vocab(false).into_iter().filter(|(name, _)| !name.is_empty());
         let tokens = named.map(|(name, id)| (id, name)).collect();
         let inert::Prepared { size, unknown, word_end, fidelity, .. } = prepared;
         Ok(Self(Arc::new(Loaded { tokenizer, tokens, word_end, unknown, size, fidelity, digest: Digest::of(json) })))
     }
 
-    /// All tokens that a `tokenizer.json` names, by ascending id.
+    /// Returns all tokens that a `tokenizer.json` names, by ascending id.
     ///
     /// # Errors
     /// [`StageError::TextTokenizer`] if the file is no tokenizer.
@@ -125,28 +126,28 @@ impl TextTokenizer {
         inert::named_tokens(&value).map_err(|problem| failed("cannot read tokenizer.json")(problem.into()))
     }
 
-    /// One more than the largest id of the model, whether or not that stands for text.
+    /// Returns one more than the model's largest id, whether that is text or not.
     #[must_use]
     pub fn size(&self) -> u32 {
         self.0.size
     }
 
-    /// How a text comes back.
+    /// Returns the form in which texts return from their tokens.
     #[must_use]
     pub fn fidelity(&self) -> Fidelity {
         self.0.fidelity
     }
 
-    /// Digest of the file that it was loaded from.
+    /// Returns the digest of the file.
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.0.digest
     }
 
-    /// Ids of `text`, each below [`Self::size`], none of a control token. They read back as the text, up to [`Self::fidelity`].
+    /// Returns the ids of `text`, each below [`Self::size`], none of a control token. They decode to the text, up to [`Self::fidelity`].
     ///
     /// # Errors
-    /// [`Unrepresentable`] if there are no such ids.
+    /// [`Unrepresentable`] if no such ids exist.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Unrepresentable> {
         if text.is_empty() {
             return Ok(Vec::new());
@@ -160,7 +161,7 @@ impl TextTokenizer {
             Some(&id) => return Err(Unrepresentable::Control { id }),
             None => {}
         }
-        // A normalizer may leave nothing of a text, but that is no text any more.
+        // A normalizer may remove all of a text, but then it is no text any more.
         if ids.is_empty() && !text.trim().is_empty() {
             return Err(Unrepresentable::Changed { at: 0 });
         }
@@ -171,13 +172,13 @@ impl TextTokenizer {
         }
     }
 
-    /// Text of `ids`. What is no UTF-8, and ids that stand for no text, become replacement characters.
+    /// Returns the text of `ids`. Invalid UTF-8, and ids that are no text, become replacement characters.
     ///
     /// # Errors
     /// [`StageError::TextTokenizer`] if the tokenizer refuses the ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let name = |id| self.0.tokens.get(id).map_or("\u{fffd}", String::as_str);
-        // Some decoders count on a first token.
+        // Some decoders require a first token.
         let Some(last) = ids.last() else { return Ok(String::new()) };
         let decoder = self.0.tokenizer.get_decoder();
         let Some(WordEnd { mark, space }) = &self.0.word_end else {
@@ -200,7 +201,7 @@ impl TextTokenizer {
         Ok(text)
     }
 
-    /// First character in which `decoded` is not what `text` should come back as.
+    /// Returns the index of the first character where `decoded` differs from the form that `text` should return in.
     fn first_difference(&self, text: &str, decoded: &str) -> Result<Option<usize>, DynError> {
         match self.0.fidelity {
             Fidelity::Exact => Ok(difference(text, decoded)),
@@ -210,7 +211,7 @@ impl TextTokenizer {
                     Some(normalizer) => normalized(normalizer, text),
                     None => Ok(text.to_owned()),
                 });
-                // `▁` is how normalizers write a space.
+                // Normalizers write a space as `▁`.
                 let solid = |text: String| text.replace(|c: char| c.is_whitespace() || c == '▁', "");
                 Ok(difference(&solid(expected?), &solid(found?)))
             }

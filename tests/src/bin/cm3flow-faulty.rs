@@ -1,13 +1,13 @@
-//! `cm3flow-faulty …`: the command, over stores whose requests go wrong. For tests of what a dead process leaves behind.
+//! The command over stores with faulty requests: `cm3flow-faulty …`. It is for tests of the state that a dead process leaves behind.
 //!
-//! Takes the arguments of `cm3flow`, and from the environment:
-//! - `CM3FLOW_FAULT`: what goes wrong, one of `fail`, `fail_after`, `cut`, `stall`, `throttle`, `deny`, `conflict`, `stale`,
-//!   `overwrite`, `abort`, `abort_after`;
-//! - `CM3FLOW_FAULT_AT`: number of the request, from 1, that goes wrong; or `CM3FLOW_FAULT_FROM`: it and all after it do;
-//! - or `CM3FLOW_FAULT_ON`: part of the path of the requests that go wrong;
-//! - or `CM3FLOW_FAULT_PER_MILLE` and `CM3FLOW_FAULT_SEED`: so many of 1000 requests do;
-//! - `CM3FLOW_FAULT_COMMAND`: the only command, such as `work`, of which requests go wrong;
-//! - `CM3FLOW_FAULT_COUNT`: file that the number of requests is written to at the end.
+//! It takes the arguments of `cm3flow`, and from the environment:
+//! - `CM3FLOW_FAULT`: kind of fault, one of `fail`, `fail_after`, `cut`, `stall`, `throttle`, `deny`, `conflict`, `stale`, `overwrite`,
+//!   `abort`, `abort_after`;
+//! - `CM3FLOW_FAULT_AT`: number of the faulty request, from 1; or `CM3FLOW_FAULT_FROM`: number of the first one, with all behind it;
+//! - or `CM3FLOW_FAULT_ON`: part of the path of faulty requests;
+//! - or `CM3FLOW_FAULT_PER_MILLE` and `CM3FLOW_FAULT_SEED`: number of faulty requests among 1000, and seed of the draw;
+//! - `CM3FLOW_FAULT_COMMAND`: the only command, such as `work`, with faulty requests;
+//! - `CM3FLOW_FAULT_COUNT`: file for the number of requests, written at the end.
 
 use std::env;
 use std::process::ExitCode;

@@ -1,8 +1,8 @@
-//! `prepared CONFIG PICTURES OUT`: prepares every picture of a folder as the configuration says, encodes it with its image tokenizer, and
-//! writes `NAME.rgb`, the square's levels, and `NAME.codes`, u32 in little-endian order. A `NAME.rgb` in the folder counts as prepared.
+//! Prepares every picture of a folder by a configuration and encodes it with its image tokenizer: `prepared CONFIG PICTURES OUT`. Writes
+//! `NAME.rgb`, the levels of the square, and `NAME.codes`, u32 in little-endian order. A `NAME.rgb` in the folder counts as prepared.
 //!
-//! For comparisons with other decoders: `tests/parity/decoder.py`. The tokenizer is the one that the configuration names or has pinned;
-//! otherwise it is fitted.
+//! It is for comparisons with other decoders: `tests/parity/decoder.py`. The tokenizer is the one that the configuration names or has
+//! pinned; otherwise it is fitted.
 
 use std::path::{Path, PathBuf};
 

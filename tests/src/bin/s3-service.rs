@@ -1,6 +1,6 @@
-//! `s3-service [--folder FOLDER] [--port PORT] [--latency-ms MS] [--access-key KEY] [--secret-key KEY]`: serves a folder, or memory, as S3 on
-//! loopback until it is killed. Prints its address as its first line; `GET /-/requests` says how many requests came. For benchmarks and for trying things
-//! out: it is no server for real use.
+//! Serves a folder, or memory, as S3 on loopback until it is killed:
+//! `s3-service [--folder FOLDER] [--port PORT] [--latency-ms MS] [--access-key KEY] [--secret-key KEY]`. Prints its address as the first
+//! line; `GET /-/requests` returns the number of requests. It is for benchmarks and trials, not for real use.
 
 use std::path::PathBuf;
 use std::sync::Arc;

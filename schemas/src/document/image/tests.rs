@@ -1,4 +1,4 @@
-//! Images to ids and back, and what is no image.
+//! Conversion of images to ids and back; refusal of ids that are no image.
 
 use proptest::prelude::*;
 
@@ -15,7 +15,7 @@ const GRIDS: [Grid; 5] = [
     Grid { rows: 8, columns: 2 },
 ];
 
-/// Ids 4 to 13 are text, 14 to 23 codes; sizes 29 to 33 are 2, 3, 4, 5 and 8; rows end with 34.
+/// Builds a vocabulary: ids 4 to 13 are text, 14 to 23 codes; sizes 29 to 33 are 2, 3, 4, 5 and 8; rows end with 34.
 fn shaped() -> Vocabulary {
     let sizes = VocabularySizes { text: 10, image: 10, sentinels: 3, total: None };
     let mut vocabulary = Vocabulary::try_new("test", &sizes).expect("small");
@@ -91,7 +91,7 @@ proptest! {
         prop_assert_eq!(image_of(&v, &ids), Ok(image));
     }
 
-    /// One token more, less or of another kind makes no image; another code or another size that fits makes another one.
+    /// One token more, less or of another kind makes no image; another valid code or size makes another image.
     #[test]
     fn what_is_not_one_whole_image_is_refused(place in 0..GRIDS.len(), at in 0_usize..26, id in 0_u32..36, edit in 0..3) {
         let v = shaped();

@@ -1,5 +1,5 @@
-//! A second look at files, which tells pictures whose pixels are all there from damaged ones. Decoders do not: that of JPEG fills what is missing with
-//! grey, even where it is told to be strict, and others refuse a whole picture whose file lacks nothing but its end.
+//! Check of picture files for damage that decoders do not report. The JPEG decoder fills missing parts with grey, even in strict mode.
+//! Other decoders refuse a whole picture that lacks only the end of its file.
 
 mod jpeg;
 mod png;
@@ -15,16 +15,17 @@ use super::decode::DecodeError;
 
 /// A file that may be decoded.
 pub(super) struct PictureFile<'a> {
-    /// Its bytes, as the decoder takes them: with an end where nothing but that may be missing.
+    /// Bytes for the decoder, with an end added where only that is missing.
     pub(super) bytes: Cow<'a, [u8]>,
     is_cut: bool,
 }
 
 impl<'a> PictureFile<'a> {
-    /// Examines a file whose header may be as damaged as the rest.
+    /// Examines a file. The header may be damaged like the rest.
     ///
     /// # Errors
-    /// `truncated_image` where pixels are missing, `damaged_image` where data are invalid or a checksum fails, as far as the decoder does not tell.
+    /// `truncated_image` where pixels are missing; `damaged_image` where data are invalid or a checksum fails, as far as the decoder does
+    /// not report it.
     pub(super) fn examine(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let format = image::guess_format(bytes).map_err(|error| ("undecodable_image", error.to_string()))?;
         let bytes = match format {
@@ -41,7 +42,7 @@ impl<'a> PictureFile<'a> {
         Ok(Self { bytes, is_cut })
     }
 
-    /// Why the decoder refuses the data of the pixels.
+    /// Returns the reason to use when the decoder refuses the pixel data.
     pub(super) fn fault(&self) -> &'static str {
         if self.is_cut { "truncated_image" } else { "damaged_image" }
     }

@@ -1,4 +1,4 @@
-//! Looks at the chunks of a PNG: closes a file that was cut behind its pixels, and checks the chunks that the decoder drops when they are damaged.
+//! Check of PNG chunks: completes a file that was cut behind its pixels, and verifies chunks that the decoder drops when they are damaged.
 
 use std::borrow::Cow;
 
@@ -8,10 +8,11 @@ const SIGNATURE: usize = 8;
 /// Bytes of a chunk beside its content: length, name, checksum.
 const AROUND: usize = 12;
 
-/// Chunks before the pixels that change what is seen, but that the decoder drops where their checksum fails.
+/// Chunks before the pixels that change the picture, but that the decoder drops if their checksum fails.
 const NEEDED: [&[u8; 4]; 2] = [b"tRNS", b"eXIf"];
 
-/// The file, with an end where it was cut within or behind its pixel data. Whether these are all there is left to the decoder, as are their checksums.
+/// Returns the file, with an end where it was cut within or behind its pixel data. Completeness and checksums of the pixels are left to the
+/// decoder.
 ///
 /// # Errors
 /// `damaged_image` where the checksum of transparency or orientation fails.
@@ -23,7 +24,7 @@ pub(super) fn look(png: &[u8]) -> Result<Cow<'_, [u8]>, DecodeError> {
     let mut has_pixels = false;
     while let Some(chunk) = Chunk::at(png, position) {
         let Some(checksum) = chunk.checksum else {
-            // Without its checksum, but with whatever of its content is there.
+            // The checksum is missing, and perhaps a part of the content.
             let is_part_of_pixels = chunk.name == b"IDAT" && !chunk.content.is_empty();
             return Ok(match has_pixels || is_part_of_pixels {
                 true => Cow::Owned(closed(&png[..position], is_part_of_pixels.then_some(chunk.content))),
@@ -45,14 +46,14 @@ pub(super) fn look(png: &[u8]) -> Result<Cow<'_, [u8]>, DecodeError> {
 
 struct Chunk<'a> {
     name: &'a [u8; 4],
-    /// All of it, or as much as there is.
+    /// Content, as far as the file has it.
     content: &'a [u8],
-    /// None if the file ends before it.
+    /// `None` if the file ends before it.
     checksum: Option<u32>,
 }
 
 impl<'a> Chunk<'a> {
-    /// The chunk at `position`; `None` if not even its name is there.
+    /// Returns the chunk at `position`; `None` if the file ends before its name does.
     fn at(png: &'a [u8], position: usize) -> Option<Self> {
         let (length, rest) = png.get(position..)?.split_first_chunk::<4>()?;
         let (name, rest) = rest.split_first_chunk::<4>()?;
@@ -74,7 +75,7 @@ fn checksum(name: &[u8; 4], content: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// A file with a chunk of `pixels` behind the `chunks` that are whole, and an end.
+/// Returns the whole `chunks`, followed by a chunk of `pixels` and an end.
 fn closed(chunks: &[u8], pixels: Option<&[u8]>) -> Vec<u8> {
     let mut out = chunks.to_vec();
     let added = pixels.map(|pixels| (b"IDAT", pixels)).into_iter().chain([(b"IEND", [].as_slice())]);

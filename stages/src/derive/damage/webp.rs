@@ -1,4 +1,4 @@
-//! Looks at the chunks of a WebP: its pixels may be all there where others are not that its header announces.
+//! Check of WebP chunks: the pixels may be whole where other announced chunks are missing.
 
 use std::borrow::Cow;
 
@@ -6,21 +6,21 @@ use crate::derive::decode::DecodeError;
 
 /// Place of the flags of the extended header.
 const FLAGS: usize = 20;
-/// The flag of what turns the picture upright, which stands behind the pixels.
+/// Flag of the EXIF chunk, which has the orientation and follows the pixels.
 const HAS_EXIF: u8 = 0x08;
 /// Chunks that no pixel depends on, and their flags: colour profile, orientation, descriptions.
 const ANNOUNCED: [(u8, &[u8; 4]); 3] = [(0x20, b"ICCP"), (HAS_EXIF, b"EXIF"), (0x04, b"XMP ")];
 
-/// Whether the file ends before it says so.
+/// Checks whether the file is shorter than its header says.
 pub(super) fn is_cut(webp: &[u8]) -> bool {
     let said = webp.get(4..).and_then(<[u8]>::first_chunk::<4>).map(|size| u32::from_le_bytes(*size) as usize);
     said.is_some_and(|said| webp.len() < said.saturating_add(8))
 }
 
-/// The file, without the flags of chunks that are missing: some programs take a chunk away and leave its flag, which the decoder refuses.
+/// Returns the file without the flags of missing chunks. Some programs remove a chunk and leave its flag, which the decoder refuses.
 ///
 /// # Errors
-/// `truncated_image` for a file that was cut before or within the chunk that holds its orientation.
+/// `truncated_image` for a file that was cut before or within the chunk of its orientation.
 ///
 /// # Source
 /// WebP container specification, <https://developers.google.com/speed/webp/docs/riff_container>.
@@ -42,7 +42,7 @@ pub(super) fn look(webp: &[u8]) -> Result<Cow<'_, [u8]>, DecodeError> {
     Ok(Cow::Owned(bare))
 }
 
-/// Whether a whole chunk of this name is there.
+/// Checks whether the file has a whole chunk of this name.
 fn has_chunk(webp: &[u8], name: &[u8; 4]) -> bool {
     let mut rest = webp.get(12..).unwrap_or_default();
     while let Some((found, behind)) = rest.split_first_chunk::<4>() {

@@ -1,4 +1,4 @@
-//! Pictures are fitted to the shape of the nearest aspect, and what shows the same picture to the same shape.
+//! Shapes: a picture gets the one of the nearest aspect, and pictures of the same scene get the same one.
 
 use cm3flow_schemas::Grid;
 use cm3flow_schemas::sample::{Edit, Item};
@@ -20,7 +20,7 @@ struct Bucketed {
 }
 
 impl Bucketed {
-    /// The image `role` with the size that its grid says.
+    /// Returns the image `role` in the size of its grid.
     fn image(&self, role: &str) -> RgbImage {
         let grid = RoleGrid::of(&self.image_grids, role).unwrap();
         let bytes = self.pixels.iter().find(|image| image.role == role).unwrap().bytes.clone();
@@ -44,7 +44,7 @@ fn bucket_one(sample: Raw) -> Bucketed {
     rows::read(&run_whole(bucketed(), &filtered), &wanted).unwrap().remove(0)
 }
 
-/// Red, with a tenth at each end of the long side that is green.
+/// Makes a red picture with a green tenth at each end of the long side.
 fn with_ends(width: u32, height: u32) -> RgbImage {
     let is_end = |place: u32, length: u32| place < length / 10 || place >= length - length / 10;
     RgbImage::from_fn(width, height, |x, y| if is_end(x.max(y), width.max(height)) { GREEN } else { RED })

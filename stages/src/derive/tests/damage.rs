@@ -1,4 +1,4 @@
-//! Pictures whose pixels are all there are kept as they are, whatever else their file lacks; all others are refused with a reason that says so.
+//! Damage: pictures with all pixels pass, whatever else their file lacks; all others are refused with the right reason.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ fn reason(bytes: &[u8]) -> &'static str {
     decode(bytes).expect_err("it is damaged").0
 }
 
-/// The bytes of a chunk of a PNG, from its length to its checksum.
+/// Returns the range of a PNG chunk, from its length to its checksum.
 fn chunk(png: &[u8], name: &[u8; 4]) -> std::ops::Range<usize> {
     let start = png.windows(4).position(|four| four == name).unwrap() - 4;
     start..start + 12 + u32::from_be_bytes(*png[start..].first_chunk().unwrap()) as usize
@@ -113,7 +113,7 @@ fn a_png_that_lacks_its_end_alone_is_whole() {
         let whole = file(name);
         let expected = decode(&whole).unwrap();
         let pixels = chunk(&whole, b"IDAT");
-        // Without the end; without the checksum of the last pixels too; without that of the compressed data.
+        // Cut off: the end, the checksum of the last pixels, and parts of the compressed data's own checksum.
         for len in [whole.len() - 1, whole.len() - 12, pixels.end, pixels.end - 1, pixels.end - 4, pixels.end - 8] {
             assert!(decode(&whole[..len]).unwrap() == expected, "{name} of {len} bytes");
         }
@@ -163,7 +163,7 @@ fn a_webp_that_is_cut_before_its_orientation_is_truncated() {
         let (reason, detail) = decode(&whole[..len]).unwrap_err();
         assert_eq!((reason, detail.contains("orientation")), ("truncated_image", true), "{len} bytes: {detail}");
     }
-    // Some programs take the chunk away and leave the flag that announces it.
+    // Some programs remove the chunk and leave the flag that announces it.
     let mut stripped = whole[..exif].to_vec();
     let size = (stripped.len() as u32 - 8).to_le_bytes();
     stripped[4..8].copy_from_slice(&size);

@@ -1,4 +1,4 @@
-//! Boxes, masks, segmentations and condition images lie where their objects are, however picture and source are turned.
+//! Geometry: boxes, masks, segmentations and condition images match their objects in every orientation of picture and source.
 
 use cm3flow_schemas::sample::{Item, SegLabel};
 use image::Luma;
@@ -7,7 +7,7 @@ use png::BitDepth;
 use super::*;
 use crate::fixtures::level_png;
 
-/// How the tests' picture is stored: 48 x 32, or square, with a red corner of 16 x 16 at the upper left of what is stored; the EXIF number.
+/// Stored form of the test picture: 48 x 32, or square, with a red corner of 16 x 16 at the stored upper left; and its EXIF number.
 #[derive(Clone, Copy)]
 struct Stored {
     width: u32,
@@ -28,7 +28,7 @@ impl Stored {
         with_orientation(&jpeg(&picture), self.exif)
     }
 
-    /// White in the corner, as it is stored.
+    /// Returns a mask that is white in the corner, in stored pixels.
     fn mask(self) -> GrayImage {
         GrayImage::from_fn(self.width, 32, |x, y| Luma([if in_corner(x, y) { 255 } else { 0 }]))
     }
@@ -42,7 +42,7 @@ fn grey_png(levels: &GrayImage) -> Vec<u8> {
     encoded(&DynamicImage::ImageLuma8(levels.clone()), ImageFormat::Png)
 }
 
-/// `levels` as they are seen, once turned to the right.
+/// Returns `levels` turned to the right.
 fn turned_right(levels: &GrayImage) -> GrayImage {
     image::imageops::rotate90(levels)
 }
@@ -56,7 +56,7 @@ fn fitted(derived: &Derived, role: &str) -> RgbImage {
     RgbImage::from_raw(SIDE, SIDE, image.bytes.clone()).unwrap()
 }
 
-/// Share of pixels at which the image `role` is white exactly where the main image is red.
+/// Returns the share of pixels where the image `role` is white exactly if the main image is red.
 fn agreement(derived: &Derived, role: &str) -> f64 {
     let (main, mask) = (fitted(derived, MAIN_IMAGE), fitted(derived, role));
     let same = main.pixels().zip(mask.pixels()).filter(|(main, mask)| (main.0[0] > 128) == (mask.0[0] > 128)).count();
@@ -99,7 +99,7 @@ fn boxes_that_are_lost_are_counted_by_reason() {
         boxed(0, 32, 10, 40),
         boxed(9, 0, 5, 10),
         boxed(5, 0, 5, 10),
-        // Within the picture, but not within the square.
+        // Within the picture, but outside of the square.
         boxed(0, 0, 6, 32),
         boxed(40, 0, 500, 10),
     ];
@@ -122,7 +122,7 @@ fn masks_lie_upon_the_main_picture_however_they_are_stored() {
         let derived = derive_in(orientation, with_mask(WIDE.sample(), mask));
         assert!(agreement(&derived, "mask0") > 0.9, "{orientation:?}: {}", agreement(&derived, "mask0"));
     }
-    // The size does not tell.
+    // The size cannot tell the frame.
     for (orientation, mask) in [(Orientation::Stored, SQUARE.mask()), (Orientation::Upright, turned_right(&SQUARE.mask()))] {
         let derived = derive_in(orientation, with_mask(SQUARE.sample(), grey_png(&mask)));
         assert!(agreement(&derived, "mask0") > 0.9, "{orientation:?}");
@@ -164,7 +164,7 @@ fn masks_of_levels_0_and_1_are_masks() {
         let derived = derive_one(with_mask(WIDE.sample(), mask));
         assert!(agreement(&derived, "mask0") > 0.9, "mask {number}: {}", agreement(&derived, "mask0"));
     }
-    // A palette of black and white says itself where the object is.
+    // A palette of black and white shows by itself where the object is.
     let others = GrayImage::from_fn(48, 32, |x, y| Luma([u8::from(!in_corner(x, y))]));
     let swapped = level_png(&others, BitDepth::One, Some(&[Rgb([255; 3]), Rgb([0; 3])]));
     assert!(agreement(&derive_one(with_mask(WIDE.sample(), swapped)), "mask0") > 0.9);
@@ -183,9 +183,9 @@ fn what_has_neither_size_nor_aspect_of_the_main_picture_is_refused() {
     let labelled = WIDE.sample().with_image(SEGMENTATION_IMAGE, square.clone());
     let labelled = labelled.annotated(|annotations| annotations.seg_labels = vec![SegLabel { level: 1, label: "dog".into() }]);
     assert_eq!(refused(labelled), detail(SEGMENTATION_IMAGE));
-    // Half the size, up to a pixel.
+    // Half the size, to within a pixel.
     assert_eq!(refused(WIDE.sample().with_image("depth", grey_png(&GrayImage::new(25, 16)))), None);
-    // Edits, references and items have shapes of their own; of codes, the size is not known.
+    // Edits, references and items have shapes of their own. The size of codes is unknown.
     let edit = cm3flow_schemas::sample::Edit { instruction: "cut it".into(), image: "a".into() };
     let item = Item { text: None, image: Some("c".into()) };
     let others = ["a", "b", "c"].into_iter().fold(WIDE.sample(), |sample, role| sample.with_image(role, square.clone()));

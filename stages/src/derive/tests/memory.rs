@@ -1,4 +1,4 @@
-//! What a header says that a picture takes is no less than what decoding and fitting it allocate.
+//! Memory: the estimate from a header is at least what decoding and fitting allocate.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -7,7 +7,7 @@ use std::path::Path;
 use super::super::memory::Needs;
 use super::*;
 
-/// The system's allocator, which counts what each thread holds, and most of that.
+/// The system's allocator with counters of the bytes that each thread holds and of their peak.
 struct Counting;
 
 #[global_allocator]
@@ -23,28 +23,28 @@ fn count(bytes: isize) {
     MOST.set(MOST.get().max(HELD.get()));
 }
 
-// SAFETY: everything is left to the system's allocator.
+// SAFETY: every call goes to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
-        // SAFETY: as the caller promised.
+        // SAFETY: the caller guarantees the conditions.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
-        // SAFETY: as the caller promised.
+        // SAFETY: the caller guarantees the conditions.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
-        // SAFETY: as the caller promised.
+        // SAFETY: the caller guarantees the conditions.
         unsafe { System.dealloc(place, layout) }
     }
 }
 
-/// Most bytes that `work` holds at once, beside what there was before.
+/// Returns the peak of the bytes that `work` holds, beside those held before.
 fn most<Out>(work: impl FnOnce() -> Out) -> (Out, u64) {
     HELD.set(0);
     MOST.set(0);
@@ -52,7 +52,7 @@ fn most<Out>(work: impl FnOnce() -> Out) -> (Out, u64) {
     (out, MOST.get() as u64)
 }
 
-/// Checks one file; without a bound above where it is so small that buffers of a fixed size count most.
+/// Checks one file. Small files have no upper bound, since buffers of a fixed size dominate.
 fn check(name: &str, bytes: &[u8]) {
     let Some(needs) = Needs::of(bytes) else { panic!("{name} has a header") };
     let said = needs.decoding_bytes(needs.stored.orientation());
@@ -64,7 +64,7 @@ fn check(name: &str, bytes: &[u8]) {
     assert!(picture.as_raw().capacity() as u64 <= needs.picture_bytes, "{name}");
 }
 
-/// A picture of many kinds of pixels, large enough that its pixels count most.
+/// Returns pictures of many kinds of pixels, large enough that the pixels dominate.
 fn large() -> Vec<DynamicImage> {
     let rgb = DynamicImage::ImageRgb8(RgbImage::from_fn(900, 700, |x, y| Rgb([x as u8, y as u8, (x / 64 * y / 64) as u8])));
     let with_alpha = DynamicImage::ImageRgba8(rgb.to_rgba8());
@@ -88,7 +88,7 @@ fn headers_tell_what_pictures_take() {
     for picture in large() {
         for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Gif, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff] {
             let mut file = std::io::Cursor::new(Vec::new());
-            // Not every format holds every kind of pixels.
+            // Some formats lack some kinds of pixels.
             if picture.write_to(&mut file, format).is_ok() {
                 check(&format!("{format:?} of {:?}", picture.color()), &file.into_inner());
                 checked += 1;

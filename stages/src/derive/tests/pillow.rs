@@ -1,4 +1,4 @@
-//! Pictures of every kind against what Pillow makes of them: golden files, and the script that makes them, in `stages/fixtures/`.
+//! Comparison with Pillow on pictures of every kind; golden files and the script that makes them lie in `stages/fixtures/`.
 
 use std::path::{Path, PathBuf};
 
@@ -7,13 +7,13 @@ use image::{ImageReader, RgbImage};
 
 use super::*;
 
-/// What the lossy formats may differ by, since their decoders round and smooth differently.
+/// Allowed differences for lossy formats, whose decoders round and smooth differently.
 struct Tolerance {
-    /// Levels that `share` of the values may differ by at most.
+    /// Largest difference of a share `share` of the values, in levels.
     levels: u8,
     /// Share of the values, 0 to 1.
     share: f64,
-    /// Levels that no value exceeds.
+    /// Largest difference of any value, in levels.
     most: u8,
 }
 
@@ -21,12 +21,12 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
-/// A golden PNG, without what `decode` does on top.
+/// Reads a golden PNG without the steps that `decode` adds.
 fn golden(path: &Path) -> DynamicImage {
     ImageReader::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).decode().unwrap()
 }
 
-/// How many values differ by how much, by the difference.
+/// Counts the values by their difference in levels.
 fn differences(found: &RgbImage, expected: &RgbImage) -> Vec<usize> {
     assert_eq!(found.dimensions(), expected.dimensions());
     let mut counts = vec![0; 256];
@@ -50,8 +50,8 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// What a file may differ by. JPEG decoders differ in the inverse transform by a level, and in how chroma of fewer pixels is spread, by
-/// two and a few values by more; at the edges, and so in all of a picture of a few pixels, they differ by any amount.
+/// Returns the allowed differences for a file. JPEG decoders differ by a level in the inverse transform. They differ by two, and more at a
+/// few values, in the interpolation of chroma. At the edges, and thus all over a tiny picture, they differ by any amount.
 fn tolerance_for(name: &str, picture: &RgbImage) -> Tolerance {
     let short = picture.width().min(picture.height());
     match name.strip_suffix(".jpg") {

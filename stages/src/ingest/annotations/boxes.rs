@@ -1,11 +1,11 @@
-//! Boxes as sources write them: corners in fractions of pixels, in either direction beyond the picture.
+//! Boxes as sources write them: corners in fractions of pixels, possibly beyond the picture.
 
 use cm3flow_schemas::sample::{EMPTY_BOX, INVERTED_BOX, LabelledBox, OUTSIDE_BOX};
 use serde_json::Value;
 
 use super::values::{number, object, required, text};
 
-/// A box whose corners are as they are written.
+/// A box with its corners as written.
 pub(super) struct WrittenBox {
     label: String,
     x: [f64; 2],
@@ -13,10 +13,10 @@ pub(super) struct WrittenBox {
 }
 
 impl WrittenBox {
-    /// Reads an object.
+    /// Reads an object of JSON.
     ///
     /// # Errors
-    /// What there is instead, as the rest of a sentence.
+    /// The mismatch, as the rest of a sentence.
     pub(super) fn read(value: &Value) -> Result<Self, String> {
         let value = object(value)?;
         let edge = |name| required(value, name, number);
@@ -24,10 +24,10 @@ impl WrittenBox {
         Ok(Self { label: required(value, "label", text)?, x, y })
     }
 
-    /// The box in whole pixels; what lies left of or above the picture is cut.
+    /// Returns the box in whole pixels, cut at the left and upper edge of the picture.
     ///
     /// # Errors
-    /// The reason why nothing of it can lie in a picture.
+    /// The reason why no part of it can lie in a picture.
     pub(super) fn in_pixels(self) -> Result<LabelledBox, &'static str> {
         let Self { label, x, y } = self;
         if x[0] > x[1] || y[0] > y[1] {

@@ -1,4 +1,4 @@
-//! Fields of annotations in JSON: each is read by itself, so that one that cannot be read is left out alone.
+//! Fields of annotations in JSON. Each is read by itself, so an unreadable one does not cost the others.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::reader::{Reader, Shape};
 use super::reading::Reading;
 use super::values::{entries, is, joined, name, object, optional, required, text};
 
-/// Fields that annotations are read from.
+/// Names of the fields that annotations are read from.
 pub(super) const NAMES: [&str; 18] = [
     "caption",
     "text",
@@ -43,19 +43,19 @@ const SEG_LABELS: Shape = Shape { field: "seg_labels", expected: "an object of l
 const TRANSLATIONS: Shape = Shape { field: "translations", expected: "an object of texts, or lists of texts, by their languages" };
 const FIELDS: Shape = Shape { field: "fields", expected: "an object of texts by their names" };
 
-/// Reads annotations from a JSON object, in UTF-8 or, behind a byte-order mark, in UTF-16. Lone surrogates are read as U+FFFD, NaN and
-/// infinities as null.
+/// Reads annotations from a JSON object, in UTF-8 or, after a byte-order mark, in UTF-16. Lone surrogates become U+FFFD; NaN and infinities
+/// become null.
 ///
 /// # Errors
-/// Why the text is no such object, for people. A field that cannot be read is no error, see [`Reading::finish`].
+/// The reason why the text is no object, for people. An unreadable field is no error: see [`Reading::finish`].
 pub(in crate::ingest) fn from_json(bytes: &[u8]) -> Result<Reading, String> {
     json::fields(bytes, &[&NAMES]).map(|fields| read(Reader::new(fields)))
 }
 
-/// Reads annotations from the fields of an object that have yet to be read.
+/// Reads annotations from the fields of an object.
 ///
-/// Boxes are rounded to whole pixels; what lies left of or above the picture is cut. Edits, masks, references and items name their images
-/// by the member's extension in a tar (`edit0.jpg`) or by path in a row list; what reads those makes roles of the names.
+/// Boxes are rounded to whole pixels, and cut at the left and upper edge of the picture. Edits, masks, references and items name their
+/// images: by the member's extension in a tar (`edit0.jpg`), by path in a row list. The readers of those turn the names into roles.
 pub(super) fn read(mut reader: Reader) -> Reading {
     let labels: BTreeMap<u32, String> = reader.map(SEG_LABELS, seg_label).into_iter().collect();
     let [license, credit, source] = reader.mentions();
@@ -69,7 +69,7 @@ pub(super) fn read(mut reader: Reader) -> Reading {
         narratives: ["narrative", "narratives"].into_iter().flat_map(|field| reader.texts(field)).collect(),
         translations: reader.map(TRANSLATIONS, translations),
         references: reader.list(REFERENCES, |value| name(value).map_err(is)),
-        // A document that lacks a part is another one.
+        // A document without one of its items would be another document, so all are dropped.
         items: reader.whole_list(ITEMS, |value| items(value).map(Some)).into_iter().flatten().collect(),
         ocr: reader.text("ocr", "\n").filter(|text| !text.trim().is_empty()),
         fields: reader.map(FIELDS, named_text),
@@ -121,7 +121,7 @@ fn mask(value: &Value) -> Result<ObjectMask, String> {
     Ok(ObjectMask { label: required(value, "label", text)?, image: required(value, "image", name)? })
 }
 
-/// The image with its caption, then the text; empty texts are none.
+/// Returns the image with its caption, then the text. Empty texts are left out.
 fn items(value: &Value) -> Result<Vec<Item>, String> {
     let value = object(value)?;
     if !value.is_empty() && !["text", "image", "caption"].iter().any(|known| value.contains_key(*known)) {

@@ -1,10 +1,10 @@
-//! Which images a sample names, and by which extensions files are known.
+//! Images that annotations name, and the extensions of image files.
 
 use cm3flow_schemas::sample::Annotations;
 
 use crate::ingest::format::Extension;
 
-/// The names by which annotations name images beside the main one, with what is to stand in front of the number of a role.
+/// Iterates over the names of images in annotations, each with the prefix of its role; a number follows that prefix.
 pub(in crate::ingest) fn image_names(annotations: &mut Annotations) -> impl Iterator<Item = (&'static str, &mut String)> {
     let edits = annotations.edits.iter_mut().map(|edit| ("edit", &mut edit.image));
     let masks = annotations.masks.iter_mut().map(|mask| ("mask", &mut mask.image));
@@ -13,12 +13,12 @@ pub(in crate::ingest) fn image_names(annotations: &mut Annotations) -> impl Iter
     edits.chain(masks).chain(references).chain(items)
 }
 
-/// Whether a file extension (lower case, without dot) is that of a picture.
+/// Checks whether a file extension (lower case, without dot) is that of a picture.
 pub(in crate::ingest) fn is_image_extension(extension: &str) -> bool {
     Extension::of(extension) == Extension::Picture
 }
 
-/// Whether a file extension is that of given codes.
+/// Checks whether a file extension is that of given codes.
 pub(in crate::ingest) fn is_codes_extension(extension: &str) -> bool {
     Extension::of(extension) == Extension::Codes
 }

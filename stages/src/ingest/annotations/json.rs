@@ -1,5 +1,4 @@
-//! JSON as programs write it: lone surrogates, NaN and numbers beyond all bounds are mended; of an object, only the fields that are known
-//! here are kept.
+//! Lenient JSON: repairs lone surrogates, NaN and numbers out of range. Of an object, only known fields are kept.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,43 +10,43 @@ use serde_json::{Map, Value};
 
 use super::text;
 
-/// Fields of an object that are known, by name.
+/// Known fields of an object, by name.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     values: BTreeMap<&'static str, Value>,
-    /// Names that stand more than once. The last value counts, as in most languages.
+    /// Names that occur more than once. The last value counts, as in most languages.
     pub(super) repeated: Vec<&'static str>,
 }
 
 impl Fields {
-    /// Takes the value of the field `name`.
+    /// Removes the field `name` and returns its value.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
         self.values.remove(name)
     }
 }
 
-/// Names of fields, in groups.
+/// Groups of field names.
 pub(super) type Names = &'static [&'static [&'static str]];
 
-/// The fields `known` of a JSON object. All others are passed over, whatever they hold.
+/// Parses a JSON object and keeps the fields `known`. Others are skipped, whatever they hold.
 ///
 /// # Errors
-/// What the text is instead, for people.
+/// The problem of the text, for people.
 pub(super) fn fields(bytes: &[u8], known: Names) -> Result<Fields, String> {
     read(bytes, |deserializer| KnownFields(known).deserialize(deserializer))
 }
 
-/// All fields of a JSON object.
+/// Parses all fields of a JSON object.
 ///
 /// # Errors
-/// As [`fields`].
+/// Those of [`fields`].
 pub(super) fn all_fields(bytes: &[u8]) -> Result<Map<String, Value>, String> {
     read(bytes, |deserializer| Map::deserialize(deserializer))
 }
 
 type Json<'de> = serde_json::Deserializer<serde_json::de::SliceRead<'de>>;
 
-/// Reads an object; one that cannot be read as it is, with its numbers and surrogates mended.
+/// Reads an object. If that fails, it repairs numbers and surrogates, and tries again.
 fn read<T>(bytes: &[u8], read: impl Fn(&mut Json<'_>) -> serde_json::Result<T>) -> Result<T, String> {
     let text = text::in_utf8(bytes)?;
     check_object(&text)?;
@@ -58,7 +57,7 @@ fn read<T>(bytes: &[u8], read: impl Fn(&mut Json<'_>) -> serde_json::Result<T>) 
     whole(&text).or_else(|_| whole(&without_wild_numbers(&without_lone_surrogates(&text)))).map_err(|error| problem(&text, &error))
 }
 
-/// Checks that a text begins as an object does.
+/// Checks that a text begins like an object.
 fn check_object(text: &[u8]) -> Result<(), String> {
     let is_json = || serde_json::from_slice::<IgnoredAny>(text).is_ok();
     let kind = match text.trim_ascii_start().first() {
@@ -84,7 +83,7 @@ fn problem(text: &[u8], error: &serde_json::Error) -> String {
     }
 }
 
-/// Keeps the fields with these names.
+/// Deserializer that keeps the fields with these names.
 struct KnownFields(Names);
 
 impl<'de> DeserializeSeed<'de> for KnownFields {
@@ -117,7 +116,7 @@ impl<'de> Visitor<'de> for KnownFields {
     }
 }
 
-/// A name among those that are known.
+/// Deserializer of a name, `None` unless it is among these.
 struct KnownName(Names);
 
 impl<'de> DeserializeSeed<'de> for KnownName {
@@ -140,12 +139,12 @@ impl Visitor<'_> for KnownName {
     }
 }
 
-/// JSON in which escapes of lone surrogates (`\ud800` without its other half) are escapes of U+FFFD. Such halves stand for no
-/// character, but writers that count in UTF-16 leave them behind when they cut text; a caption is worth more than the half of an emoji.
+/// Replaces escapes of lone surrogates (`\ud800` without its other half) by that of U+FFFD. Such halves stand for no character, but writers
+/// that count in UTF-16 leave them when they cut text. A caption is worth more than half an emoji.
 fn without_lone_surrogates(json: &[u8]) -> Cow<'_, [u8]> {
     let mut mended = Cow::Borrowed(json);
     let mut at = 0;
-    // Outside of strings JSON has no backslash, and inside every one begins an escape.
+    // JSON has backslashes only within strings, where each begins an escape.
     while let Some(next) = json.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == b'\\')) {
         at += next;
         let (half, other) = (escaped_unit(json, at), escaped_unit(json, at + 6));
@@ -161,14 +160,14 @@ fn without_lone_surrogates(json: &[u8]) -> Cow<'_, [u8]> {
     mended
 }
 
-/// The UTF-16 unit of the escape `\uXXXX` at `at`.
+/// Returns the UTF-16 unit of the escape `\uXXXX` at `at`.
 fn escaped_unit(json: &[u8], at: usize) -> Option<u16> {
     let digits = json.get(at..at + 6)?.strip_prefix(b"\\u")?;
     u16::from_str_radix(std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?, 16).ok()
 }
 
-/// JSON in which what no number of JSON can be is null: `NaN` and `Infinity`, as Python and JavaScript write them, and numbers beyond
-/// those of f64.
+/// Replaces numbers that JSON cannot express by null: `NaN` and `Infinity`, as Python and JavaScript write them, and numbers out of the
+/// range of f64.
 fn without_wild_numbers(json: &[u8]) -> Cow<'_, [u8]> {
     let mut mended = Vec::new();
     let (mut at, mut copied) = (0, 0);
@@ -195,7 +194,7 @@ fn without_wild_numbers(json: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(mended)
 }
 
-/// The place behind the quote that ends the string whose first byte stands at `at`.
+/// Returns the position behind the closing quote of the string whose first byte stands at `at`.
 fn end_of_string(json: &[u8], mut at: usize) -> usize {
     while let Some(byte) = json.get(at) {
         at += match byte {
@@ -207,7 +206,7 @@ fn end_of_string(json: &[u8], mut at: usize) -> usize {
     json.len()
 }
 
-/// Whether a word outside of strings stands for a number that is none of JSON's.
+/// Checks whether a word outside of strings is a number that JSON cannot express.
 fn is_wild(word: &[u8]) -> bool {
     let digits = word.strip_prefix(b"-").unwrap_or(word);
     let is_number = digits.first().is_some_and(u8::is_ascii_digit);

@@ -1,8 +1,8 @@
-//! Annotations as sources write them: objects of JSON with a few spellings, or plain lines of text.
+//! Annotations as sources write them: JSON objects with some variants, or plain lines of text.
 //!
-//! Bytes become text (`text`), text becomes the fields that are known (`json`), and each field is read by itself (`fields`, with `reader` and
-//! `values`), so that one that cannot be read costs no other. The result is a [`Reading`]: whether it is of use is decided once all places
-//! that speak of the sample are read. `row` adds what only rows of lists have: the names of their images, and codes.
+//! Bytes become text (`text`), and text becomes known fields (`json`). Each field is read by itself (`fields`, with `reader` and `values`),
+//! so an unreadable one does not cost the others. The result is a [`Reading`]. Its use is decided once all places with annotations of the
+//! sample are read. `row` adds the parts of a list's row: names of images, and codes.
 
 mod boxes;
 mod fields;

@@ -1,4 +1,4 @@
-//! Takes fields of an object one by one, and keeps account of what could not be read.
+//! Reader that takes the fields of an object one by one, and records those that it could not read.
 
 use cm3flow_schemas::sample::DroppedPart;
 use serde_json::{Map, Value};
@@ -6,17 +6,17 @@ use serde_json::{Map, Value};
 use super::json::Fields;
 use super::values::{entries, is, joined, kind, quoted, single, text};
 
-/// What a field is expected to be: its name in JSON, and words for its values.
+/// Expected form of a field: its name in JSON, and a description of its values.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
     pub(super) field: &'static str,
     pub(super) expected: &'static str,
 }
 
-/// Fields about the sample that no document needs: one that cannot be read is counted and is no problem.
+/// Names of fields about the sample that no document needs. An unreadable one is counted, but is no problem.
 pub(super) const MENTIONS: [&str; 3] = ["license", "credit", "source"];
 
-/// The fields of an object that have yet to be read.
+/// Fields of an object that are still to be read.
 pub(super) struct Reader {
     fields: Fields,
     /// Parts that could not be read, by `annotations.FIELD`, and others.
@@ -36,12 +36,12 @@ impl Reader {
         reader
     }
 
-    /// Why parts could not be read, if some could not.
+    /// Returns the problems of unreadable parts, if there are any.
     pub(super) fn problem(&self) -> Option<String> {
         (!self.problems.is_empty()).then(|| self.problems.join("; "))
     }
 
-    /// A list; what is no list is a list of one. An entry that `read` refuses is left out alone.
+    /// Reads a list; a single value is a list of one. An entry that `read` refuses is left out.
     pub(super) fn list<T>(&mut self, shape: Shape, read: impl Fn(&Value) -> Result<Option<T>, String>) -> Vec<T> {
         let Some(value) = self.fields.take(shape.field) else { return Vec::new() };
         let (mut found, mut misfits) = (Vec::new(), Vec::new());
@@ -56,19 +56,19 @@ impl Reader {
         found
     }
 
-    /// As [`Self::list`], but all of it is left out if one entry is refused.
+    /// Reads as [`Self::list`], but leaves out the whole list if one entry is refused.
     pub(super) fn whole_list<T>(&mut self, shape: Shape, read: impl Fn(&Value) -> Result<Option<T>, String>) -> Vec<T> {
         let lost = self.problems.len();
         let found = self.list(shape, read);
         if self.problems.len() == lost { found } else { Vec::new() }
     }
 
-    /// A list of texts.
+    /// Reads a list of texts.
     pub(super) fn texts(&mut self, field: &'static str) -> Vec<String> {
         self.list(Shape { field, expected: "a text or a list of texts" }, |value| text(value).map_err(is))
     }
 
-    /// A text; several are joined.
+    /// Reads a text; several are joined.
     pub(super) fn text(&mut self, field: &'static str, joint: &str) -> Option<String> {
         let value = self.fields.take(field)?;
         joined(&value, joint).unwrap_or_else(|what| {
@@ -77,7 +77,7 @@ impl Reader {
         })
     }
 
-    /// The [`MENTIONS`], in their order.
+    /// Reads the [`MENTIONS`], in their order.
     pub(super) fn mentions(&mut self) -> [Option<String>; 3] {
         MENTIONS.map(|field| {
             let value = self.fields.take(field)?;
@@ -88,7 +88,7 @@ impl Reader {
         })
     }
 
-    /// An object whose names mean something. `read` makes several things of a name with its value, each of which is left out alone.
+    /// Reads an object whose names have a meaning. `read` turns a name with its value into several items; a refused one is left out.
     pub(super) fn map<T>(&mut self, shape: Shape, read: impl Fn(&str, &Value) -> Vec<Result<T, String>>) -> Vec<T> {
         let Some(value) = self.fields.take(shape.field) else { return Vec::new() };
         let empty = Map::new();
@@ -113,7 +113,7 @@ impl Reader {
         found
     }
 
-    /// Counts what could not be read of a field, and says so of the first.
+    /// Counts the unreadable parts of a field, and describes the first.
     fn misfits(&mut self, Shape { field, expected }: Shape, misfits: Vec<String>) {
         self.count(field, misfits.len() as u64);
         let Some(first) = misfits.first() else { return };

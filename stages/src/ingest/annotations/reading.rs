@@ -1,35 +1,35 @@
-//! Annotations as far as they could be read, from one place or several, with what was left out of them.
+//! Result of reading annotations, from one place or several, with a record of the parts left out.
 
 use cm3flow_schemas::sample::{Annotations, DroppedPart};
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-/// Reason that captions which stand once already are counted under.
+/// Reason for captions that repeat an earlier one.
 const EQUAL: &str = "captions.equal";
 
 /// Annotations of one sample, from one place or several.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(in crate::ingest) struct Reading {
-    /// Whatever could be read.
+    /// Readable annotations.
     pub(in crate::ingest) annotations: Annotations,
     /// Parts that were left out.
     pub(in crate::ingest) dropped: Vec<DroppedPart>,
-    /// Why parts were left out that might have been of use, for people.
+    /// Problem of those parts that might have been of use, for people.
     pub(in crate::ingest) problem: Option<String>,
 }
 
 impl Reading {
-    /// Captions alone.
+    /// Returns a reading with captions only.
     pub(in crate::ingest) fn of_captions(captions: Vec<String>) -> Self {
         Self { annotations: Annotations { captions, ..Annotations::default() }, ..Self::default() }
     }
 
-    /// Says in the problem where this was read.
+    /// Adds the place of the text to the problem.
     #[must_use]
     pub(in crate::ingest) fn at(self, place: &str) -> Self {
         Self { problem: self.problem.map(|problem| format!("{place}: {problem}")), ..self }
     }
 
-    /// Adds what another place says of the same sample, behind what is here already; of what there can be only one of, the first counts.
+    /// Adds the annotations of another place for the same sample, behind the present ones. Of single values, the first counts.
     pub(in crate::ingest) fn join(&mut self, other: Self) {
         let (to, from) = (&mut self.annotations, other.annotations);
         to.captions.extend(from.captions);
@@ -56,7 +56,7 @@ impl Reading {
         };
     }
 
-    /// Ends the reading of a sample, whose captions then differ in more than white space around them and Unicode's ways to write them.
+    /// Ends the reading of a sample. Captions that are equal up to white space at the ends and Unicode normalization are dropped.
     ///
     /// # Errors
     /// The problem, if parts were left out and no text remains.
@@ -70,7 +70,7 @@ impl Reading {
     }
 }
 
-/// Keeps the first of captions that are equal, and returns how many went.
+/// Keeps the first of equal captions, and returns the number of dropped ones.
 fn drop_equal(captions: &mut Vec<String>) -> u64 {
     if captions.len() < 2 {
         return 0;
@@ -84,7 +84,7 @@ fn drop_equal(captions: &mut Vec<String>) -> u64 {
     (before - captions.len()) as u64
 }
 
-/// Whether there is a text to make a document of.
+/// Checks whether there is text to make a document of.
 fn has_texts(annotations: &Annotations) -> bool {
     let Annotations { captions, questions, boxes, edits, seg_labels, masks, narratives, translations, items, ocr, fields, .. } =
         annotations;

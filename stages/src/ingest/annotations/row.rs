@@ -10,31 +10,31 @@ use super::reading::Reading;
 use super::values::{is, kind, name, number, quoted};
 use super::{fields, json, text};
 
-/// Fields of a row beside those of annotations.
+/// Names of a row's fields beside those of annotations.
 const NAMES: [&str; 3] = ["image", "images", "codes"];
 const IMAGES: Shape = Shape { field: "images", expected: "an object of paths by the roles of the images" };
 
-/// Most fields that a message names.
+/// Largest number of fields that a message names.
 const MAX_FIELDS: usize = 8;
 
-/// A row of a list.
+/// Content of one row of a list.
 #[derive(Debug, Default)]
 pub(in crate::ingest) struct Row {
-    /// Path of the picture.
+    /// Path of the main picture.
     pub(in crate::ingest) image: Option<String>,
-    /// Paths of further images by role: condition images that the source has already.
+    /// Paths of further images by role: condition images that the source has.
     pub(in crate::ingest) images: BTreeMap<String, String>,
-    /// Codes that stand in place of the picture, or why they are none.
+    /// Codes in place of the picture, or their problem.
     pub(in crate::ingest) codes: Option<Result<Vec<u32>, String>>,
-    /// The annotations.
+    /// Annotations of the row.
     pub(in crate::ingest) reading: Reading,
 }
 
 impl Row {
-    /// Reads a JSON object, as [`fields::from_json`] does.
+    /// Reads a JSON object as [`fields::from_json`] does.
     ///
     /// # Errors
-    /// Why the text is no object, for people.
+    /// The reason why the text is no object, for people.
     pub(in crate::ingest) fn from_json(bytes: &[u8]) -> Result<Self, String> {
         let mut fields = json::fields(bytes, &[&fields::NAMES, &NAMES])?;
         let image = fields.take("image").and_then(|image| name(&image).unwrap_or_default());
@@ -61,7 +61,7 @@ fn whole_numbers(codes: &Value) -> Result<Vec<u32>, String> {
     (1..).zip(codes).map(read).collect()
 }
 
-/// What a row has that names no image by `image`, for people.
+/// Describes the fields of a row without `image`, for people.
 pub(in crate::ingest) fn without_image(bytes: &[u8]) -> String {
     const PROBLEM: &str = "the row names no image by \"image\"";
     let fields = json::all_fields(bytes).unwrap_or_default();
@@ -77,8 +77,8 @@ pub(in crate::ingest) fn without_image(bytes: &[u8]) -> String {
     }
 }
 
-/// Why the list `name` is no list of one object a line, as the first of its lines that is not blank tells: it is an array of objects, or its
-/// lines cannot be told apart. A line that is an array of something else is a row, and refused alone.
+/// Returns the problem of the list `name` if it does not have one object a line, judged by its first line that is not blank: it is an array
+/// of objects, or its lines cannot be separated. A line with an array of other values is a row, and is refused by itself.
 pub(in crate::ingest) fn problem_of_list(name: &str, first_line: &[u8]) -> Option<String> {
     if first_line.starts_with(b"\xFF\xFE") || first_line.starts_with(b"\xFE\xFF") {
         return Some(format!("{name} is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {name}"));

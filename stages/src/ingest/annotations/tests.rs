@@ -1,4 +1,4 @@
-//! Fields of every odd type are read as they are meant, left out alone, or refused in words.
+//! Fields of odd types: read as intended, left out, or refused with a message.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,13 +12,13 @@ fn read(json: &str) -> Reading {
     from_json(json.as_bytes()).unwrap()
 }
 
-/// What becomes of a sample with these annotations: they and the counts of what was left out, or the refusal.
+/// Returns the annotations of a sample and the counts of lost parts, or the refusal.
 fn finished(json: &str) -> Result<(Annotations, Vec<(String, u64)>), String> {
     let counts = |dropped: Vec<DroppedPart>| dropped.into_iter().map(|part| (part.reason, part.count)).collect();
     read(json).finish().map(|(annotations, dropped)| (annotations, counts(dropped)))
 }
 
-/// Annotations of which nothing is left out.
+/// Returns annotations without lost parts.
 fn whole(json: &str) -> Annotations {
     let (annotations, dropped) = finished(json).unwrap();
     assert_eq!(dropped, [], "{json}");
@@ -59,7 +59,7 @@ fn one_stands_where_a_list_may_and_a_list_of_one_where_one_is_meant() {
     );
     assert_eq!(one, listed);
     assert_eq!((one.captions, one.boxes.len(), one.items.len()), (vec!["a".to_owned()], 1, 1));
-    // Several captions are captions; of a text about the sample, several are one.
+    // Several captions stay several; several texts about the sample become one.
     let several = whole(
         r#"{"caption": ["a", "b"], "text": ["c"], "credit": ["A. Author", "B. Author"], "ocr": ["STOP", "GO"], "fields": {"tags": ["x", "y"]}, "license": ["CC0-1.0"]}"#,
     );
@@ -100,7 +100,7 @@ fn fields_that_nothing_uses_never_refuse() {
     }
 }
 
-/// Fields of impossible types, with what is said of them and how many parts are counted.
+/// Fields of impossible types, with their messages and the numbers of counted parts.
 const MISFITS: [(&str, &str, u64, &str); 26] = [
     ("caption", "{\"en\": \"a\"}", 1, "a text or a list of texts, got an object"),
     ("captions", "[{\"caption\": \"a\"}, {}]", 2, "a text or a list of texts, got a list whose entry 1 is an object (and 1 more)"),
@@ -196,7 +196,7 @@ fn a_field_of_an_impossible_type_goes_alone_where_the_sample_is_of_use_and_else_
         assert_eq!(dropped, [(format!("annotations.{field}"), count)]);
         assert_eq!(annotations, whole(&format!(r#"{{"{beside}": "STOP"}}"#)), "{field}: {value}");
     }
-    // No word of the code is said.
+    // Messages have no word of the code.
     for word in ["struct ", "Json", "invalid type", "sequence", "a map", "u32", "f64", "string"] {
         assert!(MISFITS.iter().all(|(_, _, _, said)| !said.contains(word)), "{word}");
     }
@@ -242,7 +242,7 @@ fn boxes_that_hold_no_pixel_are_counted_by_reason() {
     let (annotations, dropped) = finished(&json.to_string()).unwrap();
     assert_eq!(annotations.boxes, [LabelledBox { label: "dog".into(), x0: 0, y0: 1, x1: 5, y1: 4 }]);
     assert_eq!(dropped, [("boxes.outside".to_owned(), 2), ("boxes.inverted".to_owned(), 1), ("boxes.empty".to_owned(), 1)]);
-    // A box in the wrong place is no part that could not be read.
+    // A misplaced box is not an unreadable part.
     let alone = json!({"boxes": [boxed([9.0, 1.0, 2.0, 4.0])]});
     assert_eq!(finished(&alone.to_string()).unwrap().1, [("boxes.inverted".to_owned(), 1)]);
 }
@@ -301,7 +301,7 @@ proptest! {
         let alone = read(&json!({names[field]: value}).to_string());
         prop_assert_eq!(alone.problem.is_some(), alone.dropped.iter().any(|part| part.reason.starts_with("annotations.")) && field < 15);
         prop_assert!(alone.dropped.iter().all(|part| part.count > 0));
-        // With a text beside it, the sample stays, and everything else is read as it is alone.
+        // With a second text, the sample stays, and everything else is read as it is alone.
         let beside = if names[field] == "narrative" { "ocr" } else { "narrative" };
         let with_text = read(&json!({names[field]: value, beside: "a text"}).to_string());
         prop_assert_eq!(&with_text.dropped, &alone.dropped);

@@ -1,17 +1,17 @@
-//! Texts as programs write them: UTF-8 or UTF-16, with a byte-order mark or without.
+//! Texts in UTF-8 or UTF-16, with or without a byte-order mark.
 
 use std::borrow::Cow;
 
-/// The byte-order mark of UTF-8.
+/// Byte-order mark of UTF-8.
 const MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// A text in UTF-8 without the byte-order mark that it may begin with. UTF-16 is known by its mark; bytes without one are taken as they are.
+/// Converts a text to UTF-8 and removes a byte-order mark. UTF-16 is recognised by its mark; bytes without one stay as they are.
 ///
 /// # Errors
-/// What is wrong with it, for people.
+/// The problem, for people.
 ///
 /// # Source
-/// The Unicode Standard, section 23.8: the mark, and how the encoding follows from it.
+/// The Unicode Standard, section 23.8: the mark, and the encoding that it implies.
 pub(super) fn in_utf8(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     match bytes {
         [0xFF, 0xFE, 0, 0, ..] | [0, 0, 0xFE, 0xFF, ..] => Err("it is UTF-32; save it as UTF-8".into()),
@@ -31,24 +31,24 @@ fn from_utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Cow<'static, [u8
     Ok(Cow::Owned(text.into_bytes()))
 }
 
-/// Whether a line of a list holds nothing: white space, or a byte-order mark alone.
+/// Checks whether a line of a list is empty: white space, or a lone byte-order mark.
 pub(in crate::ingest) fn is_blank(line: &[u8]) -> bool {
     line.strip_prefix(MARK).unwrap_or(line).trim_ascii().is_empty()
 }
 
-/// Reads one caption a line; empty lines are none.
+/// Reads one caption a line; empty lines are skipped.
 ///
 /// # Errors
-/// What is wrong with the text, for people.
+/// The problem of the text, for people.
 pub(in crate::ingest) fn captions_from_text(bytes: &[u8]) -> Result<Vec<String>, String> {
     let text = in_utf8(bytes)?;
     let text = std::str::from_utf8(&text).map_err(|error| not_utf8(&error))?;
-    // Texts that were put together keep the marks of their parts.
+    // Concatenated texts keep the marks of their parts.
     let is_space = |character: char| character.is_whitespace() || character == '\u{feff}';
     Ok(text.lines().map(|line| line.trim_matches(is_space)).filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
-/// The problem of bytes that are no UTF-8.
+/// Describes bytes that are not UTF-8.
 pub(super) fn not_utf8(error: &std::str::Utf8Error) -> String {
     format!("it is not UTF-8 from byte {} on; save it as UTF-8", error.valid_up_to())
 }
@@ -57,7 +57,7 @@ pub(super) fn not_utf8(error: &std::str::Utf8Error) -> String {
 mod tests {
     use super::*;
 
-    /// `text` in UTF-16 behind a byte-order mark.
+    /// Encodes `text` in UTF-16 after a byte-order mark.
     fn utf16(text: &str, bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
         std::iter::once(0xFEFF).chain(text.encode_utf16()).flat_map(bytes).collect()
     }

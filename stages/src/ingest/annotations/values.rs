@@ -1,14 +1,14 @@
-//! Values of JSON, read as what is meant: numbers and truth values are texts where texts are meant, a list of one is its entry, `null` is
+//! Lenient reading of JSON values: numbers and booleans count as texts where texts are expected, a list of one is its entry, and `null` is
 //! missing.
 
 use serde_json::{Map, Value};
 
-/// Longest part of a name that a message quotes.
+/// Longest quoted part of a name in a message, in characters.
 const MAX_NAME_CHARS: usize = 40;
-/// Most names that a message lists.
+/// Largest number of names that a message lists.
 const MAX_NAMES: usize = 6;
 
-/// The kind of a value, in words.
+/// Returns the kind of a value, in words.
 pub(super) const fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -21,7 +21,7 @@ pub(super) const fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Entries of a list that are not null, with their places from 1 on; what is no list is a list of one.
+/// Iterates over the entries of a list that are not null, with their places from 1 on. A single value is a list of one.
 pub(super) fn entries(value: &Value) -> impl Iterator<Item = (usize, &Value)> {
     let entries = match value {
         Value::Array(entries) => entries.as_slice(),
@@ -30,7 +30,7 @@ pub(super) fn entries(value: &Value) -> impl Iterator<Item = (usize, &Value)> {
     (1..).zip(entries).filter(|(_, entry)| !entry.is_null())
 }
 
-/// The value that is meant where one is: a list of one is its entry, an empty list is missing. `None` for a list of several.
+/// Returns the single value: a list of one is its entry, an empty list is missing. `None` for a list of several.
 pub(super) fn single(value: &Value) -> Option<&Value> {
     match value {
         Value::Array(entries) => {
@@ -45,7 +45,7 @@ pub(super) fn single(value: &Value) -> Option<&Value> {
     }
 }
 
-/// A text, if it is not missing.
+/// Reads a text; `None` if it is missing.
 ///
 /// # Errors
 /// The kind of a value that is no text.
@@ -58,10 +58,10 @@ pub(super) fn text(value: &Value) -> Result<Option<String>, &'static str> {
     }
 }
 
-/// As [`text`], where several texts are meant as one: they are joined.
+/// Reads as [`text`], and joins several texts to one.
 ///
 /// # Errors
-/// What there is instead, for people.
+/// The mismatch, for people.
 pub(super) fn joined(value: &Value, joint: &str) -> Result<Option<String>, String> {
     let mut texts = Vec::new();
     for (place, entry) in entries(value) {
@@ -73,7 +73,7 @@ pub(super) fn joined(value: &Value, joint: &str) -> Result<Option<String>, Strin
     Ok((!texts.is_empty()).then(|| texts.join(joint)))
 }
 
-/// Name of a file, if it is not missing: a text that is not empty. A number is no name.
+/// Reads the name of a file, a text that is not empty; `None` if it is missing. A number is no name.
 ///
 /// # Errors
 /// The kind of a value that is no name.
@@ -86,7 +86,7 @@ pub(super) fn name(value: &Value) -> Result<Option<String>, &'static str> {
     }
 }
 
-/// A finite number, if it is not missing; it may be written as a text.
+/// Reads a finite number, which may be written as text; `None` if it is missing.
 ///
 /// # Errors
 /// The kind of a value that is no number.
@@ -100,23 +100,23 @@ pub(super) fn number(value: &Value) -> Result<Option<f64>, &'static str> {
     Ok(number.filter(|number| number.is_finite()))
 }
 
-/// A kind as the rest of a sentence.
+/// Returns a kind as the rest of a sentence.
 pub(super) fn is(kind: &str) -> String {
     format!("is {kind}")
 }
 
-/// An object.
+/// Returns the value as an object.
 ///
 /// # Errors
-/// What the value is instead, as the rest of a sentence.
+/// The kind of another value, as the rest of a sentence.
 pub(super) fn object(value: &Value) -> Result<&Map<String, Value>, String> {
     value.as_object().ok_or_else(|| is(kind(value)))
 }
 
-/// What `read` makes of the field `field` of an object; `None` if it is missing.
+/// Applies `read` to the field `field` of an object; `None` if it is missing.
 ///
 /// # Errors
-/// What the object has instead, as the rest of a sentence.
+/// The mismatch, as the rest of a sentence.
 pub(super) fn optional<T>(
     object: &Map<String, Value>,
     field: &str,
@@ -126,10 +126,10 @@ pub(super) fn optional<T>(
     read(value).map_err(|kind| format!("has {kind} as {field:?}"))
 }
 
-/// As [`optional`], for a field that must be there.
+/// Reads as [`optional`] a field that must exist.
 ///
 /// # Errors
-/// As [`optional`].
+/// Those of [`optional`], and a missing field.
 pub(super) fn required<T>(
     object: &Map<String, Value>,
     field: &str,
@@ -141,7 +141,7 @@ pub(super) fn required<T>(
     })
 }
 
-/// Names in quotes; the first few of many.
+/// Lists names in quotes; of many, the first few.
 pub(super) fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.collect();
     let mut listed: Vec<String> = names.iter().take(MAX_NAMES).map(|name| quoted(name)).collect();
@@ -151,7 +151,7 @@ pub(super) fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     listed.join(", ")
 }
 
-/// A name in quotes, the beginning of a long one.
+/// Quotes a name; of a long one, the beginning.
 pub(super) fn quoted(name: &str) -> String {
     match name.char_indices().nth(MAX_NAME_CHARS) {
         Some((end, _)) => format!("{:?}…", &name[..end]),

@@ -1,4 +1,4 @@
-//! Annotations of tars, lists and folders: fields that cannot be read cost themselves, and rows say what they have instead of an image.
+//! Annotations of tars, lists and folders: an unreadable field costs only itself, and a row without an image is described.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,7 +6,7 @@ use cm3flow_schemas::sample::DroppedPart;
 
 use super::*;
 
-/// Key, refusal and captions of a sample, with what it lost.
+/// Returns key, refusal, captions and losses of each sample.
 fn shown(batch: &RecordBatch) -> Vec<String> {
     #[derive(Deserialize)]
     struct Lost {

@@ -1,4 +1,5 @@
-//! What other tools leave in tars, lists and folders: every sample comes in or is refused with a reason, and what is left out is counted.
+//! Oddities that other tools leave in tars, lists and folders: every sample enters or is refused with a reason, and skipped files are
+//! counted.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,7 +15,7 @@ fn dropped(row: &Row) -> BTreeMap<&str, u64> {
     row.dropped.iter().map(|part| (part.reason.as_str(), part.count)).collect()
 }
 
-/// Keys with reasons of refusal.
+/// Returns keys with reasons of refusal.
 fn outcomes(rows: &[Row]) -> Vec<(&str, &str)> {
     rows.iter().map(|row| (row.key.as_str(), reason(row).map_or("kept", |(_, reason)| reason))).collect()
 }
@@ -23,7 +24,7 @@ fn detail(row: &Row) -> &str {
     row.refusal.as_ref().map_or("", |refusal| refusal.detail.as_str())
 }
 
-/// A source on the disk below `folder`.
+/// Returns a source on the disk below `folder`.
 fn on_disk(folder: &DiskPath, path: &str) -> Location {
     let path = folder.canonicalize().unwrap().join(path);
     Location { store: Arc::new(LocalFileSystem::new()), path: Path::parse(path.to_str().unwrap()).unwrap(), is_disk: true }
@@ -104,7 +105,7 @@ fn links_and_other_kinds_of_members_are_followed_or_refused() {
     append("g.jpg", tar::EntryType::Regular, None, &photo);
     append("g.hed.png", tar::EntryType::Symlink, Some("a.jpg"), b"");
     let bytes = builder.into_inner().unwrap();
-    // Units of one sample: the bytes that a link stands for lie in another unit.
+    // Units have one sample, so the bytes behind a link lie in another unit.
     let rows = all_rows(&config(SourceFormat::WebDataset, 1), &location(&[("photos.tar", &bytes)], "photos.tar"));
     assert_eq!(
         outcomes(&rows),

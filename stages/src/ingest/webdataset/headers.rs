@@ -1,8 +1,8 @@
-//! Headers of a tar in order, with the place of each member's data; damage is reported between them, and reading goes on behind it.
+//! Headers of a tar in order, with the place of each member's data. Damage is reported in between, and reading continues behind it.
 //!
-//! The `tar` crate reads fields and names of a header. Its own walk ends at the first bad block and at the first end of an archive, so the
-//! walk from header to header stands here: blocks of zeros are passed over wherever they stand, and behind a bad header the next block
-//! whose checksum holds is looked for.
+//! The `tar` crate reads fields and names of a header. Its own iterator stops at the first bad block and at the first end of an archive, so
+//! this module walks from header to header. It skips blocks of zeros anywhere, and searches for the next block with a valid checksum behind
+//! a bad header.
 //!
 //! # Source
 //! POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block"; GNU tar manual, "Basic Tar Format" and "Storing Sparse Files".
@@ -14,56 +14,56 @@ use tar::{EntryType, Header, PaxExtensions};
 
 use crate::ingest::format;
 
-/// Bytes of a block.
+/// Size of a block in bytes.
 pub(super) const BLOCK: u64 = 512;
-/// Most bytes of a long name or of a pax header; names of files are far shorter.
+/// Largest size in bytes of a long name or of a pax header; names of files are far shorter.
 const MAX_EXTENDED_BYTES: u64 = 1 << 20;
 
-/// Kinds of members that matter here.
+/// Kinds of members, as far as they matter here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Data of its own.
+    /// A file with its own data.
     File,
-    /// The data of the member of this name, which stands before it.
+    /// A link to the data of the earlier member with this name.
     HardLink(Vec<u8>),
-    /// A path of this name, wherever the archive is unpacked.
+    /// A link to this path in the unpacked archive.
     SymbolicLink(Vec<u8>),
     /// A folder.
     Folder,
-    /// Something without readable data, by its name for people.
+    /// A member without readable data, with its kind for people.
     Other(&'static str),
 }
 
 /// A member as its headers describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Offset of the first of its headers, those of long names included.
+    /// Offset of the member's first header, those of long names included.
     pub start: u64,
-    /// Offset of the header itself.
+    /// Offset of the main header.
     pub header: u64,
-    /// Bytes of its path, which need be no UTF-8.
+    /// Path as bytes, not necessarily UTF-8.
     pub name: Vec<u8>,
     pub kind: Kind,
-    /// Where its data stand, or would stand if the tar were whole.
+    /// Range of the data; it may exceed a tar that was cut.
     pub data: Range<u64>,
 }
 
-/// What stands in a tar.
+/// An item of a tar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Block {
     Entry(Entry),
-    /// Something that cannot be read, up to the next entry.
+    /// Unreadable bytes up to the next entry.
     Damage {
-        /// Offset of its first byte.
+        /// Offset of the first unreadable byte.
         start: u64,
         problem: String,
     },
 }
 
-/// Long names and pax records in front of a header.
+/// Long names and pax records before a header.
 #[derive(Debug, Default)]
 struct Extensions {
-    /// Offset of the first of their headers.
+    /// Offset of the first such header.
     start: Option<u64>,
     name: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
@@ -74,17 +74,17 @@ struct Extensions {
 
 /// A header with its offset.
 type PlacedHeader = (Box<Header>, u64);
-/// Offset and kind of damage.
+/// Offset and problem of damage.
 type PlacedDamage = (u64, String);
 
-/// Walks from header to header.
+/// Reader that walks from header to header.
 pub(super) struct Headers<R> {
     reader: R,
-    /// Offset of the next byte to be read.
+    /// Offset of the next byte to read.
     at: u64,
-    /// Offset behind the data and the padding of the entry before.
+    /// Offset behind the data and padding of the entry before.
     next_header: u64,
-    /// A good header that was found behind damage, with its offset.
+    /// A good header found behind damage, with its offset.
     found: Option<PlacedHeader>,
 }
 
@@ -94,12 +94,12 @@ impl<R: Read> Headers<R> {
         Self { reader, at: base, next_header: base, found: None }
     }
 
-    /// Offset of the next byte to be read: behind the last one at the end.
+    /// Returns the offset of the next byte to read; at the end, that behind the last byte.
     pub(super) const fn position(&self) -> u64 {
         self.at
     }
 
-    /// The next entry or damage; `None` at the end. What is left of the data of the entry before is passed over.
+    /// Returns the next entry or damage; `None` at the end. Skips the unread data of the entry before.
     pub(super) fn next(&mut self) -> io::Result<Option<Block>> {
         let mut extensions = Extensions::default();
         loop {
@@ -143,14 +143,14 @@ impl<R: Read> Headers<R> {
         }
     }
 
-    /// Appends to `bytes` the data of the last entry, as far as the tar holds them.
+    /// Appends the data of the last entry to `bytes`, as far as the tar has them.
     pub(super) fn read_data(&mut self, entry: &Entry, bytes: &mut Vec<u8>) -> io::Result<()> {
         let read = (&mut self.reader).take(entry.data.end.saturating_sub(self.at)).read_to_end(bytes)?;
         self.at += read as u64;
         Ok(())
     }
 
-    /// Takes in a long name or a pax header, and says whether it was one.
+    /// Reads a long name or a pax header; returns `false` for another kind.
     fn extend(&mut self, extensions: &mut Extensions, kind: EntryType, size: u64) -> io::Result<bool> {
         // Solaris writes pax headers as `X`.
         let is_pax = kind == EntryType::XHeader || kind.as_byte() == b'X';
@@ -175,7 +175,7 @@ impl<R: Read> Headers<R> {
         Ok(true)
     }
 
-    /// Passes over the further headers of a sparse file of old GNU tars; returns their bytes.
+    /// Skips the further headers of a sparse file of old GNU tars, and returns their size in bytes.
     fn sparse_headers(&mut self, header: &Header) -> io::Result<u64> {
         let mut more = header.as_gnu().is_some_and(tar::GnuHeader::is_extended);
         let mut bytes = 0;
@@ -188,7 +188,7 @@ impl<R: Read> Headers<R> {
         Ok(bytes)
     }
 
-    /// The next good header with its offset, `None` at the end of the tar; or the place and the kind of damage in front of it.
+    /// Returns the next good header with its offset, `None` at the end of the tar; or the place and the problem of damage before it.
     fn header(&mut self) -> io::Result<Result<Option<PlacedHeader>, PlacedDamage>> {
         if let Some(found) = self.found.take() {
             return Ok(Ok(Some(found)));
@@ -212,7 +212,7 @@ impl<R: Read> Headers<R> {
                 let problem = other.map_or_else(|| format!("no header stands at byte {start}"), |other| format!("this is no tar: {other}"));
                 damage = Some((start, problem));
                 if other.is_some() {
-                    // Whatever looks like a header in there belongs to something else.
+                    // Anything in there that looks like a header belongs to something else.
                     self.at += io::copy(&mut self.reader, &mut io::sink())?;
                 }
             }
@@ -259,7 +259,7 @@ impl Extensions {
                     Some(size) => self.size = Some(size),
                     None => self.problem = Some("the pax header in front of a member has no readable size".to_owned()),
                 },
-                // The path of a sparse file names a place that no such file has.
+                // The path of a sparse file is a placeholder for this name.
                 b"GNU.sparse.name" => (self.is_sparse, self.name) = (true, Some(value.to_vec())),
                 key if key.starts_with(b"GNU.sparse.") => self.is_sparse = true,
                 _ => {}
@@ -285,14 +285,14 @@ fn kind_of(kind: EntryType, link: impl FnOnce() -> Vec<u8>) -> Kind {
     }
 }
 
-/// Whether data follow the header. Links, folders and devices may have a size without any.
+/// Checks whether data follow the header. Links, folders and devices may have a size without data.
 fn has_data(kind: EntryType) -> bool {
     let is_bare =
         matches!(kind, EntryType::Link | EntryType::Symlink | EntryType::Directory | EntryType::Char | EntryType::Block | EntryType::Fifo);
     !is_bare
 }
 
-/// Whether the checksum of a header holds, counted in unsigned bytes or, as some old tars do, in signed ones.
+/// Checks the checksum of a header, over unsigned bytes or, as in some old tars, over signed ones.
 fn has_checksum(block: &[u8; BLOCK as usize]) -> bool {
     let Ok(expected) = Header::from_byte_slice(block).cksum() else { return false };
     let blanked = || block[..148].iter().chain([b' '; 8].iter()).chain(&block[156..]);

@@ -1,4 +1,4 @@
-//! Tars as they lie in a store: indexed once, read by parts.
+//! Index of a tar in a store: the tar is read once to index it, and then by parts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
@@ -19,57 +19,57 @@ use crate::ingest::NAME;
 use crate::ingest::location::Location;
 use crate::ingest::planned::FileFacts;
 
-/// Samples that wait for whoever reads a unit.
+/// Number of samples read ahead of the consumer.
 const SAMPLES_AHEAD: usize = 4;
 
-/// A hard link with the place of the data that it stands for.
+/// A hard link, and the place of its target's data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::ingest) struct HardLink {
-    /// Offset of its header.
+    /// Offset of the link's header.
     pub(super) header: u64,
     /// Offset of the first byte of the data.
     pub(super) start: u64,
-    /// Offset behind the last one.
+    /// Offset behind the last byte of the data.
     pub(super) end: u64,
 }
 
-/// What a tar holds.
+/// Index of a tar.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::ingest) struct TarIndex {
-    /// Digest of its bytes.
+    /// Digest of the whole tar.
     pub digest: Digest,
-    /// What the store said of it when it was read.
+    /// Facts of the file when it was read.
     pub facts: FileFacts,
     /// Offset of each sample, ascending.
     pub starts: Vec<u64>,
-    /// Samples whose key another one has, too, with that one's offset.
+    /// Rows of samples with a repeated key, each with the offset of the other sample.
     repeated: BTreeMap<u64, u64>,
-    /// Hard links whose data stand before them, in order.
+    /// Hard links whose data precede them, in order.
     links: Vec<HardLink>,
 }
 
-/// Some samples of a tar, with what their own bytes do not tell.
+/// Some samples of a tar, with facts that their own bytes lack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::ingest) struct TarPart {
-    /// Offset of the first byte, which is that of a header.
+    /// Offset of the first byte, where a header begins.
     pub start: u64,
     /// Offset behind the last byte.
     pub end: u64,
-    /// Facts of the tar.
+    /// Facts of the whole tar.
     pub facts: FileFacts,
-    /// As [`TarIndex::repeated`], by rows of the tar.
+    /// Repeated keys as in [`TarIndex::repeated`], by rows of the tar.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub repeated: BTreeMap<u64, u64>,
-    /// As [`TarIndex::links`].
+    /// Hard links as in [`TarIndex::links`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     links: Vec<HardLink>,
 }
 
 impl TarIndex {
-    /// The samples `rows`, which are some.
+    /// Returns the part with the samples `rows`, at least one.
     pub(in crate::ingest) fn part(&self, rows: Range<u64>) -> TarPart {
         let start = self.starts[rows.start as usize];
         let end = self.starts.get(rows.end as usize).copied().unwrap_or_else(|| self.facts.size());
@@ -81,13 +81,13 @@ impl TarIndex {
 
 type Bridge = SyncIoBridge<Box<dyn tokio::io::AsyncRead + Send + Unpin>>;
 
-/// The bytes `range` of a tar, or all, for a thread that may block.
+/// Opens the bytes `range` of a tar, or all, for a blocking thread.
 async fn open(location: &Location, path: &Path, range: Option<Range<u64>>) -> Result<(Bridge, FileFacts)> {
     let (body, facts) = location.stream(path, range).await?;
     Ok((SyncIoBridge::new(Box::new(StreamReader::new(body.map_err(io::Error::other)))), facts))
 }
 
-/// Reads the tar at `path` once. Holds the offset and the digest of the key of each sample, and the place of each member.
+/// Indexes the tar at `path` in one pass. Memory grows with the offset and the key digest of each sample, and the place of each member.
 pub(in crate::ingest) async fn index(location: &Location, path: &Path) -> Result<TarIndex> {
     let (reader, facts) = open(location, path, None).await?;
     let indexing = move || {
@@ -100,8 +100,8 @@ pub(in crate::ingest) async fn index(location: &Location, path: &Path) -> Result
     indexed.map_err(|source| StageError::Read { location: path.to_string(), source })
 }
 
-/// Samples of a part of a tar, in order, with the members whose extension `is_wanted` and which have `max_bytes` at most, and the tar's
-/// facts.
+/// Streams the samples of a part of a tar, in order, and returns the tar's facts. Members are read if their extension `is_wanted` and they
+/// have at most `max_bytes`.
 pub(in crate::ingest) async fn samples(
     location: &Location,
     path: &Path,
@@ -113,7 +113,7 @@ pub(in crate::ingest) async fn samples(
     let (location, path, runtime) = (location.clone(), path.clone(), Handle::current());
     let (base, links) = (part.start, part.links.clone());
     tokio::task::spawn_blocking(move || {
-        // A receiver that is gone wants no more.
+        // Without a receiver nobody needs more samples.
         let send = |sample| if sender.send_blocking(Ok(sample)).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
         let link = |header| links.iter().find(|link| link.header == header).map(|link| link.start..link.end);
         let fetch = |range| {
@@ -129,11 +129,11 @@ pub(in crate::ingest) async fn samples(
     Ok((Box::pin(receiver), facts))
 }
 
-/// Collects what an index is made of.
+/// Collector of the parts of an index.
 #[derive(Debug, Default)]
 struct Indexing {
     links: Vec<HardLink>,
-    /// Where the data of a member stand, by the digest of its path.
+    /// Places of members' data, by the digest of the path.
     places: HashMap<u128, Range<u64>>,
 }
 
@@ -156,7 +156,7 @@ impl Members for Indexing {
     }
 }
 
-/// What an index holds but for digest and facts.
+/// Content of an index, except digest and facts.
 #[derive(Debug)]
 pub(super) struct Walked {
     pub(super) starts: Vec<u64>,
@@ -164,7 +164,7 @@ pub(super) struct Walked {
     pub(super) links: Vec<HardLink>,
 }
 
-/// Walks a whole tar, and reads it to its last byte.
+/// Walks a whole tar, and reads it to the last byte.
 pub(super) fn walk_whole(reader: impl Read) -> io::Result<Walked> {
     let (mut starts, mut repeated): (Vec<u64>, _) = (Vec::new(), BTreeMap::new());
     let mut first_rows: HashMap<u128, u64> = HashMap::new();
@@ -184,13 +184,13 @@ pub(super) fn walk_whole(reader: impl Read) -> io::Result<Walked> {
     Ok(Walked { starts, repeated, links: indexing.links })
 }
 
-/// Few enough bytes to keep one for each member of a tar, and enough to tell their names apart.
+/// Returns a digest short enough to keep for each member of a tar, and long enough to distinguish names.
 fn short_digest(name: &[u8]) -> u128 {
     let digest = Digest::of(name).0;
     u128::from_le_bytes(std::array::from_fn(|place| digest[place]))
 }
 
-/// Hashes what is read.
+/// Reader that hashes the bytes that pass.
 struct Tee<'h, R> {
     inner: R,
     hasher: &'h mut blake3::Hasher,

@@ -1,7 +1,7 @@
-//! WebDataset tars: which members belong to which sample, found in one pass over the bytes.
+//! WebDataset tars: groups members into samples in one pass over the bytes.
 //!
-//! A scan walks the whole tar and keeps where samples begin, which keys come back, and whose data hard links stand for; a unit is read by
-//! walking its bytes alone, which begin with a header. Both hold one sample at a time.
+//! A scan walks the whole tar, and keeps the offsets of samples, repeated keys and the targets of hard links. To read a unit, only its
+//! bytes are walked, which begin with a header. Both hold one sample at a time.
 //!
 //! # Source
 //! <https://github.com/webdataset/webdataset#the-webdataset-format>

@@ -1,4 +1,4 @@
-//! Samples of a tar: members side by side whose names have one key.
+//! Samples of a tar: neighbouring members whose names have one key.
 
 use std::io::{self, Read};
 use std::ops::{ControlFlow, Range};
@@ -9,28 +9,28 @@ use crate::ingest::format::counted_extension;
 /// A member of a sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::ingest) struct Member {
-    /// Bytes of its path.
+    /// Path as bytes.
     path: Vec<u8>,
-    /// The part of its name behind the key, without the dot, in lower case: `jpg`, `edit0.jpg`, `json`.
+    /// Part of the name behind the key, without the dot, in lower case: `jpg`, `edit0.jpg`, `json`.
     pub extension: String,
-    /// Offset of its header.
+    /// Offset of the member's header.
     pub header: u64,
-    /// Offset behind its last byte.
+    /// Offset behind the member's last byte.
     end: u64,
     pub content: Content,
 }
 
-/// What could be read of a member.
+/// Content of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::ingest) enum Content {
     Bytes(Vec<u8>),
-    /// Nothing: nobody asked for it.
+    /// No content: it is not needed.
     Unread,
-    /// Nothing: it has so many bytes.
+    /// No content: the member is too large, with its size in bytes.
     TooLarge(u64),
-    /// Nothing: it is a link to this path.
+    /// No content: a link to this path.
     Link(String),
-    /// Nothing: it is a member of this kind.
+    /// No content: a member of this kind.
     Other(&'static str),
 }
 
@@ -38,14 +38,14 @@ pub(in crate::ingest) enum Content {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::ingest) struct TarSample {
     pub key: String,
-    /// Bytes of the key, which need be no UTF-8; none of damage.
+    /// Key as bytes, not necessarily UTF-8; empty for damage.
     pub key_bytes: Vec<u8>,
-    /// Offset of the first header that belongs to the sample.
+    /// Offset of the sample's first header.
     pub start: u64,
     pub members: Vec<Member>,
-    /// Files beside it that belong to no sample, by the names that they are counted under.
+    /// Files next to the sample that belong to none, by the names that they are counted under.
     pub strays: Vec<String>,
-    /// Why the sample cannot be read as a whole, if so.
+    /// Damage that makes the sample unreadable as a whole, if there is any.
     pub damage: Option<String>,
 }
 
@@ -58,35 +58,35 @@ impl TarSample {
         Self { key: format!("(byte {start})"), damage: Some(problem), ..Self::new(Vec::new(), start) }
     }
 
-    /// The first two members of one name.
+    /// Returns the first two members with the same name.
     pub(in crate::ingest) fn repeated_member(&self) -> Option<(&Member, &Member)> {
         let pairs = self.members.iter().enumerate().map(|(index, member)| (&self.members[..index], member));
         pairs.into_iter().find_map(|(before, member)| before.iter().find(|other| other.path == member.path).map(|other| (other, member)))
     }
 }
 
-/// Looks at the members of a tar while it is walked.
+/// Visitor of the members of a tar.
 pub(super) trait Members {
-    /// Takes note of any entry, before its data.
+    /// Records any entry, before its data.
     fn see(&mut self, _: &Entry) {}
 
-    /// What is wanted of a member that belongs to a sample; `headers` stand at its data.
+    /// Reads a member of a sample as far as it is needed; `headers` stand at its data.
     fn content(&mut self, headers: &mut Headers<impl Read>, entry: &Entry, extension: &str) -> io::Result<Content>;
 }
 
-/// Reads the members that are wanted.
+/// Visitor that reads the needed members.
 pub(super) struct Reading<L, F> {
-    /// Whether a member with this extension is read at all.
+    /// Filter by extension.
     pub is_wanted: fn(&str) -> bool,
-    /// Most bytes of a member.
+    /// Largest size of a member in bytes.
     pub max_bytes: u64,
-    /// Place of the data that the hard link at an offset stands for.
+    /// Function from the offset of a hard link to the place of its target's data.
     pub link: L,
-    /// Reads bytes of the tar that stand somewhere else.
+    /// Function that reads bytes elsewhere in the tar.
     pub fetch: F,
 }
 
-/// Hands every sample of the tar, whose bytes are read from offset `base` on, to `each`, in order, until it breaks.
+/// Passes every sample of the tar to `each`, in order, until it breaks. The bytes are read from offset `base` on.
 pub(super) fn walk(
     reader: impl Read,
     base: u64,
@@ -149,15 +149,15 @@ where
     }
 }
 
-/// Puts members together.
+/// Groups members into samples.
 struct Grouping {
-    /// The sample that the next member may belong to.
+    /// Sample that the next member may belong to.
     last: Option<TarSample>,
-    /// Offset at which the first sample begins, with whatever stands in front of it.
+    /// Offset of the first sample, with anything that precedes it.
     base: u64,
-    /// Files in front of the first sample.
+    /// Files before the first sample.
     strays: Vec<String>,
-    /// Name of the entry that was seen last and the offset behind its data, if it is no member of `last`.
+    /// Name of the last entry and the offset behind its data, if it is no member of `last`.
     stray_end: Option<(String, u64)>,
 }
 
@@ -194,7 +194,7 @@ impl Grouping {
         None
     }
 
-    /// Begins a sample and returns the one before.
+    /// Begins a sample, and returns the one before.
     fn begin(&mut self, mut sample: TarSample) -> Option<TarSample> {
         if self.last.is_none() {
             sample.start = self.base;
@@ -203,7 +203,7 @@ impl Grouping {
         self.last.replace(sample)
     }
 
-    /// The last samples of a tar that ends at byte `total`.
+    /// Returns the last samples of a tar that ends at byte `total`.
     fn end(mut self, total: u64) -> Vec<TarSample> {
         if let Some(last) = self.last.as_mut().filter(|last| last.members.iter().any(|member| member.end > total)) {
             last.damage = Some(format!("the tar ends at byte {total}, within this sample"));
@@ -221,7 +221,7 @@ impl Grouping {
     }
 }
 
-/// Key and extension of a path. Hidden files and names without extension belong to no sample.
+/// Splits a path into key and extension. Hidden files and names without extension belong to no sample.
 ///
 /// # Source
 /// <https://github.com/webdataset/webdataset#the-webdataset-format>: a key is the member's path up to the first dot of its name.
@@ -231,7 +231,7 @@ fn split_name(path: &[u8]) -> Option<(&[u8], String)> {
     Some((&path[..name_start + dot], printable(&path[name_start + dot + 1..]).to_lowercase()))
 }
 
-/// Text of a name: bytes that are no UTF-8 as `%` and two digits, and then `%` itself, too.
+/// Returns a name as text. Bytes that are no UTF-8 become `%` and two digits, and then `%` itself does, too.
 pub(in crate::ingest) fn printable(name: &[u8]) -> String {
     if let Ok(name) = std::str::from_utf8(name) {
         return name.to_owned();
@@ -244,7 +244,7 @@ pub(in crate::ingest) fn printable(name: &[u8]) -> String {
     text
 }
 
-/// Name under which a member is counted that nobody reads.
+/// Returns the name under which an unread member is counted.
 pub(in crate::ingest) fn counted_member(extension: &str) -> String {
     let last = extension.rsplit('.').next();
     format!("members.{}", counted_extension(last))

@@ -1,4 +1,4 @@
-//! Samples of tars: what other tools write, what is damaged, and what is read from the middle.
+//! Samples of tars: archives of other tools, damaged ones, and parts read from the middle.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -47,7 +47,7 @@ fn walked(bytes: &[u8], base: u64) -> Vec<TarSample> {
     walked_with(bytes, base, u64::MAX, &[], bytes)
 }
 
-/// Keys with what is wrong, or the extensions of the members.
+/// Returns keys with problems, or with the extensions of the members.
 fn summary(samples: &[TarSample]) -> Vec<(String, String)> {
     let members = |sample: &TarSample| sample.members.iter().map(|member| member.extension.clone()).collect::<Vec<_>>().join(" ");
     samples.iter().map(|sample| (sample.key.clone(), sample.damage.clone().unwrap_or_else(|| members(sample)))).collect()
@@ -255,7 +255,7 @@ fn an_error_of_the_file_is_no_damage_of_the_tar() {
 }
 
 proptest! {
-    /// Whatever stands in a file, every part reads as the whole does, and nothing panics.
+    /// For any bytes, every part reads as the whole does, and nothing panics.
     #[test]
     fn parts_of_damaged_tars_read_as_the_whole(
         sizes in proptest::collection::vec(0_usize..1500, 1..8),

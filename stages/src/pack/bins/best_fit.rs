@@ -1,13 +1,13 @@
-//! Best-fit decreasing.
+//! Best-fit decreasing bin packing, in linear time.
 
 use super::{Bins, group, largest_first};
 
-/// Distributes items of `costs` over bins of `capacity`: the largest first, each into the fullest bin that still holds it. Of equally large
-/// items the earlier one is placed first; of equally full bins the one that became so last takes it. Time: `n + capacity`, for all that
-/// matters; memory: some 20 bytes an item.
+/// Distributes items of `costs` over bins of `capacity`: the largest first, each into the fullest bin that has room for it. Of equally
+/// large items, the earlier one is placed first. Of equally full bins, the one that became so last takes the item. Time: proportional to
+/// `n + capacity`; memory: about 20 bytes an item.
 ///
 /// # Panics
-/// If an item is larger than the capacity, or there are 2^32 items or more; the caller has checked.
+/// If an item exceeds the capacity, or if there are 2^32 items or more; the caller has checked both.
 ///
 /// # Source
 /// Best-fit decreasing: Johnson 1973.
@@ -21,17 +21,22 @@ pub(super) fn best_fit_decreasing(costs: &[usize], capacity: usize) -> Bins {
     group(&order, &bin_of, rooms.len())
 }
 
-/// No bin.
+/// End of a list of bins.
 const NONE: u32 = u32::MAX;
 
-/// Open bins by the room that is left in them.
+/// Open bins, indexed by their room, the free part of the capacity.
+///
+/// The bins of each room form a linked list, whose head is the bin that got this room last. A bit set over the rooms tells which lists are
+/// not empty. Its upper levels summarise 64 words each, so the search for the least sufficient room takes a few steps for any number of
+/// bins. Three levels cover capacities below 2^18.
 pub(super) struct Rooms {
     capacity: usize,
-    /// For each room the bin that came to have it last.
+    /// By room: head of the list of its bins, or [`NONE`].
     heads: Vec<u32>,
-    /// For each bin the next one of the same room.
+    /// By bin: the next bin of the same room, or [`NONE`].
     next: Vec<u32>,
-    /// Bit `r` of the first level: some bin has room `r`; of each further one: some bit of word `r` below is set.
+    /// Bit `r` of the first level is set if the list of room `r` is not empty. Bit `w` of a further level is set if word `w` of the level
+    /// below is not 0.
     levels: [Vec<u64>; 3],
 }
 
@@ -43,7 +48,7 @@ impl Rooms {
         Self { capacity, heads: vec![NONE; capacity + 1], next: Vec::new(), levels }
     }
 
-    /// Number of bins.
+    /// Returns the number of bins.
     pub(super) fn len(&self) -> usize {
         self.next.len()
     }
@@ -54,7 +59,7 @@ impl Rooms {
         self.put(room, (self.next.len() - 1) as u32);
     }
 
-    /// Puts an item into the fullest bin that holds it, or a new one; returns the bin.
+    /// Puts an item into the fullest bin that has room for it, or else into a new one. Returns the bin.
     pub(super) fn place(&mut self, cost: usize) -> u32 {
         let room = self.least_from(cost).unwrap_or_else(|| {
             self.open(self.capacity);
@@ -91,7 +96,7 @@ impl Rooms {
         }
     }
 
-    /// The least room of an open bin that is `cost` or more.
+    /// Returns the least room of an open bin that is at least `cost`.
     fn least_from(&self, cost: usize) -> Option<usize> {
         let mut from = cost;
         for (height, level) in self.levels.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Bin packing of integer costs: best-fit decreasing, and sums of items where that leaves too much.
+//! Bin packing of integer costs: best-fit decreasing, and exact sums of items where best fit leaves too much room.
 
 mod best_fit;
 mod bound;
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use best_fit::best_fit_decreasing;
 pub use bound::least_bins;
 
-/// Items of each bin, one bin after another.
+/// Items of each bin, stored bin after bin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bins {
     items: Vec<u32>,
@@ -18,33 +18,33 @@ pub struct Bins {
 }
 
 impl Bins {
-    /// Number of bins.
+    /// Returns the number of bins.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there are none.
+    /// Checks whether there are no bins.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// Indices of the items of each bin, largest item first.
+    /// Iterates over the bins, each as the indices of its items, largest item first.
     pub fn iter(&self) -> impl Iterator<Item = &[u32]> {
         let begins = std::iter::once(&0).chain(&self.ends);
         begins.zip(&self.ends).map(|(begin, end)| &self.items[*begin as usize..*end as usize])
     }
 }
 
-/// Thousandths of the bound that best fit may lie above it before another way of packing is tried.
+/// Excess of best fit over the lower bound, in thousandths, up to which no other way of packing is tried.
 const TOLERANCE: usize = 1;
 
-/// Distributes items of `costs` over as few bins of `capacity` as the better of two ways finds: best-fit decreasing, and, if that is more than a
-/// thousandth above [`least_bins`], one bin after the other by the sums that items have.
+/// Distributes items of `costs` over bins of `capacity` by the better of two ways. The first is best-fit decreasing. If it takes over a
+/// thousandth more than [`least_bins`], the second fills one bin after another by the sums of items.
 ///
 /// # Panics
-/// If an item is larger than the capacity, or there are 2^32 items or more; the caller has checked.
+/// If an item exceeds the capacity, or if there are 2^32 items or more; the caller has checked both.
 #[must_use]
 pub fn fit(costs: &[usize], capacity: usize) -> Bins {
     let best_fit = best_fit_decreasing(costs, capacity);
@@ -56,7 +56,7 @@ pub fn fit(costs: &[usize], capacity: usize) -> Bins {
     if by_sums.len() < best_fit.len() { by_sums } else { best_fit }
 }
 
-/// Indices by descending cost; equal ones ascend.
+/// Returns the indices of items by descending cost; equal ones ascend. It is a counting sort.
 fn largest_first(costs: &[usize], capacity: usize) -> Vec<u32> {
     assert!(u32::try_from(costs.len()).is_ok(), "{} items are too many", costs.len());
     let mut begins = vec![0_u32; capacity + 2];
@@ -76,7 +76,7 @@ fn largest_first(costs: &[usize], capacity: usize) -> Vec<u32> {
     order
 }
 
-/// Items of each bin, in the order of `order`.
+/// Groups the items by bin, in the order of `order`.
 fn group(order: &[u32], bin_of: &[u32], bins: usize) -> Bins {
     let mut ends = vec![0_u32; bins + 1];
     for &bin in bin_of {
@@ -87,7 +87,7 @@ fn group(order: &[u32], bin_of: &[u32], bins: usize) -> Bins {
     }
     let mut items = vec![0; order.len()];
     for &item in order {
-        // While items are put in, the end of a bin is where its next item goes, which is what the end of the bin before will be.
+        // During the loop, the end of a bin is the place of its next item; it finishes at the begin of the next bin.
         let place = &mut ends[bin_of[item as usize] as usize];
         items[*place as usize] = item;
         *place += 1;
@@ -96,11 +96,11 @@ fn group(order: &[u32], bin_of: &[u32], bins: usize) -> Bins {
     Bins { items, ends }
 }
 
-/// Multiples of `pack.seq_len` that are looked at, in sixteenths: one and a little holds an image more than one does.
+/// Other values of `pack.seq_len` to try, in sixteenths of the present one. Slightly more than the present length may hold one more image.
 const OTHER_LENGTHS: [usize; 8] = [8, 12, 16, 17, 18, 20, 24, 32];
 
-/// Packs that documents with `costs` (tokens behind the first one) fill at `seq_len` and at some lengths from half to double, rounded up to a multiple of
-/// 64; lengths that do not hold all of them are left out.
+/// Returns the number of packs that documents with `costs` (tokens behind the first one) fill at `seq_len` and at some lengths from half to
+/// double, rounded up to a multiple of 64. Lengths below the longest document are left out.
 #[must_use]
 pub fn packs_at_other_lengths(costs: &[usize], seq_len: usize) -> BTreeMap<u32, u64> {
     let longest = costs.iter().max().map_or(0, |cost| cost + 1);

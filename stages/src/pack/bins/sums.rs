@@ -1,17 +1,17 @@
-//! One bin after the other, each filled as well as the sums of items allow.
+//! Bin packing that fills one bin after another as well as the sums of items allow.
 
 use super::best_fit::Rooms;
 use super::{Bins, group, largest_first};
 
-/// Most words of sums that are looked at, a second or two; what is left by then is packed by best fit.
+/// Limit of the words of sums that are visited, one or two seconds. Items that are left then are packed by best fit.
 const MAX_WORDS: usize = 1 << 30;
 
-/// Distributes items of `costs` over bins of `capacity`: the largest item that is left opens a bin, and the others whose sum comes closest to its
-/// room join it, larger ones rather than smaller ones. Where lengths come in a few kinds that fit together in some ways only, this takes fewer
-/// bins than best-fit decreasing. Memory: some 30 bytes an item, and 4 bytes a unit of capacity.
+/// Distributes items of `costs` over bins of `capacity`. The largest item left opens a bin, and the others whose sum comes closest to its
+/// room join it, with a preference for larger ones. If lengths come in a few kinds that fit together only in some ways, this takes fewer
+/// bins than best-fit decreasing. Memory: about 30 bytes an item, and 4 bytes a unit of capacity.
 ///
 /// # Panics
-/// As [`super::best_fit_decreasing`].
+/// As for [`super::best_fit_decreasing`].
 ///
 /// # Source
 /// Minimum bin slack: Gupta and Ho 1999, in the variant MBS' of Fleszar and Hindi 2002; here dynamic programming finds the sums.
@@ -58,14 +58,14 @@ impl Kind {
         self.end - self.next
     }
 
-    /// Index of the next item.
+    /// Takes the next item, and returns its index.
     fn take(&mut self, order: &[u32]) -> usize {
         self.next += 1;
         order[self.next - 1] as usize
     }
 }
 
-/// Kinds of items by descending cost.
+/// Groups the items of `order` into kinds, by descending cost.
 fn kinds(order: &[u32], costs: &[usize]) -> Vec<Kind> {
     let mut kinds: Vec<Kind> = Vec::new();
     for (place, &item) in order.iter().enumerate() {
@@ -78,16 +78,16 @@ fn kinds(order: &[u32], costs: &[usize]) -> Vec<Kind> {
     kinds
 }
 
-/// Sums that items have, up to some room.
+/// Sums that subsets of items can have, up to some room.
 #[derive(Debug)]
 struct Sums {
-    /// Bit `s`: some items have the sum `s`.
+    /// Bit `s` is set if some items have the sum `s`.
     found: Vec<u64>,
-    /// Those of them that the last copy of a kind brought.
+    /// Sums that the last copy of a kind added.
     fresh: Vec<u64>,
-    /// For each sum but 0 the index of a kind of which one item is among those that have it; the others have a sum that was found before.
+    /// By sum, except 0: the index of a kind with an item in it. The other items have a sum that was found before.
     last: Vec<u32>,
-    /// Words that were looked at so far.
+    /// Number of words visited so far.
     words: usize,
 }
 
@@ -97,7 +97,7 @@ impl Sums {
         Self { found: vec![0; words], fresh: vec![0; words], last: vec![0; capacity + 1], words: 0 }
     }
 
-    /// The largest sum up to `room` that items of `kinds` have.
+    /// Returns the largest sum of at most `room` that items of `kinds` have.
     fn closest(&mut self, kinds: &[Kind], room: usize) -> usize {
         let words = room / 64 + 1;
         self.found[..words].fill(0);
@@ -118,11 +118,11 @@ impl Sums {
         word * 64 + self.found[word].checked_ilog2().unwrap_or_default() as usize
     }
 
-    /// Adds one item of `cost`, of the kind `index`, to the fresh sums; returns whether that gave a sum that had not been found.
+    /// Adds one item of `cost`, of the kind `index`, to the fresh sums; returns `true` if this gave a new sum.
     fn add(&mut self, cost: usize, index: u32, room: usize) -> bool {
         let (skip, shift) = (cost / 64, cost % 64);
         let mut any = 0;
-        // From above, so that each word is read before it is written.
+        // Descending order reads each word before it is written.
         for word in (0..=room / 64).rev() {
             let at = |word: Option<usize>| word.map_or(0, |word| self.fresh[word]);
             let low = if shift == 0 { 0 } else { at(word.checked_sub(skip + 1)) >> (64 - shift) };

@@ -1,4 +1,4 @@
-//! Every item stands in one bin, no bin overflows, and no bound is above what can be reached.
+//! Bins: every item is in one bin, no bin overflows, and no bound exceeds an attainable number.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ fn bins(costs: &[usize], capacity: usize) -> Vec<Vec<u32>> {
     lists(&best_fit_decreasing(costs, capacity))
 }
 
-/// Number of bins that best-fit decreasing takes, by its definition.
+/// Returns the number of bins of best-fit decreasing, by its definition.
 fn plain(costs: &[usize], capacity: usize) -> usize {
     let mut costs = costs.to_vec();
     costs.sort_unstable_by(|a, b| b.cmp(a));
@@ -29,7 +29,7 @@ fn plain(costs: &[usize], capacity: usize) -> usize {
     rooms.len()
 }
 
-/// Least number of bins, by trying all ways.
+/// Returns the least number of bins, by trying all ways.
 fn least(costs: &[usize], rooms: &mut Vec<usize>, capacity: usize) -> usize {
     let Some((cost, rest)) = costs.split_first() else { return rooms.len() };
     let mut best = usize::MAX;
@@ -69,7 +69,7 @@ fn large_items_cannot_do_with_fewer_bins_than_there_are() {
     assert_eq!((least_bins(&[], 100), least_bins(&[], 0), least_bins(&[0], 0), least_bins(&[100], 100)), (0, 0, 1, 1));
 }
 
-/// Lengths of pictures alone and in pairs, a little more than a quarter and a half of a bin, with texts of all lengths, and of longer documents.
+/// Makes lengths of one and two pictures, slightly above a quarter and a half of a bin, with texts of all lengths, and of longer documents.
 fn mixture(items: usize) -> Vec<usize> {
     let mut draws = Draws::new(5, "mixture", &[]);
     let mut length = |_| match draws.below(20) {
@@ -82,7 +82,7 @@ fn mixture(items: usize) -> Vec<usize> {
 
 #[test]
 fn sums_fill_bins_that_best_fit_leaves_open() {
-    // Best fit puts 4 beside 4, where nothing else goes.
+    // Best fit puts 4 beside 4, where nothing else fits.
     let costs = [4, 4, 3, 3, 3, 3];
     assert_eq!(bins(&costs, 10), [vec![0, 1], vec![2, 3, 4], vec![5]]);
     assert_eq!(lists(&sums::fill(&costs, 10)), [vec![0, 2, 3], vec![1, 4, 5]]);

@@ -1,4 +1,4 @@
-//! Fits byte pairs on texts, in time that grows with the texts and not with their longest run.
+//! Fit of byte pairs on texts, in time that grows with the texts but not with their longest run.
 
 use cm3flow_schemas::DynError;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
@@ -12,22 +12,22 @@ use tokenizers::{
 use super::failed;
 use crate::error::Result;
 
-/// Most bytes of text that are fitted on: the library counts pairs in 32 bits with a sign.
+/// Largest size in bytes of the texts of a fit: the library counts pairs in signed 32 bits.
 const MAX_FIT_BYTES: usize = i32::MAX as usize;
-/// Longest piece that pairs are merged in, in bytes: the library takes time for a piece that grows with the square of its length. Words are
-/// far shorter, in scripts without spaces too.
+/// Longest piece in bytes within which pairs are merged: the library's time grows with the square of a piece's length. Words are far
+/// shorter, even in scripts without spaces.
 const MAX_PIECE_BYTES: usize = 1 << 10;
 
-/// Fits byte-level byte pairs on `texts`: NFC, at most `vocabulary_size` ids, of which the first 256 are bytes; fewer if no pair is left
-/// that stands in the texts twice. Returns the bytes of a `tokenizer.json`, the same for the same texts in any order: pairs are taken by
-/// count, then by id. No pair reaches over the 1,024th byte of a run without spaces, so a token has at most that many bytes.
+/// Fits byte-level byte pairs on `texts`: NFC, at most `vocabulary_size` ids, of which the first 256 are bytes. There are fewer ids if no
+/// pair occurs twice any more. Returns the bytes of a `tokenizer.json`, the same for any order of the texts, because pairs are taken by
+/// count, then by id. No pair crosses the 1,024th byte of a run without spaces, so a token has at most so many bytes.
 ///
 /// # Errors
-/// [`StageError::TextTokenizer`](crate::error::StageError::TextTokenizer) if `vocabulary_size` is below 256, the texts have 2 GiB or more, or
-/// fitting fails.
+/// [`StageError::TextTokenizer`](crate::error::StageError::TextTokenizer) if `vocabulary_size` is below 256, if the texts have 2 GiB or
+/// more, or if the fit fails.
 ///
 /// # Source
-/// Byte-level byte pair encoding: Radford et al. 2019; the implementation is the `tokenizers` crate's.
+/// Byte-level byte pair encoding: Radford et al. 2019; the implementation is that of the `tokenizers` crate.
 pub fn fit(texts: &[String], vocabulary_size: u32) -> Result<Vec<u8>> {
     let refused = |problem: String| Err(failed("cannot fit")(problem.into()));
     if vocabulary_size < 256 {
@@ -57,7 +57,7 @@ pub fn fit(texts: &[String], vocabulary_size: u32) -> Result<Vec<u8>> {
     tokenizer.to_string(false).map(String::into_bytes).map_err(failed("cannot write"))
 }
 
-/// The words of a text as the tokenizer splits it, a character for each byte; long ones in pieces.
+/// Splits a text into words as the tokenizer does, one character a byte, and long words into pieces.
 fn pieces(text: &str, byte_level: ByteLevel) -> Result<Vec<String>, DynError> {
     let mut text = NormalizedString::from(text);
     NFC.normalize(&mut text)?;

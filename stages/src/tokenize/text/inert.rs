@@ -1,8 +1,8 @@
-//! Takes everything that is no text out of a `tokenizer.json`, before it is loaded.
+//! Removal of everything that is no text from a `tokenizer.json`, before it is loaded.
 //!
-//! Added tokens often stand in the model's vocabulary too. Byte pairs can seldom reach them there, but whole-word look-ups, Unigram and
-//! WordPiece can. So they lose their names in the model: a token is left out of a vocabulary that is a map, with the merges that lead to
-//! it or go on from it, and becomes empty in one that is a list, whose places are the ids. No model asks for an empty token.
+//! Added tokens are often in the model's vocabulary too. Byte pairs rarely reach them there, but whole-word lookups, Unigram and WordPiece
+//! do. So they lose their names in the model. From a vocabulary that is a map, a token is removed with the merges that produce or use it.
+//! In one that is a list, whose indices are the ids, it becomes empty. No model looks up an empty token.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -12,21 +12,21 @@ use serde_json::{Map, Value, json};
 
 use super::{Fidelity, WordEnd};
 
-/// A `tokenizer.json` that speaks of text alone.
+/// A `tokenizer.json` with text only.
 pub(super) struct Prepared {
     pub json: Value,
     /// One more than the model's largest id.
     pub size: u32,
-    /// Id that the model gives to what has no token.
+    /// Id that the model gives to text without a token.
     pub unknown: Option<u32>,
     pub word_end: Option<WordEnd>,
     pub fidelity: Fidelity,
 }
 
-/// Name of the token for what has no token: the model finds it when it needs it, and no text spells it.
+/// Name of the token for text without a token: the model finds it when it needs it, and no text spells it.
 const UNKNOWN: &str = "";
 
-/// Leaves out of the tokenizer `json` what is added, unknown, or not `within`.
+/// Removes added tokens, the unknown token and ids outside of `within` from the tokenizer `json`.
 pub(super) fn prepare(mut json: Value, within: &Range<u32>) -> Result<Prepared, String> {
     let tokens = named_tokens(&json)?;
     let model_ids = model_tokens(&json)?.into_iter().map(|(_, id)| id);
@@ -39,7 +39,7 @@ pub(super) fn prepare(mut json: Value, within: &Range<u32>) -> Result<Prepared, 
     for left_out in ["post_processor", "truncation", "padding"] {
         top.insert(left_out.into(), Value::Null);
     }
-    // Tidying changes words: "do not" becomes "don't".
+    // Cleanup changes words: "do not" becomes "don't".
     components_mut(top.get_mut("decoder"), &mut |component| {
         if component.contains_key("cleanup") {
             component.insert("cleanup".into(), json!(false));
@@ -54,7 +54,7 @@ pub(super) fn prepare(mut json: Value, within: &Range<u32>) -> Result<Prepared, 
     Ok(Prepared { json, size, unknown, word_end, fidelity })
 }
 
-/// All tokens of the tokenizer `json`, by ascending id.
+/// Returns all tokens of the tokenizer `json`, by ascending id.
 pub(super) fn named_tokens(json: &Value) -> Result<Vec<NamedToken>, String> {
     let added = json.get("added_tokens").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let mut tokens = Vec::new();
@@ -68,7 +68,7 @@ pub(super) fn named_tokens(json: &Value) -> Result<Vec<NamedToken>, String> {
     let names: HashSet<&str> = tokens.iter().map(|token| token.name.as_str()).collect();
     let ids: HashSet<u32> = tokens.iter().map(|token| token.id).collect();
     let in_model = model_tokens(json)?;
-    // A file may give an added token another id than the model does: then both are no text.
+    // A file may give an added token another id than the model does; then neither is text.
     let of_model = in_model.into_iter().filter(|(name, id)| !(names.contains(name) && ids.contains(id)));
     let of_model: Vec<NamedToken> =
         of_model.map(|(name, id)| NamedToken { is_added: names.contains(name) || ids.contains(&id), name: name.to_owned(), id }).collect();
@@ -77,7 +77,7 @@ pub(super) fn named_tokens(json: &Value) -> Result<Vec<NamedToken>, String> {
     Ok(tokens)
 }
 
-/// Names and ids of the model's vocabulary.
+/// Returns names and ids of the model's vocabulary.
 fn model_tokens(json: &Value) -> Result<Vec<(&str, u32)>, String> {
     match json.get("model").and_then(|model| model.get("vocab")) {
         Some(Value::Object(vocabulary)) => {
@@ -95,7 +95,8 @@ fn model_tokens(json: &Value) -> Result<Vec<(&str, u32)>, String> {
     }
 }
 
-/// Unigram: ids are places. The unknown keeps its place, which the model needs where bytes stand in for what has no token. Returns it.
+/// Removes tokens from the list of a Unigram model, whose indices are ids. The unknown token keeps its place, which byte fallback needs.
+/// Returns its id.
 fn blank_list(model: &mut Map<String, Value>, is_left_out: impl Fn(u32) -> bool) -> Option<u64> {
     let unknown = model.get("unk_id").and_then(Value::as_u64);
     let vocabulary = model.get_mut("vocab").and_then(Value::as_array_mut)?;
@@ -109,7 +110,7 @@ fn blank_list(model: &mut Map<String, Value>, is_left_out: impl Fn(u32) -> bool)
     unknown
 }
 
-/// BPE, WordPiece, WordLevel. Returns the id of the unknown.
+/// Removes tokens from the map of a BPE, WordPiece or WordLevel model. Returns the id of the unknown token.
 fn leave_out_of_map(model: &mut Map<String, Value>, is_left_out: impl Fn(u32) -> bool) -> Option<u64> {
     let unknown = model.insert("unk_token".into(), json!(UNKNOWN));
     let unknown = unknown.as_ref().and_then(Value::as_str);
@@ -123,7 +124,7 @@ fn leave_out_of_map(model: &mut Map<String, Value>, is_left_out: impl Fn(u32) ->
         });
         left_out.extend(names.map(|(name, _)| name.clone()));
         vocabulary.retain(|name, _| !left_out.contains(name));
-        // Without it, and without bytes, the model says that a character has no token.
+        // Without this entry and without byte fallback, the model fails at a character that has no token.
         vocabulary.extend(unknown_id.map(|id| (UNKNOWN.to_owned(), json!(id))));
     }
     if model.contains_key("dropout") {
@@ -140,7 +141,7 @@ fn leave_out_of_map(model: &mut Map<String, Value>, is_left_out: impl Fn(u32) ->
     unknown_id
 }
 
-/// Both sides of a merge, which files write as a list or as text with a space.
+/// Returns both sides of a merge, which files write as a list or as text with a space.
 fn parts_of(merge: &Value) -> Option<(&str, &str)> {
     match merge {
         Value::String(text) => text.split_once(' '),
@@ -148,7 +149,7 @@ fn parts_of(merge: &Value) -> Option<(&str, &str)> {
     }
 }
 
-/// What normalizer, splitting and decoder say about how text comes back.
+/// Returns the fidelity that follows from normalizer, pre-tokenizer and decoder.
 fn fidelity(json: &Value) -> Fidelity {
     let text = |part: &Value, field: &str| part.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     let keeps_behavior = |part: &Value| text(part, "behavior") != "Removed";
@@ -167,7 +168,7 @@ fn fidelity(json: &Value) -> Fidelity {
     });
     let decoders = components(json.get("decoder"));
     let has = |parts: &[&Value], wanted: &str| parts.iter().any(|part| kind(part) == wanted);
-    // What is put before the text must be taken away again.
+    // A prepended prefix must be removed again.
     let reads_back = !decoders.is_empty() && (!has(&normalizers, "Prepend") || has(&decoders, "Strip"));
     let model = json.get("model");
     let is_whole = model.is_some_and(|model| model.get("merges").is_some() || model.get("vocab").is_some_and(Value::is_array));
@@ -178,12 +179,12 @@ fn fidelity(json: &Value) -> Fidelity {
     }
 }
 
-/// What the model writes behind the last token of a word.
+/// Returns the suffix that the model appends to the last token of a word.
 fn suffix(json: &Value) -> Option<&str> {
     json.pointer("/model/end_of_word_suffix")?.as_str().filter(|suffix| !suffix.is_empty())
 }
 
-/// The mark at the end of words, unless the file's own decoder makes a space of it.
+/// Returns the mark at word ends, unless the file's own decoder turns it into a space.
 fn word_end(json: &Value) -> Option<WordEnd> {
     let mark = suffix(json)?;
     let decoders = components(json.get("decoder"));
@@ -201,10 +202,10 @@ fn kind(component: &Value) -> &str {
     component.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Lists that sequences of components stand in.
+/// Names of the fields with sequences of components.
 const SEQUENCES: [&str; 3] = ["normalizers", "pretokenizers", "decoders"];
 
-/// The components of a normalizer or of splitting, sequences taken apart.
+/// Returns the components of a normalizer, pre-tokenizer or decoder, with sequences flattened.
 fn components(component: Option<&Value>) -> Vec<&Value> {
     let Some(component) = component.filter(|component| !component.is_null()) else { return Vec::new() };
     match SEQUENCES.iter().find_map(|name| component.get(name)?.as_array()) {
@@ -213,7 +214,7 @@ fn components(component: Option<&Value>) -> Vec<&Value> {
     }
 }
 
-/// Calls `change` for every component of a decoder, sequences taken apart.
+/// Calls `change` for every component of a decoder, with sequences flattened.
 fn components_mut(component: Option<&mut Value>, change: &mut impl FnMut(&mut Map<String, Value>)) {
     let Some(component) = component.and_then(Value::as_object_mut) else { return };
     match SEQUENCES.iter().find(|name| component.contains_key(**name)) {

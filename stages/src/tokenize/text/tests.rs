@@ -1,4 +1,4 @@
-//! Fitting is reproducible, any kind of file loads, no text gives a control token, none is lost in silence.
+//! Text tokenizer: reproducible fits, all kinds of files, no control tokens from text, no silent losses.
 
 use cm3flow_schemas::random::Draws;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ fn fitted() -> TextTokenizer {
     TextTokenizer::from_json(&fit(&corpus(), 300).expect("fitted")).expect("its own file")
 }
 
-/// A tokenizer of each kind, made by the script beside them.
+/// A tokenizer of each kind, made by the script beside the files.
 const KINDS: [(&str, &[u8], Fidelity); 10] = [
     ("byte_level", include_bytes!("../../../fixtures/tokenizers/byte_level.json"), Fidelity::Exact),
     ("whole_words", include_bytes!("../../../fixtures/tokenizers/whole_words.json"), Fidelity::Exact),
@@ -38,7 +38,7 @@ fn kind(name: &str) -> &'static [u8] {
     KINDS.iter().find(|(known, ..)| *known == name).expect("a kind").1
 }
 
-/// Ids that no text may have: added ones, and that of the unknown.
+/// Returns the ids that no text may have: those of added tokens and the unknown one.
 fn control_ids(json: &[u8]) -> Vec<u32> {
     let named = TextTokenizer::named_tokens(json).expect("a tokenizer");
     let is_unknown = |name: &str| ["<unk>", "[UNK]"].contains(&name);
@@ -57,7 +57,7 @@ fn fitted_bytes_are_reproducible_and_bounded() {
     assert!(fit(&[], 300).is_ok_and(|json| TextTokenizer::from_json(&json).is_ok_and(|empty| empty.size() == 256)), "no text, no pairs");
 }
 
-/// Words over few letters: most pairs are as frequent as some other, and many tokens can be put together in more than one way.
+/// Makes words over few letters: most pairs are as frequent as some other, and many tokens can be composed in more than one way.
 fn words_with_ties(number: u64) -> Vec<String> {
     let mut draws = Draws::new(number, "ties", b"");
     let letters = &["a", "b", "c", "\u{e9}"][..2 + draws.index(3)];
@@ -78,7 +78,7 @@ fn ties_and_order_do_not_change_what_is_fitted() {
     }
 }
 
-/// The file that the library alone fits on `texts`.
+/// Returns the file that the library alone fits on `texts`.
 fn fitted_by_the_library(texts: &[String], size: usize) -> Vec<u8> {
     let mut trainer = BpeTrainerBuilder::new()
         .vocab_size(size)
@@ -110,7 +110,7 @@ fn ordinary_texts_are_fitted_on_as_the_library_does() {
     }
 }
 
-/// Without a bound on pieces each merge would move the rest of the run, and a token would be half as long as the run.
+/// Without a bound on pieces, each merge would move the rest of the run, and a token would be half as long as the run.
 #[test]
 fn runs_without_spaces_are_fitted_on_in_pieces() {
     let mut draws = Draws::new(1, "run", b"");
@@ -146,7 +146,7 @@ fn marks_at_the_end_of_words_read_back_as_spaces() {
     for json in [kind("word_end_decoded"), &without_decoder("word_end_decoded")] {
         assert_eq!(decoded(json, "A dog, two dogs"), "a dog , two dogs");
     }
-    // Part of a word ends without a space, and a mark alone is one.
+    // A part of a word ends without a space, and a mark alone is one.
     let tokenizer = TextTokenizer::from_json(clip).expect("loads");
     let ids = tokenizer.encode("a dog").expect("encodes");
     assert_eq!(tokenizer.decode(&ids[..1]).expect("decodes"), "a");
@@ -203,12 +203,12 @@ fn spellings_of_control_tokens_are_plain_text_in_every_kind() {
                 }
             }
         }
-        // Where every byte has a token, nothing is refused.
+        // If every byte has a token, nothing is refused.
         assert_eq!(refused > 0, ["word_end_decoded", "word_piece", "word_level"].contains(&name), "{name} refused {refused}");
     }
 }
 
-/// What [`TextTokenizer`] is for: the library alone lets text name control tokens that stand in the model.
+/// Shows why [`TextTokenizer`] exists: with the library alone, text can name control tokens that are in the model.
 #[test]
 fn without_care_text_would_name_control_tokens() {
     for name in ["whole_words", "unigram", "unigram_bytes", "word_piece", "word_level"] {
@@ -245,11 +245,11 @@ fn text_is_refused_before_it_is_lost() {
         let error = refusal(name, text);
         assert!(matches!(&error, Unrepresentable::Unknown { problem } if problem.contains("unknown")), "{name}: {error}");
     }
-    // `▁` reads back as a space, and a piece for a byte as the byte.
+    // `▁` decodes to a space, and a piece for a byte to that byte.
     assert_eq!(refusal("sentencepiece_bytes", "a\u{2581}dog"), Unrepresentable::Changed { at: 1 });
     assert_eq!(refusal("unigram_bytes", "a <0x41>"), Unrepresentable::Changed { at: 2 });
     assert_eq!(refusal("word_piece", "\u{0}\u{202e}"), Unrepresentable::Changed { at: 0 });
-    // Byte pairs without a token for the unknown pass over what they do not know.
+    // Byte pairs without an unknown token skip unknown characters.
     let mut value: Value = serde_json::from_slice(kind("byte_level")).expect("json");
     value["model"]["unk_token"] = Value::Null;
     value["pre_tokenizer"] = json!({"type": "Split", "pattern": {"Regex": " "}, "behavior": "Isolated", "invert": false});
@@ -268,7 +268,7 @@ fn an_added_token_is_inert_by_name_and_by_id() {
     let [one, .., other] = words.as_slice() else { panic!("two words are fitted, not {words:?}") };
     let id = |name: &str| vocabulary.get(name).and_then(Value::as_u64).expect("fitted");
     let token = |id: u64, content: &str| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false});
-    // `</s>` claims the id of a token of text; the other token has, as added, another id than in the model.
+    // `</s>` claims the id of a text token; the other token has another id as an added token than in the model.
     value["added_tokens"] = json!([token(id(one), "</s>"), token(5000, other)]);
     let tokenizer = TextTokenizer::from_json(value.to_string().as_bytes()).expect("loads");
     for text in ["</s>", "a meadow", "meadow", "dog", "dogs", one, other, &format!("{one}{other} {one}")] {

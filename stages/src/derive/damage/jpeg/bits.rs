@@ -1,22 +1,22 @@
 //! Bits of the coded data between two markers.
 //!
-//! Behind the last of them zeros are read, which are counted: whoever has read one has read too far.
+//! Behind the last bit the reader supplies zeros and counts them, so that a caller that read one of them is detected.
 
-/// Bits that a [`Bits::fill`] lasts for: a code of 16 and a value of 16, or two chains of codes.
+/// Number of bits available after a [`Bits::fill`]: a code of 16 and a value of 16, or two chains of codes.
 pub(super) const AT_LEAST: u32 = 56;
 
-/// Coded data up to the next marker, without the bytes that are stuffed into them.
+/// Coded data up to the next marker, without stuffed bytes.
 #[derive(Default)]
 pub(super) struct Segment {
     data: Vec<u8>,
 }
 
 impl Segment {
-    /// Takes the data that begin at `position` of `jpeg` in place of others; returns where the next marker stands, or the file ends.
+    /// Replaces the data by those that begin at `position` of `jpeg`. Returns the position of the next marker, or the end of the file.
     ///
     /// # Source
-    /// ITU-T T.81, B.1.1.5: a data byte 0xFF is followed by 0x00; 0xFF and another code is a marker. libjpeg also takes any number of 0xFF before the
-    /// 0x00.
+    /// ITU-T T.81, B.1.1.5: 0x00 follows a data byte 0xFF; 0xFF and another code is a marker. libjpeg also takes any number of 0xFF before
+    /// the 0x00.
     pub(super) fn take(&mut self, jpeg: &[u8], position: usize) -> usize {
         self.data.clear();
         let mut rest = &jpeg[position..];
@@ -37,14 +37,14 @@ impl Segment {
     }
 }
 
-/// Bytes before the first 0xFF, or all.
+/// Returns the number of bytes before the first 0xFF, or of all bytes.
 fn before_ff(bytes: &[u8]) -> usize {
     let (words, _) = bytes.as_chunks::<8>();
     let plain = 8 * words.iter().take_while(|word| !has_ff(u64::from_ne_bytes(**word))).count();
     plain + bytes[plain..].iter().take_while(|byte| **byte != 0xFF).count()
 }
 
-/// Whether a byte of `word` is 0xFF.
+/// Checks whether a byte of `word` is 0xFF.
 ///
 /// # Source
 /// "Determine if a word has a zero byte", <https://graphics.stanford.edu/~seander/bithacks.html>, of the complement.
@@ -53,35 +53,35 @@ const fn has_ff(word: u64) -> bool {
     zeros.wrapping_sub(0x0101_0101_0101_0101) & !zeros & 0x8080_8080_8080_8080 != 0
 }
 
-/// A reader of bits, the highest of each byte first.
+/// Reader of bits, the highest of each byte first.
 #[derive(Clone, Copy)]
 pub(super) struct Bits<'a> {
-    /// What has not been taken into the buffer.
+    /// Bytes that are not in the buffer yet.
     data: &'a [u8],
     /// Next bits, the first one on top.
     buffer: u64,
-    /// Bits in the buffer.
+    /// Number of counted bits in the buffer.
     count: u32,
-    /// How many zeros were put behind the data.
+    /// Number of zeros supplied behind the data.
     made_up: u32,
 }
 
 impl Bits<'_> {
-    /// Makes [`AT_LEAST`] bits readable.
+    /// Makes [`AT_LEAST`] bits available.
     #[inline(always)]
     pub(super) fn fill(&mut self) {
         let Some(word) = self.data.first_chunk::<8>() else {
             *self = self.filled_at_the_end();
             return;
         };
-        // Bits below the counted ones are those that come next, so that they may be set twice.
+        // Bits below the counted ones equal those that come next, so setting them twice does no harm.
         self.buffer |= u64::from_be_bytes(*word) >> self.count;
         let taken = (63 - self.count) / 8;
         self.data = &self.data[taken as usize..];
         self.count += taken * 8;
     }
 
-    /// By value, so that the bits can stay in registers elsewhere.
+    /// Fills the buffer from the last few bytes. It takes the reader by value, so that the bits can stay in registers elsewhere.
     #[cold]
     #[inline(never)]
     fn filled_at_the_end(mut self) -> Self {
@@ -96,20 +96,20 @@ impl Bits<'_> {
         self
     }
 
-    /// The next `count` bits, 1 to 32; they stay.
+    /// Returns the next `count` bits, 1 to 32, without consuming them.
     #[inline(always)]
     pub(super) const fn peek(&self, count: u32) -> u32 {
         (self.buffer >> (64 - count)) as u32
     }
 
-    /// Goes on by `count` bits, [`AT_LEAST`] at most since the last [`Self::fill`].
+    /// Consumes `count` bits, at most [`AT_LEAST`] since the last [`Self::fill`].
     #[inline(always)]
     pub(super) const fn skip(&mut self, count: u32) {
         self.buffer <<= count;
         self.count -= count;
     }
 
-    /// Goes on by any number of bits.
+    /// Consumes any number of bits.
     pub(super) fn skip_many(&mut self, mut count: u32) {
         while count > 0 {
             self.fill();
@@ -119,12 +119,12 @@ impl Bits<'_> {
         }
     }
 
-    /// Whether bits were read that are not there.
+    /// Checks whether bits behind the data were consumed.
     pub(super) const fn is_exhausted(&self) -> bool {
         self.count < self.made_up
     }
 
-    /// Bytes that have not been read. The rest of a byte and bytes of ones are padding.
+    /// Counts the unread bytes. The rest of a byte and bytes of ones are padding, which does not count.
     pub(super) fn left_over(self) -> usize {
         let unread = self.count.saturating_sub(self.made_up);
         let buffer = self.buffer << (unread % 8);

@@ -1,9 +1,9 @@
-//! What a JPEG says of its picture before any coded data.
+//! Frame header of a JPEG: size and components of its picture.
 
 /// Side of a block in samples.
 const BLOCK: u32 = 8;
 
-/// The picture as its frame header describes it.
+/// Frame header.
 ///
 /// # Source
 /// ITU-T T.81, B.2.2 and A.1.1.
@@ -11,16 +11,16 @@ const BLOCK: u32 = 8;
 pub(super) struct Frame {
     pub(super) width: u32,
     pub(super) height: u32,
-    /// Whether coefficients come in several scans, band by band and bit by bit.
+    /// `true` if coefficients come in several scans, band by band and bit by bit.
     pub(super) is_progressive: bool,
-    /// One to four.
+    /// Components in header order, 1 to 4.
     pub(super) components: Vec<Component>,
 }
 
-/// Samples of one kind.
+/// One component: samples of one kind, such as luminance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Component {
-    /// Its name in scan headers.
+    /// Id in scan headers.
     pub(super) id: u8,
     /// Blocks side by side in a unit of all components, 1 to 4.
     pub(super) across: u32,
@@ -29,7 +29,7 @@ pub(super) struct Component {
 }
 
 impl Frame {
-    /// Reads the header's content, without its length.
+    /// Parses the header's content, without its length.
     pub(super) fn parse(is_progressive: bool, content: &[u8]) -> Option<Self> {
         let (&[precision, h1, h0, w1, w0, count], rest) = content.split_first_chunk::<6>()?;
         let (height, width) = (u32::from(u16::from_be_bytes([h1, h0])), u32::from(u16::from_be_bytes([w1, w0])));
@@ -45,19 +45,19 @@ impl Frame {
         is_sound.then_some(Self { width, height, is_progressive, components })
     }
 
-    /// Units of all components, side by side and one above the other.
+    /// Returns the numbers of units of all components, across and down.
     pub(super) fn units(&self) -> (u32, u32) {
         let (across, down) = self.most();
         (self.width.div_ceil(BLOCK * across), self.height.div_ceil(BLOCK * down))
     }
 
-    /// Blocks of a component where it is coded alone, side by side and one above the other.
+    /// Returns the numbers of blocks of a component that is coded alone, across and down.
     pub(super) fn blocks(&self, component: &Component) -> (u32, u32) {
         let (across, down) = self.most();
         ((self.width * component.across).div_ceil(BLOCK * across), (self.height * component.down).div_ceil(BLOCK * down))
     }
 
-    /// Blocks of all components, those that fill up the last units among them.
+    /// Returns the number of blocks of all components, with those that fill up the last units.
     pub(super) fn all_blocks(&self) -> u64 {
         let (across, down) = self.units();
         let in_unit: u32 = self.components.iter().map(|component| component.across * component.down).sum();
@@ -70,7 +70,8 @@ impl Frame {
     }
 }
 
-/// Whether a frame of this marker is progressive; `None` for frames that nothing here reads (arithmetic, lossless, hierarchical) and other markers.
+/// Checks whether a frame with this marker is progressive; `None` for other markers, and for frames that are not read here (arithmetic,
+/// lossless, hierarchical).
 pub(super) const fn progressive(code: u8) -> Option<bool> {
     match code {
         0xC0 | 0xC1 => Some(false),

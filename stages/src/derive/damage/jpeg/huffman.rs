@@ -1,14 +1,14 @@
-//! Huffman codes, read through a table of their first bits, or as chains of codes with their values.
+//! Huffman codes, looked up by their first bits: one by one, or in chains with their values.
 
 use std::sync::OnceLock;
 
 use super::bits::Bits;
 
-/// Bits that the tables are looked up by: nearly all codes are not longer.
+/// Number of bits that index the tables; nearly all codes are at most so long.
 const FIRST_BITS: u32 = 9;
-/// Longest code.
+/// Number of bits of the longest code.
 const LONGEST: usize = 16;
-/// Of an entry: it ends a block.
+/// Flag of an entry that ends a block.
 pub(super) const END: u32 = 1 << 31;
 
 /// Codes of one table.
@@ -19,41 +19,41 @@ pub(super) const END: u32 = 1 << 31;
 pub(super) struct Codes {
     counts: [u8; LONGEST],
     symbols: Vec<u8>,
-    /// By the first bits; 0 for longer codes and for what is none.
+    /// Entries by the first bits; 0 for longer codes and for bits that are no code.
     first: Box<[Entry; 1 << FIRST_BITS]>,
-    /// By length: what the codes of this length, and the beginnings of those that are longer, are below, in 16 bits.
+    /// By length, in 16 bits: exclusive upper bound of the codes up to this length.
     below: [u32; LONGEST + 1],
     /// By length: index of the first symbol less its code.
     offset: [i32; LONGEST + 1],
     chains: OnceLock<Chains>,
 }
 
-/// A code: its length in bits 0..8, with that of the value behind it in bits 8..16, its symbol in bits 16..24; in bits 24..31 by how many
-/// coefficients a block goes on with it, and [`END`].
+/// A code. Bits 0..8 hold its length, bits 8..16 the length of code and value, bits 16..24 the symbol. Bits 24..31 hold the number of
+/// coefficients that it covers, and bit 31 is [`END`].
 type Entry = u32;
 
-/// Length of the code.
+/// Returns the length of the code.
 pub(super) const fn length(entry: Entry) -> u32 {
     entry & 0xFF
 }
 
-/// Length of the code and of its value.
+/// Returns the length of the code and its value.
 pub(super) const fn whole_length(entry: Entry) -> u32 {
     entry >> 8 & 0xFF
 }
 
-/// The symbol: run and size of an AC coefficient, size of a DC one.
+/// Returns the symbol: run and size of an AC coefficient, or size of a DC one.
 pub(super) const fn symbol(entry: Entry) -> u8 {
     (entry >> 16) as u8
 }
 
-/// By how many coefficients a block goes on.
+/// Returns the number of coefficients that the code covers.
 pub(super) const fn step(entry: Entry) -> u32 {
     entry >> 24 & 0x7F
 }
 
 impl Codes {
-    /// Codes by the number of symbols of each length, and the symbols; `None` if there cannot be so many.
+    /// Builds the codes from the number of symbols of each length and the symbols; `None` if no such code exists.
     pub(super) fn try_new(counts: &[u8; LONGEST], symbols: &[u8]) -> Option<Self> {
         let mut first = Box::new([0; 1 << FIRST_BITS]);
         let (mut below, mut offset) = ([0; LONGEST + 1], [0; LONGEST + 1]);
@@ -77,12 +77,12 @@ impl Codes {
         Some(Self { counts: *counts, symbols: symbols[..index].to_vec(), first, below, offset, chains: OnceLock::new() })
     }
 
-    /// Whether these are the codes of a table.
+    /// Checks whether these are the codes of a table.
     pub(super) fn is_of(&self, counts: &[u8; LONGEST], symbols: &[u8]) -> bool {
         self.counts == *counts && symbols.starts_with(&self.symbols)
     }
 
-    /// The next code, which stays; `None` if there is no such code. The caller has filled the bits.
+    /// Returns the next code without consuming it; `None` if the bits are no code. The caller has filled the bits.
     #[inline(always)]
     pub(super) fn peek(&self, bits: &Bits<'_>) -> Option<Entry> {
         let entry = self.first[bits.peek(FIRST_BITS) as usize];
@@ -97,7 +97,7 @@ impl Codes {
         Some(entry(length, *self.symbols.get(usize::try_from(index).ok()?)?))
     }
 
-    /// These codes as chains, if they are those of AC coefficients.
+    /// Returns these codes as chains, which only codes of AC coefficients have.
     pub(super) fn chains(&self) -> &Chains {
         self.chains.get_or_init(|| Chains::of(self))
     }
@@ -112,28 +112,28 @@ fn entry(length: u32, symbol: u8) -> Entry {
     length | (length + size) << 8 | u32::from(symbol) << 16 | end
 }
 
-/// Codes of AC coefficients with their values, as many at once as the next bits hold: by these bits.
+/// Chains of AC codes with their values, by the next bits: each chain has as many codes as fit in these bits.
 #[derive(Clone)]
 pub(super) struct Chains(Box<[Chain; 1 << FIRST_BITS]>);
 
-/// Length of a chain, 27 at most, in bits 0..5; by how many coefficients a block goes on with it, and one more if it ends the block, in bits 5..12; whether it
-/// ends the block in bit 15. 0 if not even the first code is known.
+/// A chain. Bits 0..5 hold its length, at most 27. Bits 5..12 hold the number of coefficients that it covers, plus one if it ends the
+/// block. Bit 15 tells whether it ends the block. 0 if the bits hold no whole code.
 type Chain = u16;
 
-/// Of a chain: it ends the block.
+/// Flag of a chain that ends the block.
 const CHAIN_END: Chain = 1 << 15;
 
-/// Length of a chain.
+/// Returns the length of a chain.
 pub(super) const fn chain_length(chain: Chain) -> u32 {
     chain as u32 & 0x1F
 }
 
-/// By how many coefficients a block goes on, and one more at its end.
+/// Returns the number of coefficients that a chain covers, plus one if it ends the block.
 pub(super) const fn chain_step(chain: Chain) -> u32 {
     chain as u32 >> 5 & 0x7F
 }
 
-/// Whether a chain ends the block.
+/// Checks whether a chain ends the block.
 pub(super) const fn chain_ends(chain: Chain) -> bool {
     chain & CHAIN_END != 0
 }
@@ -147,14 +147,14 @@ impl Chains {
         Self(chains)
     }
 
-    /// The chain that begins here. The caller has filled the bits.
+    /// Returns the chain that begins here. The caller has filled the bits.
     #[inline(always)]
     pub(super) fn peek(&self, bits: &Bits<'_>) -> Chain {
         self.0[bits.peek(FIRST_BITS) as usize]
     }
 }
 
-/// The chain of the bits `start`. Every code in it is one of these bits; the value behind the last one may not be.
+/// Returns the chain of the bits `start`. Every code in it lies within these bits; the value behind the last code may not.
 fn chain(codes: &Codes, start: u32) -> Chain {
     let (mut length, mut steps) = (0, 0);
     while length < FIRST_BITS {
@@ -176,7 +176,7 @@ mod tests {
     use super::super::bits::Segment;
     use super::*;
 
-    /// One code of each length from 1 to 16: 0, 10, 110 and so on.
+    /// Builds codes with one code of each length from 1 to 16: 0, 10, 110 and so on.
     fn staircase() -> Codes {
         Codes::try_new(&[1; 16], &(0x10..0x20).collect::<Vec<_>>()).expect("as many symbols as codes")
     }

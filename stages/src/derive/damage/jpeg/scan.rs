@@ -1,4 +1,4 @@
-//! Goes through the blocks of one scan: every code must be valid, every block must have its codes, and no byte may be left over.
+//! Check of the blocks of one scan: every code must be valid, every block must have its codes, and no byte may be left over.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -6,20 +6,20 @@ use std::ops::RangeInclusive;
 use super::bits::{Bits, Segment};
 use super::huffman::{Chains, Codes, END, chain_ends, chain_length, chain_step, length, step, symbol, whole_length};
 
-/// Coefficients of a block.
+/// Number of coefficients in a block.
 const COEFFICIENTS: u32 = 64;
 
-/// How blocks are coded.
+/// Coding of blocks in a scan.
 pub(super) enum Coding<'t> {
     /// All coefficients at once.
     Whole { dc: &'t Codes, ac: &'t Codes },
-    /// The high bits of the first coefficient.
+    /// High bits of the first coefficient.
     DcFirst(&'t Codes),
     /// One more bit of the first coefficient.
     DcNext,
-    /// The high bits of a band of the others.
+    /// High bits of a band of the other coefficients.
     AcFirst(&'t Codes),
-    /// One more bit of a band of the others.
+    /// One more bit of a band of the other coefficients.
     AcNext(&'t Codes),
 }
 
@@ -29,31 +29,31 @@ pub(super) struct Part<'t> {
     pub(super) blocks: u32,
 }
 
-/// One scan.
+/// A scan: its coding and extent.
 pub(super) struct Scan<'t> {
     pub(super) parts: Vec<Part<'t>>,
-    /// Units that it consists of.
+    /// Number of units in the scan.
     pub(super) units: u32,
-    /// Units between two restart markers; 0 if there are none.
+    /// Number of units between two restart markers; 0 if there are none.
     pub(super) interval: u32,
-    /// Coefficients of a progressive scan.
+    /// Range of coefficients, for a progressive scan.
     pub(super) band: RangeInclusive<u32>,
 }
 
-/// Why coded data are no whole scan.
+/// Reason why coded data are no whole scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// They end before the last block.
+    /// The data end before the last block.
     Short,
-    /// Bits that are no code.
+    /// Bits are no code.
     Code,
-    /// A coefficient behind the last one.
+    /// A coefficient follows the last one.
     Coefficient,
-    /// Empty blocks behind the last one.
+    /// Empty blocks follow the last one.
     Run,
-    /// Bytes before a marker that belong to no block.
+    /// Bytes before a marker belong to no block.
     LeftOver(usize),
-    /// Another marker than the restart marker of this number.
+    /// The restart marker of this number is missing.
     Restart(u8),
 }
 
@@ -70,12 +70,12 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A fault, and how many units were read before it.
+/// A fault, and the number of units before it.
 pub(super) type Found = (Fault, u32);
 
 impl Scan<'_> {
-    /// Reads the scan whose coded data begin at `position`; returns where they end. `nonzero` has a bit for each coefficient of each block of the
-    /// component, set where an earlier scan coded one that is not 0; scans of other kinds do not look at it.
+    /// Reads the scan whose coded data begin at `position`, and returns the position of their end. `nonzero` has 64 bits a block of the
+    /// component; a bit is set where an earlier scan coded a coefficient other than 0. Only refinements of progressive pictures use it.
     pub(super) fn read(&self, jpeg: &[u8], position: usize, nonzero: &mut [u64]) -> Result<usize, Found> {
         let mut segment = Segment::default();
         let mut end = segment.take(jpeg, position);
@@ -117,7 +117,7 @@ impl Scan<'_> {
     }
 }
 
-/// Ends a run of units between markers, where `run` empty blocks more were announced.
+/// Ends a run of units between markers. `run` is the number of announced empty blocks that are still due.
 fn ended(bits: Bits<'_>, run: u32) -> Result<(), Fault> {
     match (run, bits.left_over()) {
         (0, 0) => Ok(()),
@@ -126,14 +126,14 @@ fn ended(bits: Bits<'_>, run: u32) -> Result<(), Fault> {
     }
 }
 
-/// Where the data behind the restart marker of this number begin, if it stands at `position`.
+/// Returns the position behind the restart marker of this number, if it stands at `position`.
 fn restarted(jpeg: &[u8], position: usize, number: u8) -> Option<usize> {
     let fill = jpeg[position..].iter().take_while(|byte| **byte == 0xFF).count();
     let behind = position + fill;
     (fill > 0 && jpeg.get(behind) == Some(&(0xD0 + number))).then_some(behind + 1)
 }
 
-/// Reads a block, chains of codes at a time. By value, so that the bits can stay in registers.
+/// Reads a block, by chains of codes where possible. It takes the bits by value, so that they can stay in registers.
 ///
 /// # Source
 /// ITU-T T.81, F.2.2.1 and F.2.2.2.
@@ -163,7 +163,7 @@ fn whole<'a>(mut bits: Bits<'a>, dc: &Codes, ac: &Codes) -> Result<Bits<'a>, Fau
     }
 }
 
-/// Goes on by a chain, if all of it belongs to the block: whether the block is done.
+/// Consumes a chain that lies within the block, and returns whether the block is done; `None` if there is no such chain.
 #[inline(always)]
 fn chained(bits: &mut Bits<'_>, chains: &Chains, at: &mut u32) -> Option<bool> {
     let chain = chains.peek(bits);
@@ -184,6 +184,8 @@ fn dc_first(bits: &mut Bits<'_>, codes: &Codes) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Reads the high bits of a band.
+///
 /// # Source
 /// ITU-T T.81, G.1.2.2.
 fn ac_first(bits: &mut Bits<'_>, codes: &Codes, band: &RangeInclusive<u32>, run: &mut u32, nonzero: &mut u64) -> Result<(), Fault> {
@@ -211,7 +213,7 @@ fn ac_first(bits: &mut Bits<'_>, codes: &Codes, band: &RangeInclusive<u32>, run:
     Ok(())
 }
 
-/// Length of a run of blocks that end here, this one among them.
+/// Reads the number of blocks that end here, this one included.
 fn run_length(bits: &mut Bits<'_>, entry: u32) -> u32 {
     let size = u32::from(symbol(entry) >> 4);
     if size == 0 {
@@ -223,6 +225,8 @@ fn run_length(bits: &mut Bits<'_>, entry: u32) -> u32 {
     (1 << size) + more
 }
 
+/// Reads one more bit of a band.
+///
 /// # Source
 /// ITU-T T.81, G.1.2.3.
 fn ac_next(bits: &mut Bits<'_>, codes: &Codes, band: &RangeInclusive<u32>, run: &mut u32, nonzero: &mut u64) -> Result<(), Fault> {
@@ -260,7 +264,8 @@ fn ac_next(bits: &mut Bits<'_>, codes: &Codes, band: &RangeInclusive<u32>, run: 
     Ok(())
 }
 
-/// The zero in `band` with `zeros` others before it, and how many coefficients that are not 0 stand before it; the end of the band if there is none.
+/// Returns the place of the zero in `band` with `zeros` other zeros before it, and the number of nonzero coefficients before it. Without
+/// such a zero the place is one past the band.
 fn behind_zeros(nonzero: u64, band: RangeInclusive<u32>, mut zeros: u32) -> (u32, u32) {
     let mut passed = 0;
     for at in band.clone() {

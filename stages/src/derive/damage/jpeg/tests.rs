@@ -1,4 +1,4 @@
-//! Whole JPEGs of every kind are told from damaged ones.
+//! Detection of damage in JPEGs of every kind.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::walk::{closed, segment};
 use super::{standard, *};
 
-/// Kinds that the coded data of a picture differ by.
+/// Variants of coded data of one picture.
 const KINDS: [&str; 11] =
     ["420", "411", "440", "rgb", "cmyk", "grey", "restarts", "progressive", "progressive420", "progressive-restarts", "420-1x1"];
 
@@ -27,7 +27,7 @@ fn detail(jpeg: &[u8]) -> String {
     look(jpeg).unwrap_err().1
 }
 
-/// Where the segments of a code begin and end, those within scans left out.
+/// Returns the ranges of the segments with marker `wanted`, except those within scans.
 fn segments(jpeg: &[u8], wanted: u8) -> Vec<(usize, usize)> {
     let (mut position, mut found) = (2, Vec::new());
     while let Some((code, _, behind)) = segment(jpeg, position) {
@@ -40,7 +40,7 @@ fn segments(jpeg: &[u8], wanted: u8) -> Vec<(usize, usize)> {
     found
 }
 
-/// Where coded data begin, and where the end marker stands.
+/// Returns the positions of the coded data and of the end marker.
 fn coded(jpeg: &[u8]) -> (usize, usize) {
     (segments(jpeg, 0xDA)[0].1, jpeg.len() - 2)
 }
@@ -82,7 +82,7 @@ fn data_that_end_before_the_last_block_are_noticed_wherever_they_end() {
         let whole = file(kind);
         let (start, end) = coded(&whole);
         for cut in start..end {
-            // A lone 0xFF is the beginning of a marker, and some codes end with a byte that is padding as a whole.
+            // A lone 0xFF is the beginning of a marker, and some codes end with a whole byte of padding.
             let is_whole = |jpeg: &[u8]| look(jpeg).is_ok();
             assert!(!is_whole(&whole[..cut]), "{kind} ends after {cut} of {end} bytes");
             assert!(!is_whole(&closed(&whole[..cut])), "{kind} ends after {cut} of {end} bytes, with an end marker");
@@ -129,7 +129,7 @@ fn bytes_that_belong_to_no_block_are_noticed() {
 
 #[test]
 fn bits_that_are_no_code_are_noticed() {
-    // Of standard codes none has ones alone.
+    // No standard code consists of ones alone.
     let whole = file("420");
     let (start, end) = coded(&whole);
     let ones = [&whole[..start], &[0xFF, 0].repeat((end - start) / 2), &whole[end..]].concat();
@@ -161,7 +161,7 @@ fn a_progressive_picture_whose_last_scans_are_missing_is_noticed() {
         let scans = segments(&whole, 0xDA);
         assert!(scans.len() > 5, "{kind}");
         for (number, (start, _)) in scans.iter().enumerate().skip(1) {
-            // The tables of a scan stand before its header.
+            // The tables of a scan precede its header.
             let before = segments(&whole[..*start], 0xC4).last().map_or(*start, |(start, _)| *start).min(*start);
             for cut in [&whole[..*start], &closed(&whole[..*start]), &closed(&whole[..before])] {
                 assert_eq!(look(cut).unwrap_err().0, "truncated_image", "{kind} before scan {}", number + 1);
@@ -176,7 +176,7 @@ fn a_scan_that_does_not_follow_from_those_before_it_is_noticed() {
     let whole = file("progressive");
     let scans = segments(&whole, 0xDA);
     let lost = [&whole[..scans[1].0], &whole[scans[3].0..]].concat();
-    // The data of a later scan may fit the tables of an earlier one, or not.
+    // The data of a later scan may fit the tables of an earlier one.
     assert!(matches!(reason(&lost), Some("truncated_image" | "damaged_image")));
     let last = scans.len() - 1;
     let twice = [&whole[..whole.len() - 2], &whole[scans[last].0..]].concat();
@@ -185,11 +185,11 @@ fn a_scan_that_does_not_follow_from_those_before_it_is_noticed() {
 
 #[test]
 fn components_that_no_scan_holds_are_missing() {
-    // Each component in a scan of its own, as `cjpeg -scans` writes them: the same blocks, one scan after the other.
+    // Each component has a scan of its own, as `cjpeg -scans` writes them, with the same blocks.
     let whole = file("grey");
     let (header, _) = segments(&whole, 0xC0)[0];
     let mut two = whole;
-    // A second component in the frame header, which is 3 bytes longer.
+    // A second component makes the frame header 3 bytes longer.
     two[header + 3] += 3;
     two[header + 9] = 2;
     let id = two[header + 10] + 1;

@@ -1,4 +1,4 @@
-//! Goes through the segments of a JPEG, and through the blocks of its scans.
+//! Walk through the segments of a JPEG and the blocks of its scans.
 
 use std::borrow::Cow;
 
@@ -8,21 +8,21 @@ use super::scan::{Coding, Fault, Part, Scan};
 use super::standard;
 use crate::derive::decode::DecodeError;
 
-/// How a whole JPEG ends.
+/// End of a whole JPEG.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::derive) enum Ending {
-    /// With its marker, or with something that stands behind the picture.
+    /// Its end marker, or other data behind the picture.
     Marked,
-    /// The file ends where the end marker belongs.
+    /// End of the file in place of the end marker.
     Unmarked,
-    /// It is of a kind that only the decoder can judge.
+    /// Unknown: only the decoder can judge this kind of JPEG.
     Unknown,
 }
 
-/// A code that no scan has coded yet.
+/// State of a coefficient that no scan has coded yet.
 const UNCODED: i8 = -1;
 
-/// Looks at the coded data of a JPEG.
+/// Checks the coded data of a JPEG.
 ///
 /// # Errors
 /// `truncated_image` where blocks are missing, `damaged_image` where codes are invalid or bytes are left over.
@@ -36,13 +36,13 @@ pub(in crate::derive) fn look(jpeg: &[u8]) -> Result<Ending, DecodeError> {
     }
 }
 
-/// A JPEG that ends where its end marker belongs, with this marker.
+/// Returns the JPEG with an end marker appended.
 pub(in crate::derive) fn closed(jpeg: &[u8]) -> Vec<u8> {
     [jpeg, &[0xFF, 0xD9]].concat()
 }
 
-/// Bytes of the coefficients that a decoder keeps until the last scan, and of what [`look`] keeps: 64 of 16 bits and 64 of one bit a block. None if one
-/// scan holds all components.
+/// Returns the bytes of the coefficients that a decoder keeps until the last scan, and of the bits that [`look`] keeps: 64 times 16 bits
+/// and 64 bits a block. 0 if one scan has all components.
 pub(in crate::derive) fn coefficient_bytes(jpeg: &[u8]) -> u64 {
     let (mut position, mut frame) = (2, None);
     while let Some((code, content, behind)) = segment(jpeg, position) {
@@ -60,8 +60,8 @@ pub(in crate::derive) fn coefficient_bytes(jpeg: &[u8]) -> u64 {
     0
 }
 
-/// The segment that begins at `position` or behind it: the code of its marker, its content, and where it ends. A marker without content has none; `None` if
-/// no whole one is left.
+/// Returns the first segment at or behind `position`: the code of its marker, its content, and the position of its end. A marker without
+/// length has empty content. `None` if no whole segment is left.
 ///
 /// # Source
 /// ITU-T T.81, B.1.1.3 and B.1.1.4: any number of 0xFF may stand before the code; only 0x01 and 0xD0 to 0xD9 have no length.
@@ -86,36 +86,38 @@ struct Walk<'a> {
     jpeg: &'a [u8],
     position: usize,
     frame: Option<Frame>,
-    /// Those of DC coefficients, then those of AC coefficients, by number.
+    /// Tables of DC coefficients, then of AC coefficients, by number.
     tables: [[Option<Cow<'static, Codes>>; 4]; 2],
-    /// Units between restart markers.
+    /// Number of units between restart markers.
     interval: u32,
     /// By component and coefficient: the lowest bit that a scan has coded, or [`UNCODED`].
     bits: Vec<[i8; 64]>,
-    /// By component and block, of a progressive picture: which coefficients are known not to be 0.
+    /// By component and block, for a progressive picture: bits of coefficients that are known to differ from 0.
     nonzero: Vec<Vec<u64>>,
     scans: u32,
 }
 
-/// What a scan header says of one component: its place in the frame, and the numbers of its tables.
+/// Part of a scan header: the index of a component in the frame, and the numbers of its tables.
 struct Chosen {
     component: usize,
     dc: usize,
     ac: usize,
 }
 
-/// A scan header.
+/// Header of a scan.
 struct Header {
     chosen: Vec<Chosen>,
-    /// First and last coefficient.
+    /// First and last coefficient, 0 to 63.
     first: u32,
     last: u32,
-    /// Lowest bit that was coded before, and that is coded now.
+    /// Lowest bit before this scan, and after it.
     high: i8,
     low: i8,
 }
 
 impl Header {
+    /// Parses the content of a scan header.
+    ///
     /// # Source
     /// ITU-T T.81, B.2.3.
     fn parse(content: &[u8], frame: &Frame) -> Option<Self> {
@@ -140,7 +142,7 @@ impl Header {
 }
 
 impl Walk<'_> {
-    /// Goes on by one segment, with the data behind it.
+    /// Reads one segment, with the coded data behind it. Returns the ending once it is reached.
     fn step(&mut self) -> Result<Option<Ending>, DecodeError> {
         let start = self.position;
         let Some((code, content, behind)) = segment(self.jpeg, start) else { return self.ended().map(Some) };
@@ -161,7 +163,7 @@ impl Walk<'_> {
         Ok(None)
     }
 
-    /// Reads the tables of a segment.
+    /// Reads the tables of a segment; `None` if one is damaged.
     ///
     /// # Source
     /// ITU-T T.81, B.2.4.2.
@@ -204,7 +206,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The scan of `header`, by the tables as they are now.
+    /// Returns the scan of `header` with the present tables; `None` if it names a missing one.
     fn scan_of(&self, header: &Header, frame: &Frame) -> Option<Scan<'_>> {
         let table = |class: usize, number: usize| self.tables[class].get(number)?.as_deref().or_else(|| standard::codes(class, number));
         let coding = |chosen: &Chosen| {
@@ -228,7 +230,7 @@ impl Walk<'_> {
         Some(Scan { parts: parts.collect::<Option<_>>()?, units: across * down, interval: self.interval, band: header.first..=header.last })
     }
 
-    /// Counts what a scan codes. Each refines what was coded before it.
+    /// Records the bits that a scan codes. A scan must refine those before it.
     ///
     /// # Source
     /// ITU-T T.81, G.1.1.1.
@@ -246,7 +248,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Whether all coefficients were coded to the last bit.
+    /// Checks that all coefficients were coded to the last bit.
     fn is_complete(&self) -> Result<(), DecodeError> {
         let missing = self.bits.iter().flatten().filter(|bits| **bits != 0).count();
         if missing == 0 && self.scans > 0 {
@@ -256,7 +258,7 @@ impl Walk<'_> {
         Err(truncated(format!("scans are missing: after {} of them, {missing} of {of} coefficients of a block lack bits", self.scans)))
     }
 
-    /// The file ends without an end marker.
+    /// Judges a file that ends without an end marker.
     fn ended(&self) -> Result<Ending, DecodeError> {
         let rest = self.jpeg.get(self.position..).unwrap_or_default();
         if rest.iter().any(|byte| *byte != 0xFF) {
@@ -265,7 +267,7 @@ impl Walk<'_> {
         self.is_complete().map(|()| Ending::Unmarked)
     }
 
-    /// Some programs close the last interval with a marker too. Nothing may stand behind it.
+    /// Skips a marker behind the last interval, which some programs write. No data may follow it.
     fn skip_restart(&mut self) -> Result<(), DecodeError> {
         if let Some((0xD0..=0xD7, behind)) = self.marker() {
             let left_over = self.jpeg[behind..].iter().take_while(|byte| **byte != 0xFF).count();
@@ -277,7 +279,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The code of the marker here, and what is behind it.
+    /// Returns the code of the marker at this position, and the position behind it.
     fn marker(&self) -> Option<(u8, usize)> {
         let fill = self.jpeg[self.position..].iter().take_while(|byte| **byte == 0xFF).count();
         let behind = self.position + fill;
