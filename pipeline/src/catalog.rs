@@ -1,4 +1,7 @@
 //! The catalog of a dataset: committed windows, published versions, and tags that name versions.
+//!
+//! Records of windows are named by their own digests, so that a run that was given up, or that lacked a unit, leaves nothing in the way of the next.
+//! Every version has records of its own, so none needs those of the versions before it.
 
 pub mod blocklist;
 pub mod checkpoints;

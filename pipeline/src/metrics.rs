@@ -1,6 +1,6 @@
 //! Metrics for Prometheus: what the meters of the stages and the tally of events say at the moment of a scrape.
 //!
-//! Nothing is counted for this alone, so a run pays for it only while it is looked at. `pipeline/README.md` lists all metrics.
+//! Nothing is counted for this alone, so a run pays for it only while it is looked at. `pipeline/guide/watching.md` lists all metrics.
 
 mod address;
 mod endpoint;

@@ -1,5 +1,7 @@
 //! The store: every byte that a run keeps. Objects are created, never changed; put-if-absent decides who was first. Only what collects garbage or
 //! repairs damage deletes.
+//!
+//! Put-if-absent cannot tell two writers of equal bytes apart: what must have one winner holds something of its own.
 
 mod body;
 pub mod config;

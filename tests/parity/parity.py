@@ -1,6 +1,6 @@
 """Compares cm3flow's image tokenizers with reference implementations: same random weights, same pixels.
 
-    python parity.py VQ_VALUES            the table of README.md; exit code 1 if a bound is broken
+    python parity.py VQ_VALUES            prints a table; exit code 1 if a bound of README.md is broken
     python parity.py VQ_VALUES --only NAME...
     python parity.py --golden             writes golden/, small files that `cargo test` reads
 

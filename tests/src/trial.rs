@@ -137,7 +137,7 @@ impl Trial {
     /// A trial with the sections `settings` and `sources` and an empty store in memory.
     ///
     /// # Errors
-    /// What the configuration is refused for.
+    /// Those of the configuration.
     pub fn try_new(settings: &str, sources: &str) -> Result<Self> {
         let text = format!("[dataset]\nname = \"test\"\nseed = 3\nstore = \"memory://\"\n{settings}\n{sources}");
         let config = Config::parse(&text, Path::new("test.toml"))?;

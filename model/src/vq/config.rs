@@ -177,6 +177,9 @@ impl VqConfig {
 
     /// Returns the sizes of a tokenizer that two CPU cores fit on a few photos in a minute: 128 pixels to 16 x 16 codes out of 512. Squares
     /// of 8 pixels are folded, so all convolutions work on 16 x 16 cells.
+    ///
+    /// Small networks of this family fail at upsampling by nearest neighbours, which cannot tell the pixels of a cell apart; folding avoids it. A
+    /// single group of normalisation keeps colours, which groups of a few channels remove from a picture.
     #[must_use]
     pub fn photos_tiny() -> Self {
         Self {

@@ -2,6 +2,7 @@
 //!
 //! Every manifest in the store is read first; if one cannot be, nothing is deleted. What goes is deleted in an order in which a crash
 //! leaves nothing that looks whole and is not: manifests before tables and windows, records of units before their files and shards.
+//! Older pins stay, and so do files that an attempt which lost a race left in the folder of a unit that stays.
 
 mod mark;
 mod sweep;

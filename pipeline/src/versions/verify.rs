@@ -1,5 +1,8 @@
 //! Re-reads every object that a version names, and checks digests, sizes and what objects say of each other. [`repair`] makes again what
 //! is damaged.
+//!
+//! Objects that are named by a digest are compared with it. Records of units have none: they must be exactly the bytes that are written for what they
+//! say, and together make the record of their window.
 
 mod manifest;
 mod object;

@@ -2,7 +2,7 @@
 //!
 //! A file with the extension of a picture is a sample, whatever its content; unusable content is refused when it is read. A file with
 //! another known extension is skipped. Others are judged by their first bytes. The results are remembered in buckets of files, so a few new
-//! files cost only a few reads.
+//! files cost only a few reads. The listing is held in memory while the folder is scanned.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,6 +1,6 @@
 //! `split`: train or held out, row by row, by the hash of the image.
 //!
-//! First stage of `settle`. Keeps order and number of rows.
+//! First stage of `settle`. Keeps order and number of rows. It stands before `dedup`, whose election prefers held-out rows.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;

@@ -1,7 +1,10 @@
 //! Near-duplicates: rows whose main image is that of a withdrawn sample, or nearly so.
 //!
 //! Embeddings are compared first, since they are short, and codes of what is left: an embedding sums up what a picture shows, codes say where.
-//! The thresholds are those at which the 75 photos of the sample corpus find their copies and nothing else, see the architecture page.
+//! The thresholds are those at which the 75 photos of the sample corpus find their copies and nothing else, by the default embedder, and codes of
+//! k-means patches (64 an image) or of `photos-tiny` (256 an image, fitted for 60 steps). Five copies were made of each photo. All 300 that were encoded
+//! again at quality 30 or 60, or scaled to a half or three quarters, were found, with inner products of 0.989 or more and 72 % of equal codes or more; of the
+//! 75 that lost 2 % at each side, 73. Inner products of different photos reached 0.961; those above 0.95 had less than a fifth of equal codes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;

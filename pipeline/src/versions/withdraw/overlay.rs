@@ -1,4 +1,4 @@
-//! Windows with holes: packs rewritten in place, and everything that is counted of them.
+//! Windows with holes: packs rewritten in place, and everything that is counted of them. Tables and packs that contradict each other are an error.
 
 use std::collections::BTreeMap;
 
