@@ -34,6 +34,7 @@ pub use model::{
 };
 pub use runtime::{DatasetConfig, RuntimeConfig, WindowConfig};
 use serde::Deserialize;
+use serde_json::{Value, json};
 pub use vocabulary::{RangeConfig, SentinelsConfig, TokenRef, VocabularyConfig, VocabularyPreset};
 
 use crate::error::{PipelineError, Result};
@@ -112,6 +113,27 @@ pub struct Config {
     #[serde(default)]
     pub eval: EvalConfig,
 }
+
+/// Lists the sections that change outputs: manifests record them as they are.
+macro_rules! recorded_sections {
+    ($($section:ident),*) => {
+        impl Config {
+            /// Returns the recorded sections by name.
+            pub(crate) fn recorded(&self) -> Value {
+                [$((stringify!($section), json!(self.$section))),*].into_iter().collect()
+            }
+
+            /// Takes over the sections of `recorded`. Keeps sections that this release cannot read.
+            pub(crate) fn take_recorded(&mut self, recorded: &Value) {
+                $(if let Ok(section) = serde_json::from_value(recorded[stringify!($section)].clone()) {
+                    self.$section = section;
+                })*
+            }
+        }
+    };
+}
+
+recorded_sections!(window, filter, derive, embed, split, dedup, retrieve, instruct, mask, pack, shard);
 
 impl Config {
     /// Reads and checks the file at `path`.

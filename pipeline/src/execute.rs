@@ -1,7 +1,7 @@
-//! Executes a plan, window by window: while one window is settled, composed and packed, the next is prepared.
+//! Execution of a plan, window by window: while one window is settled, composed and packed, the next is prepared.
 //!
-//! [`Executor`] decides what is made, in which order, and what to do about units that cannot be made; [`Hands`] make them. Windows are
-//! committed in order. Results do not depend on the number of workers: every unit is a function of its key.
+//! [`Executor`] decides on order, attempts and quarantine; [`UnitMaker`] make the units. Windows are committed in order. Results do not
+//! depend on the number of workers: every unit is a function of its key.
 
 mod attempt;
 mod budget;
@@ -13,7 +13,7 @@ mod workers;
 
 pub(crate) use counted::{WindowUnits, counted};
 pub(crate) use executor::Executor;
-pub(crate) use remake::{Again, Sources};
+pub(crate) use remake::{Remake, Sources};
 pub(crate) use tasks::Tasks;
 pub use workers::WorkerCommand;
-pub(crate) use workers::{Answer, AnswerState, Hands, Processes};
+pub(crate) use workers::{Answer, AnswerState, Processes, UnitMaker};

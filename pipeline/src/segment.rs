@@ -1,8 +1,8 @@
-//! What a unit is and how it is made: its key, its task, and the stages of its segment.
+//! Segments: the key of each unit, its task, and the stages that make it.
 
 mod bank;
 mod compose;
-mod kept;
+mod earlier;
 mod keys;
 mod pack;
 mod prepare;

@@ -7,9 +7,12 @@ pub struct Steps<'a, C> {
     steps: Vec<Step<'a, C>>,
 }
 
+/// Appends one stage, made of a context, to a chain.
+type Append<'a, C> = Box<dyn Fn(Chain, &C) -> Chain + Send + 'a>;
+
 struct Step<'a, C> {
     code: (&'static str, u32),
-    append: Box<dyn Fn(Chain, &C) -> Chain + Send + 'a>,
+    append: Append<'a, C>,
 }
 
 impl<C> Default for Steps<'_, C> {

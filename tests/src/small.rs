@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cm3flow::store::Layer;
+use cm3flow::store::StoreLayer;
 use cm3flow::store::config::StoreConfig;
 use cm3flow::{Result, Store};
 use object_store::ObjectStore;
@@ -32,7 +32,7 @@ pub fn trial(objects: &Arc<dyn ObjectStore>, faults: &Faults, store: &str) -> Re
     trial.options.limit = Some(SAMPLES);
     trial.store = store_over(objects, faults, trial.config.store.clone())?;
     let faults = faults.clone();
-    trial.config.store.layer = Some(Layer::new(move |objects| faults.over(objects)));
+    trial.config.store.layer = Some(StoreLayer::new(move |objects| faults.over(objects)));
     Ok(trial)
 }
 
@@ -42,6 +42,6 @@ pub fn trial(objects: &Arc<dyn ObjectStore>, faults: &Faults, store: &str) -> Re
 /// As for [`Store::open_with`].
 pub fn store_over(objects: &Arc<dyn ObjectStore>, faults: &Faults, mut config: StoreConfig) -> Result<Store> {
     let (objects, faults) = (Arc::clone(objects), faults.clone());
-    config.layer = Some(Layer::new(move |_| faults.over(Arc::clone(&objects))));
+    config.layer = Some(StoreLayer::new(move |_| faults.over(Arc::clone(&objects))));
     Store::open_with("memory://", Path::new(""), &config)
 }

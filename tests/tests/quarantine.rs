@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use cm3flow::events::progress::Progress;
-use cm3flow::events::{Event, Told};
+use cm3flow::events::{Event, TimedEvent};
 use cm3flow::run::{self, RunOptions};
 use cm3flow::{Config, Job, Store, WorkerCommand};
 use cm3flow_schemas::version::VersionManifest;
@@ -70,7 +70,7 @@ fn what_becomes_of_a_poisoned_unit_is_told_to_programs() {
     let folder = job();
     let output = command(folder.path(), &["--processes", "1", "--allow-quarantined", "--json"], true);
     ended(&output, 3);
-    let parse = |line: &str| serde_json::from_str::<Told>(line).unwrap_or_else(|error| panic!("{error}: {line}")).event;
+    let parse = |line: &str| serde_json::from_str::<TimedEvent>(line).unwrap_or_else(|error| panic!("{error}: {line}")).event;
     let events: Vec<Event> = String::from_utf8(output.stdout).expect("JSON").lines().map(parse).collect();
     let count = |wanted: fn(&Event) -> bool| events.iter().filter(|event| wanted(event)).count();
     assert_eq!(count(|event| matches!(event, Event::UnitFailed { .. })), 3);

@@ -6,7 +6,7 @@ use std::path::Path;
 use cm3flow::PipelineError;
 use cm3flow::catalog::refused::RefusedFilter;
 use cm3flow::catalog::{VersionRef, refused};
-use cm3flow::events::{Event, Told};
+use cm3flow::events::{Event, TimedEvent};
 use cm3flow::plan::{Plan, ReplayFilter};
 use cm3flow::run::{RunOptions, RunOutcome};
 use cm3flow::source::scan::scan_sources;
@@ -189,7 +189,7 @@ async fn events(trial: &Trial) -> Vec<Event> {
         for name in objects {
             let bytes = trial.store.get(&format!("{folder}/{name}")).await.expect("memory").expect("just listed");
             let text = String::from_utf8(bytes.to_vec()).expect("JSON");
-            found.extend(text.lines().map(|line| serde_json::from_str::<Told>(line).expect("an event").event));
+            found.extend(text.lines().map(|line| serde_json::from_str::<TimedEvent>(line).expect("an event").event));
         }
     }
     found

@@ -215,9 +215,10 @@ async fn what_a_running_run_plans_stays_and_one_that_has_not_planned_stops_all()
     for (segment, key) in &keys {
         trial.store.create(&format!("units/{segment}/{}/{key}/x.parquet", &key[..2]), "old").await.expect("memory");
     }
+    let other = Digest::of(b"other").to_string();
     let plan = json!({
         "dataset": "test", "version": 2, "base": 1,
-        "windows": [{"units": [], "keys": {"prepare": [keys[0].1], "settle": [], "compose": [], "pack": []}}],
+        "windows": [{"units": [], "keys": {"prepare": [keys[0].1], "settle": [other], "compose": [], "pack": [other, other]}}],
     });
     trial.store.create("runs/r/plan/0.json", plan.to_string()).await.expect("memory");
     trial.store.create("windows/test/2/0123/0.json", "{}").await.expect("memory");

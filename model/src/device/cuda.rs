@@ -54,7 +54,7 @@ pub struct CudaMissing {
 }
 
 /// Result of the search for CUDA.
-pub(super) struct Found {
+pub(super) struct CudaSearch {
     /// CUDA devices; empty if CUDA cannot be used.
     pub(super) devices: Vec<CudaDevice>,
     /// Reason why CUDA cannot be used; `None` if it can.
@@ -62,17 +62,17 @@ pub(super) struct Found {
 }
 
 /// Loads CUDA once, and returns the result.
-pub(super) fn found() -> &'static Found {
-    static FOUND: OnceLock<Found> = OnceLock::new();
+pub(super) fn found() -> &'static CudaSearch {
+    static FOUND: OnceLock<CudaSearch> = OnceLock::new();
     FOUND.get_or_init(|| {
         let loaded = load();
         // libtorch searches for CUDA once, and misses libraries that are loaded later.
         let available = Cuda::is_available();
         tracing::debug!(cuda = available, loaded = loaded.is_ok(), "looked for CUDA");
         match (available, loaded) {
-            (true, _) => Found { devices: devices(), missing: None },
-            (false, Err(missing)) => Found { devices: Vec::new(), missing: Some(missing) },
-            (false, Ok(())) => Found { devices: Vec::new(), missing: Some(unavailable(driver::ask(), runtime_release())) },
+            (true, _) => CudaSearch { devices: devices(), missing: None },
+            (false, Err(missing)) => CudaSearch { devices: Vec::new(), missing: Some(missing) },
+            (false, Ok(())) => CudaSearch { devices: Vec::new(), missing: Some(unavailable(driver::ask(), runtime_release())) },
         }
     })
 }

@@ -56,21 +56,21 @@ impl Allowed {
     fn next(&self, continued: &[u32]) -> Places {
         let Some(shapes) = &self.shapes else {
             // The first token does not end the continuation, since a masked span is never empty.
-            return Places::Run(0..self.ids.len() - if continued.is_empty() { self.stops.len() } else { 0 });
+            return Places::Range(0..self.ids.len() - if continued.is_empty() { self.stops.len() } else { 0 });
         };
         let codes = self.ids.len() - shapes.sizes.len as usize - 1;
         match next_in_image(shapes, continued) {
             NextInImage::Size(sizes) => Places::Some(sizes.into_iter().map(|id| codes + (id - shapes.sizes.start) as usize).collect()),
             NextInImage::LineEnd => Places::Some(vec![self.ids.len() - 1]),
             // Tokens drawn behind a whole image are dropped.
-            NextInImage::Code | NextInImage::Nothing => Places::Run(0..codes),
+            NextInImage::Code | NextInImage::Nothing => Places::Range(0..codes),
         }
     }
 }
 
 /// Places of allowed ids in their list.
 enum Places {
-    Run(Range<usize>),
+    Range(Range<usize>),
     Some(Vec<usize>),
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn generate(
     let _no_grad = tch::no_grad_guard();
     let mut continued = Vec::with_capacity(prompts.len());
     for (number, some) in prompts.chunks(PROMPTS_AT_ONCE).enumerate() {
-        let run = Run { model, prompts: some, first: number * PROMPTS_AT_ONCE, allowed: &allowed, sampling, count };
+        let run = PromptBatch { model, prompts: some, first: number * PROMPTS_AT_ONCE, allowed: &allowed, sampling, count };
         continued.extend(run.finish().map_err(ModelError::torch("generate"))?);
     }
     Ok(continued)
@@ -119,7 +119,7 @@ fn check(model: &TokenModel, prompt: &Prompt, index: usize, count: usize) -> Res
 }
 
 /// Prompts that are continued together.
-struct Run<'a> {
+struct PromptBatch<'a> {
     model: &'a TokenModel,
     prompts: &'a [Prompt],
     /// Index of the first prompt in the call.
@@ -130,7 +130,7 @@ struct Run<'a> {
     count: usize,
 }
 
-impl Run<'_> {
+impl PromptBatch<'_> {
     fn finish(&self) -> Result<Vec<Vec<u32>>, TchError> {
         let guided = self.sampling.guidance != 1.0;
         let mut streams: Vec<&[u32]> = self.prompts.iter().map(|prompt| prompt.tokens.as_slice()).collect();
@@ -175,7 +175,7 @@ impl Run<'_> {
         let rows = logits.chunks(self.allowed.ids.len()).zip(draws).zip(continued);
         let choose = |((row, draws), continued): ((&[f32], &mut Draws), &Vec<u32>)| {
             self.allowed.ids[match self.allowed.next(continued) {
-                Places::Run(run) => run.start + sampler::choose(&row[run], self.sampling, draws),
+                Places::Range(range) => range.start + sampler::choose(&row[range], self.sampling, draws),
                 Places::Some(places) => {
                     let logits: Vec<f32> = places.iter().map(|place| row[*place]).collect();
                     places[sampler::choose(&logits, self.sampling, draws)]

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::run::ToldArgs;
+use super::run::OutputArgs;
 use super::{ConfigArgs, Session, output};
 use crate::artefact::{self, Quality};
 use crate::config::Job;
 use crate::error::{PipelineError, Result};
 use crate::events::progress::Progress;
 
-/// What is fitted.
+/// Artefacts to fit.
 #[derive(Debug, Subcommand)]
 pub(super) enum FitCommand {
     /// Fits everything that a run needs and the configuration does not give
@@ -31,17 +31,17 @@ pub(super) struct FitArgs {
     /// Fits anew what is pinned, which starts a new line of versions
     #[arg(long)]
     refit: bool,
-    /// Folder to write copies into: what was fitted, and of a codebook its quality and a picture of reconstructions
+    /// Folder for copies of the fitted files; for a codebook, also for its quality and a picture of reconstructions
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     #[command(flatten)]
-    told: ToldArgs,
+    output: OutputArgs,
 }
 
 pub(super) async fn fit(command: &FitCommand, session: &Session) -> Result<()> {
     let (FitCommand::All(args) | FitCommand::Tokenizer(args) | FitCommand::Codebook(args)) = command;
     let job = args.config.open(session)?;
-    let _metrics = args.told.begin(&job.config, &job.progress).await?;
+    let _metrics = args.output.begin(&job.config, &job.progress).await?;
     match command {
         FitCommand::All(_) => all(args, &job).await,
         FitCommand::Tokenizer(_) => tokenizer(args, &job).await,
@@ -51,7 +51,7 @@ pub(super) async fn fit(command: &FitCommand, session: &Session) -> Result<()> {
 
 async fn all(args: &FitArgs, job: &Job) -> Result<()> {
     let artefacts = artefact::fit(job, args.refit).await?;
-    if args.told.json {
+    if args.output.json {
         output::print(&json!({"event": "fitted", "artefacts": artefacts.digests}).to_string());
     } else {
         artefacts.digests.iter().for_each(|(name, digest)| output::print(&format!("{name:<16} {digest}")));
@@ -62,7 +62,7 @@ async fn all(args: &FitArgs, job: &Job) -> Result<()> {
 async fn tokenizer(args: &FitArgs, job: &Job) -> Result<()> {
     let fitted = artefact::fit_text_tokenizer(job, args.refit).await?;
     let digest = cm3flow_schemas::Digest::of(&fitted.json);
-    if args.told.json {
+    if args.output.json {
         output::print(&json!({"event": "fitted", "digest": digest, "ids": fitted.size}).to_string());
     } else {
         output::print(&format!("text_tokenizer   {digest}, {} ids", fitted.size));
@@ -73,7 +73,7 @@ async fn tokenizer(args: &FitArgs, job: &Job) -> Result<()> {
 async fn codebook(args: &FitArgs, job: &Job) -> Result<()> {
     let fitted = artefact::fit_codebook(job, args.refit).await?;
     let digest = cm3flow_schemas::Digest::of(&fitted.weights);
-    if args.told.json {
+    if args.output.json {
         output::print(&json!({"event": "fitted", "digest": digest, "held_out": fitted.quality}).to_string());
     } else {
         output::print(&format!("codebook {digest}\n\n{}", table(&fitted.quality)));
@@ -106,14 +106,14 @@ fn table(quality: &[Quality]) -> String {
     out
 }
 
-/// Writes a file into the folder that was asked for, which is made if it is not there; nothing without folder.
+/// Writes a file into the folder `--out`, which it creates if missing; does nothing without `--out`.
 fn write(args: &FitArgs, progress: &Progress, name: &str, bytes: &[u8]) -> Result<()> {
     let Some(folder) = &args.out else { return Ok(()) };
     let path = folder.join(name);
     let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, bytes));
     written.map_err(|source| PipelineError::Write { path: path.clone(), source })?;
     let line = format!("written          {}", path.display());
-    if args.told.json {
+    if args.output.json {
         progress.say(&line);
     } else {
         output::print(&line);

@@ -7,7 +7,7 @@ use super::{ConfigArgs, Done, Session, output, run};
 use crate::artefact;
 use crate::catalog::refused::{RefusedFilter, RefusedSample};
 use crate::catalog::{Published, VersionRef, refused};
-use crate::error::{PipelineError, Result};
+use crate::error::{Mismatch, Result};
 use crate::plan::{Plan, ReplayFilter};
 use crate::run::RunOptions;
 use crate::source::scan::scan_sources;
@@ -20,7 +20,7 @@ pub(super) enum RefusedCommand {
     Replay(ReplayArgs),
 }
 
-/// Which refused samples are meant.
+/// Filter options for refused samples.
 #[derive(Debug, Args)]
 struct FilterArgs {
     /// Only those refused for this reason: ingest.missing_image, or missing_image
@@ -66,7 +66,7 @@ pub(super) struct ReplayArgs {
     #[arg(long, value_name = "VERSION")]
     version: Option<VersionRef>,
     #[command(flatten)]
-    work: run::WorkArgs,
+    work: run::ExecutionArgs,
 }
 
 impl FilterArgs {
@@ -104,8 +104,7 @@ async fn listed(args: &ListArgs, session: &Session) -> Result<Vec<RefusedSample>
         let published = Published::open(&catalog, args.version.as_ref()).await?;
         return refused::matching(&job.store, &published.windows, &filter, limit).await;
     }
-    let unfitted = || PipelineError::Mismatch { problem: "nothing is fitted yet, so no run has prepared anything".into() };
-    let artefacts = artefact::pinned(&job).await?.ok_or_else(unfitted)?;
+    let artefacts = artefact::pinned(&job).await?.ok_or(Mismatch::NotFitted)?;
     let latest = Published::latest(&catalog).await?;
     let scan = scan_sources(&job, latest.as_ref(), None).await?;
     let plan = Plan::make(&job, &artefacts, latest.as_ref(), &scan).await?;

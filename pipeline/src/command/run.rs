@@ -27,12 +27,12 @@ pub(super) struct RunArgs {
     #[arg(long)]
     refit: bool,
     #[command(flatten)]
-    work: WorkArgs,
+    work: ExecutionArgs,
 }
 
-/// How a run works and what it tells.
+/// Options of the work of a run and of its output.
 #[derive(Debug, Args)]
-pub(super) struct WorkArgs {
+pub(super) struct ExecutionArgs {
     /// Units that are worked on at once, instead of the configuration's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     workers: Option<u32>,
@@ -45,16 +45,16 @@ pub(super) struct WorkArgs {
     /// Publishes even if units are quarantined
     #[arg(long)]
     allow_quarantined: bool,
-    /// What to do when another run is at work on the dataset
+    /// Behaviour if another run is at work on the dataset
     #[arg(long, value_enum, default_value_t)]
     lease: LeaseMode,
     #[command(flatten)]
-    told: ToldArgs,
+    output: OutputArgs,
 }
 
-/// What a command tells while it works.
+/// Options of the output while a command works.
 #[derive(Debug, Args)]
-pub(super) struct ToldArgs {
+pub(super) struct OutputArgs {
     /// Prints events, one JSON object a line, instead of the summary
     #[arg(long)]
     pub(super) json: bool,
@@ -63,8 +63,8 @@ pub(super) struct ToldArgs {
     metrics: Option<MetricsAddress>,
 }
 
-impl ToldArgs {
-    /// Begins to tell; metrics are offered while the returned endpoint lives.
+impl OutputArgs {
+    /// Begins the output. Serves metrics while the returned endpoint lives.
     pub(super) async fn begin(&self, config: &Config, progress: &Progress) -> Result<Option<Endpoint>> {
         if self.json {
             progress.print_events();
@@ -84,7 +84,7 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "VERSION")]
     version: Option<VersionRef>,
     #[command(flatten)]
-    told: ToldArgs,
+    output: OutputArgs,
 }
 
 #[derive(Debug, Args)]
@@ -105,15 +105,15 @@ pub(super) async fn run(args: RunArgs, session: &Session) -> Result<Done> {
     execute(job, args.work, RunOptions { limit: args.limit, refit: args.refit, worker_command, ..RunOptions::default() }).await
 }
 
-/// Runs what `options` ask for.
-pub(super) async fn execute(mut job: Job, args: WorkArgs, options: RunOptions) -> Result<Done> {
+/// Runs `job` with `options`, which the command line's arguments complete.
+pub(super) async fn execute(mut job: Job, args: ExecutionArgs, options: RunOptions) -> Result<Done> {
     let runtime = &mut Arc::make_mut(&mut job.config).runtime;
     runtime.workers = args.workers.unwrap_or(runtime.workers);
     runtime.processes = args.processes.unwrap_or(runtime.processes);
     let options = RunOptions { without_training: args.no_train, allow_quarantined: args.allow_quarantined, lease: args.lease, ..options };
-    let _metrics = args.told.begin(&job.config, &job.progress).await?;
+    let _metrics = args.output.begin(&job.config, &job.progress).await?;
     let outcome = runs::run(&job, &options).await?;
-    if !args.told.json {
+    if !args.output.json {
         output::print(&output::summary(&outcome, &job.store));
     }
     Ok(if outcome.quarantined > 0 { Done::WithQuarantined } else { Done::All })
@@ -121,9 +121,9 @@ pub(super) async fn execute(mut job: Job, args: WorkArgs, options: RunOptions) -
 
 pub(super) async fn train(args: TrainArgs, session: &Session) -> Result<()> {
     let job = args.config.open_existing(session)?;
-    let _metrics = args.told.begin(&job.config, &job.progress).await?;
+    let _metrics = args.output.begin(&job.config, &job.progress).await?;
     let outcome = train_version(&job, args.version.as_ref()).await?;
-    if args.told.json {
+    if args.output.json {
         return Ok(());
     }
     output::print(&format!("checkpoint {}, step {}", outcome.checkpoint, outcome.step));

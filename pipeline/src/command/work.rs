@@ -1,4 +1,4 @@
-//! `work`: makes units of a run that another process leads. Keys come in, a line each; a JSON line goes out for each.
+//! `work`: makes units of a run that another process leads. Reads a key from each line and answers it with a JSON line.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use tracing::Instrument;
 use super::{ConfigArgs, Session, output};
 use crate::artefact;
 use crate::config::Job;
-use crate::error::{PipelineError, Result};
+use crate::error::{Mismatch, PipelineError, Result};
 use crate::events::Reporter;
 use crate::events::progress::Progress;
 use crate::execute::{Answer, AnswerState, Tasks};
@@ -24,13 +24,12 @@ pub(super) struct WorkArgs {
     run: String,
 }
 
-/// Works until standard input ends. A unit that fails is an answer, not the end.
+/// Works until standard input ends. A failed unit gets an answer and does not end the process.
 pub(super) async fn work(args: &WorkArgs, session: &Session) -> Result<()> {
-    // Events go to the run that leads, with the answers.
+    // The answers carry events to the leading run.
     let progress = Progress::silent();
     let job = Job { progress: progress.clone(), ..args.config.open_existing(session)? };
-    let missing = || PipelineError::Mismatch { problem: "the run's tokenizers are neither given nor pinned".into() };
-    let artefacts = artefact::pinned(&job).await?.ok_or_else(missing)?;
+    let artefacts = artefact::pinned(&job).await?.ok_or(Mismatch::NotFitted)?;
     let mut reporter = Reporter::begin(&progress);
     let dataset = job.dataset().to_owned();
     let mut tasks = Tasks::try_new(job, artefacts, args.run.clone())?;
@@ -52,12 +51,12 @@ pub(super) async fn work(args: &WorkArgs, session: &Session) -> Result<()> {
             Ok(segment) => AnswerState::Done { segment, seconds: start.elapsed().as_secs_f64() },
             Err(error) => AnswerState::Failed { problem: error.with_causes(), of_the_unit: error.is_of_the_unit() },
         };
-        let answer = Answer { key: key.to_owned(), state, told: reporter.report() };
+        let answer = Answer { key: key.to_owned(), state, report: reporter.report() };
         output::print(&serde_json::to_string(&answer).expect("an answer is plain"));
     }
 }
 
 async fn make(tasks: &mut Tasks, key: &str) -> Result<cm3flow_schemas::unit::SegmentName> {
-    let parsed: Digest = key.parse().map_err(|error| PipelineError::Mismatch { problem: format!("no key: {error}") })?;
+    let parsed: Digest = key.parse().map_err(|source| Mismatch::NoKey { source })?;
     Ok(tasks.work(parsed).await?.segment)
 }

@@ -85,7 +85,7 @@ mod tests {
 
     fn job() -> Job {
         let config = Config::parse(
-            "[dataset]\nname = \"d\"\nseed = 1\nstore = \"memory://\"\n[[source]]\nname = \"s\"\nformat = \"images\"\nurl = \"x\"\n",
+            "[dataset]\nname = \"d\"\nseed = 1\nstore = \"memory://\"\n[[source]]\nname = \"s\"\nformat = \"folder\"\nurl = \"x\"\n",
             Path::new("d.toml"),
         );
         Job::new(config.expect("a good configuration"), Store::open("memory://", Path::new("")).expect("memory"), Progress::silent())

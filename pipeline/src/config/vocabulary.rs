@@ -9,7 +9,7 @@ use cm3flow_stages::tokenize::TextTokenizer;
 use serde::Deserialize;
 
 use super::TextConfig;
-use crate::error::{PipelineError, Result};
+use crate::error::{Mismatch, Result};
 
 /// Sentinels of a fitted vocabulary that does not ask for more or fewer.
 const FITTED_SENTINELS: u32 = 64;
@@ -193,8 +193,8 @@ impl VocabularyConfig {
     /// the square.
     ///
     /// # Errors
-    /// [`PipelineError::Mismatch`] if the tokenizers do not fit into the vocabulary, the vocabulary is not in the tokenizer, or ranges
-    /// overlap; [`PipelineError::Stage`] if the file is no tokenizer.
+    /// [`crate::PipelineError::Mismatch`] if the tokenizers do not fit into the vocabulary, the vocabulary is not in the tokenizer, or ranges
+    /// overlap; [`crate::PipelineError::Stage`] if the file is no tokenizer.
     pub fn build(&self, text: &[u8], codes: u32, grids: &[Grid]) -> Result<(TextTokenizer, Vocabulary)> {
         let tokenizer = TextTokenizer::from_json(text)?;
         let mut vocabulary = match (self.preset, &self.custom) {
@@ -208,14 +208,13 @@ impl VocabularyConfig {
         };
         self.place_shapes(&mut vocabulary, text, grids)?;
         self.place_modalities(&mut vocabulary);
-        vocabulary.check().map_err(|error| PipelineError::Mismatch { problem: format!("[vocabulary] contradicts itself: {error}") })?;
+        vocabulary.check().map_err(|source| Mismatch::Contradiction { source })?;
         // Where ids are taken over, those outside the range are control tokens.
         let takes_over = vocabulary.text_first > 0;
         let texts = if takes_over { 0 } else { tokenizer.size() };
-        for (what, ids, room) in [("text tokenizer", texts, vocabulary.text.len), ("image tokenizer", codes, vocabulary.image.len)] {
+        for (tokenizer, ids, room) in [("text tokenizer", texts, vocabulary.text.len), ("image tokenizer", codes, vocabulary.image.len)] {
             if ids > room {
-                let problem = format!("the {what} has {ids} ids, the vocabulary {:?} has room for {room}", vocabulary.name);
-                return Err(PipelineError::Mismatch { problem });
+                return Err(Mismatch::NoRoom { tokenizer, ids, vocabulary: vocabulary.name, room }.into());
             }
         }
         let within = vocabulary.text_first..vocabulary.text_first.saturating_add(vocabulary.text.len);
@@ -225,8 +224,7 @@ impl VocabularyConfig {
     /// Gives the shapes of images their tokens: those that are named, or ids behind everything else.
     fn place_shapes(&self, vocabulary: &mut Vocabulary, text: &[u8], grids: &[Grid]) -> Result<()> {
         if let Some(shapes) = &vocabulary.shapes {
-            let problem = "vocabulary.custom.shapes.grids are not those of tokenize.image.aspect_buckets";
-            return if shapes.grids == grids { Ok(()) } else { Err(PipelineError::Mismatch { problem: problem.into() }) };
+            return if shapes.grids == grids { Ok(()) } else { Err(Mismatch::OtherShapes.into()) };
         }
         if grids.is_empty() {
             return Ok(());
@@ -261,8 +259,7 @@ impl VocabularyConfig {
     /// The vocabulary that the names in `text` spell, with the tokens that serve as sentinels.
     fn chameleon(&self, text: &[u8]) -> Result<Vocabulary> {
         let tokens = TextTokenizer::named_tokens(text)?;
-        let mut vocabulary = Vocabulary::chameleon(&tokens)
-            .map_err(|error| PipelineError::Mismatch { problem: format!("tokenize.text.file is no tokenizer of Chameleon's: {error}") })?;
+        let mut vocabulary = Vocabulary::chameleon(&tokens).map_err(|source| Mismatch::NotChameleon { source })?;
         if let (Some(sentinels), Some(span_end)) = (&self.sentinels, &self.span_end) {
             vocabulary.sentinels = range_of("sentinels", sentinels, &tokens)?;
             vocabulary.span_end = Some(id_of(span_end, &tokens)?);
@@ -279,10 +276,7 @@ fn range_of(field: &str, named: &SentinelsConfig, tokens: &[NamedToken]) -> Resu
         SentinelsConfig::Tokens(list) => list.iter().map(|token| id_of(token, tokens)).collect::<Result<Vec<u32>>>()?,
     };
     match ids.windows(2).find(|pair| pair[1] != pair[0].saturating_add(1)) {
-        Some(pair) => {
-            let problem = format!("ids of vocabulary.{field} must follow each other, {} stands behind {}", pair[1], pair[0]);
-            Err(PipelineError::Mismatch { problem })
-        }
+        Some(pair) => Err(Mismatch::Scattered { field: field.to_owned(), id: pair[1], before: pair[0] }.into()),
         None => Ok(IdRange { start: ids.first().copied().unwrap_or(0), len: ids.len() as u32 }),
     }
 }
@@ -292,8 +286,7 @@ fn id_of(token: &TokenRef, tokens: &[NamedToken]) -> Result<u32> {
         TokenRef::Id(id) => Some(*id),
         TokenRef::Name(name) => tokens.iter().find(|token| token.name == *name).map(|token| token.id),
     };
-    let missing = || PipelineError::Mismatch { problem: format!("the text tokenizer has no token {token:?} that [vocabulary] names") };
-    found.ok_or_else(missing)
+    Ok(found.ok_or_else(|| Mismatch::NoToken { token: format!("{token:?}") })?)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Finds or makes a unit, as often as it may be tried, and tells what came of it.
+//! Attempts at a unit: looks it up, makes it as often as allowed, and announces the outcome.
 
 use std::time::{Duration, Instant};
 
@@ -11,18 +11,18 @@ use crate::events::Event;
 use crate::segment::UnitTask;
 
 impl Executor {
-    /// The record of what concerns a window as a whole: this process makes it if it is not there.
-    pub(super) async fn here(&self, task: &UnitTask) -> Result<UnitRecord> {
-        self.told(task, self.hands.worker().make(task)).await
+    /// Returns the record of a unit that concerns a whole window; this process makes the unit if it does not exist.
+    pub(super) async fn find_or_make(&self, task: &UnitTask) -> Result<UnitRecord> {
+        self.found_or(task, self.units.worker().make(task)).await
     }
 
-    /// Makes what is made of `unit`; what cannot be made is tried as often as the configuration says, and then given up.
+    /// Makes the unit of `task` from `unit`. Gives the unit up after as many failed attempts as the configuration allows.
     pub(super) async fn attempt(&self, task: &UnitTask, unit: &SourceUnit) -> Result<Outcome> {
         let attempts = self.job.config.runtime.unit_attempts;
         let (segment, key) = (task.segment(), task.key());
         let mut attempt = 1;
         loop {
-            let error = match self.told(task, self.hands.make(task)).await {
+            let error = match self.found_or(task, self.units.make(task)).await {
                 Ok(record) => return Ok(Ok(record)),
                 Err(error) if !error.is_of_the_unit() || self.job.stop.is_cancelled() => return Err(error),
                 Err(error) => error,
@@ -39,9 +39,9 @@ impl Executor {
         }
     }
 
-    /// The record of the unit of `task`, which `making` makes if it is not there.
-    async fn told(&self, task: &UnitTask, making: impl Future<Output = Result<UnitRecord>>) -> Result<UnitRecord> {
-        if let Some(record) = self.hands.worker().find(task).await? {
+    /// Returns the record of the unit of `task`, which `making` makes if it does not exist. Announces the outcome.
+    async fn found_or(&self, task: &UnitTask, making: impl Future<Output = Result<UnitRecord>>) -> Result<UnitRecord> {
+        if let Some(record) = self.units.worker().find(task).await? {
             self.job.progress.tell(Event::unit_done(&record, true, Duration::ZERO));
             return Ok(record);
         }
@@ -49,7 +49,7 @@ impl Executor {
         let made = making.await;
         match &made {
             Ok(record) => self.job.progress.tell(Event::unit_done(record, false, begun.elapsed())),
-            // Nothing is wrong with the unit.
+            // An interruption is no fault of the unit.
             Err(PipelineError::Interrupted) => {}
             Err(error) => {
                 self.job.progress.tell(Event::UnitFailed { segment: task.segment(), key: task.key(), problem: error.with_causes() });

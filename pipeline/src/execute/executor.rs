@@ -1,4 +1,4 @@
-//! The windows of a plan, in order: what is begun when, and what becomes of units that cannot be made.
+//! The windows of a plan, in order: when each begins, and how the run goes on without units that cannot be made.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,55 +11,55 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::budget::RefusalBudget;
-use super::{Hands, WindowUnits, counted};
+use super::{UnitMaker, WindowUnits, counted};
 use crate::catalog::Catalog;
 use crate::config::Job;
 use crate::error::{PipelineError, Result};
 use crate::events::Event;
-use crate::plan::{KeptPlan, Plan, WindowPlan};
+use crate::plan::{Plan, StoredPlan, WindowPlan};
 use crate::segment::{KeyMaker, UnitTask, WindowTask};
 use crate::train::follow::Followed;
 
-/// Windows that are prepared ahead, the present one included.
+/// Windows that are prepared at once, the current one included.
 const WINDOWS_AHEAD: usize = 2;
 
-/// Makes the windows of a plan.
+/// Makes and commits the windows of a plan.
 pub(crate) struct Executor {
     pub(super) job: Job,
-    pub(super) hands: Hands,
-    /// The plan in the store, which workers in other processes read.
-    plan: Mutex<KeptPlan>,
+    pub(super) units: UnitMaker,
+    /// The plan in the store, which worker processes read.
+    plan: Mutex<StoredPlan>,
     budget: RefusalBudget,
-    /// Places for units that are prepared, and for units that are composed: a window must not wait for what is prepared ahead.
+    /// Separate places for `prepare` and `compose`: a window must not wait for units that are prepared ahead.
     preparing: Arc<Semaphore>,
     composing: Arc<Semaphore>,
 }
 
-/// The outcome of a unit: its record, or why it is given up.
+/// Outcome of a unit: its record, or the reason for giving it up.
 pub(super) type Outcome = Result<UnitRecord, GivenUp>;
 
-/// A unit that failed as often as it may.
+/// A unit without attempts left.
 #[derive(Debug)]
 pub(super) struct GivenUp {
     pub(super) problem: String,
 }
 
-/// The prepared units of a window, by their index in its plan.
+/// Units of a window in preparation, by their index in its plan.
 type Prepared = JoinSet<Result<(usize, Outcome)>>;
 
 impl Executor {
-    pub(crate) fn new(job: &Job, hands: Hands, plan: KeptPlan) -> Self {
-        let places = match &hands {
-            Hands::Here(_) => job.config.runtime.workers,
-            Hands::Processes(..) => job.config.runtime.processes,
+    pub(crate) fn new(job: &Job, units: UnitMaker, plan: StoredPlan) -> Self {
+        let places = match &units {
+            UnitMaker::InProcess(_) => job.config.runtime.workers,
+            UnitMaker::Processes(..) => job.config.runtime.processes,
         };
         let places = || Arc::new(Semaphore::new(places as usize));
         let (preparing, composing) = (places(), places());
         let budget = RefusalBudget::new(&job.config.runtime);
-        Self { job: job.clone(), hands, plan: Mutex::new(plan), budget, preparing, composing }
+        Self { job: job.clone(), units, plan: Mutex::new(plan), budget, preparing, composing }
     }
 
-    /// Makes and commits all windows of `plan`, in order; each is announced to `followed`.
+    /// Makes and commits all windows of `plan`, in order, and announces each to `followed`.
     pub(crate) async fn run(self: &Arc<Self>, plan: &Plan, catalog: &Catalog, followed: &Followed) -> Result<Vec<WindowRecord>> {
         let to_prepare: u64 = plan.windows.iter().flat_map(|window| &window.sources).map(|source| source.unit.rows).sum();
         self.job.progress.expect_samples(to_prepare);
@@ -80,7 +80,7 @@ impl Executor {
             };
             earlier.push(record.keys.settle());
             if !record.quarantined.is_empty() {
-                // The trainer is named by the packs of the plan, and these are others from here on.
+                // Packs of the plan name the training, and from here on the packs are different ones.
                 followed.give_up();
             }
             catalog.commit_window(plan.version, &record).await?;
@@ -91,7 +91,7 @@ impl Executor {
         Ok(records)
     }
 
-    /// Begins to prepare the units of a window, as many at once as there are places. They go on by themselves until the set is dropped.
+    /// Begins to prepare the units of a window, as many at once as there are places. They continue until the set is dropped.
     fn begin_preparing(self: &Arc<Self>, window: &WindowPlan) -> Prepared {
         let mut tasks = JoinSet::new();
         for (index, (source, key)) in window.sources.iter().zip(&window.keys.prepare).enumerate() {
@@ -111,7 +111,7 @@ impl Executor {
         tasks
     }
 
-    /// Makes a window of the units that can be made.
+    /// Makes a window of those units that can be made.
     async fn finish_window(
         self: &Arc<Self>,
         index: u32,
@@ -129,13 +129,13 @@ impl Executor {
         }
         loop {
             let (units, prepared): (Vec<SourceUnit>, Vec<UnitRecord>) = sound.iter().cloned().unzip();
-            let maker = KeyMaker { config: &self.job.config, artefacts: self.hands.worker().artefacts() };
+            let maker = KeyMaker { config: &self.job.config, artefacts: self.units.worker().artefacts() };
             let keys = maker.window(earlier.last().copied(), &units, plan.blocklist);
             if !quarantined.is_empty() {
                 self.amend(index as usize, units.clone()).await?;
             }
             let window = Arc::new(WindowTask { keys, earlier: earlier.to_vec(), blocklist: plan.blocklist });
-            let settled = self.here(&UnitTask::Settle(Arc::clone(&window))).await?;
+            let settled = self.find_or_make(&UnitTask::Settle(Arc::clone(&window))).await?;
             let composed = self.compose(&window, &units).await?;
             if composed.iter().all(Result::is_ok) {
                 let composed: Vec<UnitRecord> = composed.into_iter().flatten().collect();
@@ -145,7 +145,7 @@ impl Executor {
                 let plan = WindowPlan { units, sources: Vec::new(), keys, blocklist, quarantined, committed: None };
                 return Ok(counted(index, &plan, &made));
             }
-            // What has no documents must not be retrieved by others either, so the window is settled anew without it.
+
             let mut kept = Vec::with_capacity(sound.len());
             for ((unit, record), outcome) in sound.into_iter().zip(composed) {
                 match outcome {
@@ -157,10 +157,10 @@ impl Executor {
         }
     }
 
-    /// Tells workers elsewhere that window `index` is one of `units` alone.
+    /// Tells worker processes that window `index` consists of `units` alone.
     async fn amend(&self, index: usize, units: Vec<SourceUnit>) -> Result<()> {
         let mut plan = self.plan.lock().await;
-        plan.amend(KeyMaker { config: &self.job.config, artefacts: self.hands.worker().artefacts() }, index, units);
+        plan.amend(KeyMaker { config: &self.job.config, artefacts: self.units.worker().artefacts() }, index, units);
         plan.write().await
     }
 
@@ -180,19 +180,19 @@ impl Executor {
     async fn pack(&self, window: &Arc<WindowTask>) -> Result<Vec<UnitRecord>> {
         let mut packed = Vec::new();
         for split in cm3flow_schemas::sample::Split::ALL {
-            packed.push(self.here(&UnitTask::Pack { window: Arc::clone(window), split }).await?);
+            packed.push(self.find_or_make(&UnitTask::Pack { window: Arc::clone(window), split }).await?);
         }
         Ok(packed)
     }
 
-    /// Waits for a place; none is given after a signal.
+    /// Waits for a place; fails after a signal.
     async fn place(&self, among: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
         let place = Arc::clone(among).acquire_owned().await.map_err(|_| PipelineError::Lost { what: "the workers' semaphore" })?;
         if self.job.stop.is_cancelled() { Err(PipelineError::Interrupted) } else { Ok(place) }
     }
 }
 
-/// Waits for all tasks and puts their results in the order of the index that each returns. The first error ends the others.
+/// Waits for all tasks and orders their results by the index that each returns. The first error ends the others.
 async fn in_order(mut tasks: Prepared) -> Result<Vec<Outcome>> {
     let mut results = std::collections::BTreeMap::new();
     while let Some(ended) = tasks.join_next().await {

@@ -1,4 +1,4 @@
-//! The manifest of a version: what a configuration makes of windows, and the configuration that a version was made with.
+//! Manifests of versions: made from a configuration and its windows, and turned back into the configuration of a version.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,6 @@ use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
 use cm3flow_schemas::{Digest, layout};
 use cm3flow_stages::ingest::{RowSettings, SourceConfig};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Plan;
@@ -20,11 +19,11 @@ use crate::store::{record_bytes, table};
 type Table = (Digest, Vec<u8>);
 
 impl Catalog {
-    /// Publishes the version that `windows` make.
+    /// Publishes the version that consists of `windows`.
     ///
     /// # Errors
-    /// [`crate::PipelineError::Ledger`] if the numbers do not add up, [`crate::PipelineError::Overtaken`] if another run published this version,
-    /// or what the store says.
+    /// [`crate::PipelineError::Ledger`] if the counts do not add up, [`crate::PipelineError::Overtaken`] if another run published this
+    /// version, or those of the store.
     pub async fn publish(&self, config: &Config, artefacts: &Artefacts, plan: &Plan, windows: &[WindowRecord]) -> Result<VersionManifest> {
         let (manifest, tables) = self.manifest_of(config, artefacts, plan, windows)?;
         for (digest, bytes) in tables {
@@ -33,10 +32,10 @@ impl Catalog {
         self.put_version(manifest).await
     }
 
-    /// The manifest of the version that `windows` make, and its tables with their digests.
+    /// Makes the manifest of the version that consists of `windows`, and its shard table and lineage with their digests.
     ///
     /// # Errors
-    /// [`crate::PipelineError::Ledger`] if the numbers do not add up.
+    /// [`crate::PipelineError::Ledger`] if the counts do not add up.
     pub(crate) fn manifest_of(
         &self,
         config: &Config,
@@ -75,54 +74,26 @@ impl Catalog {
     }
 }
 
-/// `config` with what the version of `manifest` was made with. Sections that this release cannot read stay as they are.
+/// Returns `config` with the settings that made the version of `manifest`. Keeps sections that this release cannot read.
 #[must_use]
 pub(crate) fn config_of_version(config: &Config, manifest: &VersionManifest) -> Config {
-    fn section<T: DeserializeOwned>(manifest: &VersionManifest, name: &str, into: &mut T) {
-        if let Ok(recorded) = serde_json::from_value(manifest.config[name].clone()) {
-            *into = recorded;
-        }
-    }
     let mut config = config.clone();
     config.dataset.seed = manifest.seed;
-    let mut sources: BTreeMap<String, RowSettings> = BTreeMap::new();
-    section(manifest, "source", &mut sources);
+    let sources: BTreeMap<String, RowSettings> = serde_json::from_value(manifest.config["source"].clone()).unwrap_or_default();
     let recorded = |source: SourceConfig| {
         let rows = sources.get(&source.name).copied().unwrap_or_default();
         source.with_row_settings(rows)
     };
     config.source = config.source.into_iter().map(recorded).collect();
-    section(manifest, "window", &mut config.window);
-    section(manifest, "filter", &mut config.filter);
-    section(manifest, "derive", &mut config.derive);
+    config.take_recorded(&manifest.config);
     config.annotate = config.annotate.with_settings(&manifest.config["annotate"]);
-    section(manifest, "embed", &mut config.embed);
-    section(manifest, "split", &mut config.split);
-    section(manifest, "dedup", &mut config.dedup);
-    section(manifest, "retrieve", &mut config.retrieve);
-    section(manifest, "instruct", &mut config.instruct);
-    section(manifest, "mask", &mut config.mask);
-    section(manifest, "pack", &mut config.pack);
-    section(manifest, "shard", &mut config.shard);
     config
 }
 
-/// Configuration that changes what is written, as the manifest holds it.
+/// Returns the settings that change outputs, as the manifest holds them.
 #[must_use]
 pub fn output_config(config: &Config) -> Value {
-    let mut output = json!({
-        "window": config.window,
-        "filter": config.filter,
-        "derive": config.derive,
-        "embed": config.embed,
-        "split": config.split,
-        "dedup": config.dedup,
-        "retrieve": config.retrieve,
-        "instruct": config.instruct,
-        "mask": config.mask,
-        "pack": config.pack,
-        "shard": config.shard,
-    });
+    let mut output = config.recorded();
     if let Some(annotate) = config.annotate.canonical(config.tokenize.image.preparation().side_px) {
         output["annotate"] = annotate;
     }

@@ -1,6 +1,6 @@
-//! `[store]`: how remote addresses are reached. It changes no output, and stands in no key, manifest or report.
+//! `[store]`: access to remote addresses. It changes no output, so it is part of no key, manifest or report.
 //!
-//! What it holds may be secret: values of `options` are never printed, and neither are those of lines that cannot be parsed.
+//! It may hold secrets: values of `options`, and of lines that do not parse, are never printed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,37 +11,37 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use url::Url;
 
-use crate::store::{Layer, Limiter, RetryPolicy};
+use crate::store::{Limiter, RetryPolicy, StoreLayer};
 
-/// `[store]`: holds for the dataset's store and for all sources. What it leaves out, the environment fills, by the names that the services' own
+/// `[store]`: settings for the dataset's store and all sources. The environment fills missing ones, by the names that the services' own
 /// tools use (`AWS_…`, `AZURE_…`, `GOOGLE_…`).
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
-    /// Address of the service, for S3, Azure or GCS elsewhere: `http://host:9000`. Default: the provider's own.
+    /// Address of the service, for S3, Azure or GCS of another provider: `http://host:9000`. Default: the provider's own.
     pub endpoint: Option<String>,
     /// Region of S3. Default: `us-east-1`.
     pub region: Option<String>,
-    /// Whether S3's bucket stands in the path instead of the host name. Default true.
+    /// `true` if the path holds S3's bucket instead of the host name. Default true.
     pub path_style: Option<bool>,
-    /// Whether requests go unsigned, for public data. Default false.
+    /// `true` to send unsigned requests, for public data. Default false.
     pub anonymous: bool,
-    /// Whether connections without TLS are allowed. Default false.
+    /// `true` to allow connections without TLS. Default false.
     pub allow_http: bool,
-    /// Whether a local store waits until files and folders are on disk. Default false: a power cut may lose what was written last.
+    /// `true` to wait in a local store until files and folders are on disk. Default false: a power cut may lose the last writes.
     pub fsync: bool,
-    /// Most requests that are sent in a second, 1..=100000. Default: no limit.
+    /// Requests per second, at most, 1..=100000. Default: no limit.
     pub requests_per_second: Option<u32>,
-    /// Seconds that an operation may take with its retries, 0..=86400; 0 tries once. Default 180.
+    /// Seconds for an operation with its retries, 0..=86400; 0 tries once. Default 180.
     pub retry_deadline_seconds: u32,
-    /// Seconds without a byte after which a request is given up and tried again, 1..=3600; an upload has them for each 4 MiB. Default 60.
+    /// Seconds without a byte after which a request is abandoned and retried, 1..=3600; an upload has them for each 4 MiB. Default 60.
     pub stall_timeout_seconds: u32,
-    /// Options of the crate `object_store` by its own names, such as `access_key_id` and `secret_access_key`.
+    /// Options of the crate `object_store` by their names there, such as `access_key_id` and `secret_access_key`.
     pub options: StoreOptions,
-    /// What is put between the stores and their retries: for tests.
+    /// StoreLayer between the stores and their retries, for tests.
     #[serde(skip)]
-    pub layer: Option<Layer>,
-    /// Counts requests; shared by all stores of a configuration.
+    pub layer: Option<StoreLayer>,
+    /// Limiter of requests, shared by all stores of a configuration.
     #[serde(skip)]
     pub(crate) limiter: Limiter,
 }
@@ -97,7 +97,7 @@ impl StoreConfig {
             .then(|| "store.endpoint begins with http://; set store.allow_http = true to send data without TLS".to_owned())
     }
 
-    /// When requests are tried again.
+    /// Returns the policy for retries.
     #[must_use]
     pub fn retries(&self) -> RetryPolicy {
         RetryPolicy {
@@ -113,7 +113,7 @@ impl StoreConfig {
 pub struct StoreOptions(BTreeMap<String, String>);
 
 impl StoreOptions {
-    /// Names, in lower case, and values.
+    /// Returns names, in lower case, and values.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
@@ -132,7 +132,7 @@ impl fmt::Debug for StoreOptions {
 
 impl<'de> Deserialize<'de> for StoreOptions {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Through a value of any type, since serde's own message about a wrong type would quote it.
+        // Parsed as a value of any type first: serde's message about a wrong type would quote a secret.
         let toml::Value::Table(table) = toml::Value::deserialize(deserializer)? else {
             return Err(D::Error::custom("store.options must be a table"));
         };
@@ -149,18 +149,18 @@ impl<'de> Deserialize<'de> for StoreOptions {
     }
 }
 
-/// Whether a URL holds a password, or a user where no service takes one.
+/// Checks whether a URL holds a password, or a user where no service takes one.
 #[must_use]
 pub(crate) fn has_login(url: &Url) -> bool {
-    // Azure's container stands where other addresses have a user.
+    // Azure's URLs hold the container where others hold a user.
     url.password().is_some() || (!url.username().is_empty() && !url.scheme().starts_with(['a', 'A']))
 }
 
-/// A URL as it may be printed: without user, password, query and fragment.
+/// Returns a URL in printable form: without user, password, query and fragment.
 #[must_use]
 pub(crate) fn without_login(url: &Url) -> String {
     let mut url = url.clone();
-    // Both fail for URLs that have no host, which hold no login either.
+    // Both fail only for URLs without host, which cannot hold a login.
     if has_login(&url) {
         let _ = url.set_username("");
         let _ = url.set_password(None);
@@ -170,7 +170,7 @@ pub(crate) fn without_login(url: &Url) -> String {
     url.to_string()
 }
 
-/// `address` as it may be printed.
+/// Returns `address` in printable form.
 #[must_use]
 pub(crate) fn printable_address(address: &str) -> String {
     match Url::parse(address) {
@@ -179,7 +179,7 @@ pub(crate) fn printable_address(address: &str) -> String {
     }
 }
 
-/// What is wrong with `address`, the value of `field`, if it holds a login.
+/// Describes the problem of `address`, the value of `field`, if it holds a login.
 #[must_use]
 pub(crate) fn address_problem(field: &str, address: &str) -> Option<String> {
     let url = Url::parse(address).ok().filter(|url| address.contains("://") && has_login(url))?;
@@ -189,7 +189,7 @@ pub(crate) fn address_problem(field: &str, address: &str) -> Option<String> {
     ))
 }
 
-/// The text of a configuration with everything masked that may be secret, byte for byte at the same place: for messages that quote a line.
+/// Masks everything in the text of a configuration that may be secret, byte for byte in place, for messages that quote a line.
 #[must_use]
 pub(crate) fn masked(text: &str) -> String {
     let mut is_store = false;
@@ -197,7 +197,7 @@ pub(crate) fn masked(text: &str) -> String {
     for line in text.split_inclusive('\n') {
         let trimmed = line.trim_start();
         if trimmed.starts_with('[') {
-            // A header with a value in it is a slip, and leaves no section.
+            // A header with a value is a slip of the pen and does not end the section.
             let names_store = trimmed.trim_start_matches(['[', ' ', '\t', '"', '\'']).starts_with("store");
             is_store = names_store || (is_store && line.contains('='));
         }

@@ -20,47 +20,43 @@ fn failed(source: PolarsError) -> StageError {
     StageError::Table { stage: NAME, source: source.into() }
 }
 
-/// Returns for each row of `window` the sample that stays instead, or `None` if it stays itself. Equal rows share the value of column
-/// `key`.
+/// Returns for each row of `window` the sample that stands for it, or `None` if it stands for itself. `key` is the column that equal rows share.
 pub(super) fn elect(window: &RecordBatch, kept_before: &RecordBatch, key: &str) -> Result<Vec<Option<String>>> {
-    let rows = frame(window, &[SAMPLE_ID, SPLIT, key])?.with_row_index(PlSmallStr::from_static(POSITION), None).map_err(failed)?;
-    let earlier = frame(kept_before, &[SAMPLE_ID, key])?;
-    let rows = rows.lazy().with_column(col(key).alias(KEY));
-    let earlier = earlier.lazy().group_by([col(key).alias(KEY)]).agg([col(SAMPLE_ID).min().alias(EARLIER)]);
-    // Held-out samples come first, as "held_out" sorts before "train".
-    let elected = rows
-        .clone()
-        .sort([SPLIT, SAMPLE_ID, POSITION], SortMultipleOptions::default())
-        .group_by([col(KEY)])
-        .agg([col(SAMPLE_ID).first().alias(ELECTED), col(POSITION).first().alias(ELECTED_POSITION)]);
-    let joined = rows
-        .join(elected, [col(KEY)], [col(KEY)], JoinArgs::new(JoinType::Left))
-        .join(earlier, [col(KEY)], [col(KEY)], JoinArgs::new(JoinType::Left))
-        .with_column(
-            when(col(EARLIER).is_not_null())
-                .then(col(EARLIER))
-                .when(col(ELECTED_POSITION).neq(col(POSITION)))
-                .then(col(ELECTED))
-                .otherwise(lit(NULL).cast(DataType::String))
-                .alias("duplicate_of"),
-        )
-        .sort([POSITION], SortMultipleOptions::default())
-        .collect()
-        .map_err(failed)?;
-    let column = joined.column("duplicate_of").and_then(|column| column.str().cloned()).map_err(failed)?;
-    Ok(column.iter().map(|value| value.map(str::to_owned)).collect())
+    let rows = frame(window, &[SAMPLE_ID, SPLIT], key)?;
+    let earlier = frame(kept_before, &[SAMPLE_ID], key)?;
+    elected(&rows, &earlier).map_err(failed)
 }
 
-fn frame(batch: &RecordBatch, names: &[&str]) -> Result<DataFrame> {
-    let mut columns: Vec<Column> = Vec::with_capacity(names.len());
-    for &name in names {
-        // The key may be one of the other columns.
-        if columns.iter().any(|column| column.name() == name) {
-            continue;
-        }
+fn elected(rows: &DataFrame, earlier: &DataFrame) -> PolarsResult<Vec<Option<String>>> {
+    let rows = rows.with_row_index(PlSmallStr::from_static(POSITION), None)?;
+    // "held_out" sorts before "train".
+    let mut first = first_by_key(&rows, &[SPLIT, SAMPLE_ID, POSITION])?.select([KEY, SAMPLE_ID, POSITION])?;
+    first.rename(SAMPLE_ID, PlSmallStr::from_static(ELECTED))?.rename(POSITION, PlSmallStr::from_static(ELECTED_POSITION))?;
+    let mut earlier = first_by_key(earlier, &[SAMPLE_ID])?.select([KEY, SAMPLE_ID])?;
+    earlier.rename(SAMPLE_ID, PlSmallStr::from_static(EARLIER))?;
+    let joined = rows.left_join(&first, [KEY], [KEY])?.left_join(&earlier, [KEY], [KEY])?;
+    let joined = joined.sort([POSITION], SortMultipleOptions::default())?;
+    let (earlier, elected) = (joined.column(EARLIER)?.str()?, joined.column(ELECTED)?.str()?);
+    let (position, elected_position) = (joined.column(POSITION)?.idx()?, joined.column(ELECTED_POSITION)?.idx()?);
+    let others = elected.iter().zip(elected_position.iter().zip(position.iter()));
+    let others = others.map(|(elected, (elected_position, position))| elected.filter(|_| elected_position != position));
+    Ok(earlier.iter().zip(others).map(|(earlier, other)| earlier.or(other).map(str::to_owned)).collect())
+}
+
+/// Returns the first row of each key in the order of the columns `by`.
+fn first_by_key(frame: &DataFrame, by: &[&str]) -> PolarsResult<DataFrame> {
+    let sorted = frame.sort(by, SortMultipleOptions::default())?;
+    sorted.unique_stable(Some(&[KEY.to_owned()]), UniqueKeepStrategy::First, None)
+}
+
+/// Returns the columns `names` of `batch`, and beside them the column `key` under the name [`KEY`].
+fn frame(batch: &RecordBatch, names: &[&str], key: &str) -> Result<DataFrame> {
+    let column = |name: &str, alias: &str| -> Result<Column> {
         let position = rows::position(&batch.schema(), name).map_err(|source| StageError::Schema { stage: NAME, source })?;
-        columns.push(series(name, batch.column(position).as_ref())?.into());
-    }
+        Ok(series(alias, batch.column(position).as_ref())?.into())
+    };
+    let mut columns: Vec<Column> = names.iter().map(|name| column(name, name)).collect::<Result<_>>()?;
+    columns.push(column(key, KEY)?);
     DataFrame::new(batch.num_rows(), columns).map_err(failed)
 }
 

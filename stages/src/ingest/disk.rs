@@ -100,7 +100,7 @@ pub(super) async fn faults_in(folder: Path) -> Vec<Fault> {
     let listing = move || {
         let mut faults = Vec::new();
         walk(on_disk(&folder), 1, |found| {
-            if let Found::Fault(fault) = found {
+            if let Entry::Fault(fault) = found {
                 faults.push(fault);
             }
         });
@@ -109,23 +109,23 @@ pub(super) async fn faults_in(folder: Path) -> Vec<Fault> {
     tokio::task::spawn_blocking(listing).await.unwrap_or_default()
 }
 
-enum Found {
+enum Entry {
     File(ListedFile),
     Hidden,
     Fault(Fault),
 }
 
 impl FolderListing {
-    fn add(&mut self, found: Found) {
+    fn add(&mut self, found: Entry) {
         match found {
-            Found::File(file) => self.files.push(file),
-            Found::Hidden => self.hidden += 1,
-            Found::Fault(fault) => self.faults.push(fault),
+            Entry::File(file) => self.files.push(file),
+            Entry::Hidden => self.hidden += 1,
+            Entry::Fault(fault) => self.faults.push(fault),
         }
     }
 }
 
-fn walk(root: PathBuf, depth: usize, mut each: impl FnMut(Found)) {
+fn walk(root: PathBuf, depth: usize, mut each: impl FnMut(Entry)) {
     let mut entries = WalkDir::new(&root).follow_links(true).min_depth(1).max_depth(depth).into_iter();
     while let Some(entry) = entries.next() {
         let is_hidden = entry.as_ref().is_ok_and(|entry| entry.file_name().as_bytes().starts_with(b"."));
@@ -134,7 +134,7 @@ fn walk(root: PathBuf, depth: usize, mut each: impl FnMut(Found)) {
                 if entry.file_type().is_dir() {
                     entries.skip_current_dir();
                 }
-                Some(Found::Hidden)
+                Some(Entry::Hidden)
             }
             Ok(entry) => file_of(&root, &entry),
             Err(error) => fault_below(&root, &error),
@@ -144,8 +144,8 @@ fn walk(root: PathBuf, depth: usize, mut each: impl FnMut(Found)) {
 }
 
 /// Returns a file or the fault of an entry; `None` for folders.
-fn file_of(root: &DiskPath, entry: &DirEntry) -> Option<Found> {
-    let fault = |reason, detail: String| Some(Found::Fault(Fault { name: name_below(root, entry.path()), reason, detail }));
+fn file_of(root: &DiskPath, entry: &DirEntry) -> Option<Entry> {
+    let fault = |reason, detail: String| Some(Entry::Fault(Fault { name: name_below(root, entry.path()), reason, detail }));
     let kind = entry.file_type();
     if kind.is_dir() {
         return None;
@@ -164,10 +164,10 @@ fn file_of(root: &DiskPath, entry: &DirEntry) -> Option<Found> {
         Ok(meta) => meta,
         Err(error) => return fault("unreadable_image", error.to_string()),
     };
-    Some(Found::File(ListedFile { facts: FileFacts::of_disk(&meta), path: location }))
+    Some(Entry::File(ListedFile { facts: FileFacts::of_disk(&meta), path: location }))
 }
 
-fn fault_below(root: &DiskPath, error: &walkdir::Error) -> Option<Found> {
+fn fault_below(root: &DiskPath, error: &walkdir::Error) -> Option<Entry> {
     let name = name_below(root, error.path()?);
     let is_link = error.path().is_some_and(|path| path.is_symlink());
     let (reason, detail) = if error.loop_ancestor().is_some() {
@@ -178,7 +178,7 @@ fn fault_below(root: &DiskPath, error: &walkdir::Error) -> Option<Found> {
         let detail = error.io_error().map_or_else(|| error.to_string(), ToString::to_string);
         (if is_link { "link" } else { "unreadable_folder" }, detail)
     };
-    Some(Found::Fault(Fault { name, reason, detail }))
+    Some(Entry::Fault(Fault { name, reason, detail }))
 }
 
 fn name_below(root: &DiskPath, path: &DiskPath) -> String {

@@ -16,7 +16,7 @@ use std::str::FromStr;
 use anyhow::Context;
 use clap::Parser;
 use cm3flow::command::{Cli, Done, execute_with, exit_code};
-use cm3flow::store::Layer;
+use cm3flow::store::StoreLayer;
 use cm3flow_tests::fault::{Fault, Faults};
 use tracing_subscriber::EnvFilter;
 
@@ -36,7 +36,7 @@ fn run() -> anyhow::Result<cm3flow::Result<Done>> {
     let faults = faults()?;
     let (cli, counted) = (Cli::parse(), faults.clone());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let done = runtime.block_on(execute_with(cli, Layer::new(move |objects| counted.over(objects))));
+    let done = runtime.block_on(execute_with(cli, StoreLayer::new(move |objects| counted.over(objects))));
     runtime.shutdown_background();
     if let Some(file) = env::var_os("CM3FLOW_FAULT_COUNT") {
         std::fs::write(&file, faults.requests().to_string()).with_context(|| file.display().to_string())?;

@@ -18,7 +18,7 @@ const HALVINGS: i64 = 3;
 /// Number of groups in the normalisation.
 const GROUPS: i64 = 32;
 
-struct Layer {
+struct ConvLayer {
     weight: Tensor,
     bias: Tensor,
     stride: i64,
@@ -27,7 +27,7 @@ struct Layer {
 
 /// Network with its parameters.
 pub(super) struct Discriminator {
-    layers: Vec<Layer>,
+    layers: Vec<ConvLayer>,
     /// All parameters by name, `discriminator.…`.
     pub(super) parameters: NamedTensors,
 }
@@ -47,7 +47,7 @@ impl Discriminator {
             let (weight, bias) =
                 (scope.tensor("weight", &[channels, channels_in, 4, 4], init)?, scope.tensor("bias", &[channels], Init::Zeros)?);
             let norm = if first || last { None } else { Some(Norm::try_new(scope.sub("norm"), channels, GROUPS)?) };
-            layers.push(Layer { weight, bias, stride: if number < HALVINGS { 2 } else { 1 }, norm });
+            layers.push(ConvLayer { weight, bias, stride: if number < HALVINGS { 2 } else { 1 }, norm });
             channels_in = channels;
         }
         Ok(Self { layers, parameters: parameters.finish()? })

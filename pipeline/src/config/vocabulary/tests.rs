@@ -7,6 +7,7 @@ use cm3flow_stages::tokenize::fit_text;
 
 use super::*;
 use crate::config::Config;
+use crate::error::PipelineError;
 
 const CHAMELEON: &[u8] = include_bytes!("../../../../stages/fixtures/tokenizers/chameleon.json");
 const LLAMA: &[u8] = include_bytes!("../../../../stages/fixtures/tokenizers/sentencepiece_bytes.json");
@@ -29,7 +30,7 @@ fn fitted_tokenizer() -> Vec<u8> {
 
 fn mismatch(built: Result<(TextTokenizer, Vocabulary)>) -> String {
     match built {
-        Err(PipelineError::Mismatch { problem }) => problem,
+        Err(error @ PipelineError::Mismatch(_)) => error.with_causes(),
         other => panic!("a mismatch, not {other:?}"),
     }
 }

@@ -1,4 +1,4 @@
-//! What a process that makes units for a run tells and counts meanwhile: it rides on the answer for each unit, and the run tells it as its own.
+//! Events and counts of worker processes: each answer for a unit carries them, and the leading run takes them over as its own.
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
@@ -6,13 +6,13 @@ use std::sync::PoisonError;
 use cm3flow_stages::StageCounts;
 use serde::{Deserialize, Serialize};
 
-use super::{Event, SharedBuffer, Told};
+use super::{Event, SharedBuffer, TimedEvent};
 use crate::events::progress::Progress;
 use crate::store::{RequestCounts, requests};
 
-/// What was told and counted in another process since its last report.
+/// Events and counts of another process since its last report.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Elsewhere {
+pub(crate) struct RemoteReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) events: Vec<Event>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -21,7 +21,7 @@ pub(crate) struct Elsewhere {
     pub(crate) requests: RequestCounts,
 }
 
-/// Gathers what is told and counted in this process.
+/// Gathers the events and counts of this process for its reports.
 pub(crate) struct Reporter {
     progress: Progress,
     events: SharedBuffer,
@@ -30,16 +30,16 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    /// Gathers what `progress` is told from now on.
+    /// Gathers the events of `progress` from now on.
     pub(crate) fn begin(progress: &Progress) -> Self {
-        // What was asked before the first unit counts with it.
+        // Requests from before the first unit count with that unit.
         Self { progress: progress.clone(), events: progress.begin_recording(), stages: BTreeMap::new(), requests: RequestCounts::new() }
     }
 
-    /// What is new since the last report.
-    pub(crate) fn report(&mut self) -> Elsewhere {
+    /// Returns events and counts since the last report.
+    pub(crate) fn report(&mut self) -> RemoteReport {
         let lines = self.events.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut found = Elsewhere { events: lines.lines().filter_map(event_of).collect(), ..Elsewhere::default() };
+        let mut found = RemoteReport { events: lines.lines().filter_map(event_of).collect(), ..RemoteReport::default() };
         for meter in self.progress.meters().all() {
             let now = meter.counts();
             let before = self.stages.insert(meter.stage, now).unwrap_or_default();
@@ -60,7 +60,7 @@ impl Reporter {
 }
 
 fn event_of(line: &str) -> Option<Event> {
-    serde_json::from_str::<Told>(line).ok().map(|told| told.event)
+    serde_json::from_str::<TimedEvent>(line).ok().map(|told| told.event)
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
-//! What earlier windows kept, as settling looks it up: sorted runs in the store, never held as a whole.
+//! KeptSample samples of earlier windows, for the look-ups of `settle`: sorted runs in the store, never held as a whole.
 //!
-//! The settle unit of every window writes a run of [`columns::kept_sample`] rows: what its own window kept and, every few windows, what those
-//! before it did. Runs nest as the digits of the number of windows in base [`FAN_OUT`]: that of window 8 covers windows 1 to 8, that of window
-//! 64 all up to it. So a few runs cover any number of windows ([`cover`]), a row is written once more for each digit, and the number of runs
-//! that a window looks at grows with the digits alone. Who writes what is a function of the settle keys in order.
+//! The settle unit of every window writes a run of [`columns::kept_sample`] rows: those that its own window kept and, every few windows,
+//! those of the windows before. Runs nest like the digits of the window number in base [`FAN_OUT`]: the run of window 8 covers windows 1
+//! to 8, that of window 64 covers 1 to 64. So a few runs cover any number of windows ([`cover`]). Each further digit writes a row once
+//! more, and a window reads a number of runs that grows with the digits alone. The content of a run is a function of the ordered settle
+//! keys.
 //!
-//! A run is cut into 1, 2, 4, … **buckets** by the first bits of the id that is looked up, each a table of bounded size: a window reads those
-//! buckets, and in them those row groups, that may hold an id of its own.
+//! A run is cut into 1, 2, 4, … **buckets** by the first bits of the looked-up id. Each bucket is a table of bounded size. A window reads
+//! only the buckets, and in them the row groups, that may hold one of its ids.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,33 +25,33 @@ use crate::catalog::units::UnitStore;
 use crate::error::{PipelineError, Result};
 use crate::store::table::Layout;
 
-/// Runs of one size that are merged into one of the next.
+/// Number of runs of one size that merge into one of the next.
 const FAN_OUT: usize = 8;
-/// Rows of a bucket, on average at most: 4 MiB.
+/// Rows of a bucket, at most on average: 4 MiB.
 const BUCKET_ROWS: u64 = if cfg!(test) { 64 } else { 1 << 17 };
-/// Buckets are files of a unit whose names begin like this.
+/// Prefix of the names of buckets among a unit's files.
 const FILE_PREFIX: &str = "kept.";
 
-/// An id: of a sample or of an image.
+/// Id of a sample or an image.
 pub(super) type Id = [u8; 16];
 
-/// A sample that was kept. Ordered as rows are.
+/// A kept sample. Ordered by shared id, then by sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Kept {
-    /// What it shares with its duplicates.
+pub(super) struct KeptSample {
+    /// Id that the sample shares with its duplicates.
     pub shared: Id,
     pub sample: Id,
 }
 
-/// Consecutive windows whose rows the settle unit of the last one holds.
+/// Consecutive windows whose rows lie in the settle unit of the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Run {
+struct SortedRun {
     first: usize,
     last: usize,
 }
 
-impl Run {
-    /// The run that the settle unit of `window`, counted from 0, writes.
+impl SortedRun {
+    /// Returns the run that the settle unit of `window` writes, counted from 0.
     const fn of(window: usize) -> Self {
         let (mut span, windows) = (1, window + 1);
         while windows.is_multiple_of(span * FAN_OUT) {
@@ -60,12 +61,12 @@ impl Run {
     }
 }
 
-/// The runs that together cover the first `windows` windows, the newest first.
-fn cover(windows: usize) -> Vec<Run> {
+/// Returns the runs that together cover the first `windows` windows, the newest first.
+fn cover(windows: usize) -> Vec<SortedRun> {
     let mut runs = Vec::new();
     let mut left = windows;
     while let Some(last) = left.checked_sub(1) {
-        let run = Run::of(last);
+        let run = SortedRun::of(last);
         left = run.first;
         runs.push(run);
     }
@@ -75,7 +76,7 @@ fn cover(windows: usize) -> Vec<Run> {
 /// Buckets of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Buckets {
-    /// 2 to this power is their number.
+    /// Binary logarithm of their number.
     bits: u32,
 }
 
@@ -84,7 +85,7 @@ impl Buckets {
         Self { bits: rows.div_ceil(BUCKET_ROWS).max(1).next_power_of_two().trailing_zeros().min(u16::BITS) }
     }
 
-    /// Those of a settle unit.
+    /// Returns the buckets of a settle unit.
     fn of(record: &UnitRecord) -> Result<Self> {
         let files = record.files.keys().filter(|name| name.starts_with(FILE_PREFIX)).count();
         if files.is_power_of_two() {
@@ -99,7 +100,7 @@ impl Buckets {
     }
 
     fn of_id(self, id: &Id) -> usize {
-        // A shift by all bits is none.
+        // A shift by all bits yields `None`: a single bucket holds every id.
         usize::from(u16::from_be_bytes([id[0], id[1]]).checked_shr(u16::BITS - self.bits).unwrap_or(0))
     }
 
@@ -108,16 +109,16 @@ impl Buckets {
     }
 }
 
-fn batch_of(rows: &[Kept]) -> Result<RecordBatch> {
+fn batch_of(rows: &[KeptSample]) -> Result<RecordBatch> {
     let failed = |source| PipelineError::Arrow { what: "kept samples", source };
-    let column = |of: fn(&Kept) -> &Id| {
+    let column = |of: fn(&KeptSample) -> &Id| {
         let values = FixedSizeBinaryArray::try_from_sparse_iter_with_size(rows.iter().map(|row| Some(of(row))), 16);
         values.map(|values| Arc::new(values) as _).map_err(failed)
     };
     RecordBatch::try_new(columns::kept_sample(), vec![column(|row| &row.shared)?, column(|row| &row.sample)?]).map_err(failed)
 }
 
-fn rows_of(batch: &RecordBatch) -> Result<Vec<Kept>> {
+fn rows_of(batch: &RecordBatch) -> Result<Vec<KeptSample>> {
     let ids = |name| -> Result<Vec<Id>> {
         let column = batch.column(position(&batch.schema(), name)?).as_fixed_size_binary();
         let id = |value: Option<&[u8]>| value.and_then(|value| value.try_into().ok());
@@ -126,11 +127,11 @@ fn rows_of(batch: &RecordBatch) -> Result<Vec<Kept>> {
             problem: "not all of its values are ids".into(),
         })
     };
-    Ok(ids(columns::SHARED_ID)?.into_iter().zip(ids(columns::SAMPLE_ID)?).map(|(shared, sample)| Kept { shared, sample }).collect())
+    Ok(ids(columns::SHARED_ID)?.into_iter().zip(ids(columns::SAMPLE_ID)?).map(|(shared, sample)| KeptSample { shared, sample }).collect())
 }
 
-/// The rows of `found` whose shared ids are among `wanted`. Both ascend.
-fn matches<'r>(found: &'r [Kept], wanted: &'r [Id]) -> impl Iterator<Item = &'r Kept> {
+/// Returns the rows of `found` whose shared ids are among `wanted`. Both ascend.
+fn matches<'r>(found: &'r [KeptSample], wanted: &'r [Id]) -> impl Iterator<Item = &'r KeptSample> {
     let mut wanted = wanted.iter().peekable();
     found.iter().filter(move |row| {
         while wanted.next_if(|id| **id < row.shared).is_some() {}
@@ -138,22 +139,22 @@ fn matches<'r>(found: &'r [Kept], wanted: &'r [Id]) -> impl Iterator<Item = &'r 
     })
 }
 
-/// Windows before one.
-pub(super) struct Earlier<'a> {
+/// The windows before a given one.
+pub(super) struct EarlierWindows<'a> {
     units: &'a UnitStore,
-    /// Their settle keys, in order.
+    /// Settle keys of these windows, in order.
     keys: &'a [Digest],
 }
 
 impl Worker {
-    /// The windows before `window`.
-    pub(super) fn earlier<'a>(&'a self, window: &'a WindowTask) -> Earlier<'a> {
-        Earlier { units: &self.units, keys: &window.earlier }
+    /// Returns the windows before `window`.
+    pub(super) fn earlier<'a>(&'a self, window: &'a WindowTask) -> EarlierWindows<'a> {
+        EarlierWindows { units: &self.units, keys: &window.earlier }
     }
 }
 
-impl Earlier<'_> {
-    /// The settle unit of the `window`-th of them.
+impl EarlierWindows<'_> {
+    /// Reads the settle record of the `window`-th of them.
     pub(super) async fn record(&self, window: usize) -> Result<UnitRecord> {
         let key = self.keys[window];
         let missing = || PipelineError::Damaged {
@@ -163,8 +164,8 @@ impl Earlier<'_> {
         self.units.find(SegmentName::Settle, key).await?.ok_or_else(missing)
     }
 
-    /// What they kept that shares an id of `wanted`, which ascend, and is not blocked.
-    pub(super) async fn kept_with(&self, wanted: &[Id], blocklist: &Blocklist) -> Result<Vec<Kept>> {
+    /// Reads kept samples of these windows that share an id of `wanted` and are not blocked. `wanted` ascends, and so does the result.
+    pub(super) async fn kept_with(&self, wanted: &[Id], blocklist: &Blocklist) -> Result<Vec<KeptSample>> {
         let mut found = Vec::new();
         for run in cover(self.keys.len()) {
             let record = self.record(run.last).await?;
@@ -176,15 +177,15 @@ impl Earlier<'_> {
                 }
             }
         }
-        found.retain(|row: &Kept| !blocklist.contains(SampleId(row.sample), ImageId(row.shared)));
+        found.retain(|row: &KeptSample| !blocklist.contains(SampleId(row.sample), ImageId(row.shared)));
         found.sort_unstable();
         Ok(found)
     }
 
-    /// Writes the run that ends with the present window, which kept `own`, into its settle unit.
-    pub(super) async fn put_kept(&self, record: &mut UnitRecord, mut own: Vec<Kept>) -> Result<()> {
+    /// Writes the run that ends with the current window, which kept `own`, into the window's settle unit.
+    pub(super) async fn put_kept(&self, record: &mut UnitRecord, mut own: Vec<KeptSample>) -> Result<()> {
         own.sort_unstable();
-        let run = Run::of(self.keys.len());
+        let run = SortedRun::of(self.keys.len());
         let mut inputs = Vec::new();
         let mut rows = own.len() as u64;
         for earlier in cover(self.keys.len()).into_iter().take_while(|earlier| earlier.first >= run.first) {
@@ -211,22 +212,22 @@ impl Earlier<'_> {
     }
 }
 
-/// A sorted run, of which one bucket is held at a time.
+/// A sorted run as an input of a merge; holds one bucket at a time.
 struct Input {
     record: Option<UnitRecord>,
-    /// Buckets that have yet to be read.
+    /// Buckets not read yet.
     buckets: Range<usize>,
-    rows: std::vec::IntoIter<Kept>,
+    rows: std::vec::IntoIter<KeptSample>,
 }
 
-/// The rows of several runs, in order.
+/// Merge of several runs into one sequence, in order.
 struct Merge<'a> {
     units: &'a UnitStore,
     inputs: Vec<Input>,
 }
 
 impl Merge<'_> {
-    async fn next(&mut self) -> Result<Option<Kept>> {
+    async fn next(&mut self) -> Result<Option<KeptSample>> {
         for input in &mut self.inputs {
             while input.rows.len() == 0
                 && let Some(record) = &input.record
@@ -266,8 +267,8 @@ mod tests {
             assert_eq!(left, 0, "{windows} windows");
             assert!(cover(windows).len() <= 4 * (FAN_OUT - 1), "{windows} windows");
         }
-        assert_eq!(cover(64), [Run { first: 0, last: 63 }]);
-        assert_eq!(cover(10), [Run { first: 9, last: 9 }, Run { first: 8, last: 8 }, Run { first: 0, last: 7 }]);
+        assert_eq!(cover(64), [SortedRun { first: 0, last: 63 }]);
+        assert_eq!(cover(10), [SortedRun { first: 9, last: 9 }, SortedRun { first: 8, last: 8 }, SortedRun { first: 0, last: 7 }]);
     }
 
     #[test]
@@ -289,14 +290,15 @@ mod tests {
         u128::to_be_bytes(u128::from(draws.next_u64()) << 64 | u128::from(draws.next_u64()))
     }
 
-    /// Settle units of windows that kept some rows, and all of these.
-    async fn windows(units: &UnitStore, count: usize) -> (Vec<Digest>, Vec<Kept>) {
+    /// Makes settle units of windows that kept some rows; returns these rows too.
+    async fn windows(units: &UnitStore, count: usize) -> (Vec<Digest>, Vec<KeptSample>) {
         let mut draws = Draws::new(1, "test", b"");
         let (mut keys, mut all) = (Vec::new(), Vec::new());
         for window in 0..count {
-            let own: Vec<Kept> = (0..draws.index(20)).map(|_| Kept { shared: id(&mut draws), sample: id(&mut draws) }).collect();
+            let own: Vec<KeptSample> =
+                (0..draws.index(20)).map(|_| KeptSample { shared: id(&mut draws), sample: id(&mut draws) }).collect();
             let mut record = UnitRecord::new(SegmentName::Settle, settle_key(window));
-            Earlier { units, keys: &keys }.put_kept(&mut record, own.clone()).await.expect("memory");
+            EarlierWindows { units, keys: &keys }.put_kept(&mut record, own.clone()).await.expect("memory");
             units.commit(record).await.expect("memory");
             keys.push(settle_key(window));
             all.extend(own);
@@ -310,12 +312,12 @@ mod tests {
         let (keys, all) = windows(&units, 77).await;
         let last_merge = units.find(SegmentName::Settle, keys[63]).await.expect("memory").expect("committed");
         assert!(Buckets::of(&last_merge).expect("whole").count() > 2, "runs of several buckets are merged and looked up");
-        let earlier = Earlier { units: &units, keys: &keys };
+        let earlier = EarlierWindows { units: &units, keys: &keys };
         let mut draws = Draws::new(2, "test", b"");
         let known: BTreeSet<Id> = all.iter().step_by(3).map(|row| row.shared).collect();
         let unknown: BTreeSet<Id> = (0..200).map(|_| id(&mut draws)).collect();
         let wanted: Vec<Id> = known.union(&unknown).copied().collect();
-        let mut expected: Vec<Kept> = all.iter().filter(|row| known.contains(&row.shared)).copied().collect();
+        let mut expected: Vec<KeptSample> = all.iter().filter(|row| known.contains(&row.shared)).copied().collect();
         expected.sort_unstable();
         assert_eq!(earlier.kept_with(&wanted, &Blocklist::default()).await.expect("memory"), expected);
 
@@ -329,8 +331,8 @@ mod tests {
     async fn a_run_that_lacks_a_bucket_is_named() {
         let units = UnitStore::new(Store::open("memory://", Path::new("")).expect("memory"));
         let mut record = UnitRecord::new(SegmentName::Settle, settle_key(0));
-        let rows: Vec<Kept> = (0..200_u8).map(|number| Kept { shared: [number; 16], sample: [number; 16] }).collect();
-        Earlier { units: &units, keys: &[] }.put_kept(&mut record, rows).await.expect("memory");
+        let rows: Vec<KeptSample> = (0..200_u8).map(|number| KeptSample { shared: [number; 16], sample: [number; 16] }).collect();
+        EarlierWindows { units: &units, keys: &[] }.put_kept(&mut record, rows).await.expect("memory");
         assert_eq!(record.files.len(), 4);
         record.files.remove("kept.00002");
         assert!(matches!(Buckets::of(&record), Err(PipelineError::Damaged { problem, .. }) if problem.contains("3 tables")));
