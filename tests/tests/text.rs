@@ -217,7 +217,7 @@ async fn a_version_is_not_read_with_another_vocabulary() {
         let reported = report_version(&other.job(), None).await;
         for refused in [trained.expect_err("another vocabulary"), reported.expect_err("another vocabulary")] {
             assert!(matches!(refused, PipelineError::Mismatch(_)) && refused.is_users_mistake(), "{vocabulary}: {refused}");
-            let said = refused.to_string();
+            let said = refused.with_causes();
             assert!(said.contains("version 1 has another vocabulary") && said.contains(wanted), "{vocabulary}: {said}");
         }
     }
