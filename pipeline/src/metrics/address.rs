@@ -4,18 +4,21 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// An address and a port. A port alone is one of the loopback address: others see metrics only where that was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Written", into = "String")]
 pub struct MetricsAddress(pub SocketAddr);
 
 /// As configurations write it.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Written {
+    /// A port of the loopback address, as `9464`: other machines see nothing.
     Port(u16),
+    /// An address with a port, as `"0.0.0.0:9464"`.
     Text(String),
 }
 
