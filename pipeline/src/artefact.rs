@@ -1,7 +1,7 @@
 //! Artefacts: tokenizers, codebook and tables, given by the user or fitted once and pinned.
 //!
-//! `artefacts/<digest>/<file>` holds the bytes; `artefacts/pins/<dataset>/<k>.json` says which ones a dataset uses: numbered,
-//! append-only, the highest wins. A pin remembers the settings that it was fitted with, so that changed settings are noticed.
+//! `artefacts/<digest>/<file>` holds the bytes. `artefacts/pins/<dataset>/<k>.json` lists those that a dataset uses: numbered,
+//! append-only, the highest wins. A pin remembers the settings of its fit, so that a run notices changed settings.
 
 mod annotators;
 mod changes;
@@ -46,11 +46,11 @@ use crate::error::{PipelineError, Result};
 use crate::events::Event;
 use crate::store::{Created, Store};
 
-/// Name of the image tokenizer's weights, or of its encoder where that is a file of its own.
+/// Name of the image tokenizer's weights, or of its encoder where that is a separate file.
 pub const CODEBOOK: &str = "codebook";
-/// Name of the image tokenizer's decoder where that is a file of its own.
+/// Name of the image tokenizer's decoder where that is a separate file.
 const DECODER: &str = "decoder";
-/// Names of the files of the perceptual loss that a codebook is fitted with: features and linear layers.
+/// Names of the perceptual loss's files, which a codebook fit needs: features and linear layers.
 const PERCEPTUAL: [&str; 2] = ["perceptual-features", "perceptual-linear"];
 /// Name of the text tokenizer.
 pub const TOKENIZER: &str = "tokenizer";
@@ -61,9 +61,9 @@ pub const IDF: &str = "idf";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Pin {
-    /// Digest of the settings that decide what it is.
+    /// Digest of the settings that decide the fitted result.
     settings: Digest,
-    /// Digest of its bytes.
+    /// Digest of the artefact's bytes.
     digest: Digest,
 }
 
@@ -73,41 +73,41 @@ type Pins = BTreeMap<String, Pin>;
 pub struct Artefacts {
     /// Image tokenizer.
     pub image: ImageTokenizerOwner,
-    /// What it is.
+    /// Name, digest, shape and numerics of the image tokenizer.
     pub image_spec: ImageTokenizerSpec,
-    /// Whether it can decode; if not, grey stands for decoded pictures.
+    /// `true` if the image tokenizer can decode; if not, grey stands for decoded pictures.
     pub image_decodes: bool,
     /// Annotators, by ascending role.
     pub annotators: Vec<Annotator>,
-    /// What makes prepared units equal to the bit: the numerics class of the image tokenizer, or that of the annotators where the tokenizer uses no libtorch.
+    /// Numerics class of prepared units: the image tokenizer's, or the annotators' where the tokenizer uses no libtorch.
     pub numerics: NumericsClass,
     /// Text tokenizer.
     pub text: TextTokenizer,
     /// Pair embedder.
     pub embedder: EmbedderOwner,
-    /// What it honestly is.
+    /// Name of the embedder, as manifests list it.
     pub embedder_name: String,
     /// Digest of the embedder with its table.
     pub embedder_digest: Digest,
-    /// What ids mean.
+    /// Ranges of token ids: control tokens, text, image codes.
     pub vocabulary: Vocabulary,
-    /// Image codes that would be others under another batch size or precision; empty until a run has measured them.
+    /// Image codes that another batch size or precision would change; empty until a run has measured them.
     pub code_changes: BTreeMap<String, CodeChange>,
-    /// Digests of all of them by name, as the manifest lists them.
+    /// Digests of all these artefacts by name, as the manifest lists them.
     pub digests: BTreeMap<String, Digest>,
-    /// Digests of the files of those that were fitted, by the names that they are pinned under.
+    /// Digests of the files of fitted artefacts, by the names that they are pinned under.
     pub fitted: BTreeMap<String, Digest>,
 }
 
 impl Artefacts {
-    /// Columns of a prepared unit.
+    /// Returns the schema of a prepared unit; with `image_grids` if pictures have several shapes.
     pub(crate) fn prepared_schema(&self) -> SchemaRef {
         let prepared = columns::prepared_sample();
         if self.vocabulary.shapes.is_some() { columns::with(&prepared, &[columns::image_grids()]) } else { prepared }
     }
 }
 
-/// An artefact that is fitted.
+/// One artefact to fit.
 #[derive(Debug, Clone, Copy)]
 struct Fitting {
     name: &'static str,
@@ -118,12 +118,12 @@ struct Fitting {
 /// Bytes of the artefacts by name.
 type Contents = BTreeMap<&'static str, Bytes>;
 
-/// Which artefacts are to be there, and whether pinned ones are fitted anew.
+/// Artefacts to obtain, and whether to fit pinned ones anew.
 #[derive(Debug, Clone, Copy)]
 pub struct Request {
-    /// One artefact by its name; all if none.
+    /// Name of the one artefact to obtain; all if none.
     pub only: Option<&'static str>,
-    /// Fits anew what is pinned, which starts a new line of versions.
+    /// `true` to fit pinned artefacts anew, which starts a new line of versions.
     pub refit: bool,
 }
 
@@ -137,7 +137,7 @@ impl Request {
 ///
 /// # Errors
 /// [`PipelineError::Pinned`] if settings changed and `refit` is not asked for; [`PipelineError::NothingToFit`];
-/// [`PipelineError::File`] and [`PipelineError::Unusable`] for given files; what the store, a stage or a model says.
+/// [`PipelineError::File`] and [`PipelineError::Unusable`] for given files; those of the store, a stage or a model.
 pub(crate) async fn obtain(job: &Job, units: &[PlannedUnit], refit: bool) -> Result<Artefacts> {
     let contents = contents_for(job, units, Request { only: None, refit }).await?;
     load(&job.config, &contents)
@@ -156,7 +156,7 @@ pub(crate) async fn fit_again(job: &Job, units: &[PlannedUnit], name: &str) -> R
     Ok(Digest::of(&contents[only]))
 }
 
-/// Bytes of the artefacts that `request` asks for, and of others that are there already.
+/// Returns the bytes of the artefacts that `request` asks for, and of others that already exist.
 async fn contents_for(job: &Job, units: &[PlannedUnit], request: Request) -> Result<Contents> {
     let Job { config, store, progress, .. } = job;
     let (mut number, mut pins) = latest_pins(job.dataset(), store).await?;
@@ -186,14 +186,14 @@ async fn contents_for(job: &Job, units: &[PlannedUnit], request: Request) -> Res
         progress.say("another run fitted and pinned at the same time; its artefacts are used");
         let theirs;
         (number, theirs) = latest_pins(job.dataset(), store).await?;
-        // It may have fitted others than this one, so what it lacks is pinned beside it.
+        // The other run may have fitted fewer artefacts: those that it lacks are pinned in addition.
         pins.extend(theirs);
         contents = given_or_pinned(job, &pins).await?;
     }
     Ok(contents)
 }
 
-/// Image codes that would be others under another batch size or precision than that of `artefacts`.
+/// Returns the number of image codes that would change under another batch size or precision than that of `artefacts`.
 ///
 /// # Errors
 /// As [`obtain`].
@@ -202,7 +202,7 @@ pub(crate) async fn code_changes(job: &Job, artefacts: &Artefacts, units: &[Plan
     changes::of(job, contents, &artefacts.image_spec, units).await
 }
 
-/// Loads the artefacts of `config` if all are given or pinned; `None` if some have yet to be fitted.
+/// Loads the artefacts of `config` if all are given or pinned; returns `None` if some are not fitted yet.
 ///
 /// # Errors
 /// As [`obtain`].
@@ -212,7 +212,7 @@ pub(crate) async fn pinned(job: &Job) -> Result<Option<Artefacts>> {
     is_complete.then(|| load(&job.config, &contents)).transpose()
 }
 
-/// Bytes of all artefacts that the configuration names or `pins` hold.
+/// Returns the bytes of all artefacts that the configuration names or `pins` hold.
 async fn given_or_pinned(Job { config, store, .. }: &Job, pins: &Pins) -> Result<Contents> {
     let mut contents = given(config)?;
     for (name, settings) in settings(config, &contents) {
@@ -225,7 +225,7 @@ async fn given_or_pinned(Job { config, store, .. }: &Job, pins: &Pins) -> Result
     Ok(contents)
 }
 
-/// Names of the artefacts that are fitted, with the digest of what decides them: their own settings, and which samples are held out.
+/// Returns the names of the artefacts to fit, each with the digest of its own settings, the seed and the held-out share.
 fn settings(config: &Config, given: &Contents) -> Vec<(&'static str, Digest)> {
     let population = (config.dataset.seed, config.split.held_out);
     let codebook = match &config.tokenize.image.without_buckets() {
@@ -244,7 +244,7 @@ fn settings(config: &Config, given: &Contents) -> Vec<(&'static str, Digest)> {
     all.into_iter().filter_map(|(name, settings)| Some((name, settings?))).collect()
 }
 
-/// Where the file of a fitted artefact lies.
+/// Returns the path of a fitted artefact's file in the store.
 pub(crate) fn path(name: &str, digest: Digest) -> String {
     let file = match name {
         CODEBOOK => "codebook.safetensors",
@@ -254,7 +254,7 @@ pub(crate) fn path(name: &str, digest: Digest) -> String {
     format!("{}/{file}", layout::artefact(digest))
 }
 
-/// The highest pins with their number; none have number 0.
+/// Returns the highest pins with their number; number 0 and no pins if none exist.
 async fn latest_pins(dataset: &str, store: &Store) -> Result<(u32, Pins)> {
     let folder = layout::pins(dataset);
     let Some(number) = layout::highest(&store.names(&folder).await?) else { return Ok((0, Pins::new())) };
@@ -262,10 +262,10 @@ async fn latest_pins(dataset: &str, store: &Store) -> Result<(u32, Pins)> {
     Ok((number, pins.unwrap_or_default()))
 }
 
-/// Digests of the artefacts that are pinned for `dataset` now.
+/// Returns the digests of the artefacts that `dataset` pins now.
 ///
 /// # Errors
-/// What the store says.
+/// Those of the store.
 pub(crate) async fn latest_pinned(store: &Store, dataset: &str) -> Result<Vec<Digest>> {
     Ok(latest_pins(dataset, store).await?.1.into_values().map(|pin| pin.digest).collect())
 }

@@ -1,7 +1,7 @@
 //! The catalog of a dataset: committed windows, published versions, and tags that name versions.
 //!
-//! Records of windows are named by their own digests, so that a run that was given up, or that lacked a unit, leaves nothing in the way of the next.
-//! Every version has records of its own, so none needs those of the versions before it.
+//! Window records are named by their own digests: an abandoned run, or one that lacked a unit, leaves nothing that blocks the next.
+//! Every version has its own records and needs none of earlier versions.
 
 pub mod blocklist;
 pub mod checkpoints;
@@ -33,10 +33,10 @@ pub(crate) use totals::Totals;
 use crate::error::{PipelineError, Result};
 use crate::store::{Created, Store, record_bytes};
 
-/// Digits of a digest.
+/// Hexadecimal digits of a digest.
 const DIGEST_DIGITS: usize = 64;
 
-/// Windows and versions of one dataset.
+/// Windows, versions and tags of one dataset.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     store: Store,
@@ -44,26 +44,26 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// The catalog of `dataset` in `store`.
+    /// Makes the catalog of `dataset` in `store`.
     #[must_use]
     pub fn new(store: Store, dataset: &str) -> Self {
         Self { store, dataset: dataset.to_owned() }
     }
 
-    /// Name of the dataset.
+    /// Returns the name of the dataset.
     pub(crate) fn dataset(&self) -> &str {
         &self.dataset
     }
 
-    /// The store that it lies in.
+    /// Returns the store that holds the catalog.
     pub(crate) const fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Numbers of all versions, ascending.
+    /// Lists the numbers of all versions, ascending.
     ///
     /// # Errors
-    /// What the store says.
+    /// Those of the store.
     pub async fn versions(&self) -> Result<Vec<u32>> {
         let names = self.store.names(&layout::versions(&self.dataset)).await?;
         let mut versions: Vec<u32> = names.iter().filter_map(|name| layout::number_of(name)).collect();
@@ -71,25 +71,25 @@ impl Catalog {
         Ok(versions)
     }
 
-    /// Numbers of all versions of which the manifest or its digest is there, ascending.
+    /// Lists the numbers of all versions that have a manifest or a recorded digest, ascending.
     ///
     /// # Errors
-    /// What the store says.
+    /// Those of the store.
     pub(crate) async fn recorded_versions(&self) -> Result<Vec<u32>> {
         let names = self.store.names(&layout::versions(&self.dataset)).await?;
         let number = |name: &String| name.strip_suffix(".json").or(name.strip_suffix(".digest"))?.parse().ok();
         Ok(names.iter().filter_map(number).collect::<BTreeSet<u32>>().into_iter().collect())
     }
 
-    /// Manifest of `version`.
+    /// Reads the manifest of `version`.
     ///
     /// # Errors
-    /// [`PipelineError::NoVersion`], [`PipelineError::Format`], or what the store says.
+    /// [`PipelineError::NoVersion`], [`PipelineError::Format`], or those of the store.
     pub async fn version(&self, version: u32) -> Result<VersionManifest> {
         let location = layout::manifest(&self.dataset, version);
         let missing = || PipelineError::NoVersion { dataset: self.dataset.clone(), version: version.to_string() };
         let manifest: Value = self.store.record(&location, "version manifest").await?.ok_or_else(missing)?;
-        // Looked at first: a later format may have other fields.
+        // The format is checked before the fields: a later format may have other fields.
         let found = manifest["format_version"].as_u64().and_then(|found| u32::try_from(found).ok()).unwrap_or(layout::FORMAT_VERSION);
         if found != layout::FORMAT_VERSION {
             return Err(PipelineError::Format { location, found, expected: layout::FORMAT_VERSION });
@@ -97,10 +97,10 @@ impl Catalog {
         serde_json::from_value(manifest).map_err(|source| PipelineError::Record { location, expected: "version manifest", source })
     }
 
-    /// Manifest of the highest version; `None` without versions.
+    /// Reads the manifest of the highest version; `None` without versions.
     ///
     /// # Errors
-    /// What the store says.
+    /// Those of the store.
     pub async fn latest_version(&self) -> Result<Option<VersionManifest>> {
         match self.versions().await?.last() {
             Some(version) => self.version(*version).await.map(Some),
@@ -108,10 +108,10 @@ impl Catalog {
         }
     }
 
-    /// Number of the version that `version` names; of the highest one without.
+    /// Returns the number of the version that `version` names, or of the highest version if it is `None`.
     ///
     /// # Errors
-    /// [`PipelineError::NoVersion`] for a tag that names none, [`PipelineError::NothingPublished`], or what the store says.
+    /// [`PipelineError::NoVersion`] for an unknown tag, [`PipelineError::NothingPublished`], or those of the store.
     pub async fn number_of(&self, version: Option<&VersionRef>) -> Result<u32> {
         match version {
             Some(VersionRef::Number(number)) => Ok(*number),
@@ -126,18 +126,18 @@ impl Catalog {
         }
     }
 
-    /// Manifest of the version that `version` names; of the highest one without.
+    /// Reads the manifest of the version that `version` names, or of the highest version if it is `None`.
     ///
     /// # Errors
-    /// [`PipelineError::NoVersion`], [`PipelineError::NothingPublished`], or what the store says.
+    /// [`PipelineError::NoVersion`], [`PipelineError::NothingPublished`], or those of the store.
     pub async fn version_or_latest(&self, version: Option<&VersionRef>) -> Result<VersionManifest> {
         self.version(self.number_of(version).await?).await
     }
 
-    /// Window records of a version, in order, each checked against its digest.
+    /// Reads the window records of a version, in order, and checks each against its digest.
     ///
     /// # Errors
-    /// [`PipelineError::Damaged`], or what the store says.
+    /// [`PipelineError::Damaged`], or those of the store.
     pub async fn windows_of(&self, manifest: &VersionManifest) -> Result<Vec<WindowRecord>> {
         let mut records = Vec::with_capacity(manifest.windows.len());
         for (window, digest) in manifest.windows.iter().enumerate() {
@@ -149,10 +149,10 @@ impl Catalog {
         Ok(records)
     }
 
-    /// Commits a window of the version to be; from then on a follower may read it.
+    /// Commits a window of the coming version; from then on a follower may read it.
     ///
     /// # Errors
-    /// [`PipelineError::Ledger`] if the numbers do not add up, or what the store says.
+    /// [`PipelineError::Ledger`] if the counts do not add up, or those of the store.
     pub async fn commit_window(&self, version: u32, record: &WindowRecord) -> Result<()> {
         let scope = format!("window {}", record.window);
         record.samples.check(&scope)?;
@@ -172,20 +172,20 @@ impl Catalog {
         }
     }
 
-    /// Writes the digest of a published manifest beside it, unless it is there: what tells a whole manifest from a damaged one. Only
-    /// after the manifest, since of two that are made at once the first one counts.
+    /// Writes the digest of a published manifest beside it, unless it exists; it tells a whole manifest from a damaged one. The manifest
+    /// is written first: of two concurrent runs, the one whose manifest came first counts.
     ///
     /// # Errors
-    /// What the store says.
+    /// Those of the store.
     pub async fn record_digest(&self, manifest: &VersionManifest) -> Result<()> {
         let line = digest_line(manifest.version, Digest::of(&record_bytes(manifest)));
         self.store.create(&layout::manifest_digest(&self.dataset, manifest.version), line).await.map(drop)
     }
 
-    /// The recorded digest of a manifest; `None` if there is no such record.
+    /// Reads the recorded digest of a manifest; `None` without such a record.
     ///
     /// # Errors
-    /// [`PipelineError::Damaged`] if the record holds none, or what the store says.
+    /// [`PipelineError::Damaged`] if the record holds no digest, or those of the store.
     pub async fn recorded_digest(&self, version: u32) -> Result<Option<Digest>> {
         let path = layout::manifest_digest(&self.dataset, version);
         let Some(bytes) = self.store.get(&path).await? else { return Ok(None) };
@@ -197,18 +197,18 @@ impl Catalog {
     }
 }
 
-/// Digest of the keys of all windows.
+/// Returns the digest of the keys of all windows.
 #[must_use]
 pub(crate) fn digest_of_windows(windows: &[WindowRecord]) -> Digest {
     digest_of("plan", &windows.iter().map(|window| &window.keys).collect::<Vec<_>>())
 }
 
-/// The line that `b3sum` would print for a manifest, and that `b3sum --check` reads.
+/// Returns the line that `b3sum` prints for a manifest and `b3sum --check` reads.
 fn digest_line(version: u32, digest: Digest) -> String {
     format!("{digest}  {version}.json\n")
 }
 
-/// An empty record of `window`, to be filled in.
+/// Makes an empty record of `window`.
 #[must_use]
 pub(crate) fn window_record(window: u32, keys: WindowKeys) -> WindowRecord {
     WindowRecord {
@@ -285,7 +285,7 @@ pub(crate) fn lineage(windows: &[WindowRecord]) -> Result<arrow::array::RecordBa
     Ok(rows::write(&columns::lineage(has_chosen), &all)?)
 }
 
-/// A record of `window` without units, for tests.
+/// Makes a record of `window` without units, for tests.
 #[cfg(test)]
 pub(crate) fn empty_window_record(window: u32) -> WindowRecord {
     let none = Digest::of(b"");

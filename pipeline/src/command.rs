@@ -1,4 +1,4 @@
-//! The command line. Progress and errors go to standard error, results to standard output.
+//! Command line. Progress and errors go to standard error, results to standard output.
 
 mod config;
 mod doctor;
@@ -28,7 +28,7 @@ use crate::events::progress::Progress;
 use crate::store::{Layer, Store};
 use crate::terminal::printable;
 
-/// Time from a signal to the end of a command that comes to no safe point: the grace period, and what it takes to record the end.
+/// Longest time between a signal and the end of a command that reaches no safe point: the grace period plus the time to record the end.
 const LONGEST_END: Duration = Duration::from_secs(25);
 
 /// Turns image-text pairs into versioned, packed token shards, and trains on them while it does so.
@@ -71,7 +71,7 @@ enum Command {
     Doctor(doctor::DoctorArgs),
 }
 
-/// Surroundings of a command.
+/// Surroundings of a command: log, progress, signal and store layer.
 #[derive(Clone)]
 struct Session {
     log: LogFormat,
@@ -92,7 +92,7 @@ struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    /// How a process is started that makes units of what this one leads.
+    /// Returns the command that starts a worker process for a run of this configuration.
     fn worker_command(&self, log: LogFormat) -> Result<WorkerCommand> {
         let program = std::env::current_exe().map_err(|source| PipelineError::System { what: "find the program cm3flow", source })?;
         let mut arguments = vec!["work".to_owned(), self.config.to_string_lossy().into_owned()];
@@ -101,27 +101,27 @@ impl ConfigArgs {
         Ok(WorkerCommand { program, arguments })
     }
 
-    /// The configuration with the address of its store and the folder that it is looked for from.
+    /// Loads the configuration, with the store's address, and the folder that a relative address starts from.
     fn load(&self, session: &Session) -> Result<(Config, PathBuf)> {
         let mut config = Config::load(&self.config)?;
         config.store.layer.clone_from(&session.layer);
         let mut folder = config.folder.clone();
         if let Some(store) = &self.store {
-            // A store that is named on the command line is looked for from where the command is run.
+            // The working folder resolves a store named on the command line, as it does other arguments.
             folder = PathBuf::from(".");
             config.dataset.store.clone_from(store);
         }
         Ok((config, folder))
     }
 
-    /// Opens the store; makes it if it is not there.
+    /// Opens the store; creates it if it does not exist.
     fn open(&self, session: &Session) -> Result<Job> {
         let (config, folder) = self.load(session)?;
         let store = Store::open_with(&config.dataset.store, &folder, &config.store)?;
         Ok(session.job(config, store))
     }
 
-    /// Opens the store, which must be there.
+    /// Opens the store, which must exist.
     fn open_existing(&self, session: &Session) -> Result<Job> {
         let (config, folder) = self.load(session)?;
         if !Store::may_exist(&config.dataset.store, &folder) {
@@ -132,7 +132,7 @@ impl ConfigArgs {
         Ok(session.job(config, store))
     }
 
-    /// Opens the store if it is there, else an empty one in memory: nothing is made.
+    /// Opens the store if it exists, else an empty one in memory. Creates nothing.
     fn open_for_a_look(&self, session: &Session) -> Result<Job> {
         let (config, folder) = self.load(session)?;
         let is_there = Store::may_exist(&config.dataset.store, &folder);
@@ -141,17 +141,17 @@ impl ConfigArgs {
     }
 }
 
-/// How a command ended that did not fail.
+/// Outcome of a command that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
-    /// All of it is done.
+    /// All work is done.
     All,
-    /// All but units that are quarantined.
+    /// All work is done except for quarantined units.
     WithQuarantined,
 }
 
-/// Says on standard error why a command failed, if it did. Returns the exit code: 0 done, 1 failed, 2 the user's mistake, 3 done but for units
-/// that are quarantined.
+/// Prints the error of a failed command to standard error. Returns the exit code: 0 done, 1 failed, 2 user's mistake, 3 done except for
+/// quarantined units.
 #[must_use]
 pub fn exit_code(ended: &Result<Done>) -> u8 {
     match ended {
@@ -189,13 +189,13 @@ impl Session {
         Ok(Done::All)
     }
 
-    /// Executes `command` until it is done or a signal comes. After the first signal it goes on to its next safe point, at the latest until the
-    /// grace period ends; a second one ends it at once. Nothing that is unfinished then is committed.
+    /// Executes `command` until it ends. After a first signal the command continues to its next safe point, at the latest until the grace
+    /// period ends; a second signal ends it at once. Unfinished work is not committed.
     async fn execute_until_signal(&self, command: Command) -> Result<Done> {
         let failed = |source| PipelineError::System { what: "listen to signals", source };
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-        // A task of its own: signals are heard while it computes.
+        // A separate task, so that signals are handled while the command computes.
         let session = self.clone();
         let mut work = tokio::spawn(async move { session.execute(command).await });
         let lost = |_| PipelineError::Lost { what: "the command's task" };
@@ -215,7 +215,7 @@ impl Session {
     }
 }
 
-/// Runs the command that was asked for.
+/// Executes the command of `cli`.
 ///
 /// # Errors
 /// The first error that stopped it.

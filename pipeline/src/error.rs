@@ -1,4 +1,4 @@
-//! Errors of the runtime and the command. [`PipelineError::is_users_mistake`] tells exit code 2 from 1.
+
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,151 +12,151 @@ use thiserror::Error;
 /// Result of the runtime.
 pub type Result<T, E = PipelineError> = std::result::Result<T, E>;
 
-/// What stops a command.
+/// Cause that stops a command.
 #[derive(Debug, Error)]
 pub enum PipelineError {
-    /// A file that the user named cannot be read.
+    /// A file named by the user cannot be read.
     #[error("cannot read {path}")]
     File {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// The system refused something that has nothing to do with what the user asked for.
+    /// The operating system refused an action that no input of the user caused.
     #[error("cannot {what}")]
     System {
         /// The action, as `read standard input`.
         what: &'static str,
-        /// Answer of the system.
+        /// Error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// A file that the user named holds something else than it should.
+    /// A file named by the user has another content than expected.
     #[error("cannot use {path}")]
     Unusable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What it holds, and what to do.
+        /// Description of the content and advice.
         source: DynError,
     },
     /// A file or folder cannot be written.
     #[error("cannot write {path}")]
     Write {
-        /// The file.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         #[source]
         source: std::io::Error,
     },
     /// The configuration is no TOML, or a field is unknown or has another type.
     #[error("{path} is no valid configuration")]
     Syntax {
-        /// The file.
+        /// Path of the configuration.
         path: PathBuf,
-        /// What the parser says, with line and column.
+        /// Error of the parser, with line and column.
         #[source]
         source: toml::de::Error,
     },
     /// Fields of the configuration are out of range.
     #[error("{path} has bad fields:\n  {}", problems.join("\n  "))]
     Config {
-        /// The file.
+        /// Path of the configuration.
         path: PathBuf,
-        /// Each bad field with its path.
+        /// Bad fields, one line each, with their paths.
         problems: Vec<String>,
     },
-    /// An address that no store is known for.
+    /// An address leads to no known kind of store.
     #[error("{field} = {url:?}: {problem}")]
     Address {
-        /// Field of the configuration.
+        /// Field of the configuration that holds the address.
         field: String,
-        /// The address.
+        /// Address as written.
         url: String,
-        /// What is wrong with it.
+        /// Reason of refusal.
         problem: String,
     },
-    /// There is nothing to export.
+    /// The version has no packs of the requested splits.
     #[error("version {version} has no {splits} packs to export")]
     NoPacks {
-        /// The version.
+        /// Number of the version.
         version: u32,
-        /// Names of the splits that were asked for.
+        /// Names of the requested splits.
         splits: String,
     },
-    /// The version does not hold its train documents so often.
+    /// The version has fewer variants of its train documents.
     #[error("version {version} has {variants} variants of its train documents (mask.variants), numbered from 0: {asked} is none of them")]
     NoVariant {
-        /// The version.
+        /// Number of the version.
         version: u32,
         /// Number of its variants.
         variants: usize,
-        /// What was asked for.
+        /// Requested variant, from 0.
         asked: u16,
     },
-    /// An export may only go where nothing is.
+    /// The target of an export is not empty.
     #[error(
         "{address} is not empty; export into a new folder. One without index files is left over from an export that stopped, and can be deleted"
     )]
     NotEmpty {
-        /// Where the export was to go.
+        /// Address of the target.
         address: String,
     },
     /// The store failed.
     #[error("cannot {action} {location}")]
     Store {
-        /// What was tried.
+        /// Action that failed.
         action: &'static str,
         /// Path in the store.
         location: String,
-        /// What the store says.
+        /// Error of the store.
         #[source]
         source: object_store::Error,
     },
-    /// Bytes in the store are not what their name says.
+    /// Bytes in the store do not fit their digest or format.
     #[error(
         "{location} is damaged: {problem}; `cm3flow versions verify --repair` makes what belongs to a version again, if it can; of a checkpoint, delete the folder that it lies in and run again"
     )]
     Damaged {
         /// Path in the store.
         location: String,
-        /// What is wrong.
+        /// Difference from the expected content.
         problem: String,
     },
-    /// A run has begun, and what it will need is not known yet.
+    /// A run has begun and has not recorded its plan, so gc cannot tell which objects that run needs.
     #[error(
         "run {run} has begun and has not planned yet; collect garbage again in a while, or, if that run has died, after the grace period"
     )]
     Planning {
-        /// The run.
+        /// Folder of the run.
         run: String,
     },
     /// Objects of versions are damaged.
     #[error("{count} objects are damaged")]
     DamagedObjects {
-        /// How many.
+        /// Number of damaged objects.
         count: usize,
     },
-    /// A version that was made again is not equal.
+    /// A rebuilt version has other bytes than the original.
     #[error("made again, version {version} differs; the first object that does: {object}")]
     OtherBytes {
-        /// The version.
+        /// Number of the version.
         version: u32,
-        /// Path in the store, or what it is.
+        /// Path in the store of the first different object, or its kind.
         object: String,
     },
-    /// A source no longer holds what a unit was made of.
+    /// A source no longer holds the samples of a unit.
     #[error("{file} of source {name} cannot be read again: {problem}")]
     Gone {
         /// Name of the source.
         name: String,
         /// Name of the file, as it was when the unit was made.
         file: String,
-        /// What is missing.
+        /// Missing samples.
         problem: String,
     },
-    /// This machine does not compute the same bits.
+    /// This machine computes in another numerics class than the one that made the version.
     #[error(
         "equal bytes cannot be made here: the version was made in another numerics class ({theirs}) than this machine's ({ours}); use a machine like the one that made it"
     )]
@@ -171,62 +171,62 @@ pub enum PipelineError {
     Record {
         /// Path in the store.
         location: String,
-        /// What it should be.
+        /// Expected kind of record.
         expected: &'static str,
-        /// What the parser says.
+        /// Error of the parser.
         #[source]
         source: serde_json::Error,
     },
-    /// A record in the store is of a later format.
+    /// A record in the store has a later format.
     #[error("{location} has format version {found}, this cm3flow reads {expected}; use the one that wrote it, or a later one")]
     Format {
         /// Path in the store.
         location: String,
-        /// Version found.
+        /// Format version of the record.
         found: u32,
-        /// Version that can be read.
+        /// Format version that this program reads.
         expected: u32,
     },
     /// A Parquet file cannot be written or read.
     #[error("Parquet failed on {location}")]
     Parquet {
-        /// Path in the store, or what the file is.
+        /// Path in the store, or a description of the file.
         location: String,
-        /// What the library says.
+        /// Error of the Parquet library.
         #[source]
         source: parquet::errors::ParquetError,
     },
-    /// Arrow failed.
+    /// An Arrow operation failed.
     #[error("arrow failed on {what}")]
     Arrow {
-        /// What was worked on.
+        /// Table or operation that failed.
         what: &'static str,
-        /// What the library says.
+        /// Error of the Arrow library.
         #[source]
         source: arrow::error::ArrowError,
     },
     /// The dataset has no such version.
     #[error("dataset {dataset} has no version {version}; `cm3flow versions list` shows which there are")]
     NoVersion {
-        /// The dataset.
+        /// Name of the dataset.
         dataset: String,
-        /// What was asked for.
+        /// Requested version, a number or tag.
         version: String,
     },
     /// The dataset has no version yet.
     #[error("nothing of dataset {dataset} is published yet; `cm3flow run` publishes its first version")]
     NothingPublished {
-        /// The dataset.
+        /// Name of the dataset.
         dataset: String,
     },
-    /// What was asked for is no id.
+    /// The text is no id of this kind.
     #[error("{text:?} is no {kind} id: {expected}; `cm3flow inspect CONFIG` shows some")]
     NoId {
-        /// What was asked for.
+        /// Text as given.
         text: String,
         /// `sample`, `document` or `pack`.
         kind: &'static str,
-        /// What an id looks like.
+        /// Form of a valid id.
         expected: &'static str,
     },
     /// Nothing in the version has this id.
@@ -234,42 +234,42 @@ pub enum PipelineError {
     UnknownId {
         /// `sample`, `document` or `pack`.
         kind: &'static str,
-        /// What was asked for.
+        /// Id as given.
         id: String,
-        /// The version.
+        /// Number of the version.
         version: u32,
-        /// What more can be said, with what joins it to the message; may be empty.
+        /// Further hint with its leading separator; may be empty.
         hint: String,
     },
-    /// Several ids begin so.
+    /// Several ids begin with the given text.
     #[error("{id} is the beginning of several {kind} ids; give more of it:\n  {}", candidates.join("\n  "))]
     AmbiguousId {
         /// `sample` or `document`.
         kind: &'static str,
-        /// What was asked for.
+        /// Text as given.
         id: String,
-        /// Some of the ids.
+        /// Some of the matching ids.
         candidates: Vec<String>,
     },
-    /// Another run published first.
+    /// Another run published this version first.
     #[error("version {version} of {dataset} was published by another run in the meantime; run again to go on from there")]
     Overtaken {
-        /// The dataset.
+        /// Name of the dataset.
         dataset: String,
-        /// The version.
+        /// Number of the version.
         version: u32,
     },
     /// Another run is at work on the dataset.
     #[error("{run}, {holder}, is at work on {dataset}; let it end, or wait for it with --lease wait")]
     Held {
-        /// The dataset.
+        /// Name of the dataset.
         dataset: String,
         /// Folder of the run in the store.
         run: String,
-        /// Its process.
+        /// Process and host of that run.
         holder: String,
     },
-    /// Units could not be made; all others were.
+    /// Some units could not be made; all others were.
     #[error(
         "{samples} samples are quarantined, so version {version} is not published; all other units are made. Mend their cause and run again, which \
          tries them again, or publish without them by --allow-quarantined:\n  {}",
@@ -278,34 +278,34 @@ pub enum PipelineError {
     Quarantined {
         /// The version that is not published.
         version: u32,
-        /// Samples of the units.
+        /// Number of samples in these units.
         samples: u64,
-        /// The units with what went wrong.
+        /// Units, each with its problem.
         units: Vec<String>,
     },
-    /// A process that makes units ended, or answered what is no answer.
+    /// A process that makes units ended, or answered a line that is no answer.
     #[error("the process that made the unit {problem}")]
     Worker {
-        /// What it did.
+        /// Description of the failure, as the end of a sentence.
         problem: String,
-        /// Whether other units may be made all the same.
+        /// `true` if other units can still be made.
         of_the_unit: bool,
     },
-    /// There is no such run.
+    /// The store holds no plan of this run.
     #[error("there is no plan of {run} in the store; --run takes the folder of a run that is at work")]
     NoRun {
-        /// What was asked for.
+        /// Folder of the run as given.
         run: String,
     },
-    /// A run has no such unit.
+    /// The plan of a run has no unit with this key.
     #[error("the plan of {run} has no unit with the key {key}")]
     UnknownUnit {
-        /// The run.
+        /// Folder of the run.
         run: String,
-        /// What was asked for.
+        /// Key as given.
         key: String,
     },
-    /// Settings of a fitted artefact changed.
+    /// The configuration has other settings than those that fitted a pinned artefact.
     #[error(
         "{name} was fitted with other settings than those of the configuration; restore them, or run with --refit to start a new line of versions"
     )]
@@ -313,26 +313,26 @@ pub enum PipelineError {
         /// Name of the artefact.
         name: String,
     },
-    /// There is nothing to fit on.
+    /// No sample is left to fit an artefact on.
     #[error(
         "no sample is left to fit {name} on: all of the first {seen} were refused or held out; refused: {refused}. Look at the source and at the [filter] and [split] settings"
     )]
     NothingToFit {
         /// Name of the artefact.
         name: &'static str,
-        /// Samples looked at.
+        /// Number of samples read.
         seen: u64,
-        /// Reasons of refusal with counts and a first detail each.
+        /// Reasons of refusal, each with its count and a first detail.
         refused: String,
     },
-    /// An artefact is given, so it is not fitted.
+    /// The configuration gives an artefact that was to be fitted.
     #[error("the {name} is given by {field} ({}), so there is nothing to fit; take the field out to fit one", path.display())]
     Given {
         /// Name of the artefact.
         name: &'static str,
         /// Field that names the file.
         field: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
     /// Tokenizers and vocabulary do not fit together.
@@ -341,32 +341,32 @@ pub enum PipelineError {
         /// What does not fit what.
         problem: String,
     },
-    /// Nothing is left after filtering.
+    /// No document was packed for training.
     #[error("no document came into a pack to train on; {account}. Look at the [filter], [split], [instruct] and [pack] settings")]
     NothingKept {
-        /// Where samples and documents went, by reason.
+        /// Fate of samples and documents, by reason.
         account: String,
     },
-    /// More was refused than allowed.
+    /// The run refused a larger fraction of samples than allowed.
     #[error(
         "{refused} of {input} samples were refused, more than runtime.max_refused_fraction = {max_fraction} allows: {reasons}; nothing was published. `cm3flow refused list CONFIG --unpublished` shows which; mend the sources or settings, or allow more, and run again"
     )]
     RefusedTooMuch {
-        /// Samples looked at.
+        /// Number of samples prepared.
         input: u64,
-        /// Samples refused.
+        /// Number of samples refused.
         refused: u64,
-        /// Fraction that is allowed.
+        /// Allowed fraction, 0 to 1.
         max_fraction: f64,
         /// The most frequent reasons with their counts.
         reasons: String,
     },
-    /// Metrics cannot be offered.
+    /// The endpoint for metrics cannot listen.
     #[error("cannot offer metrics at {address}; choose another address by runtime.metrics or --metrics")]
     Metrics {
-        /// The address.
+        /// Address that was asked for.
         address: SocketAddr,
-        /// What the system says.
+        /// Error of the operating system.
         #[source]
         source: std::io::Error,
     },
@@ -379,13 +379,13 @@ pub enum PipelineError {
     /// A model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// Columns are missing or of another type.
+    /// A table lacks columns or has columns of another type.
     #[error("a table does not have the columns that it should")]
     Schema(#[from] SchemaError),
-    /// Numbers do not add up.
+    /// Counts of a ledger do not add up.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// Ids do not fit.
+    /// Token ids do not fit the vocabulary.
     #[error("the vocabulary does not fit")]
     Vocabulary(#[from] VocabularyError),
     /// The trainer failed.
@@ -400,13 +400,13 @@ pub enum PipelineError {
     /// A task or thread ended without result.
     #[error("{what} ended without result")]
     Lost {
-        /// The task.
+        /// Name of the task or thread.
         what: &'static str,
     },
 }
 
 impl PipelineError {
-    /// Whether the error is that of one unit: others may be made all the same.
+    /// Checks whether the error concerns one unit alone: others can still be made.
     #[must_use]
     pub const fn is_of_the_unit(&self) -> bool {
         use StageError::{
@@ -438,7 +438,7 @@ impl PipelineError {
         }
     }
 
-    /// Exit code of a command that it stops: 3 for units that are quarantined, 2 for the user's mistakes, 1 for everything else.
+    /// Returns the exit code of a command that the error stops: 3 for quarantined units, 2 for user's mistakes, 1 for all others.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
@@ -448,14 +448,14 @@ impl PipelineError {
         }
     }
 
-    /// The message with those of its causes, each once.
+    /// Returns the message followed by those of its causes, each once.
     #[must_use]
     pub fn with_causes(&self) -> String {
         let mut line = self.to_string();
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
             let message = error.to_string();
-            // libtorch appends the stack of its C++ to what it says.
+            // libtorch appends the stack of its C++ code to its messages.
             let said = message.split("\nException raised from ").next().unwrap_or_default().trim();
             if !line.contains(said) {
                 line.push_str(": ");
@@ -466,7 +466,7 @@ impl PipelineError {
         line
     }
 
-    /// Whether the user can mend it by changing the configuration, the command line or the input.
+    /// Checks whether the user can mend the cause in the configuration, the command line or the input.
     #[must_use]
     pub const fn is_users_mistake(&self) -> bool {
         matches!(

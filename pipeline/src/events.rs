@@ -26,30 +26,30 @@ use crate::error::PipelineError;
 /// Counts by `stage.reason`.
 pub type Reasons = BTreeMap<String, u64>;
 
-/// Units of a segment in a plan.
+/// Numbers of a segment's units in a plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitsPlanned {
-    /// Those of windows of the base version.
+    /// Units in windows of the base version.
     pub there: u64,
-    /// All others; some of them may turn out to be there from an earlier run.
+    /// All other units; an earlier run may have made some of them.
     pub to_make: u64,
 }
 
-/// How a run ended.
+/// Outcome of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunEnd {
-    /// As the process returns it: 0 done, 1 failed, 2 the user's mistake, 3 done but for units that are quarantined.
+    /// Exit code of the process: 0 done, 1 failed, 2 user's mistake, 3 done except for quarantined units.
     pub exit_code: u8,
-    /// What stopped it, with its causes.
+    /// Error that stopped the run, with its causes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Version that was published or was there.
+    /// Version that the run published or found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u32>,
-    /// Whether everything was there before.
+    /// `true` if the latest version already held everything.
     #[serde(default)]
     pub nothing_to_do: bool,
-    /// Samples of units that are quarantined.
+    /// Number of samples in quarantined units.
     #[serde(default)]
     pub quarantined_samples: u64,
     /// Path of the report in the store.
@@ -61,14 +61,14 @@ pub struct RunEnd {
 }
 
 impl RunEnd {
-    /// That `error` stopped it.
+    /// Makes the outcome of a run that `error` stopped.
     #[must_use]
     pub fn failed(error: &PipelineError) -> Self {
         Self { exit_code: error.exit_code(), reason: Some(error.with_causes()), ..Self::default() }
     }
 }
 
-/// Something that a run tells. Serialized as an object whose `event` is the name of the variant in snake_case.
+/// An event of a run. Serialized as an object whose `event` is the name of the variant in snake_case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
@@ -76,216 +76,216 @@ pub enum Event {
     RunStarted {
         /// Name of the run: its folder below `runs/`.
         run: String,
-        /// The dataset.
+        /// Name of the dataset.
         dataset: String,
         /// Version of this program.
         cm3flow: String,
     },
-    /// All sources were looked through.
+    /// All sources have been scanned.
     ScanDone {
-        /// Sources.
+        /// Number of sources.
         sources: u64,
-        /// Units that they hold.
+        /// Number of units in them.
         units: u64,
-        /// Samples that they hold.
+        /// Number of samples in them.
         samples: u64,
-        /// Bytes of their files, as far as listed.
+        /// Bytes of their files, as far as listings tell.
         bytes: u64,
-        /// Time that it took.
+        /// Duration of the scan.
         seconds: f64,
     },
-    /// Artefacts are missing and are fitted now.
+    /// The run begins to fit missing artefacts.
     FitBegun {
-        /// Their names.
+        /// Names of the artefacts.
         artefacts: Vec<String>,
-        /// Train samples that they are fitted on.
+        /// Number of train samples for the fit.
         samples: u64,
     },
     /// An artefact was fitted.
     FitDone {
-        /// Its name.
+        /// Name of the artefact.
         artefact: String,
         /// Digest of its bytes.
         digest: Digest,
-        /// Time that it took.
+        /// Duration of the fit.
         seconds: f64,
     },
-    /// What will be made is known.
+    /// The plan is complete.
     PlanMade {
-        /// Version that comes out.
+        /// Version that the plan results in.
         version: u32,
-        /// Version that it goes on from.
+        /// Version whose windows the plan keeps.
         base: Option<u32>,
-        /// Whether it is published already.
+        /// `true` if that version is already published.
         is_published: bool,
         /// Windows of the plan, those of the base included.
         windows: u64,
-        /// Samples of the units that are to be made.
+        /// Number of samples in units to be made.
         samples: u64,
-        /// Samples of the base that the sources no longer hold.
+        /// Number of samples of the base that the sources no longer hold.
         removed_samples: u64,
-        /// Samples of the base whose units changed in the sources.
+        /// Number of samples of the base whose units changed in the sources.
         #[serde(default)]
         changed_samples: u64,
-        /// Refused samples that are tried once more.
+        /// Number of refused samples that the run tries again.
         #[serde(default)]
         replayed_samples: u64,
         /// Units by segment.
         units: BTreeMap<SegmentName, UnitsPlanned>,
     },
-    /// A unit is there.
+    /// A unit was made or found.
     UnitDone {
-        /// Its segment.
+        /// Segment of the unit.
         segment: SegmentName,
-        /// Its key.
+        /// Key of the unit.
         key: Digest,
-        /// Rows of all its files, or packs of all its shards.
+        /// Rows of all its files plus packs of all its shards.
         rows: u64,
         /// Bytes of all its files and shards.
         bytes: u64,
-        /// Whether it was there before.
+        /// `true` if it existed before.
         was_there: bool,
-        /// Time that it took.
+        /// Duration of the work.
         seconds: f64,
-        /// Samples, or in `compose` documents, that it refused.
+        /// Refused samples, in `compose` documents, by reason.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         refused: Reasons,
     },
     /// An attempt at a unit failed.
     UnitFailed {
-        /// Its segment.
+        /// Segment of the unit.
         segment: SegmentName,
-        /// Its key.
+        /// Key of the unit.
         key: Digest,
-        /// What went wrong.
+        /// Error with its causes.
         problem: String,
     },
-    /// A unit that failed is tried again.
+    /// A new attempt at a failed unit begins.
     UnitRetried {
-        /// Its segment.
+        /// Segment of the unit.
         segment: SegmentName,
-        /// Its key.
+        /// Key of the unit.
         key: Digest,
         /// Number of the attempt, from 2.
         attempt: u32,
     },
-    /// A unit was given up; the run goes on without it.
+    /// A unit has no attempts left; the run goes on without it.
     UnitQuarantined {
-        /// Its segment.
+        /// Segment of the unit.
         segment: SegmentName,
-        /// Its key.
+        /// Key of the unit.
         key: Digest,
         /// Source by its name in the configuration.
         source: String,
-        /// File of the source.
+        /// Name of the source's file.
         file: String,
-        /// Samples that are lost with it.
+        /// Number of samples in the unit.
         rows: u64,
-        /// What went wrong.
+        /// Error of the last attempt with its causes.
         problem: String,
     },
-    /// Another attempt made the unit with other contents first; that one stays.
+    /// Another attempt made the unit first with other contents, and these stay.
     UnitDiscarded {
-        /// Its segment.
+        /// Segment of the unit.
         segment: SegmentName,
-        /// Its key.
+        /// Key of the unit.
         key: Digest,
     },
-    /// Another run holds the lease of the dataset, and this one waits until it ends.
+    /// Another run holds the lease of the dataset; this run waits for its end.
     LeaseWaited {
         /// Folder of the other run.
         run: String,
-        /// Its process.
+        /// Process and host of the other run.
         holder: String,
     },
-    /// The lease of a run that is dead was taken over.
+    /// This run took over the lease of a dead run.
     LeaseTakenOver {
-        /// Folder of the other run.
+        /// Folder of the dead run.
         run: String,
-        /// Its process.
+        /// Process and host of the dead run.
         holder: String,
     },
-    /// Another run published this version first; this one plans again from there.
+    /// Another run published this version first; this run plans again on top of it.
     Replanned {
-        /// The version.
+        /// Number of the version.
         version: u32,
     },
     /// A window was committed; a follower may read it.
     WindowCommitted {
         /// Number of the window, from 0.
         window: u32,
-        /// Windows of the plan.
+        /// Number of windows of the plan.
         windows: u64,
-        /// Whether it is one of the base version.
+        /// `true` if it belongs to the base version.
         was_there: bool,
-        /// Shards.
+        /// Number of its shards.
         shards: u64,
-        /// Samples.
+        /// Counts of its samples.
         samples: SampleLedger,
-        /// Documents.
+        /// Counts of its documents.
         documents: DocumentLedger,
     },
     /// A version was published.
     VersionPublished {
-        /// The dataset.
+        /// Name of the dataset.
         dataset: String,
-        /// The version.
+        /// Number of the version.
         version: u32,
-        /// Version that it goes on from.
+        /// Version whose windows it keeps.
         base: Option<u32>,
-        /// Samples, over all windows.
+        /// Counts of samples over all windows.
         samples: SampleLedger,
-        /// Documents, over all windows.
+        /// Counts of documents over all windows.
         documents: DocumentLedger,
     },
     /// The trainer took a step.
     TrainingStep {
-        /// The step, from 1.
+        /// Number of the step, from 1.
         step: u64,
-        /// Steps in all.
+        /// Number of steps of the training.
         steps: u64,
         /// Mean loss in nats per token.
         loss: Option<f64>,
-        /// Length of the gradient before clipping.
+        /// L2 norm of the gradient before clipping.
         gradient_norm: f64,
     },
     /// A checkpoint is complete.
     CheckpointWritten {
-        /// Step of the training.
+        /// Step of the checkpoint.
         step: u64,
-        /// Folder in the store.
+        /// Folder of the checkpoint in the store.
         path: String,
     },
-    /// More was refused than allowed.
+    /// The run refused a larger fraction of samples than allowed.
     RefusedTooMuch {
-        /// Samples looked at.
+        /// Number of samples prepared.
         input: u64,
-        /// Samples refused.
+        /// Number of samples refused.
         refused: u64,
-        /// Fraction that is allowed.
+        /// Allowed fraction, 0 to 1.
         max_fraction: f64,
-        /// All reasons.
+        /// Refused samples by reason.
         reasons: Reasons,
     },
-    /// A signal came: what is under way is finished, and nothing new is begun.
+    /// A signal arrived: the run finishes work in progress and begins nothing new.
     Stopping,
-    /// Events did not fit into the buffer while the store could not be written.
+    /// The buffer overflowed with events while the store could not be written.
     EventsLost {
-        /// How many.
+        /// Number of lost events.
         count: u64,
     },
     /// The last event of a run.
     RunEnded {
-        /// How it ended.
+        /// Outcome of the run.
         #[serde(flatten)]
         end: RunEnd,
-        /// Time that it took.
+        /// Duration of the run.
         seconds: f64,
     },
 }
 
 impl Event {
-    /// That `record` is there, after `took`.
+    /// Makes the event for the finished unit of `record`, after `took`.
     #[must_use]
     pub fn unit_done(record: &UnitRecord, was_there: bool, took: Duration) -> Self {
         let (files, shards) = (record.files.values(), &record.shards);
@@ -301,7 +301,7 @@ impl Event {
         }
     }
 
-    /// That `record` is committed as one of `windows`.
+    /// Makes the event for the commit of `record`, one of `windows`.
     #[must_use]
     pub fn window_committed(record: &WindowRecord, windows: usize, was_there: bool) -> Self {
         Self::WindowCommitted {
@@ -314,7 +314,7 @@ impl Event {
         }
     }
 
-    /// That the version of `manifest` is published.
+    /// Makes the event for the publication of `manifest`.
     #[must_use]
     pub fn version_published(manifest: &VersionManifest) -> Self {
         Self::VersionPublished {
@@ -326,7 +326,7 @@ impl Event {
         }
     }
 
-    /// What a person is told; `None` for what bars show, or what the command says at its end.
+    /// Returns the line for people; `None` for events that bars or the command's last output show.
     #[must_use]
     pub fn line(&self) -> Option<String> {
         match self {
@@ -357,21 +357,21 @@ impl Event {
 /// An event with its time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Told {
-    /// RFC 3339, UTC, with milliseconds.
+    /// Time in UTC, RFC 3339 with milliseconds.
     pub at: String,
-    /// What was told.
+    /// The event itself.
     #[serde(flatten)]
     pub event: Event,
 }
 
 impl Told {
-    /// `event` with the present time.
+    /// Stamps `event` with the current time.
     #[must_use]
     pub fn now(event: Event) -> Self {
         Self { at: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true), event }
     }
 
-    /// One line of JSON, without the newline.
+    /// Serializes to one line of JSON, without the newline.
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("events hold nothing that JSON cannot")

@@ -1,7 +1,7 @@
-//! Executes a plan, window by window: while one window is settled, composed and packed, the next is prepared.
+//! Execution of a plan, window by window: while one window is settled, composed and packed, the next is prepared.
 //!
-//! [`Executor`] decides what is made, in which order, and what to do about units that cannot be made; [`Hands`] make them. Windows are
-//! committed in order. Results do not depend on the number of workers: every unit is a function of its key.
+//! [`Executor`] decides on order, attempts and quarantine; [`UnitMaker`] make the units. Windows are committed in order. Results do not
+//! depend on the number of workers: every unit is a function of its key.
 
 mod attempt;
 mod budget;

@@ -1,7 +1,7 @@
-//! The runtime of cm3flow: configuration, store, plan, execution, catalog, training and report, put together by [`run::run`].
+//! Runtime of cm3flow: configuration, store, plan, execution, catalog, training and report, put together by [`run::run`].
 //!
-//! `README.md` beside this crate is the architecture page. This is the only crate that names stages and models together. Rooms stand on floors, and
-//! each uses lower floors only; `tests/tests/workspace.rs` holds the table.
+//! `README.md` beside this crate is the architecture page. This crate alone names stages and models together. Rooms stand on floors,
+//! and each uses lower floors only; `tests/tests/workspace.rs` holds the table.
 
 pub mod artefact;
 pub mod catalog;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use cm3flow::command::{Cli, execute, exit_code};
 
-/// Batches of a few megabytes come and go on many threads: the system's allocator keeps more and more of what they leave behind.
+/// jemalloc, since many threads allocate and free batches of a few megabytes: the system's allocator keeps more and more freed memory.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         }
     };
     let done = runtime.block_on(execute(cli));
-    // Blocked reads of a source must not keep a command alive that has failed.
+    // A failed command must not wait for blocked reads of a source.
     runtime.shutdown_background();
     ExitCode::from(exit_code(&done))
 }

@@ -1,6 +1,6 @@
-//! Metrics for Prometheus: what the meters of the stages and the tally of events say at the moment of a scrape.
+//! Metrics for Prometheus, from the stages' meters and the tally of events at the moment of a scrape.
 //!
-//! Nothing is counted for this alone, so a run pays for it only while it is looked at. `pipeline/guide/watching.md` lists all metrics.
+//! Nothing is counted for metrics alone, so only a scrape costs time. `pipeline/guide/watching.md` lists all metrics.
 
 mod address;
 mod endpoint;
@@ -15,7 +15,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 use crate::events::progress::{Progress, Tally};
 
-/// Puts numbers into the text format of Prometheus.
+/// Formats counts as Prometheus text.
 struct Exporter {
     progress: Progress,
     recorder: PrometheusRecorder,
@@ -24,14 +24,14 @@ struct Exporter {
 
 impl Exporter {
     fn new(progress: &Progress) -> Self {
-        // A recorder of its own, not the global one: a process may hold several runs.
+        // A local recorder, not the global one: a process may hold several runs.
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, describe);
         Self { progress: progress.clone(), recorder, handle }
     }
 
-    /// All metrics as they are now.
+    /// Formats all metrics as they are now.
     fn render(&self) -> String {
         metrics::with_local_recorder(&self.recorder, || {
             for meter in self.progress.meters().all() {

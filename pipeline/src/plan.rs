@@ -1,4 +1,4 @@
-//! The plan: which windows a run makes of which units, and the key of every unit, before any of them is worked on.
+//! The plan: a run's windows, their units, and the key of every unit, all known before any work begins.
 
 pub(crate) mod estimate;
 mod manifest;
@@ -32,14 +32,14 @@ use crate::source::scan::{Drift, Scan, done_units};
 use crate::store::Store;
 
 impl WindowPlan {
-    /// A window as it was made, from its record; all of it is to be made again.
+    /// Makes the plan of a window from its record, so that all of it is made again.
     #[must_use]
     pub fn of_record(record: &WindowRecord) -> Self {
         let WindowRecord { units, keys, quarantined, blocklist, .. } = record.clone();
         Self { units, sources: Vec::new(), keys, blocklist, quarantined, committed: None }
     }
 
-    /// A window of `units` after the one that was settled as `settled_before`, as this configuration makes it.
+    /// Plans a window of `units` under this configuration, after the window with the settle key `settled_before`.
     #[must_use]
     pub fn of_units(
         config: &Config,
@@ -58,36 +58,36 @@ impl WindowPlan {
 pub struct WindowPlan {
     /// Source units, in order.
     pub units: Vec<SourceUnit>,
-    /// Where they are read from; empty for a window of the base version.
+    /// Places that the units are read from; empty for a window of the base version.
     pub sources: Vec<PlannedUnit>,
-    /// Keys of everything that is made of them.
+    /// Keys of all units made of them.
     pub keys: WindowKeys,
-    /// Digest of the blocked ids that hold for it.
+    /// Digest of the blocked ids for this window.
     pub blocklist: Option<Digest>,
-    /// Units beside them that could not be worked on.
+    /// Units of the window that could not be made; `units` lacks them.
     pub quarantined: Vec<QuarantinedUnit>,
-    /// The committed window, for one of the base version.
+    /// Committed record of a window of the base version.
     pub committed: Option<WindowRecord>,
 }
 
-/// What a run will do.
+/// Work of a run.
 #[derive(Debug)]
 pub struct Plan {
-    /// Number of the version that comes out.
+    /// Number of the resulting version.
     pub version: u32,
-    /// Version that it goes on from.
+    /// Version whose windows the plan keeps.
     pub base: Option<u32>,
-    /// Whether the latest version is what would come out.
+    /// `true` if the latest version is already the result.
     pub is_published: bool,
-    /// Digest of the blocked ids of the latest version, which hold for new windows.
+    /// Digest of the latest version's blocked ids, which apply to new windows.
     pub blocklist: Option<Digest>,
     /// Windows, those of the base first.
     pub windows: Vec<WindowPlan>,
-    /// How the sources differ from what the base was made of.
+    /// Difference between the sources and the content of the base.
     pub drift: Drift,
-    /// Why there is no base although there is a version: the first segment whose key is another one now.
+    /// First segment with another key than in the latest version, if that is why the plan has no base.
     pub made_anew_from: Option<SegmentName>,
-    /// Refused rows that are tried once more.
+    /// Number of refused rows that are tried again.
     pub replayed_samples: u64,
 }
 
@@ -100,7 +100,7 @@ impl Plan {
         Self::make_replaying(job, artefacts, latest, scan, None).await
     }
 
-    /// As [`Self::make`], with refused rows of the latest version that are tried once more.
+    /// As [`Self::make`], plus refused rows of the latest version to try again.
     ///
     /// # Errors
     /// Those of the store or a source.
@@ -125,7 +125,7 @@ impl Plan {
         let replayed = match replay {
             Some(asked) => {
                 let windows: Vec<WindowRecord> = committed().cloned().collect();
-                // Boxed, since the compiler cannot see through borrows this deep that the whole run may move between threads.
+                // Boxed, since the compiler cannot prove through such deep borrows that the run's future is `Send`.
                 Replay::plan(job, asked, &windows, Present { all: &scan.units, fresh: &fresh }).boxed().await?
             }
             None => Replay::default(),
@@ -154,7 +154,7 @@ impl Plan {
         })
     }
 
-    /// The plan of a version that is published, to make all of `windows` again.
+    /// Makes the plan of a published version, to make all of `windows` again.
     #[must_use]
     pub fn of_version(manifest: &VersionManifest, windows: Vec<WindowPlan>) -> Self {
         Self {
@@ -169,20 +169,20 @@ impl Plan {
         }
     }
 
-    /// The first segment of which this configuration makes other units than those of `records`, if there is one.
+    /// Returns the first segment for which this configuration makes other units than those of `records`, if any.
     #[must_use]
     pub fn differs_from(config: &Config, artefacts: &Artefacts, records: &[WindowRecord]) -> Option<SegmentName> {
         rebase(&KeyMaker { config, artefacts }, records.to_vec()).1
     }
 
-    /// Number of the version that holds the plan's result.
+    /// Returns the number of the version that holds the plan's result.
     #[must_use]
     pub fn resulting_version(&self) -> u32 {
         self.base.filter(|_| self.is_published).unwrap_or(self.version)
     }
 }
 
-/// The windows of the latest version if the present configuration makes the same of their units; else none, and the first segment
+/// Returns the windows of the latest version if this configuration makes the same of their units; else none, and the first segment
 /// that differs.
 fn rebase(maker: &KeyMaker<'_>, records: Vec<WindowRecord>) -> (Vec<WindowPlan>, Option<SegmentName>) {
     let mut windows = Vec::new();
@@ -207,11 +207,10 @@ fn rebase(maker: &KeyMaker<'_>, records: Vec<WindowRecord>) -> (Vec<WindowPlan>,
 }
 
 impl Plan {
-    /// Refused samples of units that it would make windows of and that an earlier run prepared, at most `limit`: what a run that was stopped
-    /// refused.
+    /// Lists refused samples of units in uncommitted windows that an earlier, stopped run prepared, at most `limit`.
     ///
     /// # Errors
-    /// What the store says.
+    /// Those of the store.
     pub async fn refused_before(&self, store: &Store, filter: &RefusedFilter, limit: usize) -> Result<Vec<RefusedSample>> {
         let units = UnitStore::new(store.clone());
         let mut found = Vec::new();
@@ -230,7 +229,7 @@ impl Plan {
 }
 
 impl Event {
-    /// The event that announces `plan`.
+    /// Makes the event that announces `plan`.
     #[must_use]
     pub fn plan_made(plan: &Plan) -> Self {
         let mut units: BTreeMap<SegmentName, UnitsPlanned> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! A whole run: scan, fit what is missing, plan, execute, publish, train on the way, report.
+//! A whole run: scans, fits missing artefacts, plans, executes, publishes, trains meanwhile, and reports.
 
 pub mod lease;
 
@@ -31,53 +31,53 @@ use crate::train::follow::Followed;
 use crate::view::report;
 use crate::view::report::Subject;
 
-/// What a run is asked for beyond its configuration.
+/// Options of a run beyond its configuration.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
-    /// Takes at most so many samples.
+    /// Number of samples to take, at most.
     pub limit: Option<u64>,
-    /// Fits anew what is pinned.
+    /// `true` to fit pinned artefacts anew.
     pub refit: bool,
-    /// Tries these refused samples of the latest version once more, beside what is new.
+    /// Filter for refused samples of the latest version to try again, in addition to new samples.
     pub replay: Option<ReplayFilter>,
-    /// Leaves out training even if the configuration has it.
+    /// `true` to leave out training even if the configuration has it.
     pub without_training: bool,
-    /// Publishes even if units are quarantined.
+    /// `true` to publish even if units are quarantined.
     pub allow_quarantined: bool,
-    /// What to do when another run is at work on the dataset.
+    /// Behaviour if another run is at work on the dataset.
     pub lease: LeaseMode,
-    /// How processes are started that make units, if `runtime.processes` asks for some.
+    /// Command that starts worker processes, if `runtime.processes` asks for some.
     pub worker_command: Option<WorkerCommand>,
 }
 
-/// What came of a run.
+/// Result of a run.
 #[derive(Debug)]
 pub struct RunOutcome {
-    /// The published version.
+    /// Manifest of the published version.
     pub manifest: VersionManifest,
-    /// Its windows.
+    /// Window records of the version.
     pub windows: Vec<WindowRecord>,
-    /// Whether the version was there before.
+    /// `true` if the version existed before.
     pub was_published: bool,
-    /// Whether the training had been done before.
+    /// `true` if the training was complete before.
     pub was_trained: bool,
-    /// The training, if the configuration has one.
+    /// Result of the training, if the configuration has one.
     pub training: Option<TrainOutcome>,
-    /// How the sources differ from what the version before was made of.
+    /// Difference between the sources and the content of the version before.
     pub drift: Drift,
-    /// Path of the report in the store; `None` if there was nothing to do.
+    /// Path of the report in the store; `None` if the run had nothing to do.
     pub report: Option<String>,
-    /// Samples of units that this run could not make, and that the version lacks.
+    /// Number of samples that the version lacks because their units are quarantined.
     pub quarantined: u64,
 }
 
 impl RunOutcome {
-    /// The version of `manifest`, just published, without training and report.
+    /// Makes the result of a run that has just published `manifest`, without training and report.
     const fn of(manifest: VersionManifest, windows: Vec<WindowRecord>, drift: Drift) -> Self {
         Self { manifest, windows, was_published: false, was_trained: false, training: None, drift, report: None, quarantined: 0 }
     }
 
-    /// Whether everything was there before.
+    /// Checks whether version and training existed before.
     #[must_use]
     pub const fn nothing_to_do(&self) -> bool {
         self.was_published && (self.training.is_none() || self.was_trained)
@@ -96,10 +96,10 @@ impl RunOutcome {
     }
 }
 
-/// How often a run that was overtaken plans again on what the other one published.
+/// Attempts of a run that is overtaken: it plans again on top of the version that the other run published.
 const TRIES: u32 = 8;
 
-/// What the parts of a run share.
+/// State that the parts of a run share.
 struct Run<'a> {
     folder: &'a str,
     job: &'a Job,
@@ -112,13 +112,13 @@ struct Run<'a> {
 /// Runs `job`.
 ///
 /// # Errors
-/// The first thing that goes wrong; what is committed stays, and the same call goes on from there.
+/// The first error; committed work stays, and the same call continues from there.
 pub async fn run(job: &Job, options: &RunOptions) -> Result<RunOutcome> {
     let scope = RunScope::begin(&job.store, &job.progress, job.dataset());
     scope.record(job.until_stopped(leased(job, options, &scope.folder())), RunOutcome::end).await
 }
 
-/// Runs while nobody else works on the dataset, as far as the options ask for that.
+/// Runs under the dataset's lease, as far as the options ask for it.
 async fn leased(job: &Job, options: &RunOptions, folder: &str) -> Result<RunOutcome> {
     let lease = Lease::take(job, folder, options.lease).await?;
     let mut tries = 1;
@@ -169,7 +169,7 @@ async fn plan_and_execute(job: &Job, options: &RunOptions, folder: &str) -> Resu
     }
 }
 
-/// Artefacts are fitted on all samples of the sources, even if the run itself takes fewer: they stay for later runs.
+/// Obtains the artefacts. Fits them on all samples of the sources even if the run takes fewer, since later runs use them too.
 async fn artefacts_for(job: &Job, scan: &Scan, options: &RunOptions) -> Result<Artefacts> {
     if options.limit.is_none() {
         return artefact::obtain(job, &scan.units, options.refit).await;
@@ -193,10 +193,10 @@ impl Run<'_> {
         Training { job, train: train.clone(), artefacts, key, feed: followed.feed() }
     }
 
-    /// The version is there; its training may be missing.
+    /// Completes a run whose version is already published: its training may be missing.
     async fn published(&self, plan: &Plan, latest: Published) -> Result<RunOutcome> {
         let Published { manifest, windows, .. } = latest;
-        // The run that published it may have died before it wrote this.
+        // The run that published the version may have died before it wrote the digest.
         self.catalog.record_digest(&manifest).await?;
         let mut outcome = RunOutcome::of(manifest, windows, plan.drift.clone());
         outcome.was_published = true;
@@ -222,7 +222,7 @@ impl Run<'_> {
         if made.as_ref().map_or(true, |(_, quarantined)| *quarantined > 0)
             && let Some(training) = training.take()
         {
-            // What was planned did not come about, which the trainer notices. It must not outlive this call.
+            // The trainer notices that the planned packs will not exist, and ends. It must not outlive this call.
             drop(followed);
             let _ = training.outcome().await;
         }
@@ -230,7 +230,7 @@ impl Run<'_> {
         let mut outcome = RunOutcome::of(manifest, windows, plan.drift.clone());
         outcome.quarantined = quarantined;
         if let (None, Some(train)) = (&training, self.train_config()) {
-            // The packs are others than those that were planned, so the training is another one too.
+            // Other packs were made than planned, so this is a different training.
             training =
                 Some(train::start(self.training(train, &train::pack_keys(&outcome.windows), &Followed::published(&outcome.windows)))?);
         }
@@ -241,7 +241,7 @@ impl Run<'_> {
         Ok(outcome)
     }
 
-    /// Makes all windows and publishes the version. Returns both, with the number of samples that are quarantined.
+    /// Makes all windows and publishes the version. Returns manifest, windows and the number of quarantined samples.
     async fn make(&self, plan: &Plan, followed: &Followed) -> Result<((VersionManifest, Vec<WindowRecord>), u64)> {
         let hands = self.hands()?;
         let kept = RunPlan::new(self.job.dataset(), plan);
@@ -271,10 +271,10 @@ impl Run<'_> {
         Ok(Hands::Processes(worker, Processes::new(command, self.folder.to_owned())))
     }
 
-    /// Number of samples that this run could not work on.
+    /// Returns the number of samples in units that this run quarantined.
     ///
     /// # Errors
-    /// [`PipelineError::Quarantined`] if there are some and that is not allowed.
+    /// [`PipelineError::Quarantined`] if there are some and the options do not allow them.
     fn quarantined(&self, plan: &Plan, windows: &[WindowRecord]) -> Result<u64> {
         let made = plan.windows.iter().zip(windows).filter(|(planned, _)| planned.committed.is_none());
         let found: Vec<_> = made.flat_map(|(_, window)| &window.quarantined).collect();
@@ -306,7 +306,7 @@ impl Run<'_> {
     }
 }
 
-/// Where the samples and documents of `windows` went: both ledgers, each with its reasons.
+/// Describes the fate of samples and documents of `windows`: both ledgers, each with its reasons.
 fn account(windows: &[WindowRecord]) -> String {
     let (mut samples, mut documents) = (SampleLedger::default(), DocumentLedger::default());
     for window in windows {
@@ -325,7 +325,7 @@ fn account(windows: &[WindowRecord]) -> String {
     )
 }
 
-/// What a replay comes to, for people.
+/// Describes the number of refused samples to be tried again, for people.
 fn replayed(plan: &Plan) -> String {
     match plan.replayed_samples {
         0 => "no refused sample is tried once more: none matches, or units that changed are read as a whole, or these files were tried already".into(),

@@ -1,4 +1,4 @@
-//! What a unit is and how it is made: its key, its task, and the stages of its segment.
+//! Segments: the key of each unit, its task, and the stages that make it.
 
 mod bank;
 mod compose;

@@ -1,4 +1,4 @@
-//! What a configuration reads: the files of its sources, and the pictures in them.
+//! Sources of a configuration: their files, and the pictures in them.
 
 pub(crate) mod photos;
 pub mod scan;

@@ -1,7 +1,7 @@
-//! The store: every byte that a run keeps. Objects are created, never changed; put-if-absent decides who was first. Only what collects garbage or
-//! repairs damage deletes.
+//! The store: all bytes that a run keeps. Objects are created and never changed; put-if-absent decides who was first. Only gc,
+//! repairs, leases and replaced scans delete objects.
 //!
-//! Put-if-absent cannot tell two writers of equal bytes apart: what must have one winner holds something of its own.
+//! Put-if-absent cannot tell two writers of equal bytes apart: a record that must have one winner holds a value of its writer.
 
 mod body;
 pub mod config;
@@ -35,14 +35,14 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{PipelineError, Result};
 
-/// What came of creating an object.
+/// Outcome of creating an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
-    /// It is ours.
+    /// The object was created.
     New,
-    /// It was there already, with the same bytes.
+    /// The object existed with the same bytes.
     Same,
-    /// It was there already, with other bytes, which stay.
+    /// The object existed with other bytes, which stay.
     Different,
 }
 
@@ -51,30 +51,30 @@ pub enum Created {
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     address: String,
-    /// Where it lies, if it is local.
+    /// Folder of a local store.
     folder: Option<PathBuf>,
 }
 
 impl Store {
-    /// Wraps `objects`, as they are; `address` is its name for people. [`Self::open_with`] puts retries around what it opens.
+    /// Wraps `objects` as they are; `address` is the name for people. [`Self::open_with`] adds retries.
     #[must_use]
     pub fn new(objects: Arc<dyn ObjectStore>, address: &str) -> Self {
         Self { objects, address: address.to_owned(), folder: None }
     }
 
-    /// Name for people.
+    /// Returns the address for people.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// The store below.
+    /// Returns the underlying object store.
     #[must_use]
     pub fn objects(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.objects)
     }
 
-    /// Bytes of `path`; `None` if there is no such object.
+    /// Reads the bytes of `path`; `None` if there is no such object.
     ///
     /// # Errors
     /// [`PipelineError::Store`].
@@ -87,7 +87,7 @@ impl Store {
         }
     }
 
-    /// Bytes of `path`, which must be there and have `digest`.
+    /// Reads the bytes of `path`, which must exist and have `digest`.
     ///
     /// # Errors
     /// [`PipelineError::Store`] or [`PipelineError::Damaged`].
@@ -96,7 +96,7 @@ impl Store {
         if Digest::of(&bytes) == digest { Ok(bytes) } else { Err(damaged(path, "its bytes have another digest")) }
     }
 
-    /// Record at `path`; `None` if there is no such object. `expected` says what it is, for the error.
+    /// Reads the record at `path`; `None` if there is no such object. `expected` names its kind in errors.
     ///
     /// # Errors
     /// [`PipelineError::Store`] or [`PipelineError::Record`].
@@ -106,7 +106,7 @@ impl Store {
         parsed.map(Some).map_err(|source| PipelineError::Record { location: path.to_owned(), expected, source })
     }
 
-    /// Creates `path` if it is absent.
+    /// Creates `path` if it does not exist.
     ///
     /// # Errors
     /// [`PipelineError::Store`].
@@ -123,7 +123,7 @@ impl Store {
         }
     }
 
-    /// Creates an object whose path names its digest: if it is there already, it must be the same.
+    /// Creates an object whose path names its digest. An existing object must hold the same bytes.
     ///
     /// # Errors
     /// [`PipelineError::Store`], or [`PipelineError::Damaged`] if other bytes lie there.
@@ -134,18 +134,18 @@ impl Store {
         }
     }
 
-    /// Creates the record `path` if it is absent.
+    /// Creates the record `path` if it does not exist.
     ///
     /// # Errors
     /// [`PipelineError::Store`].
     ///
     /// # Panics
-    /// If the record cannot be represented as JSON: records never are so.
+    /// If the record has no JSON form; all records have one.
     pub async fn create_record(&self, path: &str, record: &impl Serialize) -> Result<Created> {
         self.create(path, record_bytes(record)).await
     }
 
-    /// Names below `folder`, one level deep, sorted: files and folders.
+    /// Lists the names of files and folders directly below `folder`, sorted.
     ///
     /// # Errors
     /// [`PipelineError::Store`].
@@ -158,7 +158,7 @@ impl Store {
         Ok(names)
     }
 
-    /// All objects below `folder`, any level deep, in no particular order.
+    /// Streams all objects below `folder`, at any depth, in no particular order.
     ///
     /// # Errors
     /// [`PipelineError::Store`], as items.
@@ -169,7 +169,7 @@ impl Store {
         self.objects.list(Some(&Path::from(folder))).map_err(failed).boxed()
     }
 
-    /// Deletes `path`. That it is gone already is no error.
+    /// Deletes `path`. A missing object is no error.
     ///
     /// # Errors
     /// [`PipelineError::Store`].
@@ -182,13 +182,13 @@ impl Store {
 }
 
 impl fmt::Debug for Store {
-    /// Without the client below, which holds keys.
+    /// Leaves out the client, which holds keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
-/// A record as its file holds it: indented JSON, ends with a newline.
+/// Returns the bytes of a record's file: indented JSON that ends with a newline.
 pub(crate) fn record_bytes(record: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(record).expect("records serialize to JSON");
     bytes.push(b'\n');

@@ -1,6 +1,6 @@
-//! Text on its way to a terminal.
+//! Text for a terminal.
 
-/// Text from data may hold escape codes and marks that turn the order of letters; a terminal must not obey them.
+/// Replaces escape codes and marks that change the order of letters: text from data may hold them, and a terminal must not obey them.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let is_order = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

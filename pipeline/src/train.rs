@@ -1,7 +1,7 @@
-//! Training on the packs of a run or version, on a thread of its own, with checkpoints in the store.
+//! Training on the packs of a run or version, on a separate thread, with checkpoints in the store.
 //!
-//! `checkpoints/<dataset>/<key>/<step>/` holds a checkpoint with the losses of the steps up to it; `complete.json`, written last,
-//! makes it visible. The key names model, settings and packs, so that the same training is never done twice.
+//! `checkpoints/<dataset>/<key>/<step>/` holds a checkpoint with the losses of the steps before it; `complete.json`, written last, makes it
+//! visible. The key covers model, settings and packs, so that no training is done twice.
 
 pub mod evaluate;
 pub mod follow;
@@ -28,7 +28,7 @@ use crate::events::{RunEnd, RunScope};
 use crate::train::evaluate::Evaluator;
 use crate::train::follow::{Feed, Followed};
 
-/// What a training needs.
+/// Inputs of a training.
 pub(crate) struct Training {
     pub job: Job,
     pub train: TrainConfig,
@@ -38,19 +38,19 @@ pub(crate) struct Training {
     pub feed: Feed,
 }
 
-/// Key of the training that `config` asks for on the packs whose units have the keys `packs`: of what its weights depend on.
+/// Returns the key of the training of `config` on the packs of the pack units `packs`. It covers everything that the weights depend on.
 pub(crate) fn key(config: &Config, train: &TrainConfig, artefacts: &Artefacts, packs: &[Digest]) -> Digest {
     let weights = TrainConfig { checkpoint_every: 0, evaluate_every: 0, log_every: 0, ..train.clone() };
     digest_of("training", &(&config.model, weights, &artefacts.vocabulary, config.pack.seq_len, config.dataset.seed, packs))
 }
 
-/// The packs of `windows`, as keys of trainings name them.
+/// Returns the packs of `windows`, as keys of trainings name them.
 pub(crate) fn pack_keys(windows: &[WindowRecord]) -> Vec<Digest> {
     windows.iter().flat_map(packs_of).collect()
 }
 
-/// The packs of a window. Keys name the packs that units made; a window with holes has lost samples since, and a training on the rest is
-/// another one.
+/// Returns the packs of a window: the keys of its pack units. A window with holes has lost samples since these units, so it names its
+/// shards instead: a training on the rest is a different one.
 pub(crate) fn packs_of(window: &WindowRecord) -> Vec<Digest> {
     if window.documents.withdrawn > 0 {
         return window.shards.iter().map(|shard| shard.digest).collect();
@@ -58,11 +58,11 @@ pub(crate) fn packs_of(window: &WindowRecord) -> Vec<Digest> {
     window.keys.pack.to_vec()
 }
 
-/// Trains on a published version, as the configuration says; goes on from the last checkpoint.
+/// Trains on a published version as the configuration says; continues from the last checkpoint.
 ///
 /// # Errors
-/// [`PipelineError::NoVersion`], [`PipelineError::Mismatch`] if the configuration's vocabulary or `seq_len` is another than the version's, or
-/// those of the store and the model.
+/// [`PipelineError::NoVersion`], [`PipelineError::Mismatch`] if vocabulary or `seq_len` of the configuration differ from the version's,
+/// or those of the store and the model.
 pub async fn train_version(job: &Job, version: Option<&VersionRef>) -> Result<TrainOutcome> {
     let config = &job.config;
     let train =
@@ -82,17 +82,17 @@ pub async fn train_version(job: &Job, version: Option<&VersionRef>) -> Result<Tr
     scope.record(job.until_stopped(async { start(training)?.outcome().await }), end).await
 }
 
-/// A training on its thread.
+/// A training that runs on its thread.
 pub(crate) struct Started(oneshot::Receiver<Result<TrainOutcome>>);
 
 impl Started {
-    /// Waits for its end.
+    /// Waits for the end of the training.
     pub(crate) async fn outcome(self) -> Result<TrainOutcome> {
         self.0.await.map_err(|_| PipelineError::Lost { what: "the training thread" })?
     }
 }
 
-/// Starts the thread.
+/// Starts the training on a new thread.
 pub(crate) fn start(training: Training) -> Result<Started> {
     let (send, receive) = oneshot::channel();
     let runtime = Handle::current();
@@ -104,7 +104,7 @@ pub(crate) fn start(training: Training) -> Result<Started> {
         {
             progress.say(&format!("training ended: {error}"));
         }
-        // The receiver is only gone when nobody waits any more.
+        // The receiver is gone only if nobody waits any more.
         drop(send.send(result));
     };
     std::thread::Builder::new()

@@ -1,4 +1,4 @@
-//! What is done with versions once they are published: compared, verified and repaired, rebuilt, exported, freed of samples, and cleaned up after.
+//! Work on published versions: comparison, verification and repair, rebuild, export, withdrawal, and garbage collection.
 
 pub mod diff;
 pub mod export;

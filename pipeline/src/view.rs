@@ -1,4 +1,4 @@
-//! What people look at: single samples, documents and packs, and the report of a run.
+//! Views for people: single samples, documents and packs, and the report of a run.
 
 pub mod inspect;
 pub mod report;

@@ -1,4 +1,4 @@
-//! The command as a user meets it: output, errors that name what is wrong, exit codes.
+//! The command as a user meets it: output, errors that name the mistake, exit codes.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -87,7 +87,7 @@ fn what_libtorch_says_is_one_line_without_the_stack_of_its_cpp() {
 fn products_that_the_user_chose_belong_to_the_kernels() {
     let mut doctor = Command::new(env!("CARGO_BIN_EXE_cm3flow"));
     let told = stdout(&doctor.arg("doctor").env("MKL_CBWR", "COMPATIBLE").output().expect("the binary was just built"));
-    // The only ones that MKL takes by name on every maker's processor.
+    // `COMPATIBLE` products are the only ones that MKL takes by name on processors of every maker.
     assert!(told.contains(", MKL_CBWR=COMPATIBLE"), "{told}");
 }
 
@@ -216,7 +216,7 @@ fn versions_are_tagged_compared_and_verified() {
         (output.status.code(), stdout(&output), stderr(&output))
     };
     assert_eq!(cm3flow(folder.path(), &["run", "job.toml"]).status.code(), Some(0));
-    // One that has nothing to do is in nobody's way.
+    // A run that had nothing to do is in nobody's way.
     assert_eq!(cm3flow(folder.path(), &["run", "job.toml"]).status.code(), Some(0));
     assert_eq!(versions(&["tag", "job.toml", "good", "1"]), (Some(0), "good names version 1\n".into(), String::new()));
     assert!(versions(&["tag", "job.toml"]).1.starts_with("good "));
@@ -225,7 +225,7 @@ fn versions_are_tagged_compared_and_verified() {
     assert!(code == Some(0) && shown.contains("kept samples: 0 came, 0 went") && shown.contains("settings: the same"), "{shown}");
     let (code, shown, error) = versions(&["verify", "job.toml", "good"]);
     assert!(code == Some(0) && shown.contains("all as recorded"), "{shown}{error}");
-    // The run that had nothing to do left its events, and they go; those of the version stay.
+    // The run that had nothing to do left events only, and gc deletes them; those of the version's run stay.
     let (code, shown, error) = versions(&["gc", "job.toml", "--grace", "0s", "--apply"]);
     assert_eq!(code, Some(0), "{shown}{error}");
     let runs: Vec<_> = std::fs::read_dir(folder.path().join("store/runs")).expect("runs").map(|run| run.expect("a run").path()).collect();
@@ -250,7 +250,7 @@ fn versions_are_tagged_compared_and_verified() {
     assert!(code == Some(2) && error.contains("has no version good"), "{error}");
 }
 
-/// Lines of JSON, each of which must be an object.
+/// Parses lines of JSON, each of which must be an object.
 fn objects(text: &str) -> Vec<serde_json::Value> {
     let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     text.lines().map(parse).inspect(|object: &serde_json::Value| assert!(object.is_object(), "{object}")).collect()
@@ -281,7 +281,7 @@ fn with_json_a_program_reads_events_alone_and_logs_name_what_they_belong_to() {
     assert_eq!(named("window_committed")[0]["samples"]["in"], 25);
     assert_eq!(named("version_published").len(), 1);
 
-    // The same events lie in the store.
+    // The store holds the same events.
     let run = events[0]["run"].as_str().expect("a name");
     let recorded = folder.path().join("store/runs").join(run).join("events");
     let mut files: Vec<_> = std::fs::read_dir(&recorded).expect("events").map(|file| file.expect("a file").path()).collect();

@@ -1,4 +1,4 @@
-//! Runs of the real command that are killed, raced and refused: what comes out is what an undisturbed run makes, to the last byte.
+//! Runs of the real command that are killed, raced and refused: their stores equal those of undisturbed runs, to the last byte.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cm3flow_schemas::random::Draws;
 
-/// A job on a folder of its own.
+/// A job in a separate folder.
 struct Trial {
     folder: tempfile::TempDir,
 }
@@ -41,7 +41,7 @@ impl Trial {
         self.command(arguments).output().expect("the binary was just built")
     }
 
-    /// Everything in the store that is no record of who was at work when.
+    /// Reads everything in the store except for records of runs and leases.
     fn objects(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let store = self.folder.path().join("store");
         let mut objects = BTreeMap::new();
@@ -63,7 +63,7 @@ impl Trial {
     }
 }
 
-/// What a local store leaves when it is killed between writing a file and giving it its name: `NAME#N`.
+/// Checks for a remnant of a local store that was killed between writing a file and renaming it: `NAME#N`.
 fn is_left_over(name: &Path) -> bool {
     name.to_string_lossy().contains('#')
 }
@@ -79,7 +79,7 @@ fn assert_same(found: &BTreeMap<PathBuf, Vec<u8>>, expected: &BTreeMap<PathBuf, 
     assert!(different.is_empty(), "other bytes in {different:?}");
 }
 
-/// `kills` processes are killed at random moments, up to four on one store.
+/// Kills `kills` processes at random moments, up to four on one store.
 fn kill_at_random(kills: u32) {
     let undisturbed = Trial::new();
     let start = Instant::now();
@@ -141,7 +141,7 @@ fn a_second_run_is_refused_while_the_first_is_at_work() {
         assert!(start.elapsed() < Duration::from_secs(60), "the first run takes no lease");
         std::thread::sleep(Duration::from_millis(2));
     }
-    // What is stopped does not end before the second one has looked.
+    // The stopped process does not end before the second one has looked.
     let pid = first.id().to_string();
     let signal = |name: &str| assert!(Command::new("kill").args([name, &pid]).status().expect("kill").success());
     signal("-STOP");

@@ -13,7 +13,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What a command that must succeed prints.
+/// Runs a command that must succeed; returns its output.
 fn printed(folder: &Path, arguments: &[&str]) -> String {
     let output = cm3flow(folder, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
@@ -24,7 +24,7 @@ fn json(folder: &Path, arguments: &[&str]) -> Value {
     serde_json::from_str(&printed(folder, arguments)).expect("JSON")
 }
 
-/// The error of a command that fails by the user's mistake.
+/// Runs a command that must fail by the user's mistake; returns its error.
 fn mistake(folder: &Path, arguments: &[&str]) -> String {
     let output = cm3flow(folder, arguments);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
@@ -121,7 +121,7 @@ fn mistakes_say_what_to_do() {
     assert!(version.contains("has no version 7"), "{version}");
 }
 
-/// `doctor --json` with the variables that decide where CUDA is looked for.
+/// Runs `doctor --json` with the variables that decide where CUDA is looked for.
 fn doctor(variables: &[(&str, &Path)]) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cm3flow"));
     command.args(["doctor", "--json"]).env_remove("LIBTORCH_USE_PYTORCH").env_remove("VIRTUAL_ENV");
@@ -179,7 +179,7 @@ fn doctor_says_exactly_why_there_is_no_cuda() {
     let (kind, reason) = problem(&wanted);
     assert!(kind == "library_not_found" && reason.contains("built without CUDA"), "{kind}: {reason}");
 
-    // A file that is no library, found by either way.
+    // A file that is no library, found in either way.
     std::fs::create_dir(folder.path().join("lib")).expect("a temporary folder");
     std::fs::write(folder.path().join("lib/libtorch_cuda.so"), "no library").expect("a temporary folder");
     let (kind, reason) = problem(&wanted);

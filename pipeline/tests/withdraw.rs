@@ -1,4 +1,4 @@
-//! `versions withdraw` as a user meets it: what it says, as text and as JSON, and exit codes.
+//! `versions withdraw` as a user meets it: output as text and as JSON, and exit codes.
 
 use std::path::Path;
 use std::process::{Command, Output};

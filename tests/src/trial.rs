@@ -159,7 +159,7 @@ impl Trial {
         self.job_telling(&Progress::silent())
     }
 
-    /// As [`Self::trial`], with a listener to events.
+    /// As [`Self::job`], with a listener to events.
     #[must_use]
     pub fn job_telling(&self, progress: &Progress) -> Job {
         Job { stop: self.stop.clone(), ..Job::new(self.config.clone(), self.store.clone(), progress.clone()) }

@@ -16,13 +16,13 @@ use super::files::read_module;
 use crate::config::Config;
 use crate::error::{PipelineError, Result};
 
-/// What the names of annotators begin with in a manifest; the role follows.
+/// Prefix of annotators' names in a manifest; the role follows.
 const PREFIX: &str = "annotator.";
 
 /// Loads the annotators of `config`, each on a thread of its own, by ascending role.
 ///
 /// # Errors
-/// [`PipelineError::File`], or [`PipelineError::Unusable`] or [`PipelineError::Model`] for what is no module.
+/// [`PipelineError::File`]; [`PipelineError::Unusable`] or [`PipelineError::Model`] if a file is no module.
 pub(super) fn load(config: &Config) -> Result<Vec<Annotator>> {
     let side_px = config.tokenize.image.preparation().side_px;
     let one = |(role, annotator): (&String, &crate::config::RoleConfig)| {
@@ -37,10 +37,11 @@ pub(super) fn load(config: &Config) -> Result<Vec<Annotator>> {
     config.annotate.0.iter().map(one).collect()
 }
 
-/// Gives a black picture to each annotator of `artefacts`, so that a module that makes no pictures stops a run before units are worked on and given up.
+/// Gives a black picture to each annotator of `artefacts`. A module that makes no pictures thus stops a run before any unit is
+/// tried and quarantined.
 ///
 /// # Errors
-/// [`PipelineError::Stage`] with what the annotator says.
+/// [`PipelineError::Stage`] with the annotator's error.
 pub(crate) async fn try_out(artefacts: &Artefacts) -> Result<()> {
     for Annotator { owner, spec, .. } in &artefacts.annotators {
         let black = vec![0; spec.bytes_per_image()];
@@ -50,18 +51,18 @@ pub(crate) async fn try_out(artefacts: &Artefacts) -> Result<()> {
     Ok(())
 }
 
-/// Digests of `annotators`, by the names that manifests list them under.
+/// Returns the digests of `annotators`, by the names that manifests list them under.
 pub(super) fn digests(annotators: &[Annotator]) -> BTreeMap<String, Digest> {
     annotators.iter().map(|annotator| (format!("{PREFIX}{}", annotator.role), annotator.spec.digest)).collect()
 }
 
-/// Whether a manifest lists an annotator under `name`.
+/// Checks whether a manifest lists an annotator under `name`.
 pub(super) fn is_name(name: &str) -> bool {
     name.starts_with(PREFIX)
 }
 
-/// The numerics class of units that are tokenized under `tokenizer` and annotated by `annotators`. All of them compute on one device with as many threads; an
-/// annotator's batch size and type stand in its settings and its module.
+/// Returns the numerics class of units that `tokenizer`'s class and `annotators` make. All compute on one device with as many
+/// threads; an annotator's batch size and type are in the digest of its settings and module.
 pub(super) fn numerics_with(tokenizer: &NumericsClass, annotators: &[Annotator]) -> NumericsClass {
     match annotators.first().map(|annotator| &annotator.spec.numerics) {
         Some(annotator) if tokenizer.libtorch == "none" => {
@@ -71,7 +72,7 @@ pub(super) fn numerics_with(tokenizer: &NumericsClass, annotators: &[Annotator])
     }
 }
 
-/// Checks that `annotators` are those that the version of `manifest` was made with.
+/// Checks that `annotators` are those that made the version of `manifest`.
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`].

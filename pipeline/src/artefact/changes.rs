@@ -1,5 +1,5 @@
-//! How many codes would be others under another batch size or precision: measured once for a tokenizer, numerics class and first photos,
-//! kept in the store by the tokenizer's digest, and written into every manifest.
+//! Codes that another batch size or precision would change: counted once for each tokenizer, numerics class and set of first photos.
+//! The counts lie in the store under the tokenizer's digest, and in every manifest.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use super::{Contents, image_tokenizer};
 use crate::config::{Config, ImageTokenizerConfig, Job};
 use crate::error::{PipelineError, Result};
 
-/// Photos that it is measured on.
+/// Photos that changes are measured on.
 const PHOTOS: u64 = 4;
 
-/// Changed codes by what was changed, as [`cm3flow_schemas::version::VersionManifest::code_changes`] has them. Measures on the first train
-/// photos of `units` unless the store knows.
+/// Returns changed codes by the name of the changed setting, as [`cm3flow_schemas::version::VersionManifest::code_changes`] holds
+/// them. Measures on the first train photos of `units` unless the store holds the counts.
 ///
 /// # Errors
-/// What the store, a stage or a model says.
+/// Those of the store, a stage or a model.
 pub(super) async fn of(
     job: &Job,
     contents: Contents,
@@ -40,7 +40,7 @@ pub(super) async fn of(
     if pixels.is_empty() {
         return Ok(BTreeMap::new());
     }
-    // The photos are part of the name: what a manifest says must not depend on what else the store has seen.
+    // The photos are part of the name: the manifest must not depend on earlier runs over other photos in this store.
     let key = digest_of("code changes", &(&spec.numerics, Digest::of(&pixels)));
     let path = format!("{}/code-changes-{}.json", layout::artefact(spec.digest), key.short());
     if let Some(known) = store.record(&path, "list of changed codes").await? {
@@ -50,11 +50,11 @@ pub(super) async fn of(
     let measuring = move || measure(&config, &contents, alternatives, &pixels);
     let changes = tokio::task::spawn_blocking(measuring).await.map_err(|_| PipelineError::Lost { what: "comparing codes" })??;
     store.create_record(&path, &changes).await?;
-    // Another run may have been first.
+    // If another run was first, its counts stand.
     Ok(store.record(&path, "list of changed codes").await?.unwrap_or(changes))
 }
 
-/// Settings that codes should hardly depend on, by name: one image at a time, half of the batch, the other precision.
+/// Returns settings that should hardly change codes, by name: one image at a time, half the batch, the other precision.
 fn alternatives(config: &Config) -> Vec<(String, ImageTokenizerConfig)> {
     let image = &config.tokenize.image;
     let (batch_size, precision) = match image {

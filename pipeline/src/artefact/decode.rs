@@ -1,4 +1,4 @@
-//! Packs back into what people read: documents without masks, as text and codes.
+//! Turns packs back into documents without masks: text and image codes that people can read.
 
 use cm3flow_schemas::document::{ImageCodes, Modality, Role, Segment, image_of, unmasked};
 use cm3flow_schemas::pack::{Pack, PlacedDocument};
@@ -10,9 +10,9 @@ use crate::error::Result;
 /// A part of a document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Part {
-    /// What it is for.
+    /// Part's role in its document.
     pub role: Role,
-    /// What it says.
+    /// Its text or image.
     pub content: Content,
 }
 
@@ -25,7 +25,7 @@ pub enum Content {
     Image(ImageCodes),
 }
 
-/// Tokens and segments of a document of `pack`, counted from its first token.
+/// Returns the tokens and segments of a document of `pack`; segments start from the document's first token.
 #[must_use]
 pub fn tokens_of(pack: &Pack, document: &PlacedDocument) -> (Vec<u32>, Vec<Segment>) {
     let range = document.start as usize..(document.start + document.len) as usize;
@@ -37,10 +37,10 @@ pub fn tokens_of(pack: &Pack, document: &PlacedDocument) -> (Vec<u32>, Vec<Segme
 /// A segment as people read it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
-    /// The segment.
+    /// The segment, counted from the document's first token.
     pub segment: Segment,
-    /// Its text, its control token by name, or the number of its codes in brackets: rows and columns, if it is a whole image that says
-    /// them.
+    /// Decoded text, control tokens by name, or the number of image codes in brackets: rows and columns if the segment holds a whole
+    /// image with its shape.
     pub text: String,
 }
 
@@ -69,10 +69,10 @@ fn text_of(ids: &[u32], vocabulary: &Vocabulary, text: &TextTokenizer) -> Result
     Ok(text.decode(&vocabulary.text_tokens(ids)?)?)
 }
 
-/// The parts of a document as they were before masking, in order.
+/// Returns the parts of a document in order, without masks.
 ///
 /// # Errors
-/// If an id is not what its segment says, or the text tokenizer cannot decode it.
+/// If an id does not fit its segment's modality, or the text tokenizer cannot decode it.
 pub fn parts(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary, text: &TextTokenizer) -> Result<Vec<Part>> {
     let (tokens, segments) = unmasked(tokens, segments, vocabulary);
     let mut parts = Vec::new();

@@ -1,4 +1,4 @@
-//! Files that the configuration names as artefacts. What is wrong with one is told by its path.
+//! Files that the configuration names as artefacts. Errors about them carry the file's path.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use super::{CODEBOOK, Contents, DECODER, PERCEPTUAL, TOKENIZER};
 use crate::config::{Config, ImageTokenizerConfig};
 use crate::error::{PipelineError, Result};
 
-/// Most entries of a folder that an error lists.
+/// Entries of a folder that an error lists, at most.
 const LISTED: usize = 5;
 
-/// Bytes of a file that the configuration names.
+/// Reads a file that the configuration names.
 ///
 /// # Errors
 /// [`PipelineError::File`], or [`PipelineError::Unusable`] if it is a folder.
@@ -26,27 +26,27 @@ pub(super) fn read(config: &Config, path: &Path) -> Result<Bytes> {
     std::fs::read(&path).map(Bytes::from).map_err(|source| PipelineError::File { path, source })
 }
 
-/// Bytes of weights that the configuration names.
+/// Reads weights that the configuration names.
 ///
 /// # Errors
-/// As [`read`]; [`PipelineError::Unusable`] if they are something else.
+/// As [`read`]; [`PipelineError::Unusable`] if the file holds no weights.
 fn read_weights(config: &Config, path: &Path) -> Result<Bytes> {
     let bytes = read(config, path)?;
     check_weights(&bytes).map_err(|error| named(config, path, error.into()))?;
     Ok(bytes)
 }
 
-/// Bytes of a TorchScript module that the configuration names.
+/// Reads a TorchScript module that the configuration names.
 ///
 /// # Errors
-/// As [`read`]; [`PipelineError::Unusable`] if it is known to be something else.
+/// As [`read`]; [`PipelineError::Unusable`] if the file is recognised as something else.
 pub(super) fn read_module(config: &Config, path: &Path) -> Result<Bytes> {
     let bytes = read(config, path)?;
     check_torchscript(&bytes).map_err(|error| named(config, path, error.into()))?;
     Ok(bytes)
 }
 
-/// Artefacts whose files the configuration names, but for the modules of annotators, which nothing else is made of.
+/// Reads the artefacts whose files the configuration names. Leaves out annotators' modules, since no other artefact depends on them.
 ///
 /// # Errors
 /// As [`read_module`].
@@ -75,7 +75,7 @@ pub(super) fn given(config: &Config) -> Result<Contents> {
     Ok(contents)
 }
 
-/// The error with the path of the file, if it is about what that file holds.
+/// Adds the file's path to `error` if the error concerns the file's content; returns other errors as they are.
 pub(super) fn named(config: &Config, path: &Path, error: PipelineError) -> PipelineError {
     let path = config.resolve(path);
     match error {
@@ -85,7 +85,7 @@ pub(super) fn named(config: &Config, path: &Path, error: PipelineError) -> Pipel
     }
 }
 
-/// The first names in a folder, as the end of a sentence.
+/// Lists the first names in a folder, as the end of a sentence.
 fn held(folder: &Path) -> String {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();

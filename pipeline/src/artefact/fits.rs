@@ -1,4 +1,4 @@
-//! Fits what is not given, on the first train samples of the sources.
+//! Fits of artefacts that the configuration does not give, on the first train samples of the sources.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::catalog::checkpoints::Checkpoints;
 use crate::config::{Config, ImageTokenizerConfig, Job};
 use crate::error::{PipelineError, Result};
 
-/// Folder of the checkpoints of fits, where those of trainings have the dataset's name; names of datasets have no dot.
+/// Folder of fits' checkpoints. Trainings use the dataset's name instead, which never holds a dot.
 const CHECKPOINTS: &str = "fit.codebook";
 
-/// Fits the artefact `name`, whose settings have the digest `settings`, on `samples`; `contents` holds the files that it needs.
+/// Fits the artefact `name`, whose settings have the digest `settings`, on `samples`. `contents` holds given files that the fit needs.
 pub(super) async fn fit(job: &Job, Fitting { name, settings }: Fitting, samples: &Arc<Samples>, contents: &Contents) -> Result<Bytes> {
     let (job, samples) = (job.clone(), Arc::clone(samples));
     let fitting: Box<dyn FnOnce() -> Result<Bytes> + Send> = match name {
@@ -34,7 +34,7 @@ pub(super) async fn fit(job: &Job, Fitting { name, settings }: Fitting, samples:
         IDF => Box::new(move || Ok(IdfTable::fit(&job.config.embed, samples.captions.iter().map(String::as_str)).to_bytes().into())),
         _ => {
             require(name, !samples.pixels.is_empty(), &samples)?;
-            // Other photos make another fit: sources may have grown since one was broken off.
+            // The photos are part of the key: sources may have grown since an earlier fit was interrupted.
             let key = digest_of("fit", &(settings, Digest::of(&samples.pixels)));
             let checkpoints = Checkpoints::new(job.store.clone(), CHECKPOINTS, key, Handle::current());
             let perceptual = PERCEPTUAL.map(|name| contents.get(name).cloned());
@@ -48,7 +48,7 @@ fn require(name: &'static str, there: bool, samples: &Samples) -> Result<()> {
     if there { Ok(()) } else { Err(samples.nothing_to_fit(name)) }
 }
 
-/// The error with the path of the perceptual loss's file, if it is about one of its tensors.
+/// Adds the path of the perceptual loss's file to an error about one of its tensors.
 fn of_perceptual(config: &Config, error: ModelError) -> PipelineError {
     use ModelError::{TensorExtra, TensorMissing, TensorShape};
     match (&config.fit.perceptual, &error) {

@@ -1,4 +1,4 @@
-//! One artefact fitted by itself, with what a person wants to know of it: the codebook measured on photos that it was not fitted on.
+//! Single artefacts fitted on request, with their quality: a codebook is measured on photos that it was not fitted on.
 
 use std::sync::Arc;
 
@@ -16,19 +16,19 @@ use crate::error::{PipelineError, Result};
 use crate::events::progress::Progress;
 use crate::source::scan::{Scan, scan_sources};
 
-/// Held-out photos that a fitted codebook is measured on, at most.
+/// Held-out photos that measure a fitted codebook, at most.
 const HELD_OUT_PHOTOS: u64 = 256;
 
-/// Fits what is missing, or everything with `refit`, and pins it.
+/// Fits missing artefacts, or all with `refit`, and pins them.
 ///
 /// # Errors
-/// [`PipelineError::NothingToFit`], [`PipelineError::Pinned`] if settings changed and `refit` is not asked for, or those of a source, a stage, a
-/// model or the store.
+/// [`PipelineError::NothingToFit`], [`PipelineError::Pinned`] if settings changed and `refit` is not asked for, or those of a source, a
+/// stage, a model or the store.
 pub async fn fit(job: &Job, refit: bool) -> Result<Artefacts> {
     job.until_stopped(async { obtain(job, &scanned(job).await?.units, refit).await }).await
 }
 
-/// All units of the sources, whatever part of them a run takes: fitted artefacts stay for later runs.
+/// Scans all units of the sources, even those that a limited run leaves out: later runs use the fitted artefacts too.
 async fn scanned(job: &Job) -> Result<Scan> {
     scan_sources(job, Published::latest(&job.catalog()).await?.as_ref(), None).await
 }
@@ -37,7 +37,7 @@ async fn scanned(job: &Job) -> Result<Scan> {
 pub struct FittedText {
     /// Bytes of the `tokenizer.json`.
     pub json: Bytes,
-    /// Number of ids.
+    /// Number of token ids.
     pub size: u32,
 }
 
@@ -56,17 +56,17 @@ pub async fn fit_text_tokenizer(job: &Job, refit: bool) -> Result<FittedText> {
     Ok(FittedText { size: TextTokenizer::from_json(&json)?.size(), json })
 }
 
-/// A fitted codebook with what it makes of held-out photos.
+/// A fitted codebook with its quality on held-out photos.
 pub struct FittedCodebook {
     /// Weights as safetensors, or the patches of a patch tokenizer.
     pub weights: Bytes,
-    /// The tokenizer, and patches with as many codes and tokens, fitted on the same photos; none without held-out photos.
+    /// Quality of the tokenizer, and of patches with as many codes and tokens fitted on the same photos; empty without held-out photos.
     pub quality: Vec<Quality>,
-    /// Held-out photos over what each tokenizer of `quality` makes of them, as PNG; none without held-out photos.
+    /// PNG of held-out photos above the reconstructions of each tokenizer of `quality`; none without held-out photos.
     pub reconstructions: Option<Vec<u8>>,
 }
 
-/// Fits the image tokenizer of `config`, unless it is given or pinned, and measures it on held-out photos beside the baseline.
+/// Fits the image tokenizer of `config`, unless it is given or pinned. Measures it and a patch baseline on held-out photos.
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`] if codes are given, or as [`fit`].

@@ -7,10 +7,10 @@ use super::{Artefacts, annotators, load, path, pinned, settings};
 use crate::config::Job;
 use crate::error::{PipelineError, Result};
 
-/// Loads the artefacts that the version of `manifest` was made with, whatever is pinned now.
+/// Loads the artefacts that made the version of `manifest`, regardless of the current pins.
 ///
 /// # Errors
-/// [`PipelineError::Mismatch`] if the configuration asks for others, [`PipelineError::Damaged`], or the error of a file or the store.
+/// [`PipelineError::Mismatch`] if the configuration asks for others; [`PipelineError::Damaged`]; those of a file or the store.
 pub(crate) async fn of_version(job: &Job, manifest: &VersionManifest) -> Result<Artefacts> {
     let Job { config, store, .. } = job;
     let mut contents = given(config)?;
@@ -28,7 +28,7 @@ pub(crate) async fn of_version(job: &Job, manifest: &VersionManifest) -> Result<
     Ok(artefacts)
 }
 
-/// Checks that `artefacts` are those that the version of `manifest` was made with. Annotators may be others: nothing but making units needs them.
+/// Checks that `artefacts` are those that made the version of `manifest`. Skips annotators: only making units needs them.
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`].
@@ -45,10 +45,10 @@ fn check_of_version(artefacts: &Artefacts, manifest: &VersionManifest) -> Result
     artefacts.vocabulary.check_same(&manifest.vocabulary).map_err(differs)
 }
 
-/// The artefacts that are pinned now, checked to be those that the version of `manifest` was made with.
+/// Loads the current pins' artefacts and checks that they are those that made the version of `manifest`.
 ///
 /// # Errors
-/// [`PipelineError::Mismatch`] if the configuration and its pins have others, or what the store says.
+/// [`PipelineError::Mismatch`] if the configuration and its pins have others; those of the store.
 pub(crate) async fn pinned_of(job: &Job, manifest: &VersionManifest) -> Result<Artefacts> {
     let unfitted = || PipelineError::Mismatch {
         problem: "the tokenizers of this configuration are neither given nor fitted; `cm3flow fit` fits them".into(),

@@ -1,4 +1,4 @@
-//! Pictures from codes, and as PNG files.
+//! Pictures decoded from codes, and PNG encoding.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -10,7 +10,7 @@ use cm3flow_stages::StageError;
 use crate::artefact::Artefacts;
 use crate::error::{PipelineError, Result};
 
-/// A picture that was decoded from its codes.
+/// A picture decoded from its codes.
 pub(crate) struct Decoded {
     /// RGB, row-major, interleaved.
     pub(crate) pixels: Vec<u8>,
@@ -18,10 +18,10 @@ pub(crate) struct Decoded {
     pub(crate) size: (u32, u32),
 }
 
-/// Decodes images from their codes, to grey without a decoder; those of one shape together. Keeps order.
+/// Decodes images from their codes, all of one shape in one call; to grey without a decoder. Keeps order.
 ///
 /// # Errors
-/// What the image tokenizer says.
+/// Those of the image tokenizer.
 pub(crate) async fn decode(artefacts: &Artefacts, images: Vec<ImageCodes>) -> Result<Vec<Decoded>> {
     let spec = &artefacts.image_spec;
     let mut by_grid: BTreeMap<Grid, (Vec<usize>, Vec<u32>)> = BTreeMap::new();
@@ -45,10 +45,10 @@ pub(crate) async fn decode(artefacts: &Artefacts, images: Vec<ImageCodes>) -> Re
     Ok(decoded.into_iter().map(|(_, picture)| picture).collect())
 }
 
-/// An RGB image as PNG.
+/// Encodes an RGB image as PNG.
 ///
 /// # Errors
-/// [`PipelineError::Picture`] if `pixels` are not `width * height * 3`.
+/// [`PipelineError::Picture`] if `pixels` does not hold `width * height * 3` bytes.
 pub(crate) fn png(pixels: &[u8], width: u32, height: u32) -> Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
     let written =

@@ -1,4 +1,4 @@
-//! How well image tokenizers bring back photos that they were not fitted on.
+//! Quality of image tokenizers: how close photos that they were not fitted on are to their reconstructions.
 
 use cm3flow_schemas::traits::ImageTokenizer;
 use cm3flow_stages::StageError;
@@ -10,36 +10,36 @@ use crate::error::Result;
 /// Photos in the picture of reconstructions.
 const GRID_PHOTOS: usize = 8;
 
-/// How well a tokenizer brings photos back.
+/// Reconstruction quality and codebook usage of a tokenizer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quality {
     /// Name of the tokenizer.
     pub tokenizer: String,
-    /// Photos that it was measured on.
+    /// Number of measured photos.
     pub photos: usize,
-    /// Mean peak signal-to-noise ratio of a photo, in dB.
+    /// Peak signal-to-noise ratio in dB, mean over photos.
     pub psnr_db: f64,
-    /// Mean structural similarity of a photo, -1 to 1; none for photos smaller than its window.
+    /// Structural similarity in -1..=1, mean over photos; none for photos smaller than its window.
     pub ssim: Option<f64>,
-    /// Codes that occur.
+    /// Number of different codes that occur.
     pub codes_used: usize,
-    /// Codes of the codebook.
+    /// Number of codes in the codebook.
     pub codebook_size: u32,
-    /// Number of equally frequent codes that would be as hard to predict.
+    /// Number of equally frequent codes with the same entropy as the counted ones.
     pub perplexity: f64,
-    /// Codes of a photo.
+    /// Number of codes that encode one photo.
     pub tokens_per_photo: usize,
 }
 
-/// What a tokenizer made of photos.
+/// Quality of a tokenizer, with examples of its reconstructions.
 pub(crate) struct Measured {
     pub(crate) quality: Quality,
-    /// The first photos brought back, pixels of each.
+    /// Reconstructions of the first photos, one buffer of RGB pixels each.
     pub(crate) decoded: Vec<Vec<u8>>,
 }
 
-/// Measures `tokenizer` on `photos`, fitted squares one after the other, one or more.
+/// Measures `tokenizer` on `photos`: at least one fitted square, one after the other.
 pub(crate) fn measure(tokenizer: &mut dyn ImageTokenizer, photos: &[u8]) -> Result<Measured> {
     let failed = |source| StageError::Model { stage: "fit", component: "image tokenizer", source };
     let spec = tokenizer.spec().clone();
@@ -64,7 +64,7 @@ pub(crate) fn measure(tokenizer: &mut dyn ImageTokenizer, photos: &[u8]) -> Resu
     Ok(Measured { quality, decoded: pairs.iter().take(GRID_PHOTOS).map(|(photo, _)| photo.to_vec()).collect() })
 }
 
-/// Photos under each other's reconstructions: one row for each of `rows`, all of `side_px` squares; pixels and size of the whole.
+/// Draws `rows` of square RGB photos of `side_px` one below the other; returns pixels, width and height of the whole.
 pub(crate) fn grid(rows: &[Vec<&[u8]>], side_px: u32) -> (Vec<u8>, u32, u32) {
     let side = side_px as usize;
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! The samples that artefacts are fitted on and measured with: the first ones of the sources, those held out apart.
+//! First samples of the sources, which artefacts are fitted on and measured with; held-out ones are kept apart.
 
 use std::collections::BTreeMap;
 
@@ -12,33 +12,33 @@ use crate::config::{Config, Job};
 use crate::error::{PipelineError, Result};
 use crate::source::photos::derived_batches;
 
-/// How many samples are wanted.
+/// Numbers of samples to collect.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
-    /// Train samples.
+    /// Train samples, at most.
     pub(super) train: u64,
-    /// Held-out samples.
+    /// Held-out samples, at most.
     pub(super) held_out: u64,
 }
 
 /// First samples of the sources.
 #[derive(Debug, Default)]
 pub(super) struct Samples {
-    /// Every text of train samples that documents may hold.
+    /// All texts of train samples that documents may hold.
     pub(super) texts: Vec<String>,
-    /// First captions of train samples.
+    /// First caption of each train sample.
     pub(super) captions: Vec<String>,
-    /// Fitted main images of train samples, one after the other.
+    /// Fitted main images of train samples as RGB pixels, one after the other.
     pub(super) pixels: Vec<u8>,
-    /// Fitted main images of held-out samples, one after the other.
+    /// Fitted main images of held-out samples as RGB pixels, one after the other.
     pub(super) held_out_pixels: Vec<u8>,
-    /// Train samples taken.
+    /// Number of train samples.
     pub(super) train: u64,
-    /// Held-out samples taken.
+    /// Number of held-out samples.
     held_out: u64,
-    /// Samples looked at.
+    /// Number of samples read, refused ones included.
     pub(super) seen: u64,
-    /// Refused samples by `stage.reason`, each with the detail of the first.
+    /// Number of refused samples by `stage.reason`, each with the detail of the first.
     refused: BTreeMap<String, (u64, String)>,
 }
 
@@ -51,7 +51,7 @@ struct Row {
 }
 
 impl Samples {
-    /// Reads `units` in order until there are enough, or no more. Pictures are fitted to the square, whatever other shapes there are.
+    /// Reads `units` in order until it has enough samples or none are left. Fits pictures to the square, even if the run has other shapes.
     pub(super) async fn collect(job: &Job, units: &[PlannedUnit], wanted: Wanted) -> Result<Self> {
         let mut samples = Self::default();
         let mut config = Config::clone(&job.config);
@@ -88,7 +88,7 @@ impl Samples {
         Ok(())
     }
 
-    /// The error for an artefact that there is nothing to fit on.
+    /// Returns the error for an artefact that has no samples to be fitted on.
     pub(super) fn nothing_to_fit(&self, name: &'static str) -> PipelineError {
         let reason = |(reason, (count, detail)): (&String, &(u64, String))| format!("{reason}: {count} ({detail})");
         let reasons: Vec<String> = self.refused.iter().map(reason).collect();

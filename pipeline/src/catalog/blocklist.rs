@@ -1,6 +1,6 @@
-//! The blocked ids of a dataset: samples that were withdrawn and may not come back. A table beside the manifests, named by its digest.
+//! Blocked ids of a dataset: withdrawn samples that may not come back. They lie in a table beside the manifests, named by its digest.
 //!
-//! `withdraw` writes one that holds all of the version before, and more; windows that are settled from then on leave these samples out.
+//! `withdraw` writes a table with all ids of the version before, and more. Windows that are settled later leave these samples out.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::error::{PipelineError, Result};
 use crate::store::{Store, table};
 
-/// Ids that were withdrawn.
+/// Withdrawn ids.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Blocklist {
-    /// Samples.
+    /// Blocked samples.
     pub samples: BTreeSet<SampleId>,
-    /// Main images: every sample that has one of them is blocked.
+    /// Blocked main images: every sample with one of them is blocked.
     pub images: BTreeSet<ImageId>,
 }
 
@@ -31,19 +31,19 @@ const SAMPLE: &str = "sample";
 const IMAGE: &str = "image";
 
 impl Blocklist {
-    /// Whether nothing is blocked.
+    /// Checks whether nothing is blocked.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.samples.is_empty() && self.images.is_empty()
     }
 
-    /// Whether a sample is blocked, by itself or by its image.
+    /// Checks whether a sample is blocked by its own id or by its image's.
     #[must_use]
     pub fn contains(&self, sample: SampleId, image: ImageId) -> bool {
         self.samples.contains(&sample) || self.images.contains(&image)
     }
 
-    /// Which rows of `batch`, which has the columns `sample_id` and `image_id`, are not blocked.
+    /// Marks the rows of `batch` that are not blocked. In: columns `sample_id` and `image_id`. Out: one value for each row.
     ///
     /// # Errors
     /// [`PipelineError::Schema`] if a column is missing.
@@ -57,7 +57,7 @@ impl Blocklist {
         Ok(ids.iter().map(|row| Some(!self.contains(row.sample_id, row.image_id))).collect())
     }
 
-    /// Rows of `batch` that are not blocked, in order.
+    /// Returns the rows of `batch` that are not blocked, in order.
     ///
     /// # Errors
     /// As [`Self::allowed`].
@@ -65,16 +65,16 @@ impl Blocklist {
         if self.is_empty() { Ok(batch) } else { table::filtered(&batch, &self.allowed(&batch)?) }
     }
 
-    /// Adds all of `other`.
+    /// Adds all ids of `other`.
     pub fn extend(&mut self, other: &Self) {
         self.samples.extend(&other.samples);
         self.images.extend(&other.images);
     }
 
-    /// Reads the table `digest` of `dataset`; nothing is blocked without one.
+    /// Reads the table `digest` of `dataset`; returns an empty list without a digest.
     ///
     /// # Errors
-    /// [`PipelineError::Damaged`] if the table is missing or is not what it should be, or what the store says.
+    /// [`PipelineError::Damaged`] if the table is missing or holds another content, or those of the store.
     pub async fn read(store: &Store, dataset: &str, digest: Option<Digest>) -> Result<Self> {
         let Some(digest) = digest else { return Ok(Self::default()) };
         let path = layout::table(dataset, digest);
@@ -87,10 +87,10 @@ impl Blocklist {
         Ok(blocklist)
     }
 
-    /// Writes it as a table of `dataset`, each id once, sorted; returns the table's digest. `None` if nothing is blocked.
+    /// Writes the ids as a table of `dataset`, each once, sorted; returns the table's digest, `None` if nothing is blocked.
     ///
     /// # Errors
-    /// What the store says.
+    /// Those of the store.
     pub async fn write(&self, store: &Store, dataset: &str) -> Result<Option<Digest>> {
         if self.is_empty() {
             return Ok(None);

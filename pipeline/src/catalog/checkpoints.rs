@@ -12,12 +12,12 @@ use crate::events::Event;
 use crate::events::progress::Progress;
 use crate::store::{Store, record_bytes};
 
-/// File that lists the others with their digests: written last.
+/// File that lists the others with their digests. It is written last and makes the checkpoint complete.
 const COMPLETE: &str = "complete.json";
-/// File of the losses since the checkpoint before.
+/// File of the losses since the previous checkpoint.
 const STEPS: &str = "steps.json";
 
-/// The outcome of a training.
+/// Result of a training: its last checkpoint and loss curve.
 #[derive(Debug, Clone)]
 pub struct TrainOutcome {
     /// Key of the training.
@@ -30,11 +30,11 @@ pub struct TrainOutcome {
     pub curve: Vec<StepReport>,
 }
 
-/// Steps at either end of the curve whose mean is called the first and the last loss.
+/// Steps at either end of the curve that the first and the last loss average over.
 const ENDS: usize = 5;
 
 impl TrainOutcome {
-    /// Mean losses, in nats per token, of the first and of the last five steps; `None` without steps.
+    /// Returns the mean losses, in nats per token, of the first five and the last five steps; `None` without steps.
     #[must_use]
     pub fn first_and_last_loss(&self) -> Option<(f64, f64)> {
         let mean = |steps: &[StepReport]| {
@@ -55,25 +55,25 @@ pub struct Checkpoints {
     runtime: Handle,
     /// Steps since the last checkpoint.
     pending: Arc<Mutex<Vec<StepReport>>>,
-    /// Who is told of checkpoints.
+    /// Receiver of events about checkpoints.
     progress: Option<Progress>,
 }
 
 impl Checkpoints {
-    /// Checkpoints of the training `key` of `dataset`. Its methods as [`CheckpointStore`] block on `runtime`, so they must be called
+    /// Makes the checkpoints of the training `key` of `dataset`. The methods of [`CheckpointStore`] block on `runtime`: call them
     /// outside of it.
     #[must_use]
     pub fn new(store: Store, dataset: &str, key: Digest, runtime: Handle) -> Self {
         Self { store, key, folder: layout::checkpoints(dataset, key), runtime, pending: Arc::default(), progress: None }
     }
 
-    /// Tells `progress` of each checkpoint.
+    /// Announces each checkpoint to `progress`.
     #[must_use]
     pub fn with_progress(self, progress: &Progress) -> Self {
         Self { progress: Some(progress.clone()), ..self }
     }
 
-    /// Folder of the training in the store.
+    /// Returns the folder of the training in the store.
     #[must_use]
     pub fn folder(&self) -> &str {
         &self.folder
@@ -84,7 +84,7 @@ impl Checkpoints {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(step);
     }
 
-    /// Steps of all complete checkpoints, ascending.
+    /// Lists the steps of all complete checkpoints, ascending.
     async fn steps(&self) -> Result<Vec<u64>> {
         let mut steps = Vec::new();
         for name in self.store.names(&self.folder).await? {
@@ -102,7 +102,7 @@ impl Checkpoints {
         self.store.record(&format!("{}/{step}/{COMPLETE}", self.folder), "list of a checkpoint's files").await
     }
 
-    /// Names carry the digest, so that attempts do not stand in each other's way.
+    /// Names carry the digest, so that files of different attempts do not collide.
     fn path(&self, step: u64, name: &str, digest: Digest) -> String {
         format!("{}/{step}/{}-{name}", self.folder, digest.short())
     }
@@ -115,7 +115,7 @@ impl Checkpoints {
             self.store.create_content(&self.path(step, name, digest), bytes.clone()).await?;
             digests.insert(name.to_owned(), digest);
         }
-        // An attempt that was broken off may have left files of other bytes; the first complete one counts.
+        // An interrupted attempt may have left files with other bytes: the first complete list counts.
         self.store.create_record(&format!("{}/{step}/{COMPLETE}", self.folder), &digests).await?;
         if let Some(progress) = &self.progress {
             progress.tell(Event::CheckpointWritten { step, path: format!("{}/{step}", self.folder) });
@@ -134,10 +134,10 @@ impl Checkpoints {
         Ok(files)
     }
 
-    /// What has been trained so far; `None` without checkpoint.
+    /// Returns the result of the training so far; `None` without checkpoint.
     ///
     /// # Errors
-    /// What the store says.
+    /// Those of the store.
     pub async fn outcome(&self) -> Result<Option<TrainOutcome>> {
         let steps = self.steps().await?;
         let Some(&step) = steps.last() else { return Ok(None) };
@@ -190,7 +190,7 @@ mod tests {
                 checkpoints.put(number, &files).expect("memory");
             }
         }
-        // Without complete.json it is not there.
+        // A checkpoint without complete.json does not count.
         runtime.block_on(store.create(&format!("{}/6/state.json", checkpoints.folder()), "{}")).expect("memory");
         assert_eq!(checkpoints.latest().expect("memory"), Some((4, files)));
         let outcome = runtime.block_on(checkpoints.outcome()).expect("memory").expect("two checkpoints");

@@ -1,4 +1,4 @@
-//! Versions that another one is laid over: the same windows, some of them with holes.
+//! Overlays: versions with the windows of an earlier version, some of them with holes.
 
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
@@ -10,11 +10,11 @@ use crate::error::Result;
 use crate::store::{record_bytes, table};
 
 impl Catalog {
-    /// Publishes the version after `base`, of its windows as they are in `windows`, with the blocked ids of the table `blocklist`.
+    /// Publishes `windows`, changed copies of the windows of `base`, as the next version, with the blocked ids of the table `blocklist`.
     ///
     /// # Errors
-    /// [`crate::PipelineError::Ledger`] if the numbers do not add up, [`crate::PipelineError::Overtaken`] if there is such a version
-    /// already, or what the store says.
+    /// [`crate::PipelineError::Ledger`] if the counts do not add up, [`crate::PipelineError::Overtaken`] if that version already exists,
+    /// or those of the store.
     pub async fn publish_overlay(
         &self,
         base: &VersionManifest,

@@ -1,4 +1,4 @@
-//! A published version, opened once for everybody who looks at it.
+//! Published versions: manifest, window records and blocked ids, read together.
 
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::{SourceUnit, WindowRecord};
@@ -12,9 +12,9 @@ use crate::error::Result;
 pub struct Published {
     /// The manifest.
     pub manifest: VersionManifest,
-    /// Records of its windows, in order.
+    /// Window records, in order.
     pub windows: Vec<WindowRecord>,
-    /// Ids that were withdrawn from it.
+    /// Ids that were withdrawn up to this version.
     pub blocklist: Blocklist,
 }
 
@@ -22,7 +22,8 @@ impl Published {
     /// Reads the version that `version` names, or the latest one.
     ///
     /// # Errors
-    /// [`crate::PipelineError::NoVersion`], [`crate::PipelineError::NothingPublished`], [`crate::PipelineError::Damaged`], or those of the store.
+    /// [`crate::PipelineError::NoVersion`], [`crate::PipelineError::NothingPublished`], [`crate::PipelineError::Damaged`], or those of the
+    /// store.
     pub async fn open(catalog: &Catalog, version: Option<&VersionRef>) -> Result<Self> {
         Self::of_manifest(catalog, catalog.version_or_latest(version).await?).await
     }
@@ -44,7 +45,7 @@ impl Published {
         Ok(Self { manifest, windows, blocklist })
     }
 
-    /// Returns the units that it was made of, in order.
+    /// Returns the units that the version was made of, in order.
     pub fn units(&self) -> impl Iterator<Item = &SourceUnit> {
         self.windows.iter().flat_map(|window| &window.units)
     }

@@ -1,4 +1,4 @@
-//! Which unit of a version read a row of a file last, and which files were looked at for refused rows alone.
+//! Readings of source rows: the last unit that read a row, and the files of which only refused rows were read again.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,13 +8,13 @@ use cm3flow_stages::ingest::PlannedUnit;
 
 use crate::catalog::units::UnitPlace;
 
-/// Row in the file of the `row`-th sample of `unit`.
+/// Returns the row in the file of the `row`-th sample of `unit`.
 pub(crate) fn file_row(unit: &SourceUnit, row: u64) -> u64 {
-    // `only` is as long as the unit, so that what is missing there is no row of the unit either.
+    // A nonempty `only` has one entry for each row of the unit: the fallback applies to whole units alone.
     usize::try_from(row).ok().and_then(|row| unit.only.get(row).copied()).unwrap_or(unit.first_row + row)
 }
 
-/// Whether the row of the file belongs to `unit`.
+/// Checks whether the row of the file belongs to `unit`.
 pub(crate) fn has_row(unit: &SourceUnit, file_row: u64) -> bool {
     if unit.only.is_empty() {
         (unit.first_row..unit.first_row + unit.rows).contains(&file_row)
@@ -26,7 +26,7 @@ pub(crate) fn has_row(unit: &SourceUnit, file_row: u64) -> bool {
 /// Units of windows by source and file.
 pub(crate) struct Readings<'a> {
     windows: &'a [WindowRecord],
-    /// In order of windows.
+    /// Places of units in order of windows.
     by_file: HashMap<(&'a str, &'a str), Vec<UnitPlace>>,
 }
 
@@ -45,15 +45,15 @@ impl<'a> Readings<'a> {
         &self.windows[place.window].units[place.unit]
     }
 
-    /// The unit that read the row last.
+    /// Returns the last unit that read the row.
     pub(crate) fn last(&self, source: &str, file: &str, file_row: u64) -> Option<UnitPlace> {
         let places = self.by_file.get(&(source, file))?;
         places.iter().rev().copied().find(|&place| has_row(self.unit(place), file_row))
     }
 }
 
-/// States of files in which the refused rows of a unit were tried once more after it had been found that nothing else had changed there: such
-/// a unit has been read, though not as a whole.
+/// Refused rows that a unit read again, by source and file digest. The rest of their file had not changed then, so a whole unit around
+/// them counts as read, though no one unit read it as a whole.
 #[derive(Debug, Default)]
 pub(crate) struct Settled<'a>(HashMap<(&'a str, Digest), Vec<(u64, u64)>>);
 
@@ -68,14 +68,14 @@ impl<'a> Settled<'a> {
         Self(found)
     }
 
-    /// Whether `unit` has been read but for its rows that did not change.
+    /// Checks whether `unit` has been read: its refused rows again, the rest unchanged.
     pub(crate) fn holds(&self, unit: &SourceUnit) -> bool {
         let rows = unit.first_row..unit.first_row + unit.rows;
         let tried = self.0.get(&(unit.source.as_str(), unit.digest));
         tried.is_some_and(|tried| tried.iter().any(|(first, last)| rows.contains(first) && rows.contains(last)))
     }
 
-    /// Those of `units` whose rows, but for refused ones, are not still those of a `present` unit that has been read so.
+    /// Drops those of `units` whose place a `present` unit has that counts as read in this way.
     pub(crate) fn without_mended<'b>(
         &self,
         units: impl Iterator<Item = &'b SourceUnit>,

@@ -1,4 +1,4 @@
-//! How people name a version: by number, by tag, or as the latest.
+//! Names of versions as people write them: a number, a tag, or `latest`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use thiserror::Error;
 
 /// Longest name of a tag, in characters.
 const MAX_TAG_LEN: usize = 64;
-/// What names the version with the highest number, so no tag is called so.
+/// Name of the version with the highest number; no tag may have it.
 const LATEST: &str = "latest";
 
 /// Name of a tag: a letter, then letters, digits, `.`, `_` and `-`, 64 characters at most, and not `latest`.
@@ -15,7 +15,7 @@ const LATEST: &str = "latest";
 pub struct TagName(String);
 
 impl TagName {
-    /// The name.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -28,14 +28,14 @@ impl fmt::Display for TagName {
     }
 }
 
-/// A version as it is asked for. Without one, commands take the latest.
+/// A reference to a version. Commands take the latest without one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VersionRef {
-    /// By its number, from 1.
+    /// Number, from 1.
     Number(u32),
-    /// By a tag.
+    /// Tag that names it.
     Tag(TagName),
-    /// The one with the highest number.
+    /// Version with the highest number.
     Latest,
 }
 
@@ -62,7 +62,7 @@ impl From<u32> for VersionRef {
     max = MAX_TAG_LEN
 )]
 pub struct ParseVersionError {
-    /// The text.
+    /// Text that was parsed.
     text: String,
 }
 

@@ -1,4 +1,4 @@
-//! Samples that were refused: nothing that a source holds is lost in silence, and what was refused can be tried once more.
+//! Refused samples: each is listed with its reason, none is lost in silence, and a replay can try them again.
 
 use cm3flow_schemas::ledger::SampleLedger;
 use cm3flow_schemas::unit::SegmentName;
@@ -11,14 +11,14 @@ use crate::catalog::units::{Table, UnitStore};
 use crate::error::{PipelineError, Result};
 use crate::store::Store;
 
-/// A refused sample: where it is, and why it is not wanted.
+/// A refused sample with its place in the sources and the reason of its refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RefusedSample {
-    /// Its id.
+    /// Digest of the sample's images and annotations.
     pub sample_id: SampleId,
     /// Source by its name in the configuration.
     pub source: String,
-    /// Name of its file.
+    /// Name of the sample's file.
     pub file: String,
     /// Row in its file, from 0.
     pub file_row: u64,
@@ -30,11 +30,11 @@ pub struct RefusedSample {
     pub window: u32,
     /// Stage that refused it.
     pub stage: String,
-    /// Reason, what is counted.
+    /// Reason, which the ledger counts by.
     pub reason: String,
-    /// What exactly.
+    /// Explanation for this sample.
     pub detail: String,
-    /// Later window whose units read the row again, if there is one: what came of it is said there.
+    /// Later window whose units read the row again, if any: its own rows tell the new outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_again_in: Option<u32>,
 }
@@ -51,21 +51,21 @@ pub(crate) struct RefusedRow {
     pub detail: String,
 }
 
-/// Which refused samples are meant.
+/// Filter over refused samples.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RefusedFilter {
-    /// Their reason, `ingest.missing_image` or `missing_image`; all if none.
+    /// Reason, `ingest.missing_image` or `missing_image`; all if none.
     pub reason: Option<String>,
-    /// The stage that refused them; all if none.
+    /// Stage that refused the sample; all if none.
     pub stage: Option<String>,
-    /// Their source by its name in the configuration; all if none.
+    /// Source by its name in the configuration; all if none.
     pub source: Option<String>,
-    /// Their window, from 0; all if none.
+    /// Window, from 0; all if none.
     pub window: Option<u32>,
 }
 
 impl RefusedFilter {
-    /// Whether samples are meant that were refused as `reason`, which is `stage.reason`.
+    /// Checks whether the filter admits samples refused for `reason`, in the form `stage.reason`.
     fn has_reason(&self, reason: &str) -> bool {
         let (stage, name) = reason.split_once('.').unwrap_or((reason, ""));
         self.stage.as_deref().is_none_or(|wanted| wanted == stage)
@@ -80,24 +80,24 @@ impl RefusedFilter {
         self.window.is_none_or(|wanted| wanted == window)
     }
 
-    /// Whether some of the refused samples of `ledger` are meant.
+    /// Checks whether the filter admits some of the refused samples that `ledger` counts.
     fn touches(&self, ledger: &SampleLedger) -> bool {
         ledger.refused.iter().any(|(reason, count)| *count > 0 && self.has_reason(reason))
     }
 }
 
-/// Refused samples of `windows`, in their order, at most `limit`.
+/// Lists refused samples of `windows`, in their order, at most `limit`.
 ///
 /// # Errors
-/// What the store says.
+/// Those of the store.
 pub async fn list(store: &Store, windows: &[WindowRecord], limit: usize) -> Result<Vec<RefusedSample>> {
     matching(store, windows, &RefusedFilter::default(), limit).await
 }
 
-/// As [`list`], of those that `filter` means.
+/// As [`list`], for samples that `filter` admits.
 ///
 /// # Errors
-/// What the store says.
+/// Those of the store.
 pub async fn matching(store: &Store, windows: &[WindowRecord], filter: &RefusedFilter, limit: usize) -> Result<Vec<RefusedSample>> {
     let units = UnitStore::new(store.clone());
     let readings = Readings::new(windows);
@@ -122,7 +122,7 @@ pub async fn matching(store: &Store, windows: &[WindowRecord], filter: &RefusedF
     Ok(found)
 }
 
-/// Refused samples of the prepared unit `key`; `None` if it is not there.
+/// Lists refused samples of the prepared unit `key` that `filter` admits; `None` if the unit does not exist.
 pub(crate) async fn of_unit(
     units: &UnitStore,
     (window, unit, key): (u32, &SourceUnit, Digest),

@@ -1,5 +1,5 @@
-//! Tags: names for versions. `tags/<dataset>/<tag>/<k>.json` are numbered, append-only, and the highest wins; a tag that was removed
-//! ends in a record without version.
+//! Tags: names for versions. Records `tags/<dataset>/<tag>/<k>.json` are numbered and append-only; the highest wins. A removed tag ends
+//! in a record without version.
 
 use cm3flow_schemas::layout;
 use serde::{Deserialize, Serialize};
@@ -8,32 +8,32 @@ use super::{Catalog, TagName};
 use crate::error::{PipelineError, Result};
 use crate::store::Created;
 
-/// A record of a tag.
+/// One record in the history of a tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TagRecord {
-    /// Version that the tag names from now on; `None` if it is removed.
+    /// Version that the tag names from now on; `None` if the record removes the tag.
     version: Option<u32>,
 }
 
 /// A tag with the version that it names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Tag {
-    /// Its name.
+    /// Name of the tag.
     pub tag: String,
-    /// The version.
+    /// Version that it names.
     pub version: u32,
 }
 
 impl Catalog {
-    /// All tags, sorted by name.
+    /// Lists all tags, sorted by name.
     ///
     /// # Errors
-    /// What the store says.
+    /// Those of the store.
     pub async fn tags(&self) -> Result<Vec<Tag>> {
         let mut tags = Vec::new();
         for name in self.store.names(&layout::tags(&self.dataset)).await? {
-            // What is no name of ours lies there by accident.
+            // Other names lie there by accident.
             let Ok(tag) = name.parse::<TagName>() else { continue };
             if let (_, Some(version)) = self.latest_tag(&tag).await? {
                 tags.push(Tag { tag: name, version });
@@ -42,18 +42,18 @@ impl Catalog {
         Ok(tags)
     }
 
-    /// Version that `tag` names; `None` if there is no such tag.
+    /// Returns the version that `tag` names; `None` without such a tag.
     ///
     /// # Errors
-    /// What the store says.
+    /// Those of the store.
     pub async fn tagged(&self, tag: &TagName) -> Result<Option<u32>> {
         Ok(self.latest_tag(tag).await?.1)
     }
 
-    /// Lets `tag` name `version` from now on. The version must be there.
+    /// Makes `tag` name `version` from now on. The version must exist.
     ///
     /// # Errors
-    /// [`PipelineError::NoVersion`], or what the store says.
+    /// [`PipelineError::NoVersion`], or those of the store.
     pub async fn tag(&self, tag: &TagName, version: u32) -> Result<()> {
         self.version(version).await?;
         self.append(tag, Some(version)).await
@@ -62,7 +62,7 @@ impl Catalog {
     /// Removes `tag`; returns the version that it named.
     ///
     /// # Errors
-    /// [`PipelineError::NoVersion`] if there is no such tag, or what the store says.
+    /// [`PipelineError::NoVersion`] without such a tag, or those of the store.
     pub async fn remove_tag(&self, tag: &TagName) -> Result<u32> {
         let missing = || PipelineError::NoVersion { dataset: self.dataset.clone(), version: tag.to_string() };
         let version = self.tagged(tag).await?.ok_or_else(missing)?;
@@ -70,7 +70,7 @@ impl Catalog {
         Ok(version)
     }
 
-    /// Writes the next record, also when another command writes at the same time: the later one wins.
+    /// Writes the next record, even while another command writes one: the later one wins.
     async fn append(&self, tag: &TagName, version: Option<u32>) -> Result<()> {
         loop {
             let (number, names) = self.latest_tag(tag).await?;
@@ -84,7 +84,7 @@ impl Catalog {
         }
     }
 
-    /// Number of the highest record, 0 without any, and the version that it names.
+    /// Returns the number of the highest record, 0 without any, and the version that it names.
     async fn latest_tag(&self, tag: &TagName) -> Result<(u32, Option<u32>)> {
         let folder = layout::tag(&self.dataset, tag);
         let Some(number) = layout::highest(&self.store.names(&folder).await?) else { return Ok((0, None)) };

@@ -1,4 +1,4 @@
-//! What is counted of a whole version.
+//! Totals: counts over a whole version.
 
 use std::collections::BTreeMap;
 

@@ -28,7 +28,7 @@ pub(crate) const DOCUMENT_COLUMNS: [&str; 9] = [
     columns::SPANS,
 ];
 
-/// What a file of a unit holds: its name in the unit's record.
+/// A file of a unit, by the name of its table in the unit's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Table {
     /// [`cm3flow_schemas::columns::prepared_sample`].
@@ -44,7 +44,7 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    /// Name in the unit's record.
+    /// Returns the name in the unit's record.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Prepared => "prepared",
@@ -71,12 +71,12 @@ impl UnitStore {
         &self.store
     }
 
-    /// The record of a committed unit; `None` if it has yet to be made.
+    /// Reads the record of a committed unit; `None` if the unit does not exist yet.
     pub(crate) async fn find(&self, segment: SegmentName, key: Digest) -> Result<Option<UnitRecord>> {
         self.store.record(&layout::unit_record(segment, key), "unit record").await
     }
 
-    /// Writes a table of a unit that is being made and lists it in `record`.
+    /// Writes a table of an uncommitted unit and lists it in `record`.
     pub(crate) async fn put(&self, record: &mut UnitRecord, name: Table, rows: &RecordBatch) -> Result<()> {
         let layout = if name == Table::Bank { Layout::PREFIX } else { Layout::ROWS };
         self.put_file(record, name.name(), rows, layout).await
@@ -91,7 +91,7 @@ impl UnitStore {
         Ok(())
     }
 
-    /// Makes a unit visible. If it is there already, the first one stays.
+    /// Makes a unit visible. If the unit already exists, the first record stays.
     pub(crate) async fn commit(&self, record: UnitRecord) -> Result<UnitRecord> {
         let path = layout::unit_record(record.segment, record.key);
         if self.store.create_record(&path, &record).await? == Created::Different {
@@ -101,7 +101,7 @@ impl UnitStore {
         Ok(record)
     }
 
-    /// Rows of a table of a committed unit.
+    /// Reads all rows of a table of a committed unit.
     pub(crate) async fn read(&self, record: &UnitRecord, name: Table) -> Result<Vec<RecordBatch>> {
         self.read_file(record, name.name()).await
     }
@@ -113,7 +113,7 @@ impl UnitStore {
         table::read(self.store.get_checked(&path, file.digest).await?, &path)
     }
 
-    /// Streams some columns of a table of a committed unit: for searches, which must not fetch what they do not look at.
+    /// Streams some columns of a table of a committed unit. Searches use it, so that they fetch only the columns that they need.
     pub(crate) async fn columns(
         &self,
         record: &UnitRecord,
@@ -124,7 +124,7 @@ impl UnitStore {
         table::columns_of(self.store.objects(), &layout::unit_file(record.segment, record.key, file.digest), file.bytes, names).await
     }
 
-    /// Streams what of a file of sorted ids may hold one of `wanted`, which ascend.
+    /// Streams the row groups of a file of sorted ids that may hold one of `wanted`, which ascend.
     pub(crate) async fn row_groups_with(
         &self,
         record: &UnitRecord,
@@ -135,22 +135,22 @@ impl UnitStore {
         table::row_groups_with(self.store.objects(), &layout::unit_file(record.segment, record.key, file.digest), file.bytes, wanted).await
     }
 
-    /// Number of rows of a file of a committed unit.
+    /// Returns the number of rows of a file of a committed unit.
     pub(crate) fn rows_of(record: &UnitRecord, name: &str) -> Result<u64> {
         file_of(record, name).map(|file| file.rows)
     }
 }
 
-/// Where a unit stands among committed windows.
+/// Place of a unit among committed windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct UnitPlace {
-    /// Index of its window.
+    /// Index of the unit's window.
     pub window: usize,
-    /// Index in the window, among the units of its segment.
+    /// Index among the window's units of the same segment.
     pub unit: usize,
 }
 
-/// The units of committed windows, for what reads them as tables.
+/// Tables of the units of committed windows.
 pub(crate) struct WindowTables<'a> {
     units: UnitStore,
     windows: &'a [WindowRecord],
@@ -161,8 +161,8 @@ impl<'a> WindowTables<'a> {
         Self { units: UnitStore::new(store.clone()), windows }
     }
 
-    /// Hands the rows of a table to `visit` with the places of their window and of their unit in it, for all units of `windows` in this
-    /// order, until `visit` breaks. Fetches no other columns than `names`.
+    /// Passes the rows of a table to `visit`, each with the place of its unit, for all units of `windows` in order, until `visit` breaks.
+    /// Fetches only the columns `names`.
     pub(crate) async fn visit<T: DeserializeOwned>(
         &self,
         table: (SegmentName, Table),
@@ -178,12 +178,12 @@ impl<'a> WindowTables<'a> {
         Ok(())
     }
 
-    /// All windows.
+    /// Returns the range of all windows.
     pub(crate) fn all(&self) -> Range<usize> {
         0..self.windows.len()
     }
 
-    /// Places of all units of `segment` in `windows`, in order.
+    /// Lists the places of all units of `segment` in `windows`, in order.
     pub(crate) fn places(&self, segment: SegmentName, windows: Range<usize>) -> Vec<UnitPlace> {
         let units = |window: usize| self.windows[window].keys.of(segment).len();
         windows.flat_map(|window| (0..units(window)).map(move |unit| UnitPlace { window, unit })).collect()
@@ -219,7 +219,7 @@ impl<'a> WindowTables<'a> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Rows of a table of one unit that are wanted, in order. The file is fetched as a whole and checked against its digest.
+    /// Reads the rows of one unit's table that `is_wanted` admits, in order. Fetches the whole file and checks it against its digest.
     pub(crate) async fn wanted<T: DeserializeOwned>(
         &self,
         (segment, table): (SegmentName, Table),
@@ -236,7 +236,7 @@ impl<'a> WindowTables<'a> {
         Ok(found)
     }
 
-    /// Number of rows of a table over all units of `windows`, as their records say.
+    /// Counts the rows of a table over all units of `windows`, by their records.
     pub(crate) async fn row_count(&self, segment: SegmentName, table: Table, windows: Range<usize>) -> Result<u64> {
         let mut rows = 0;
         for window in windows {
@@ -249,14 +249,14 @@ impl<'a> WindowTables<'a> {
         Ok(rows)
     }
 
-    /// The record of a unit; `None` if the window has no such unit.
+    /// Reads the record of a unit; `None` if the window has no such unit.
     async fn record(&self, segment: SegmentName, UnitPlace { window, unit }: UnitPlace) -> Result<Option<UnitRecord>> {
         let Some(&key) = self.windows[window].keys.of(segment).get(unit) else { return Ok(None) };
         let missing = || PipelineError::Damaged { location: layout::unit(segment, key), problem: "it is missing".into() };
         self.units.find(segment, key).await?.ok_or_else(missing).map(Some)
     }
 
-    /// Rows of a table over all units of `segment`, in order of windows and units, at most `limit`.
+    /// Reads the rows of a table over all units of `segment`, in order of windows and units, at most `limit`.
     pub(crate) async fn rows<T: DeserializeOwned>(
         &self,
         segment: SegmentName,

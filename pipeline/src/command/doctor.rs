@@ -1,4 +1,4 @@
-//! `doctor`: what this machine and a configuration's store offer, and what keeps them from more.
+//! `doctor`: devices and memory of this machine, capabilities of a configuration's store, and causes of missing ones.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -29,12 +29,12 @@ pub(super) struct DoctorArgs {
 struct Memory {
     total_bytes: u64,
     available_bytes: u64,
-    /// What a container may take, if that is less.
+    /// Limit of the container in bytes, if below the total.
     limit_bytes: Option<u64>,
 }
 
 pub(super) async fn doctor(args: DoctorArgs, session: &Session) -> Result<()> {
-    // First, so that a mistake in the configuration is told before libtorch is looked for.
+    // The store comes first: a mistake in the configuration then shows before libtorch is loaded.
     let probe = match args.config {
         Some(config) => Some(probe(ConfigArgs { config, store: args.store }, session).await?),
         None => None,
@@ -54,14 +54,14 @@ pub(super) async fn doctor(args: DoctorArgs, session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// Tries out the store of a configuration, and leaves it as it was.
+/// Probes the store of a configuration, and leaves the store as it was.
 async fn probe(args: ConfigArgs, session: &Session) -> Result<Probe> {
     let (config, folder) = args.load(session)?;
     let was_there = Store::may_exist(&config.dataset.store, &folder);
     let store = Store::open_with(&config.dataset.store, &folder, &config.store)?;
     let probe = Probe::of(&store).await;
     if !was_there {
-        // The address of a local store is its folder; it is empty.
+        // The address of a local store is its folder; the probe left it empty.
         let _ = std::fs::remove_dir(Path::new(store.address()));
     }
     Ok(probe)
@@ -109,7 +109,7 @@ fn memory() -> Option<Memory> {
     memory_of(&read("/proc/meminfo")?, limit.as_deref())
 }
 
-/// Memory by the text of `/proc/meminfo`, and of the limit of a control group.
+/// Parses memory from the text of `/proc/meminfo` and a control group's limit.
 fn memory_of(meminfo: &str, limit: Option<&str>) -> Option<Memory> {
     let bytes = |name: &str| {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;

@@ -13,7 +13,7 @@ use crate::config::Job;
 use crate::error::{PipelineError, Result};
 use crate::events::progress::Progress;
 
-/// What is fitted.
+/// Artefacts to fit.
 #[derive(Debug, Subcommand)]
 pub(super) enum FitCommand {
     /// Fits everything that a run needs and the configuration does not give
@@ -31,7 +31,7 @@ pub(super) struct FitArgs {
     /// Fits anew what is pinned, which starts a new line of versions
     #[arg(long)]
     refit: bool,
-    /// Folder to write copies into: what was fitted, and of a codebook its quality and a picture of reconstructions
+    /// Folder for copies of the fitted files; for a codebook, also for its quality and a picture of reconstructions
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -106,7 +106,7 @@ fn table(quality: &[Quality]) -> String {
     out
 }
 
-/// Writes a file into the folder that was asked for, which is made if it is not there; nothing without folder.
+/// Writes a file into the folder `--out`, which it creates if missing; does nothing without `--out`.
 fn write(args: &FitArgs, progress: &Progress, name: &str, bytes: &[u8]) -> Result<()> {
     let Some(folder) = &args.out else { return Ok(()) };
     let path = folder.join(name);

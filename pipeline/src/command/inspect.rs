@@ -13,7 +13,7 @@ use crate::catalog::VersionRef;
 use crate::error::{PipelineError, Result};
 use crate::view::inspect::{Inspector, Picture};
 
-/// Samples and refused samples that are listed.
+/// Samples and refused samples in a listing.
 const LISTED: usize = 5;
 /// Digits of an id in the name of a folder.
 const SHORT: usize = 12;
@@ -91,7 +91,7 @@ pub(super) async fn inspect(args: &InspectArgs, session: &Session) -> Result<()>
     Ok(())
 }
 
-/// Writes the pictures into the folder that was asked for, or else `name`; returns it, if there are any.
+/// Writes the pictures into the folder `--out`, by default `name`; returns the folder, `None` without pictures.
 fn pictures(args: &InspectArgs, pictures: &mut [Picture], name: &str) -> Result<Option<PathBuf>> {
     if pictures.is_empty() {
         return Ok(None);
@@ -106,7 +106,7 @@ fn pictures(args: &InspectArgs, pictures: &mut [Picture], name: &str) -> Result<
     Ok(Some(folder))
 }
 
-/// Prints the view of a `kind` of thing whose pictures lie in `folder`.
+/// Prints a view of the given kind, whose pictures lie in `folder`.
 fn show<T: Serialize>(args: &InspectArgs, view: &T, (kind, folder): (&str, Option<&Path>), text: impl Fn(&T, Option<&Path>) -> String) {
     if !args.json {
         return output::print(&text(view, folder));

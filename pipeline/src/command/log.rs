@@ -1,4 +1,4 @@
-//! What is logged, and how: `--log-format`, `CM3FLOW_LOG`.
+//! Log of a command: its form (`--log-format`) and its filter (`CM3FLOW_LOG`).
 
 use std::fmt;
 use std::io::{IsTerminal, stderr};
@@ -17,7 +17,7 @@ pub(super) enum LogFormat {
 }
 
 impl fmt::Display for LogFormat {
-    /// As the command line names it.
+    /// Writes the name that the command line uses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Text => "text",
@@ -26,13 +26,13 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// Begins to log to standard error, unless the program around the command does so already. What is logged is named by `CM3FLOW_LOG`, as `info` or
+/// Begins to log to standard error, unless the surrounding program already logs. `CM3FLOW_LOG` sets the filter, as `info` or
 /// `cm3flow=debug`; warnings by default.
 pub(super) fn begin(format: LogFormat) {
     let filter = EnvFilter::try_from_env("CM3FLOW_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    // Colours are for people: in a file they are noise.
+    // Colours help people at a terminal; in a file they are noise.
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(stderr().is_terminal()).with_writer(stderr);
-    // An error only says that somebody else has begun.
+    // The only error is that a subscriber is set already.
     let _ = match format {
         LogFormat::Text => subscriber.finish().try_init(),
         LogFormat::Json => subscriber.json().flatten_event(true).with_current_span(false).with_span_list(true).finish().try_init(),

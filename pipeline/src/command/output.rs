@@ -1,4 +1,4 @@
-//! What commands print.
+//! Output of commands on standard output.
 
 use std::fmt::Write;
 use std::io::Write as _;
@@ -10,12 +10,12 @@ use crate::run::RunOutcome;
 use crate::store::Store;
 use crate::terminal::printable;
 
-/// Prints to standard output. A reader that went away is no error of ours.
+/// Prints to standard output. A reader that went away is no error.
 pub(super) fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{}", printable(text.trim_end_matches('\n')));
 }
 
-/// The summary at the end of a run.
+/// Formats the summary at the end of a run.
 pub(super) fn summary(outcome: &RunOutcome, store: &Store) -> String {
     let manifest = &outcome.manifest;
     let mut out = String::new();
@@ -44,7 +44,7 @@ pub(super) fn summary(outcome: &RunOutcome, store: &Store) -> String {
     out
 }
 
-/// Fill rate of each split.
+/// Formats the fill rate of each split.
 pub(super) fn fill_rates(manifest: &VersionManifest) -> String {
     let of = |split: Split| {
         let statistics = manifest.statistics.get(split.name())?;
@@ -58,7 +58,7 @@ pub(super) fn fill_rates(manifest: &VersionManifest) -> String {
     Split::ALL.into_iter().filter_map(of).collect::<Vec<_>>().join(", ")
 }
 
-/// What limits the fill rate, a line for each: the least packs that the documents need, and a length that would fill better.
+/// Formats the limits of the fill rate, a line for each split: the fewest packs that its documents need, and a better `seq_len`.
 pub(super) fn packing(manifest: &VersionManifest) -> Vec<String> {
     let of = |split: Split| {
         let statistics = manifest.statistics.get(split.name()).filter(|statistics| statistics.least_packs > 0)?;
@@ -76,7 +76,7 @@ pub(super) fn packing(manifest: &VersionManifest) -> Vec<String> {
     Split::ALL.into_iter().filter_map(of).collect()
 }
 
-/// Bytes for people.
+/// Formats a number of bytes with a binary unit.
 pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = count as f64;
@@ -88,7 +88,7 @@ pub(super) fn bytes(count: u64) -> String {
     if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-/// Text from data in one line: a line of a listing must not look like several.
+/// Puts text from data into one line: an entry of a listing must not look like several.
 pub(super) fn one_line(text: &str) -> String {
     text.split('\n').collect::<Vec<_>>().join(" ")
 }

@@ -20,7 +20,7 @@ pub(super) enum RefusedCommand {
     Replay(ReplayArgs),
 }
 
-/// Which refused samples are meant.
+/// Filter options for refused samples.
 #[derive(Debug, Args)]
 struct FilterArgs {
     /// Only those refused for this reason: ingest.missing_image, or missing_image

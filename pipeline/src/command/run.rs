@@ -30,7 +30,7 @@ pub(super) struct RunArgs {
     work: WorkArgs,
 }
 
-/// How a run works and what it tells.
+/// Options of the work of a run and of its output.
 #[derive(Debug, Args)]
 pub(super) struct WorkArgs {
     /// Units that are worked on at once, instead of the configuration's
@@ -45,14 +45,14 @@ pub(super) struct WorkArgs {
     /// Publishes even if units are quarantined
     #[arg(long)]
     allow_quarantined: bool,
-    /// What to do when another run is at work on the dataset
+    /// Behaviour if another run is at work on the dataset
     #[arg(long, value_enum, default_value_t)]
     lease: LeaseMode,
     #[command(flatten)]
     told: ToldArgs,
 }
 
-/// What a command tells while it works.
+/// Options of the output while a command works.
 #[derive(Debug, Args)]
 pub(super) struct ToldArgs {
     /// Prints events, one JSON object a line, instead of the summary
@@ -64,7 +64,7 @@ pub(super) struct ToldArgs {
 }
 
 impl ToldArgs {
-    /// Begins to tell; metrics are offered while the returned endpoint lives.
+    /// Begins the output. Serves metrics while the returned endpoint lives.
     pub(super) async fn begin(&self, config: &Config, progress: &Progress) -> Result<Option<Endpoint>> {
         if self.json {
             progress.print_events();

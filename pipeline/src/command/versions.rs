@@ -26,7 +26,7 @@ pub(super) enum VersionsCommand {
     Show(ShowArgs),
     /// Names a version by a tag, lists tags, or removes one
     Tag(tag::TagArgs),
-    /// Publishes the next version, without some samples and what is nearly the same
+    /// Publishes the next version, without some samples and their near-duplicates
     Withdraw(withdraw::WithdrawArgs),
     /// Says what differs between two versions
     Diff(diff::DiffArgs),

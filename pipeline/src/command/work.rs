@@ -1,4 +1,4 @@
-//! `work`: makes units of a run that another process leads. Keys come in, a line each; a JSON line goes out for each.
+//! `work`: makes units of a run that another process leads. Reads a key from each line and answers it with a JSON line.
 
 use std::time::Instant;
 
@@ -24,9 +24,9 @@ pub(super) struct WorkArgs {
     run: String,
 }
 
-/// Works until standard input ends. A unit that fails is an answer, not the end.
+/// Works until standard input ends. A failed unit gets an answer and does not end the process.
 pub(super) async fn work(args: &WorkArgs, session: &Session) -> Result<()> {
-    // Events go to the run that leads, with the answers.
+    // The answers carry events to the leading run.
     let progress = Progress::silent();
     let job = Job { progress: progress.clone(), ..args.config.open_existing(session)? };
     let missing = || PipelineError::Mismatch { problem: "the run's tokenizers are neither given nor pinned".into() };

@@ -206,8 +206,8 @@ impl VocabularyConfig {
     /// the square.
     ///
     /// # Errors
-    /// [`PipelineError::Mismatch`] if the tokenizers do not fit into the vocabulary, the vocabulary is not in the tokenizer, or ranges
-    /// overlap; [`PipelineError::Stage`] if the file is no tokenizer.
+    /// [`crate::PipelineError::Mismatch`] if the tokenizers do not fit into the vocabulary, the vocabulary is not in the tokenizer, or ranges
+    /// overlap; [`crate::PipelineError::Stage`] if the file is no tokenizer.
     pub fn build(&self, text: &[u8], codes: u32, grids: &[Grid]) -> Result<(TextTokenizer, Vocabulary)> {
         let tokenizer = TextTokenizer::from_json(text)?;
         let mut vocabulary = match (self.preset, &self.custom) {

@@ -1,5 +1,5 @@
-//! The one place that a run tells what it does: to people (a line per stage on a terminal, a plain line now and then elsewhere), to programs
-//! (`--json`), to metrics and to the events file of the run.
+//! Progress of a command: the one receiver of events. It passes them to people (a line per stage on a terminal, now and then a plain
+//! line elsewhere), to programs (`--json`), to metrics and to the run's events file.
 
 mod draw;
 mod tally;
@@ -20,10 +20,10 @@ use crate::store;
 use crate::store::RequestCounts;
 use crate::terminal::printable;
 
-/// How often a plain line is written.
+/// Time between two plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Where progress goes.
+/// Destination of output for people.
 #[derive(Debug, Clone)]
 enum Target {
     Terminal(MultiProgress),
@@ -38,23 +38,23 @@ pub struct Progress(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     target: Target,
-    /// Whether each event is printed to standard output as JSON.
+    /// `true` if each event is printed to standard output as JSON.
     is_json: AtomicBool,
     meters: Meters,
     tally: Mutex<Tally>,
     /// Requests of processes that make units for this run.
     requests_elsewhere: Mutex<RequestCounts>,
-    /// Where events wait for the events file, while a run is recorded.
+    /// Buffer of events for the events file, while a run is recorded.
     recording: Mutex<Option<SharedBuffer>>,
     samples_total: AtomicU64,
     samples_done: AtomicU64,
-    /// When the first samples were expected.
+    /// Time at which the first samples were expected.
     start: OnceLock<Instant>,
     bars: Mutex<HashMap<&'static str, ProgressBar>>,
 }
 
 impl Progress {
-    /// Progress on standard error: bars on a terminal, lines otherwise.
+    /// Makes progress on standard error: bars on a terminal, lines otherwise.
     #[must_use]
     pub fn to_standard_error() -> Self {
         let target = if std::io::stderr().is_terminal() {
@@ -65,7 +65,7 @@ impl Progress {
         Self::new(target)
     }
 
-    /// Progress that nobody sees.
+    /// Makes progress without output.
     #[must_use]
     pub fn silent() -> Self {
         Self::new(Target::Silent)
@@ -86,38 +86,38 @@ impl Progress {
         }))
     }
 
-    /// From now on prints each event to standard output too, as one JSON object a line.
+    /// Prints each event to standard output from now on, as one JSON object a line.
     pub fn print_events(&self) {
         self.0.is_json.store(true, Ordering::Relaxed);
     }
 
-    /// Meters of the stages.
+    /// Returns the meters of the stages.
     #[must_use]
     pub fn meters(&self) -> &Meters {
         &self.0.meters
     }
 
-    /// What has been told so far, in numbers.
+    /// Returns the counts of all events so far.
     #[must_use]
     pub fn tally(&self) -> Tally {
         self.0.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Tells an event to everyone who listens.
+    /// Announces an event: to people, the tally, the log, standard output and the recording.
     pub fn tell(&self, event: Event) {
         if let Some(line) = event.line() {
             self.say(&line);
         }
         self.0.tally.lock().unwrap_or_else(PoisonError::into_inner).add(&event);
         let is_json = self.0.is_json.load(Ordering::Relaxed);
-        // Held until all have been told: everybody gets events in one order, that of their times.
+        // The lock is held until all receivers have the event: they all get events in the order of their times.
         let recording = self.0.recording.lock().unwrap_or_else(PoisonError::into_inner);
         let is_logged = tracing::enabled!(tracing::Level::INFO);
         if is_json || recording.is_some() || is_logged {
             let line = Told::now(event).to_json();
             tracing::info!(event = line.as_str(), "told");
             if is_json {
-                // A reader that went away is no error of ours.
+                // A reader that went away is no error.
                 let _ = writeln!(std::io::stdout(), "{line}");
             }
             if let Some(recording) = &*recording {
@@ -136,26 +136,26 @@ impl Progress {
         elsewhere.events.into_iter().for_each(|event| self.tell(event));
     }
 
-    /// How often stores were asked, by this process and by those that made units for it.
+    /// Returns the numbers of requests to stores by this process and its worker processes.
     pub(crate) fn requests(&self) -> RequestCounts {
         let mut all = store::requests();
         add_requests(&mut all, &self.0.requests_elsewhere.lock().unwrap_or_else(PoisonError::into_inner));
         all
     }
 
-    /// Keeps what is told from now on in the returned buffer.
+    /// Records events from now on in the returned buffer.
     pub(crate) fn begin_recording(&self) -> SharedBuffer {
         let buffer = SharedBuffer::default();
         *self.0.recording.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&buffer));
         buffer
     }
 
-    /// Keeps nothing any more.
+    /// Ends the recording.
     pub(crate) fn end_recording(&self) {
         *self.0.recording.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Says one line to a person, above the bars.
+    /// Writes one line for people, above the bars.
     pub fn say(&self, line: &str) {
         match &self.0.target {
             Target::Terminal(bars) => drop(bars.println(printable(line))),
@@ -164,7 +164,7 @@ impl Progress {
         }
     }
 
-    /// Expects so many more samples to go through `prepare`.
+    /// Adds to the number of samples that are expected to go through `prepare`.
     pub fn expect_samples(&self, samples: u64) {
         self.0.start.get_or_init(Instant::now);
         self.0.samples_total.fetch_add(samples, Ordering::Relaxed);
@@ -175,13 +175,13 @@ impl Progress {
         self.0.samples_done.fetch_add(samples, Ordering::Relaxed);
     }
 
-    /// Samples that went through `prepare`, and samples that are expected to.
+    /// Returns the number of samples that went through `prepare`, and of those expected to.
     #[must_use]
     pub fn samples(&self) -> (u64, u64) {
         (self.0.samples_done.load(Ordering::Relaxed), self.0.samples_total.load(Ordering::Relaxed))
     }
 
-    /// A bar over `total` steps, named `name`; in plain mode a line every ten seconds.
+    /// Shows a bar named `name` over `total` steps; in plain mode a line every ten seconds.
     #[must_use]
     pub fn activity(&self, name: &'static str, total: u64) -> Activity {
         let bar = match &self.0.target {
@@ -197,7 +197,7 @@ impl Progress {
         Activity { name, total, bar, progress: self.clone(), said: Instant::now() }
     }
 
-    /// Draws the stages until the returned guard is dropped. Call within a tokio runtime.
+    /// Draws the stages until the caller drops the returned guard. Call within a tokio runtime.
     #[must_use]
     pub fn watch_stages(&self) -> StageWatch {
         StageWatch::begin(self)
@@ -223,7 +223,7 @@ pub struct Activity {
 }
 
 impl Activity {
-    /// Shows that `done` steps are done; `message` says what came of the last.
+    /// Shows that `done` steps are done, with a `message` about the last one.
     pub fn set(&mut self, done: u64, message: &str) {
         match &self.bar {
             Some(bar) => {

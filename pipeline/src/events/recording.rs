@@ -1,6 +1,6 @@
-//! The events file of a run: `runs/<run>/events/<k>.jsonl`, numbered small objects, since objects are never changed.
+//! Events file of a run: `runs/<run>/events/<k>.jsonl`, in small numbered objects, since the store changes no object.
 //!
-//! It is for people who look at a run, so it never makes one fail: what cannot be written waits in a bounded buffer, and is warned of once.
+//! It serves people who look at a run, and never makes one fail: lines that cannot be written wait in a bounded buffer, with one warning.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,12 +17,12 @@ use crate::store::{Created, Store};
 const FIRST_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest time between two objects.
 const MAX_INTERVAL: Duration = Duration::from_secs(60);
-/// Bytes that wait at most; events beyond them are counted and lost.
+/// Bytes that wait at most; the buffer counts and drops events beyond them.
 const MAX_BUFFER_BYTES: usize = 4 << 20;
-/// How long the end of a run waits for the last object.
+/// Longest wait of a run's end for the last object.
 const LAST_FLUSH: Duration = Duration::from_secs(20);
 
-/// Lines that have yet to be written.
+/// Lines that are not written yet.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
     lines: String,
@@ -30,7 +30,7 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// Takes all lines out of it.
+    /// Takes all lines.
     pub(crate) fn take(&mut self) -> String {
         std::mem::take(&mut self.lines)
     }
@@ -48,7 +48,7 @@ impl Buffer {
 /// Buffer that [`Progress`] and the recording share.
 pub(crate) type SharedBuffer = Arc<Mutex<Buffer>>;
 
-/// Writes what is told into the store, from when it begins until it is finished.
+/// Writes events into the store, from [`Recording::begin`] to [`Recording::finish`].
 #[derive(Debug)]
 pub struct Recording {
     progress: Progress,
@@ -57,7 +57,7 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Records what `progress` is told below `run_folder`. Call within a tokio runtime.
+    /// Records the events of `progress` below `run_folder`. Call within a tokio runtime.
     #[must_use]
     pub fn begin(progress: &Progress, store: &Store, run_folder: &str) -> Self {
         let ended = Arc::new(Notify::new());
@@ -65,7 +65,7 @@ impl Recording {
         Self { progress: progress.clone(), ended, task }
     }
 
-    /// Writes what is left and ends.
+    /// Writes the remaining events and ends.
     pub async fn finish(mut self) {
         self.ended.notify_one();
         if tokio::time::timeout(LAST_FLUSH, &mut self.task).await.is_err() {
@@ -134,7 +134,7 @@ impl Writer {
             if !std::mem::replace(&mut self.has_warned, true) {
                 self.progress.say(&format!("events of this run cannot be written for now: {error}"));
             }
-            // Back to the front: what was told meanwhile comes after it.
+            // These lines go back to the front: events since then come after them.
             let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
             let since = std::mem::replace(&mut buffer.lines, lines);
             since.lines().for_each(|line| buffer.push(line));
@@ -146,7 +146,7 @@ impl Writer {
             let path = format!("{}/{}.jsonl", self.folder, self.next);
             let created = self.store.create(&path, lines.to_owned()).await?;
             self.next += 1;
-            // The number is taken if an attempt that seemed to fail was written after all.
+            // The number is taken if a seemingly failed attempt was written after all.
             if created != Created::Different {
                 return Ok(());
             }
@@ -202,7 +202,7 @@ mod tests {
         let store = Store::open(&folder.path().join("store").display().to_string(), Path::new("")).expect("a local store");
         let progress = Progress::silent();
         let mut writer = Writer::new(&progress, &store, "runs/r");
-        // A file where a folder has to be.
+        // A file lies where the store needs a folder.
         std::fs::write(folder.path().join("store/runs"), "").expect("a temporary folder");
         progress.tell(Event::Stopping);
         writer.flush().await;

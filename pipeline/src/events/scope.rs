@@ -1,4 +1,4 @@
-//! The beginning and the end of a run, and the recording of what is told in between.
+//! Scope of a run: its name, beginning, recording and end.
 
 use std::time::Instant;
 
@@ -11,13 +11,13 @@ use crate::error::Result;
 use crate::events::progress::Progress;
 use crate::store::Store;
 
-/// A run that begins now.
+/// A run from its beginning to its end.
 #[derive(Debug)]
 pub(crate) struct RunScope<'a> {
     store: &'a Store,
     progress: &'a Progress,
     dataset: &'a str,
-    /// Its name: when it began, and what tells it from another run that begins in the same millisecond.
+    /// Name of the run: time of its beginning, and a suffix against a run that begins in the same millisecond.
     pub(crate) name: String,
 }
 
@@ -29,12 +29,12 @@ impl<'a> RunScope<'a> {
         Self { store, progress, dataset, name }
     }
 
-    /// Its folder in the store.
+    /// Returns the run's folder in the store.
     pub(crate) fn folder(&self) -> String {
         layout::run(&self.name)
     }
 
-    /// Does `work`, recorded from its first event to its last, which `end` gives for what came of it.
+    /// Does `work` and records it from its first to its last event; `end` makes the last one from the result.
     pub(crate) async fn record<T>(&self, work: impl Future<Output = Result<T>>, end: impl FnOnce(&T) -> RunEnd) -> Result<T> {
         let begun = Instant::now();
         let recording = Recording::begin(self.progress, self.store, &self.folder());
@@ -44,7 +44,7 @@ impl<'a> RunScope<'a> {
             dataset: dataset.to_owned(),
             cm3flow: env!("CARGO_PKG_VERSION").to_owned(),
         });
-        // At the highest level, so that what is logged at any level says where it belongs.
+        // The highest level, so that log lines of every level carry the run's fields.
         let outcome = work.instrument(tracing::error_span!("run", run, dataset)).await;
         let end = outcome.as_ref().map_or_else(RunEnd::failed, end);
         self.progress.tell(Event::RunEnded { end, seconds: begun.elapsed().as_secs_f64() });

@@ -1,4 +1,4 @@
-//! Finds or makes a unit, as often as it may be tried, and tells what came of it.
+//! Attempts at a unit: looks it up, makes it as often as allowed, and announces the outcome.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ impl Executor {
         self.told(task, self.hands.worker().make(task)).await
     }
 
-    /// Makes what is made of `unit`; what cannot be made is tried as often as the configuration says, and then given up.
+    /// Makes the unit of `task` from `unit`. Gives the unit up after as many failed attempts as the configuration allows.
     pub(super) async fn attempt(&self, task: &UnitTask, unit: &SourceUnit) -> Result<Outcome> {
         let attempts = self.job.config.runtime.unit_attempts;
         let (segment, key) = (task.segment(), task.key());
@@ -49,7 +49,7 @@ impl Executor {
         let made = making.await;
         match &made {
             Ok(record) => self.job.progress.tell(Event::unit_done(record, false, begun.elapsed())),
-            // Nothing is wrong with the unit.
+            // An interruption is no fault of the unit.
             Err(PipelineError::Interrupted) => {}
             Err(error) => {
                 self.job.progress.tell(Event::UnitFailed { segment: task.segment(), key: task.key(), problem: error.with_causes() });

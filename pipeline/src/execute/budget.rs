@@ -1,4 +1,4 @@
-//! Stops a run that refuses too much: something is wrong with its sources or settings, and nobody wants that version.
+//! Refusal budget: stops a run that refuses too much, since its sources or settings are wrong and nobody wants that version.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -14,7 +14,7 @@ use crate::events::{Event, Reasons};
 /// Reasons that the error names.
 const TOP_REASONS: usize = 3;
 
-/// Counts what a run refuses against what it may.
+/// Refused samples of a run, counted against the allowed fraction.
 #[derive(Debug)]
 pub(crate) struct RefusalBudget {
     max_fraction: f64,
@@ -27,10 +27,10 @@ impl RefusalBudget {
         Self { max_fraction: config.max_refused_fraction, min_samples: config.max_refused_min_samples, seen: Mutex::default() }
     }
 
-    /// Counts the prepared `record` of `unit`. Rows that are tried once more were counted when they were refused first.
+    /// Counts the prepared `record` of `unit`. Skips replayed rows: they were counted at their first refusal.
     ///
     /// # Errors
-    /// [`PipelineError::RefusedTooMuch`] from the unit on with which the fraction is exceeded; `progress` is told of it.
+    /// [`PipelineError::RefusedTooMuch`] from the unit on that exceeds the fraction; also announced to `progress`.
     pub(crate) fn count(&self, unit: &SourceUnit, record: &UnitRecord, progress: &Progress) -> Result<()> {
         let Some(samples) = record.samples.as_ref().filter(|_| unit.only.is_empty()) else { return Ok(()) };
         let seen = {
@@ -48,10 +48,10 @@ impl RefusalBudget {
     }
 }
 
-/// The most frequent reasons with their counts, `80 filter.too_small, 3 ingest.no_image, 2 others`.
+/// Lists the most frequent reasons with their counts, as `80 filter.too_small, 3 ingest.no_image, 2 others`.
 fn most_frequent(reasons: &Reasons) -> String {
     let mut sorted: Vec<(&String, &u64)> = reasons.iter().collect();
-    // Equal counts stay in order of their names.
+    // The sort is stable: equal counts stay in order of names.
     sorted.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     let mut named: Vec<String> = sorted.iter().take(TOP_REASONS).map(|(reason, count)| format!("{count} {reason}")).collect();
     let others: u64 = sorted.iter().skip(TOP_REASONS).map(|(_, count)| **count).sum();

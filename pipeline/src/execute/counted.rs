@@ -1,4 +1,4 @@
-//! The record of a window, counted from the records of its units.
+//! Record of a window, counted from the records of its units.
 
 use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
 use cm3flow_schemas::sample::Split;
@@ -8,20 +8,20 @@ use cm3flow_schemas::window::WindowRecord;
 use crate::catalog::window_record;
 use crate::plan::WindowPlan;
 
-/// Units that were made of a window.
+/// Units made of one window.
 #[derive(Debug)]
 pub(crate) struct WindowUnits<'a> {
-    /// One for each source unit.
+    /// Prepared units, one for each source unit.
     pub prepared: &'a [UnitRecord],
-    /// The window's.
+    /// The window's settled unit.
     pub settled: &'a UnitRecord,
-    /// One for each source unit.
+    /// Composed units, one for each source unit.
     pub composed: &'a [UnitRecord],
-    /// One for each split, in the order of [`Split::ALL`].
+    /// Packed units, one for each split in the order of [`Split::ALL`].
     pub packed: &'a [UnitRecord],
 }
 
-/// The record of the `index`-th window: a function of its plan and of its units.
+/// Counts the record of the `index`-th window: a function of its plan and units.
 pub(crate) fn counted(index: u32, window: &WindowPlan, made: &WindowUnits<'_>) -> WindowRecord {
     let mut record = window_record(index, window.keys.clone());
     record.units.clone_from(&window.units);
@@ -42,7 +42,7 @@ pub(crate) fn counted(index: u32, window: &WindowPlan, made: &WindowUnits<'_>) -
     record
 }
 
-/// `prepare` says what came in and was refused, `settle` what of the rest is a duplicate or blocked.
+/// Adds up the samples: `prepare` counts those that came in and were refused, `settle` the duplicates and blocked ones among the rest.
 fn samples_of(window: &WindowPlan, made: &WindowUnits<'_>) -> SampleLedger {
     let mut samples = SampleLedger::default();
     for unit in made.prepared {

@@ -1,4 +1,4 @@
-//! The windows of a plan, in order: what is begun when, and what becomes of units that cannot be made.
+//! The windows of a plan, in order: when each begins, and how the run goes on without units that cannot be made.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,31 +20,31 @@ use crate::plan::{KeptPlan, Plan, WindowPlan};
 use crate::segment::{KeyMaker, UnitTask, WindowTask};
 use crate::train::follow::Followed;
 
-/// Windows that are prepared ahead, the present one included.
+/// Windows that are prepared at once, the current one included.
 const WINDOWS_AHEAD: usize = 2;
 
-/// Makes the windows of a plan.
+/// Makes and commits the windows of a plan.
 pub(crate) struct Executor {
     pub(super) job: Job,
     pub(super) hands: Hands,
     /// The plan in the store, which workers in other processes read.
     plan: Mutex<KeptPlan>,
     budget: RefusalBudget,
-    /// Places for units that are prepared, and for units that are composed: a window must not wait for what is prepared ahead.
+    /// Separate places for `prepare` and `compose`: a window must not wait for units that are prepared ahead.
     preparing: Arc<Semaphore>,
     composing: Arc<Semaphore>,
 }
 
-/// The outcome of a unit: its record, or why it is given up.
+/// Outcome of a unit: its record, or the reason for giving it up.
 pub(super) type Outcome = Result<UnitRecord, GivenUp>;
 
-/// A unit that failed as often as it may.
+/// A unit without attempts left.
 #[derive(Debug)]
 pub(super) struct GivenUp {
     pub(super) problem: String,
 }
 
-/// The prepared units of a window, by their index in its plan.
+/// Units of a window in preparation, by their index in its plan.
 type Prepared = JoinSet<Result<(usize, Outcome)>>;
 
 impl Executor {
@@ -59,7 +59,7 @@ impl Executor {
         Self { job: job.clone(), hands, plan: Mutex::new(plan), budget, preparing, composing }
     }
 
-    /// Makes and commits all windows of `plan`, in order; each is announced to `followed`.
+    /// Makes and commits all windows of `plan`, in order, and announces each to `followed`.
     pub(crate) async fn run(self: &Arc<Self>, plan: &Plan, catalog: &Catalog, followed: &Followed) -> Result<Vec<WindowRecord>> {
         let to_prepare: u64 = plan.windows.iter().flat_map(|window| &window.sources).map(|source| source.unit.rows).sum();
         self.job.progress.expect_samples(to_prepare);
@@ -80,7 +80,7 @@ impl Executor {
             };
             earlier.push(record.keys.settle());
             if !record.quarantined.is_empty() {
-                // The trainer is named by the packs of the plan, and these are others from here on.
+                // Packs of the plan name the training, and from here on the packs are different ones.
                 followed.give_up();
             }
             catalog.commit_window(plan.version, &record).await?;
@@ -91,7 +91,7 @@ impl Executor {
         Ok(records)
     }
 
-    /// Begins to prepare the units of a window, as many at once as there are places. They go on by themselves until the set is dropped.
+    /// Begins to prepare the units of a window, as many at once as there are places. They continue until the set is dropped.
     fn begin_preparing(self: &Arc<Self>, window: &WindowPlan) -> Prepared {
         let mut tasks = JoinSet::new();
         for (index, (source, key)) in window.sources.iter().zip(&window.keys.prepare).enumerate() {
@@ -111,7 +111,7 @@ impl Executor {
         tasks
     }
 
-    /// Makes a window of the units that can be made.
+    /// Makes a window of those units that can be made.
     async fn finish_window(
         self: &Arc<Self>,
         index: u32,
@@ -145,7 +145,7 @@ impl Executor {
                 let plan = WindowPlan { units, sources: Vec::new(), keys, blocklist, quarantined, committed: None };
                 return Ok(counted(index, &plan, &made));
             }
-            // What has no documents must not be retrieved by others either, so the window is settled anew without it.
+
             let mut kept = Vec::with_capacity(sound.len());
             for ((unit, record), outcome) in sound.into_iter().zip(composed) {
                 match outcome {
@@ -157,7 +157,7 @@ impl Executor {
         }
     }
 
-    /// Tells workers elsewhere that window `index` is one of `units` alone.
+    /// Tells worker processes that window `index` consists of `units` alone.
     async fn amend(&self, index: usize, units: Vec<SourceUnit>) -> Result<()> {
         let mut plan = self.plan.lock().await;
         plan.amend(KeyMaker { config: &self.job.config, artefacts: self.hands.worker().artefacts() }, index, units);
@@ -185,14 +185,14 @@ impl Executor {
         Ok(packed)
     }
 
-    /// Waits for a place; none is given after a signal.
+    /// Waits for a place; fails after a signal.
     async fn place(&self, among: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
         let place = Arc::clone(among).acquire_owned().await.map_err(|_| PipelineError::Lost { what: "the workers' semaphore" })?;
         if self.job.stop.is_cancelled() { Err(PipelineError::Interrupted) } else { Ok(place) }
     }
 }
 
-/// Waits for all tasks and puts their results in the order of the index that each returns. The first error ends the others.
+/// Waits for all tasks and orders their results by the index that each returns. The first error ends the others.
 async fn in_order(mut tasks: Prepared) -> Result<Vec<Outcome>> {
     let mut results = std::collections::BTreeMap::new();
     while let Some(ended) = tasks.join_next().await {

@@ -1,4 +1,4 @@
-//! Windows of a published version made again, from what their records say: for repairs and comparisons.
+//! Windows of a published version made again from their records, for repairs and comparisons.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,12 +20,12 @@ use crate::plan::{Plan, WindowPlan};
 use crate::segment::{UnitTask, WindowTask, Worker};
 use crate::source::scan::scan_as;
 
-/// What the sources hold now. They are scanned only when a unit is asked for.
+/// The present content of the sources, scanned when the first unit is requested.
 pub(crate) struct Sources {
     job: Job,
-    /// Units of the version: rows are cut as it cut them.
+    /// Units of the version: the scan cuts rows as the version did.
     before: Vec<SourceUnit>,
-    /// By what they are, whatever their files are called; or why they cannot be scanned.
+    /// Units by all but their file's name, or the reason why the sources cannot be scanned.
     units: OnceCell<Result<HashMap<SourceUnit, PlannedUnit>, String>>,
 }
 
@@ -34,15 +34,15 @@ fn nameless(unit: &SourceUnit) -> SourceUnit {
 }
 
 impl Sources {
-    /// Sources of `job`, cut as the units `before`; its store remembers the results of scans.
+    /// Makes sources of `job`, to be cut as the units `before`; the job's store remembers the results of scans.
     pub(crate) fn new(job: Job, before: Vec<SourceUnit>) -> Self {
         Self { job, before, units: OnceCell::new() }
     }
 
-    /// Where `unit` can be read.
+    /// Finds the place where `unit` can be read.
     ///
     /// # Errors
-    /// [`PipelineError::Gone`] if it cannot.
+    /// [`PipelineError::Gone`] if the sources no longer hold it.
     pub(crate) async fn unit(&self, unit: &SourceUnit) -> Result<PlannedUnit> {
         let scan = || async {
             let scan = scan_as(&self.job, &self.before, None).await.map_err(|error| format!("the sources cannot be scanned: {error}"))?;
@@ -55,7 +55,7 @@ impl Sources {
         if unit.only.is_empty() {
             return units.get(&nameless(unit)).cloned().ok_or_else(missing);
         }
-        // Some rows of a unit that is there as a whole.
+        // Some rows of a unit that the sources hold as a whole.
         let has_rows = |whole: &&PlannedUnit| {
             let whole = &whole.unit;
             let end = whole.first_row + whole.rows;
@@ -68,19 +68,19 @@ impl Sources {
 
 /// Makes the windows of a version again, in order.
 pub(crate) struct Again {
-    /// Over the scratch store.
+    /// Job over the scratch store.
     job: Job,
     worker: Worker,
     plan: Plan,
-    /// Numerics class that the units are to be made in.
+    /// Numerics class that made the units.
     numerics: NumericsClass,
     sources: Sources,
-    /// Settle keys of the windows before the next one.
+    /// Settle keys of the windows before the next one, in order.
     earlier: Vec<Digest>,
 }
 
 impl Again {
-    /// Goes through the windows of `plan`, and commits them in the store of `job`.
+    /// Prepares to make the windows of `plan` and to commit them in the store of `job`.
     ///
     /// # Errors
     /// As [`Worker::try_new`].
@@ -89,24 +89,24 @@ impl Again {
         Ok(Self { job, worker, plan, numerics, sources, earlier: Vec::new() })
     }
 
-    /// The manifest that `windows` make.
+    /// Returns the manifest that `windows` make.
     ///
     /// # Errors
-    /// [`PipelineError::Ledger`] if the numbers do not add up.
+    /// [`PipelineError::Ledger`] if the counts do not add up.
     pub(crate) fn manifest(&self, windows: &[WindowRecord]) -> Result<VersionManifest> {
         Ok(self.job.catalog().manifest_of(&self.job.config, self.worker.artefacts(), &self.plan, windows)?.0)
     }
 
-    /// Passes the next window by: none of its units is made.
+    /// Skips the next window: makes none of its units.
     pub(crate) fn skip(&mut self) {
         self.earlier.push(self.plan.windows[self.earlier.len()].keys.settle());
     }
 
-    /// Makes what the store lacks of the next window, and commits it.
+    /// Makes those units of the next window that the store lacks, and commits the window.
     ///
     /// # Errors
-    /// [`PipelineError::Gone`] or [`PipelineError::Numerics`] if a unit cannot be prepared again, after all others have been; what a
-    /// stage or the store says.
+    /// [`PipelineError::Gone`] or [`PipelineError::Numerics`] if a unit cannot be prepared again, after all others have been; those of a
+    /// stage or the store.
     pub(crate) async fn window(&mut self) -> Result<WindowRecord> {
         let index = self.earlier.len();
         let made = self.make(index).await;
@@ -140,13 +140,13 @@ impl Again {
         failed.map_or(Ok(prepared), Err)
     }
 
-    /// Records of the units of `tasks`, in order; as many are made at once as there are workers.
+    /// Makes the units of `tasks`, as many at once as there are workers; returns their records in order.
     async fn all(&self, tasks: Vec<UnitTask>) -> Result<Vec<UnitRecord>> {
         let made: Vec<_> = tasks.iter().map(|task| self.worker.work(task).boxed()).collect();
         futures::stream::iter(made).buffered(self.job.config.runtime.workers as usize).try_collect().await
     }
 
-    /// What prepares a unit. Its source is only asked for if it is not there.
+    /// Returns the task that prepares a unit. Asks the sources only if the unit does not exist.
     async fn task_of(&self, unit: &SourceUnit, key: Digest) -> Result<UnitTask> {
         if self.worker.is_there(SegmentName::Prepare, key).await? {
             return Ok(UnitTask::Found { segment: SegmentName::Prepare, key });

@@ -1,4 +1,4 @@
-//! The tasks of a run that another process leads, by key.
+//! Tasks of a run that another process leads, by key.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::error::{PipelineError, Result};
 use crate::plan::RunPlan;
 use crate::segment::{KeyMaker, UnitTask, Worker};
 
-/// Finds what a key asks for in the run's plan, and makes it.
+/// Finds tasks by key in the run's plan, and makes their units.
 pub(crate) struct Tasks {
     job: Job,
     worker: Worker,
@@ -21,7 +21,7 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    /// Tasks of the run in the folder `run`.
+    /// Makes the tasks of the run in the folder `run`.
     ///
     /// # Errors
     /// As [`Worker::try_new`].
@@ -30,13 +30,13 @@ impl Tasks {
         Ok(Self { job, worker, run, known: HashMap::new() })
     }
 
-    /// Makes the unit of `key`, unless it is there.
+    /// Makes the unit of `key`, unless it exists.
     ///
     /// # Errors
-    /// [`PipelineError::UnknownUnit`], [`PipelineError::Mismatch`] if the run has another configuration, or what stopped the unit.
+    /// [`PipelineError::UnknownUnit`], [`PipelineError::Mismatch`] if the run has another configuration, or those of the unit.
     pub(crate) async fn work(&mut self, key: Digest) -> Result<UnitRecord> {
         if !self.known.contains_key(&key) {
-            // The plan may have been amended since it was read.
+            // The run may have amended its plan since the last reading.
             let maker = KeyMaker { config: &self.job.config, artefacts: self.worker.artefacts() };
             self.known = RunPlan::latest(&self.job.store, &self.run).await?.tasks(maker)?;
         }

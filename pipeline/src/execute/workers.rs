@@ -1,4 +1,4 @@
-//! Who makes the units of a run: this process, or processes of their own.
+//! Makers of a run's units: this process, or worker processes.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -15,44 +15,44 @@ use crate::events::Elsewhere;
 use crate::events::progress::Progress;
 use crate::segment::{UnitTask, Worker};
 
-/// How a process that makes units is started: `cm3flow work` with the run's configuration, store and run.
+/// Command that starts a worker process: `cm3flow work` with the run's configuration, store and run.
 #[derive(Debug, Clone)]
 pub struct WorkerCommand {
-    /// The program.
+    /// Path of the program.
     pub program: PathBuf,
-    /// Its arguments, without the run.
+    /// Arguments, without the run.
     pub arguments: Vec<String>,
 }
 
-/// A line that `cm3flow work` answers for a key.
+/// Answer of `cm3flow work` for a key, one line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Answer {
-    /// The key, as it was asked for.
+    /// Key as requested.
     pub(crate) key: String,
-    /// What came of it.
+    /// Outcome of the work.
     #[serde(flatten)]
     pub(crate) state: AnswerState,
-    /// What was told and counted since the answer before.
+    /// Events and counts since the previous answer.
     #[serde(default)]
     pub(crate) told: Elsewhere,
 }
 
-/// What came of a key.
+/// Outcome of the work on a key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub(crate) enum AnswerState {
-    /// The unit is there.
+    /// The unit was made or found.
     Done {
-        /// Its segment.
+        /// Segment of the unit.
         segment: SegmentName,
-        /// Time that it took.
+        /// Duration of the work.
         seconds: f64,
     },
-    /// It is not.
+    /// The unit could not be made.
     Failed {
-        /// Why.
+        /// Error with its causes.
         problem: String,
-        /// Whether other units may be made all the same.
+        /// `true` if other units can still be made.
         of_the_unit: bool,
     },
 }
@@ -61,7 +61,7 @@ pub(crate) enum AnswerState {
 pub(crate) enum Hands {
     /// This process.
     Here(Arc<Worker>),
-    /// Processes of their own. The worker of this process makes what concerns a window as a whole.
+    /// Worker processes. This process's worker makes the units that concern a whole window.
     Processes(Arc<Worker>, Processes),
 }
 
@@ -72,7 +72,7 @@ impl Hands {
         }
     }
 
-    /// Makes the unit of `task`, which is not there.
+    /// Makes the unit of `task`, which does not exist yet.
     pub(crate) async fn make(&self, task: &UnitTask) -> Result<UnitRecord> {
         match self {
             Self::Here(worker) => worker.make(task).await,
@@ -88,7 +88,7 @@ fn answered(problem: String) -> PipelineError {
     PipelineError::Worker { problem, of_the_unit: true }
 }
 
-/// Processes that wait for keys, started as they are needed. They end when their standard input does.
+/// Worker processes that wait for keys, started on demand. Each ends with its standard input.
 pub(crate) struct Processes {
     command: WorkerCommand,
     run: String,
@@ -102,7 +102,7 @@ struct Process {
 }
 
 impl Processes {
-    /// Processes by `command` for the run in the folder `run`.
+    /// Makes a pool of processes by `command` for the run in the folder `run`.
     pub(crate) const fn new(command: WorkerCommand, run: String) -> Self {
         Self { command, run, idle: Mutex::new(Vec::new()) }
     }
@@ -122,7 +122,7 @@ impl Processes {
                 self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(process);
                 Ok(())
             }
-            // What it holds may be broken by what failed; the next unit gets another process.
+            // The failure may have left the process in a broken state; the next unit gets another one.
             AnswerState::Failed { problem, of_the_unit } => {
                 Err(PipelineError::Worker { problem: format!("failed: {problem}"), of_the_unit })
             }
@@ -137,7 +137,7 @@ impl Processes {
             .args(["--run", &self.run])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // A signal at the terminal is for the run, which drains.
+            // A signal at the terminal is for the leading run, which lets workers finish.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -150,13 +150,13 @@ impl Processes {
 }
 
 impl Process {
-    /// Its answer for `key`; `None` if it is gone.
+    /// Asks for `key` and returns the answer; `None` if the process is gone.
     async fn ask(&mut self, key: Digest) -> Option<String> {
         self.keys.write_all(format!("{key}\n").as_bytes()).await.ok()?;
         self.answers.next_line().await.ok()?
     }
 
-    /// How it ended.
+    /// Waits for the end of the process and describes it.
     async fn end(mut self) -> String {
         drop(self.keys);
         match self.child.wait().await {

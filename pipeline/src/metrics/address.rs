@@ -1,4 +1,4 @@
-//! Where metrics are offered.
+//! Address of the metrics endpoint.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,12 +7,12 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// An address and a port. A port alone is one of the loopback address: others see metrics only where that was asked for.
+/// An address with a port. A port alone means the loopback address: other machines see metrics only on request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Written", into = "String")]
 pub struct MetricsAddress(pub SocketAddr);
 
-/// As configurations write it.
+/// The forms that configurations may write.
 #[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Written {

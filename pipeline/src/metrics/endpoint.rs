@@ -1,4 +1,4 @@
-//! Answers scrapes over HTTP.
+//! HTTP endpoint that answers scrapes.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,14 +21,14 @@ use super::{Exporter, MetricsAddress};
 use crate::error::{PipelineError, Result};
 use crate::events::progress::Progress;
 
-/// Connections that are answered at once; further ones wait.
+/// Connections answered at once; further ones wait.
 const MAX_CONNECTIONS: usize = 8;
-/// How long a client may take for its request.
+/// Longest time for a client's request.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// The text format of Prometheus.
 const TEXT_FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// Offers the metrics of a run at `/metrics` while it lives.
+/// Serves the metrics of a run at `/metrics` until dropped.
 #[derive(Debug)]
 pub struct Endpoint {
     address: SocketAddr,
@@ -36,10 +36,10 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Listens at `address`; port 0 is a free one. Call within a tokio runtime.
+    /// Listens at `address`; port 0 chooses a free one. Call within a tokio runtime.
     ///
     /// # Errors
-    /// [`PipelineError::Metrics`] if the address cannot be had.
+    /// [`PipelineError::Metrics`] if it cannot listen there.
     pub async fn open(address: MetricsAddress, progress: &Progress) -> Result<Self> {
         let failed = |source| PipelineError::Metrics { address: address.0, source };
         let listener = TcpListener::bind(address.0).await.map_err(failed)?;
@@ -49,7 +49,7 @@ impl Endpoint {
         Ok(Self { address, task })
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens at.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
@@ -74,7 +74,7 @@ async fn answer_all(listener: TcpListener, exporter: Arc<Exporter>) {
                 });
             }
             Err(error) => {
-                // Out of file descriptors, for one: later there may be some again.
+                // File descriptors may have run out, for example; some may be free again later.
                 tracing::warn!(%error, "a scrape could not be accepted");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }

@@ -1,4 +1,4 @@
-//! What `cm3flow plan` says: how much of each segment is there, and how large the rest is likely to be.
+//! Estimates for `cm3flow plan`: the part of each segment that exists, and the likely size of the rest.
 
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use serde::Serialize;
@@ -8,26 +8,26 @@ use crate::config::{Config, Job};
 use crate::error::Result;
 use crate::plan::Plan;
 
-/// Units of a segment.
+/// Numbers and sizes of a segment's units.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct SegmentEstimate {
     /// The segment.
     pub segment: SegmentName,
-    /// Units that are there.
+    /// Number of units that exist.
     pub there: u64,
-    /// Units to be made.
+    /// Number of units to be made.
     pub missing: u64,
-    /// Bytes of the units that are there.
+    /// Bytes of existing units.
     pub bytes_there: u64,
-    /// Estimated bytes of those to be made.
+    /// Estimated bytes of units to be made.
     pub bytes_missing: u64,
 }
 
-/// Looks up every unit of `plan`. Sizes of missing units are those of the units that are there, or else a rule of thumb over the
-/// configuration.
+/// Looks up every unit of `plan`. Estimates sizes of missing units from existing ones, or from a rule of thumb over the
+/// configuration if none exist.
 ///
 /// # Errors
-/// What the store says.
+/// Those of the store.
 pub(crate) async fn estimate(job: &Job, plan: &Plan) -> Result<Vec<SegmentEstimate>> {
     let units = UnitStore::new(job.store.clone());
     let mut estimates = Vec::new();
@@ -62,12 +62,12 @@ fn bytes_of(record: &UnitRecord) -> u64 {
     record.files.values().map(|file| file.bytes).sum::<u64>() + record.shards.iter().map(|shard| shard.bytes).sum::<u64>()
 }
 
-/// Bytes of one sample: codes take about 2 bytes each once they are compressed, a pair's embeddings 4 KiB, a document its codes and
+/// Estimates the bytes of one sample. A code takes about 2 bytes when compressed, a pair's embeddings 4 KiB, a document its codes and
 /// a hundred tokens of text.
 fn rule_of_thumb(config: &Config, segment: SegmentName) -> u64 {
     let codes = 2 * config.tokenize.image.codes_per_image() as u64;
     let images = 1 + u64::from(config.derive.edges) + config.annotate.0.len() as u64;
-    // Of the tasks that are there by themselves few fit a sample: the sample corpus gives 432 documents of 75 photos.
+    // Few of the default tasks fit a sample: the sample corpus gives 432 documents of 75 photos.
     let weights = config.instruct.tasks.values().map(|task| task.weight).sum::<f64>();
     let documents = if config.instruct.tasks.is_empty() { 6 } else { weights.ceil() as u64 };
     let retrieved = u64::from(config.retrieve.documents);

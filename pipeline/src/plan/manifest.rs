@@ -1,4 +1,4 @@
-//! The manifest of a version: what a configuration makes of windows, and the configuration that a version was made with.
+//! Manifests of versions: made from a configuration and its windows, and turned back into the configuration of a version.
 
 use std::collections::BTreeMap;
 
@@ -20,11 +20,11 @@ use crate::store::{record_bytes, table};
 type Table = (Digest, Vec<u8>);
 
 impl Catalog {
-    /// Publishes the version that `windows` make.
+    /// Publishes the version that consists of `windows`.
     ///
     /// # Errors
-    /// [`crate::PipelineError::Ledger`] if the numbers do not add up, [`crate::PipelineError::Overtaken`] if another run published this version,
-    /// or what the store says.
+    /// [`crate::PipelineError::Ledger`] if the counts do not add up, [`crate::PipelineError::Overtaken`] if another run published this
+    /// version, or those of the store.
     pub async fn publish(&self, config: &Config, artefacts: &Artefacts, plan: &Plan, windows: &[WindowRecord]) -> Result<VersionManifest> {
         let (manifest, tables) = self.manifest_of(config, artefacts, plan, windows)?;
         for (digest, bytes) in tables {
@@ -33,10 +33,10 @@ impl Catalog {
         self.put_version(manifest).await
     }
 
-    /// The manifest of the version that `windows` make, and its tables with their digests.
+    /// Makes the manifest of the version that consists of `windows`, and its shard table and lineage with their digests.
     ///
     /// # Errors
-    /// [`crate::PipelineError::Ledger`] if the numbers do not add up.
+    /// [`crate::PipelineError::Ledger`] if the counts do not add up.
     pub(crate) fn manifest_of(
         &self,
         config: &Config,
@@ -75,7 +75,7 @@ impl Catalog {
     }
 }
 
-/// `config` with what the version of `manifest` was made with. Sections that this release cannot read stay as they are.
+/// Returns `config` with the settings that made the version of `manifest`. Keeps sections that this release cannot read.
 #[must_use]
 pub(crate) fn config_of_version(config: &Config, manifest: &VersionManifest) -> Config {
     fn section<T: DeserializeOwned>(manifest: &VersionManifest, name: &str, into: &mut T) {
@@ -107,7 +107,7 @@ pub(crate) fn config_of_version(config: &Config, manifest: &VersionManifest) -> 
     config
 }
 
-/// Configuration that changes what is written, as the manifest holds it.
+/// Returns the settings that change outputs, as the manifest holds them.
 #[must_use]
 pub fn output_config(config: &Config) -> Value {
     let mut output = json!({

@@ -1,5 +1,5 @@
-//! `runs/<run>/plan/<k>.json`: what a worker in another process needs beside configuration and store, and what must not be collected as
-//! garbage while the run is at work. Numbered: when units are quarantined, what follows has other keys.
+//! Plan of a run in the store, `runs/<run>/plan/<k>.json`. Worker processes need it beside configuration and store, and gc keeps
+//! the objects that it names while the run works. Plans are numbered: a quarantined unit changes the keys of all that follows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::store::{Created, Store};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct RunWindow {
     units: Vec<SourceUnit>,
-    /// Where they are read from; empty for a window of the base version.
+    /// Places that the units are read from; empty for a window of the base version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     sources: Vec<PlannedUnit>,
     keys: WindowKeys,
@@ -27,7 +27,7 @@ struct RunWindow {
     blocklist: Option<Digest>,
 }
 
-/// The plan of a run, as far as it is at work.
+/// The plan of a run, as far as workers and gc need it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RunPlan {
     pub(crate) dataset: String,
@@ -47,7 +47,7 @@ impl RunPlan {
         Self { dataset: dataset.to_owned(), version: plan.version, base: plan.base, windows: plan.windows.iter().map(window).collect() }
     }
 
-    /// Makes window `index` one of `units` alone, and names anew what follows.
+    /// Reduces window `index` to `units`, and makes new keys for it and the windows after it.
     pub(crate) fn amend(&mut self, maker: KeyMaker<'_>, index: usize, units: Vec<SourceUnit>) {
         let sources = std::mem::take(&mut self.windows[index].sources);
         self.windows[index].sources = sources.into_iter().filter(|source| units.contains(&source.unit)).collect();
@@ -72,7 +72,7 @@ impl RunPlan {
         }
     }
 
-    /// As [`Self::find`].
+    /// Returns the latest plan of the run, as [`Self::find`].
     ///
     /// # Errors
     /// [`PipelineError::NoRun`] if there is none, or those of the store.
@@ -80,12 +80,12 @@ impl RunPlan {
         Self::find(store, run).await?.ok_or_else(|| PipelineError::NoRun { run: run.to_owned() })
     }
 
-    /// Returns the keys of its windows, in order.
+    /// Returns the keys of the plan's windows, in order.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &WindowKeys> {
         self.windows.iter().map(|window| &window.keys)
     }
 
-    /// The tasks of all units by their keys.
+    /// Returns the tasks of all units to be made, by their keys.
     ///
     /// # Errors
     /// [`PipelineError::Mismatch`] if the configuration of `maker` gives other keys.
@@ -133,22 +133,22 @@ impl KeptPlan {
     /// Writes the first plan of the run in the folder `run`, or the next one if the run was overtaken and plans again.
     ///
     /// # Errors
-    /// What the store says.
+    /// Those of the store.
     pub(crate) async fn begin(store: Store, run: String, plan: RunPlan) -> Result<Self> {
         let mut kept = Self { store, run, plan, next: 0 };
         kept.write().await?;
         Ok(kept)
     }
 
-    /// As [`RunPlan::amend`].
+    /// Amends the plan as [`RunPlan::amend`] does; does not write it.
     pub(crate) fn amend(&mut self, maker: KeyMaker<'_>, index: usize, units: Vec<SourceUnit>) {
         self.plan.amend(maker, index, units);
     }
 
-    /// Writes it as the next plan of the run.
+    /// Writes the plan as the run's next one.
     ///
     /// # Errors
-    /// What the store says.
+    /// Those of the store.
     pub(crate) async fn write(&mut self) -> Result<()> {
         loop {
             let path = layout::numbered(&layout::plans(&self.run), self.next);

@@ -1,8 +1,8 @@
-//! Refused rows that are tried once more: an image that was missing has arrived, a source that was broken is whole again.
+//! Replay of refused rows: a missing image has arrived, or a broken source is whole again.
 //!
-//! The rows become units of their own in a new window. A unit that is as it was when it was read gives its refused rows, once. A unit whose
-//! files changed since is compared row by row with what the version holds of it: if nothing but refused rows changed, it gives those rows, and
-//! counts as read from then on; otherwise it is read as a whole, as by any run, and its unchanged rows count as duplicates.
+//! The rows become separate units in a new window. A unit whose bytes did not change gives its refused rows, once. A unit whose file
+//! changed is compared row by row with the version. If only refused rows changed, it gives those rows and counts as read from then on.
+//! Otherwise the run reads it as a whole, as any run would, and its unchanged rows count as duplicates.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -24,25 +24,25 @@ use crate::error::Result;
 use crate::source::scan::ingest_of;
 use crate::store::Store;
 
-/// Which refused samples are tried once more.
+/// Filter for the refused samples to try again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReplayFilter {
-    /// Reason and source.
+    /// Filter by stage, reason, source and window.
     pub filter: RefusedFilter,
-    /// Only those of this version; of the latest if none.
+    /// Version whose refused samples are tried; of the latest if none.
     pub version: Option<VersionRef>,
 }
 
-/// What comes of a replay.
+/// Plan of a replay.
 #[derive(Debug, Default)]
 pub(crate) struct Replay {
     /// Units of refused rows.
     pub units: Vec<PlannedUnit>,
-    /// Present units that need no reading as a whole, since nothing but these rows changed.
+    /// Present units that the run need not read as a whole, since only rows of `units` changed in them.
     pub instead_of: HashSet<SourceUnit>,
 }
 
-/// The id of a row, whatever came of it.
+/// Id of a row, kept or refused.
 #[derive(Deserialize)]
 struct ReadRow {
     sample_id: SampleId,
@@ -53,11 +53,11 @@ struct ReadRow {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Present<'a> {
     pub(super) all: &'a [PlannedUnit],
-    /// Those that no window holds as they are.
+    /// Units that no window holds unchanged.
     pub(super) fresh: &'a [PlannedUnit],
 }
 
-/// What a replay is planned from.
+/// Inputs of a replay's plan.
 struct Planner<'a> {
     config: &'a Config,
     store: &'a Store,
@@ -66,11 +66,10 @@ struct Planner<'a> {
 }
 
 impl Replay {
-    /// Plans which rows of the `present` units are tried once more on top of `windows`; the `fresh` ones among them are those that the windows
-    /// do not hold as they are.
+    /// Plans which rows of the `present` units to try again on top of `windows`; the windows do not hold the `fresh` ones unchanged.
     ///
     /// # Errors
-    /// What the store or a source says.
+    /// Those of the store or a source.
     pub(crate) async fn plan(
         job: &Job,
         asked: &ReplayFilter,
@@ -96,14 +95,14 @@ impl Replay {
         Ok(replay)
     }
 
-    /// Number of rows.
+    /// Returns the number of rows to try again.
     pub(crate) fn rows(&self) -> u64 {
         self.units.iter().map(|planned| planned.unit.rows).sum()
     }
 }
 
 impl Planner<'_> {
-    /// Refused samples that are meant, and that no later window read again.
+    /// Lists refused samples that the filter admits and that no later window read again.
     async fn candidates(&self, catalog: &Catalog, asked: &ReplayFilter) -> Result<Vec<RefusedSample>> {
         let mut found = matching(self.store, self.windows, &asked.filter, usize::MAX).await?;
         found.retain(|sample| sample.read_again_in.is_none());
@@ -117,13 +116,13 @@ impl Planner<'_> {
         Ok(found)
     }
 
-    /// Whether trying the row of the present `unit` can give something else: not if it has been tried once more on the same bytes.
+    /// Checks whether reading the row of the present `unit` can give another result: not if a replay has read it from the same bytes.
     fn may_differ(&self, unit: &SourceUnit, row: u64) -> bool {
         let last = self.readings.last(&unit.source, &unit.file, row).map(|place| self.readings.unit(place));
         last.is_none_or(|last| last.only.is_empty() || last.digest != unit.digest)
     }
 
-    /// Whether the rows of the present unit, but for `refused`, are those that the windows hold.
+    /// Checks whether the rows of the present unit, except for `refused`, are those that the windows hold.
     async fn nothing_else_changed(&self, planned: &PlannedUnit, refused: &BTreeSet<u64>) -> Result<bool> {
         let unit = &planned.unit;
         let rest: Vec<u64> = (unit.first_row..unit.first_row + unit.rows).filter(|row| !refused.contains(row)).collect();
@@ -136,7 +135,7 @@ impl Planner<'_> {
         Ok(rest.iter().all(|row| before.contains_key(row) && before.get(row) == now.get(row)))
     }
 
-    /// Adds the ids of the rows that the unit at `place` read last.
+    /// Adds the ids of those rows whose last reading was by the unit at `place`.
     async fn ids_of(&self, place: UnitPlace, ids: &mut HashMap<u64, SampleId>) -> Result<()> {
         let unit = self.readings.unit(place);
         let tables = WindowTables::new(self.store, self.windows);
@@ -154,7 +153,7 @@ impl Planner<'_> {
     }
 }
 
-/// Rows of the samples by the place of the present unit that has them; what the sources no longer hold is left out.
+/// Groups rows of the samples by the index of the present unit that holds them; drops rows that the sources no longer hold.
 fn by_present_unit(samples: Vec<RefusedSample>, present: &[PlannedUnit]) -> BTreeMap<usize, BTreeSet<u64>> {
     let mut by_file: HashMap<(&str, &str), Vec<usize>> = HashMap::new();
     for (index, planned) in present.iter().enumerate() {
@@ -170,7 +169,7 @@ fn by_present_unit(samples: Vec<RefusedSample>, present: &[PlannedUnit]) -> BTre
     found
 }
 
-/// Ids of the rows that the unit has now, as `ingest` names them.
+/// Returns the ids of the unit's present rows, as `ingest` computes them.
 async fn present_ids(ingest: Ingest, unit: &SourceUnit) -> Result<HashMap<u64, SampleId>> {
     let mut batches = Vec::new();
     let collect = |batch| {

@@ -1,9 +1,9 @@
-//! Who is at work on a dataset: leases and heartbeats.
+//! Leases and heartbeats, which tell whether a run is at work on a dataset.
 //!
-//! `leases/<dataset>/<k>.json` are numbered and append-only, the highest one holds. A lease only saves work: what keeps a dataset whole
-//! when two runs are at it is that a version is created once. While a run is at work it leaves heartbeats,
-//! `runs/<run>/heartbeat/<k>.json`; no clocks are compared: whoever wants the lease watches whether they go on. A run on the same machine
-//! whose process is gone is known to be dead at once, so that a killed job can be started again without waiting.
+//! `leases/<dataset>/<k>.json` are numbered and append-only; the highest one holds. A lease only saves work: put-if-absent of the
+//! version keeps a dataset whole even if two runs work on it. A run at work leaves heartbeats, `runs/<run>/heartbeat/<k>.json`. Nobody
+//! compares clocks: a run that wants the lease watches whether heartbeats go on. A run on the same machine whose process is gone counts
+//! as dead at once, so that a killed job can start again without waiting.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,14 +18,14 @@ use crate::events::Event;
 use crate::events::progress::Progress;
 use crate::store::{Created, Store};
 
-/// Time between two looks at a run that holds the lease: a second, which tests do not wait for.
+/// Time between two checks of a run that holds the lease: one second, in tests less.
 const LOOK: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 1000 });
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = LOOK.saturating_mul(5);
-/// A run that leaves no heartbeat for so long is dead.
+/// Time without a heartbeat after which a run counts as dead.
 const SILENCE: Duration = LOOK.saturating_mul(20);
 
-/// What to do when another run is at work on the dataset.
+/// Behaviour if another run is at work on the dataset.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LeaseMode {
     /// End with an error that names it
@@ -37,16 +37,16 @@ pub enum LeaseMode {
     Ignore,
 }
 
-/// A process, as far as others can tell whether it lives.
+/// Identity of a process, so that others can tell whether it lives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
     /// Name of the machine.
     host: String,
-    /// Names of the machine's start and of the process's namespace: pids of others mean nothing here.
+    /// Boot id of the machine and pid namespace of the process: pids from elsewhere mean nothing here.
     world: String,
-    /// Its number.
+    /// Process id.
     pid: u32,
-    /// Ticks from the machine's start to its own: numbers are used again.
+    /// Start of the process in ticks since the machine's start, since process ids are used again.
     started: u64,
 }
 
@@ -57,7 +57,7 @@ impl Holder {
         Self { host, world: world(), pid, started: started(pid).unwrap_or_default() }
     }
 
-    /// Whether the process is known to be gone; `None` if that cannot be told from here.
+    /// Checks whether the process is gone; `None` if this process cannot tell.
     fn is_gone(&self) -> Option<bool> {
         let here = Self { pid: self.pid, started: self.started, ..Self::this_process() };
         (*self == here && !self.world.is_empty()).then(|| started(self.pid) != Some(self.started))
@@ -73,27 +73,27 @@ fn world() -> String {
     format!("{} {}", read("/proc/sys/kernel/random/boot_id"), namespace.display())
 }
 
-/// When process `pid` started, in ticks since the machine did; `None` if there is no such process.
+/// Returns the start of process `pid`, in ticks since the machine's start; `None` without such a process.
 fn started(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything; the start is the 20th field behind it.
+    // The name, in parentheses, may hold anything; the start is the 20th field after it.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    // A process that has ended and that nobody waited for is no process any more.
+    // A zombie has ended, though its parent has not waited for it.
     (fields.first() != Some(&"Z")).then(|| fields.get(19)?.parse().ok()).flatten()
 }
 
-/// `leases/<dataset>/<k>.json`.
+/// Record of a lease, `leases/<dataset>/<k>.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct LeaseRecord {
-    /// The run that took it.
+    /// Folder of the run that took the lease.
     run: String,
-    /// Its process.
+    /// Process of that run.
     holder: Holder,
-    /// Whether the run has ended and given it back.
+    /// `true` if the run has ended and released the lease.
     released: bool,
 }
 
-/// The lease of a dataset, with the heartbeats of the run that holds it. Both end with it.
+/// The lease of a dataset, with the heartbeats of the run that holds it. Dropping it ends both.
 #[derive(Debug)]
 pub(crate) struct Lease {
     store: Store,
@@ -107,7 +107,7 @@ impl Lease {
     /// Takes the lease of the dataset of `job` for the run in the folder `run`.
     ///
     /// # Errors
-    /// [`PipelineError::Held`] if another run is at work and `mode` does not allow for it, or what the store says.
+    /// [`PipelineError::Held`] if another run is at work and `mode` refuses that, or those of the store.
     pub(crate) async fn take(job: &Job, run: &str, mode: LeaseMode) -> Result<Self> {
         let (Job { store, progress, .. }, dataset) = (job, job.dataset());
         let folder = layout::leases(dataset);
@@ -135,7 +135,7 @@ impl Lease {
             if let Some(dead) = taken_over {
                 progress.tell(Event::LeaseTakenOver { holder: dead.process(), run: dead.run });
             }
-            // Only the highest one counts.
+            // Only the highest record counts.
             if let Some((before, _)) = latest {
                 store.delete(&layout::numbered(&folder, before)).await?;
             }
@@ -144,10 +144,10 @@ impl Lease {
         }
     }
 
-    /// Gives it back. A run that cannot reach the store any more leaves that to the silence of its heartbeats.
+    /// Releases the lease. If the store cannot be reached, the end of the heartbeats releases it instead.
     pub(crate) async fn release(mut self) {
         self.heartbeats.abort();
-        // One that is under way is left before its end is told.
+        // A heartbeat in progress must end before the release deletes heartbeats.
         let _ = (&mut self.heartbeats).await;
         if let Err(error) = self.end().await {
             tracing::warn!(%error, "could not give back the lease");
@@ -157,11 +157,11 @@ impl Lease {
     async fn end(&self) -> Result<()> {
         let (number, folder) = (self.number + 1, &self.folder);
         let released = LeaseRecord { released: true, ..self.record.clone() };
-        // Unless another run took it over.
+        // If the record is different, another run took the lease over.
         if self.store.create_record(&layout::numbered(folder, number), &released).await? != Created::Different {
             self.store.delete(&layout::numbered(folder, self.number)).await?;
         }
-        // A run that left nothing else, since there was nothing to do, leaves no trace.
+        // A run that had nothing to do leaves no other objects, so this removes its last trace.
         let heartbeats = layout::heartbeats(&self.record.run);
         for name in self.store.names(&heartbeats).await? {
             self.store.delete(&format!("{heartbeats}/{name}")).await?;
@@ -181,7 +181,7 @@ impl LeaseRecord {
         PipelineError::Held { dataset: dataset.to_owned(), run: self.run.clone(), holder: self.process() }
     }
 
-    /// Its process, for people.
+    /// Describes the holder's process, for people.
     fn process(&self) -> String {
         let Holder { host, pid, .. } = &self.holder;
         format!("process {pid} on {host}")
@@ -191,7 +191,7 @@ impl LeaseRecord {
 async fn latest(store: &Store, folder: &str) -> Result<Option<(u64, LeaseRecord)>> {
     loop {
         let Some(number) = layout::highest(&store.names(folder).await?) else { return Ok(None) };
-        // It may have been followed by another one and deleted since it was listed.
+        // Another run may have written the next record and deleted this one since the listing.
         if let Some(record) = store.record(&layout::numbered(folder, number), "lease").await? {
             return Ok(Some((number, record)));
         }
@@ -199,7 +199,7 @@ async fn latest(store: &Store, folder: &str) -> Result<Option<(u64, LeaseRecord)
     }
 }
 
-/// Whether the run of `held` is at work: its process is there, or its heartbeats go on.
+/// Checks whether the run of `held` is at work: its process exists, or its heartbeats go on.
 async fn is_alive(store: &Store, held: &LeaseRecord) -> Result<bool> {
     if let Some(is_gone) = held.holder.is_gone() {
         return Ok(!is_gone);
@@ -215,7 +215,7 @@ async fn is_alive(store: &Store, held: &LeaseRecord) -> Result<bool> {
     Ok(false)
 }
 
-/// Waits until lease `number` is followed by another one (false), or its run is dead (true).
+/// Waits for the end of lease `number`. Returns `false` if another record follows it, `true` if its run is dead.
 async fn wait_for(store: &Store, folder: &str, number: u64, held: &LeaseRecord, progress: &Progress) -> Result<bool> {
     progress.tell(Event::LeaseWaited { run: held.run.clone(), holder: held.process() });
     loop {
@@ -229,7 +229,7 @@ async fn wait_for(store: &Store, folder: &str, number: u64, held: &LeaseRecord, 
     }
 }
 
-/// Leaves heartbeats until it is aborted. One before the last is deleted, so that long runs leave two.
+/// Leaves heartbeats until aborted. Deletes older ones, so that a long run leaves two.
 async fn beat(store: Store, run: String, holder: Holder) {
     let holder = Arc::new(holder);
     for number in 0_u64.. {

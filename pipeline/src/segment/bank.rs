@@ -1,4 +1,4 @@
-//! The bank that the documents of a window retrieve from: its own samples and those of earlier windows, of which a bounded number is held.
+//! The bank that a window's documents retrieve from: its own samples and a bounded number of earlier windows' samples.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::catalog::units::{Table, UnitStore};
 use crate::error::Result;
 
 const COLUMNS: [&str; 5] = [columns::SAMPLE_ID, columns::IMAGE_ID, columns::CAPTIONS, columns::CODES, columns::EMBEDDING];
-/// The same where images have several shapes.
+/// Columns where images have several shapes.
 const WITH_GRID: [&str; 6] = [COLUMNS[0], COLUMNS[1], COLUMNS[2], COLUMNS[3], COLUMNS[4], columns::GRID];
 
-/// The bank of a window, and what that of the next one grows from.
+/// Bank of a window, with the rows from which the next window's bank grows.
 pub(super) struct WindowBank {
     settle: Digest,
     blocklist: Option<Digest>,
@@ -27,8 +27,8 @@ pub(super) struct WindowBank {
 }
 
 impl Worker {
-    /// The bank of `window`, whose settle unit is `settled`. Only one window is composed at a time, so one is kept: the units of the window
-    /// share it, and that of the next window takes in what is new.
+    /// Returns the bank of `window`, whose settle unit is `settled`. Only one window is composed at a time, so one bank is kept: the
+    /// window's units share it, and the next window adds its rows.
     pub(super) async fn bank_of(&self, window: &WindowTask, settled: &UnitRecord) -> Result<Arc<Bank>> {
         if self.config.retrieve.documents == 0 {
             return Ok(Arc::default());
@@ -52,7 +52,7 @@ impl Worker {
         Ok(bank)
     }
 
-    /// What the windows before `window` leave in its bank.
+    /// Reads the rows that the windows before `window` contribute to its bank.
     async fn earlier_bank(&self, window: &WindowTask, settled: &UnitRecord, blocklist: &Blocklist) -> Result<BoundedBank> {
         let windows = self.earlier(window);
         let mut records = Vec::with_capacity(window.earlier.len());
@@ -75,7 +75,7 @@ impl Worker {
         Ok(bounded)
     }
 
-    /// Fills `wanted` with rows of a window that are not blocked.
+    /// Fills `wanted` with a window's rows that are not blocked.
     async fn bank_rows(&self, settled: &UnitRecord, blocklist: &Blocklist, mut wanted: WindowRows) -> Result<WindowRows> {
         let names: &[&str] = if self.artefacts.vocabulary.shapes.is_some() { &WITH_GRID } else { &COLUMNS };
         let mut batches = self.units.columns(settled, Table::Bank, names).await?;

@@ -53,7 +53,7 @@ struct RefusedRow<'a> {
     detail: &'a str,
 }
 
-/// Number of neighbours of a document, as `statistics` of `pack` counts them.
+/// Neighbours of a document, for the statistics of `pack`.
 #[derive(Deserialize)]
 pub(super) struct Retrieved {
     pub(super) task: String,
@@ -61,7 +61,7 @@ pub(super) struct Retrieved {
     pub(super) retrieved_wanted: u16,
 }
 
-/// The stages of one variant of the documents of a unit are made of these.
+/// Inputs of the stages for one variant of a unit's documents.
 struct Composition<'a> {
     worker: &'a Worker,
     bank: &'a Arc<Bank>,
@@ -92,13 +92,13 @@ fn steps<'a>() -> Steps<'a, Composition<'a>> {
 }
 
 impl KeyMaker<'_> {
-    /// The key of the documents of the unit `prepared` at `place` in the window with the settle key `settled`.
+    /// Returns the key of the documents of the unit `prepared` at `place` in the window with the settle key `settled`.
     pub(super) fn compose(&self, settled: Digest, prepared: Digest, place: usize) -> Digest {
         let Config { retrieve, instruct, mask, pack, dataset, .. } = self.config;
         let stages: Vec<_> = steps().codes().collect();
         let vocabulary = &self.artefacts.vocabulary;
         let config = json!({"retrieve": retrieve, "instruct": instruct, "mask": mask, "seq_len": pack.seq_len, "vocabulary": vocabulary});
-        // Two units of one content differ in their place: one is kept, the other holds duplicates.
+        // Two units with equal content differ in their place: one is kept, the other holds duplicates.
         let inputs = &[settled, prepared, digest_of("place in the window", &place)];
         let artefacts = &[self.artefacts.text.digest(), self.artefacts.embedder_digest];
         let stages = &stages;
@@ -120,7 +120,7 @@ impl Worker {
         let mut refused: Vec<Refused> = Vec::new();
         let mut counts = InstructCounts::default();
         for variant in 0..variants {
-            // What a model is evaluated on stays the same.
+            // Held-out documents have no further variants: evaluation data stays the same.
             let samples = if variant == 0 { samples.clone() } else { table::of_split(&samples, Split::Train)? };
             let (batches, counted) = self.documents_of(variant, &samples, &bank, &settled).await?;
             counts.shortened += counted.shortened;
@@ -151,7 +151,7 @@ impl Worker {
         self.commit(record).await
     }
 
-    /// The documents of one variant of `samples`, refused ones among them.
+    /// Makes the documents of one variant of `samples`, refused ones included.
     async fn documents_of(
         &self,
         variant: u16,
@@ -165,7 +165,7 @@ impl Worker {
         Ok((batches, composition.tally.counts()))
     }
 
-    /// Prepared samples of a unit that are neither blocked nor duplicates, with their split.
+    /// Reads a unit's prepared samples that are neither blocked nor duplicates, and adds their split.
     async fn kept_samples(&self, window: &WindowTask, (index, unit): (u32, &UnitRecord), settled: &UnitRecord) -> Result<RecordBatch> {
         #[derive(Serialize)]
         struct WithSplit {
@@ -200,7 +200,7 @@ fn with_variant(documents: &RecordBatch, variant: u16) -> Result<RecordBatch> {
         .map_err(|source| PipelineError::Arrow { what: "a table's batches", source })
 }
 
-/// Slices of a size that keeps several stages busy.
+/// Cuts a table into batches small enough to keep several stages busy.
 pub(super) fn batches_of(table: &RecordBatch) -> Vec<RecordBatch> {
     const ROWS: usize = 64;
     (0..table.num_rows()).step_by(ROWS).map(|start| table.slice(start, ROWS.min(table.num_rows() - start))).collect()

@@ -1,4 +1,4 @@
-//! The keys of all units of a window, known before any of them is worked on. Each segment makes its own beside its stages.
+//! Keys of all units of a window, known before any work begins. Each segment defines its key beside its stages.
 
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::sample::Split;
@@ -7,7 +7,7 @@ use cm3flow_schemas::window::{SourceUnit, WindowKeys};
 use crate::artefact::Artefacts;
 use crate::config::Config;
 
-/// Makes the keys of a configuration.
+/// Maker of the keys under one configuration and its artefacts.
 #[derive(Clone, Copy)]
 pub(crate) struct KeyMaker<'a> {
     pub config: &'a Config,
@@ -15,7 +15,7 @@ pub(crate) struct KeyMaker<'a> {
 }
 
 impl KeyMaker<'_> {
-    /// Keys of the window of `units` behind the one with the settle key `settled_before`.
+    /// Returns the keys of the window of `units` after the window with the settle key `settled_before`.
     pub(crate) fn window(&self, settled_before: Option<Digest>, units: &[SourceUnit], blocklist: Option<Digest>) -> WindowKeys {
         let prepare: Vec<Digest> = units.iter().map(|unit| self.prepare(unit)).collect();
         let settle = self.settle(settled_before, &prepare, blocklist);

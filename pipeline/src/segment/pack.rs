@@ -1,4 +1,4 @@
-//! `pack`: the documents of one split of a window as packs in shards.
+//! `pack`: packs the documents of one split of a window into shards.
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::UInt16Type;
@@ -22,20 +22,20 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::store::table;
 
-/// The stages of a bucket are made of these.
+/// Inputs of the stages that make the packs of one split.
 struct Packing<'a> {
     config: &'a Config,
     vocabulary: &'a Vocabulary,
 }
 
-/// The stages that make packs of documents; `shard` writes these to files.
+/// Returns the stages that make packs of documents; `shard` writes these packs to files.
 fn steps<'a>() -> Steps<'a, Packing<'a>> {
     let pack = |Packing { config, vocabulary }: &Packing<'_>| Pack::new(&config.pack, (*vocabulary).clone(), config.dataset.seed);
     Steps::default().then(|packing: &Packing<'_>| Shuffle::new(packing.config.dataset.seed)).then(pack)
 }
 
 impl KeyMaker<'_> {
-    /// The key of the packs of `split` in the window whose documents have the keys `compose`.
+    /// Returns the key of the packs of `split` in the window whose documents have the keys `compose`.
     pub(super) fn pack(&self, compose: &[Digest], split: Split) -> Digest {
         let Config { pack, shard, dataset, .. } = self.config;
         let stages: Vec<_> = steps().codes().chain([(shard::NAME, shard::REVISION)]).collect();
@@ -86,7 +86,7 @@ impl Worker {
     }
 }
 
-/// Rows of `documents` that belong to `variant`, as [`columns::document`]; all of a table without variants.
+/// Returns the rows of `documents` that belong to `variant`, as [`columns::document`]; all rows of a table without variants.
 fn of_variant(documents: &RecordBatch, variant: u16) -> Result<RecordBatch> {
     let Some(variants) = documents.column_by_name(columns::VARIANT) else { return Ok(documents.clone()) };
     let wanted = variants.as_primitive::<UInt16Type>().iter().map(|found| Some(found == Some(variant))).collect();
@@ -102,7 +102,7 @@ fn count(packs: &[RecordBatch], documents: &[RecordBatch], seq_len: usize) -> Re
     }
     for batch in documents {
         let tokens = batch.column(position(&batch.schema(), columns::TOKENS)?).as_list::<i32>();
-        // As `pack` counts them: the boundary in front is shared.
+        // The boundary token in front is shared with the document before, so `pack` does not count it.
         costs.extend((0..tokens.len()).map(|row| (tokens.value_length(row) as usize).saturating_sub(1)));
         for document in rows::read::<Retrieved>(batch, &[columns::TASK, columns::RETRIEVED, columns::RETRIEVED_WANTED])? {
             let task = counts.tasks.entry(document.task).or_default();

@@ -1,6 +1,6 @@
-//! `prepare`: one unit from its source to codes and embeddings.
+//! `prepare`: makes one unit, from its source to codes and embeddings.
 //!
-//! Here stand its stages, its key, which names them, and how the unit is made.
+//! This module holds its stages, its key over these stages, and the making of the unit.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +48,7 @@ struct RefusedRow<'a> {
     detail: &'a str,
 }
 
-/// The stages behind those of [`photos::derived`].
+/// Returns the stages after those of [`photos::derived`].
 fn steps<'a>(config: &Config) -> Steps<'a, Artefacts> {
     let mut steps = Steps::default();
     if !config.annotate.0.is_empty() {
@@ -59,7 +59,7 @@ fn steps<'a>(config: &Config) -> Steps<'a, Artefacts> {
 }
 
 impl KeyMaker<'_> {
-    /// The key of the samples of `unit`.
+    /// Returns the key of the samples of `unit`.
     pub(super) fn prepare(&self, unit: &SourceUnit) -> Digest {
         let Config { filter, derive, annotate: annotators, tokenize, dataset, .. } = self.config;
         let stages: Vec<_> = photos::codes().into_iter().chain(steps(self.config).codes()).collect();
@@ -78,7 +78,7 @@ impl KeyMaker<'_> {
         if !rows.is_default() {
             config["source"] = json!(rows);
         }
-        // The file's name and place do not matter, what is read of it does.
+        // The input is the content read, not the name or place of the file.
         let all = digest_of("source unit", &(&unit.source, unit.digest, unit.first_row, unit.rows));
         let input = if unit.only.is_empty() { all } else { digest_of("some rows", &(all, &unit.only)) };
         let numerics = Some(&self.artefacts.numerics);
@@ -120,7 +120,7 @@ impl Worker {
     }
 }
 
-/// Counts the parts that the samples of `batch` lost, those of refused samples too.
+/// Counts the parts that the samples of `batch` lost, including those of refused samples.
 fn count_dropped(counts: &mut BTreeMap<String, u64>, batch: &RecordBatch) -> Result<()> {
     #[derive(Deserialize)]
     struct Row {

@@ -1,7 +1,7 @@
-//! `settle`: what of a window is held out, what is a duplicate, and what goes into the bank.
+//! `settle`: decides for a window which samples are held out, which are duplicates, and which go into the bank.
 //!
-//! Looks at the ids of the whole window first, and then at its units one by one: codes and embeddings are never held for a whole window but
-//! as rows of its bank.
+//! Looks at the ids of the whole window first, then at its units one by one. It never holds codes and embeddings of a whole window,
+//! except for the rows of its bank.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::config::Config;
 use crate::error::{PipelineError, Result};
 use crate::store::table;
 
-/// Ids by which samples are told apart and compared.
+/// Ids that identify and compare samples.
 #[derive(Serialize, Deserialize)]
 struct Ids {
     sample_id: SampleId,
@@ -41,7 +41,7 @@ struct Ids {
 const IDS: [&str; 2] = [columns::SAMPLE_ID, columns::IMAGE_ID];
 
 impl Ids {
-    /// What rows share that count as equal by `key`.
+    /// Returns the id that a row shares with its duplicates under `key`.
     const fn shared(&self, key: DedupKey) -> Id {
         match key {
             DedupKey::Image => self.image_id.0,
@@ -50,10 +50,10 @@ impl Ids {
     }
 }
 
-/// The stages that decide about the ids of a window are made of these.
+/// Inputs of the stages that decide about the ids of a window.
 struct Decision<'a> {
     config: &'a Config,
-    /// Ids that earlier windows kept, as `dedup` takes them.
+    /// Ids that earlier windows kept, in the form that `dedup` takes.
     kept_before: RecordBatch,
 }
 
@@ -67,18 +67,18 @@ impl Decision<'_> {
     }
 }
 
-/// The stages that decide about the ids of a window.
+/// Returns the stages that decide about the ids of a window.
 fn deciding<'a>() -> Steps<'a, Decision<'a>> {
     Steps::default().map(Decision::split).then(Decision::dedup)
 }
 
-/// The stages that make the rows of the bank, unit by unit.
+/// Returns the stages that make the rows of the bank, unit by unit.
 fn indexing<'a>() -> Steps<'a, ()> {
     Steps::default().map(|()| Index)
 }
 
 impl KeyMaker<'_> {
-    /// The key of the decisions about the units of the keys `prepare`, behind the window with the settle key `before`.
+    /// Returns the key of the decisions about the units of the keys `prepare`, after the window with the settle key `before`.
     pub(super) fn settle(&self, before: Option<Digest>, prepare: &[Digest], blocklist: Option<Digest>) -> Digest {
         let Config { split, dedup, dataset, .. } = self.config;
         let stages: Vec<_> = deciding().codes().chain(indexing().codes()).collect();
@@ -89,7 +89,7 @@ impl KeyMaker<'_> {
     }
 }
 
-/// Duplicates that were not equal in everything to the sample that stays, as [`SampleLedger::dropped`].
+/// Counts duplicates that differ from the kept sample in other parts, in the form of [`SampleLedger::dropped`].
 fn with_other_annotations(settled: &RecordBatch) -> Result<BTreeMap<String, u64>> {
     #[derive(Deserialize)]
     struct Row {
@@ -101,18 +101,18 @@ fn with_other_annotations(settled: &RecordBatch) -> Result<BTreeMap<String, u64>
     Ok((others > 0).then(|| (OTHER_ANNOTATIONS.to_owned(), others)).into_iter().collect())
 }
 
-/// What the kept samples of a window have.
+/// Licences and contents of a window's kept samples.
 #[derive(Default)]
 struct Counted {
     licenses: BTreeMap<String, u64>,
     contents: Contents,
 }
 
-/// The rows of a window, as far as something is decided about them.
+/// Decisions about the rows of a window.
 struct Decided {
-    /// Rows of all units, blocked ones included.
+    /// Number of rows of all units, blocked ones included.
     input: u64,
-    /// The rows that are not blocked, in order: a [`columns::settled_sample`].
+    /// Rows that are not blocked, in order: a [`columns::settled_sample`].
     settled: RecordBatch,
 }
 
@@ -151,7 +151,7 @@ impl Worker {
             let mut ids = self.units.columns(unit, Table::Prepared, &IDS).await?;
             while let Some(batch) = ids.try_next().await? {
                 input += batch.num_rows() as u64;
-                // Nothing is decided about what is blocked: it stands for nobody, and is in no table from here on.
+                // A blocked sample must neither represent its duplicates nor appear in any later table.
                 let batch = blocklist.without_blocked(batch)?;
                 shared.extend(rows::read::<Ids>(&batch, &IDS)?.iter().map(|row| row.shared(key)));
                 batches.push(with_unit(&batch, index as u32)?);
@@ -170,7 +170,7 @@ impl Worker {
         Ok(Decided { input, settled: table::projected(&elected, &columns::settled_sample())? })
     }
 
-    /// The bank of a window in the order of its rows' places, and what the samples have that are kept.
+    /// Returns the bank of a window, in the order of its rows' places, and the counts of the kept samples.
     async fn bank_and_counts(&self, units: &[UnitRecord], settled: &RecordBatch, blocklist: &Blocklist) -> Result<(RecordBatch, Counted)> {
         let (mut bank, mut counted, mut seen) = (Vec::new(), Counted::default(), 0);
         for unit in units {
@@ -206,7 +206,7 @@ fn with_unit(batch: &RecordBatch, unit: u32) -> Result<RecordBatch> {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(|source| PipelineError::Arrow { what: "a prepared batch", source })
 }
 
-/// `prepared`, all of a unit that is not blocked, with what was decided about its rows.
+/// Adds the decisions to `prepared`, which holds all rows of a unit that are not blocked.
 fn with_decisions(prepared: &RecordBatch, decided: &RecordBatch, unit: &UnitRecord) -> Result<RecordBatch> {
     let id = |batch: &RecordBatch| -> Result<_> { Ok(Arc::clone(batch.column(rows::position(&batch.schema(), columns::SAMPLE_ID)?))) };
     if id(prepared)? != id(decided)? {
@@ -222,7 +222,7 @@ fn with_decisions(prepared: &RecordBatch, decided: &RecordBatch, unit: &UnitReco
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(|source| PipelineError::Arrow { what: "a settled batch", source })
 }
 
-/// Which rows are no duplicates.
+/// Marks the rows that are no duplicates.
 fn kept_rows(settled: &RecordBatch) -> Result<BooleanArray> {
     let duplicate_of = settled.column(rows::position(&settled.schema(), columns::DUPLICATE_OF)?);
     Ok((0..settled.num_rows()).map(|row| Some(duplicate_of.is_null(row))).collect())

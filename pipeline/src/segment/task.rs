@@ -1,4 +1,4 @@
-//! Tasks: what a unit is made of. With configuration, artefacts and store that is all that a worker needs.
+//! Tasks: descriptions of units to make. A worker needs nothing else but configuration, artefacts and store.
 
 use std::sync::Arc;
 
@@ -8,54 +8,54 @@ use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::window::WindowKeys;
 use cm3flow_stages::ingest::PlannedUnit;
 
-/// A window as its units see it.
+/// A window as the tasks of its units see it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct WindowTask {
-    /// Keys of everything that is made of it.
+    /// Keys of all its units.
     pub keys: WindowKeys,
     /// Settle keys of all earlier windows, in order.
     pub earlier: Vec<Digest>,
-    /// Digest of the blocked ids that hold for it.
+    /// Digest of the blocked ids for this window.
     pub blocklist: Option<Digest>,
 }
 
-/// A unit to be made.
+/// A unit to make.
 #[derive(Debug, Clone)]
 pub(crate) enum UnitTask {
-    /// A unit that is there: nothing else is known of it.
+    /// A unit that exists; nothing else is known about it.
     Found {
-        /// Its segment.
+        /// Segment of the unit.
         segment: SegmentName,
-        /// Its key.
+        /// Key of the unit.
         key: Digest,
     },
-    /// A source unit, with where it is read from.
+    /// A source unit, with the place to read it from.
     Prepare {
-        /// Its key.
+        /// Key of the unit.
         key: Digest,
-        /// What is read.
+        /// Place of its rows in the source.
         source: Arc<PlannedUnit>,
     },
-    /// A window.
+    /// The decisions about a window.
     Settle(Arc<WindowTask>),
     /// The documents of the unit at `place` in its window.
     Compose {
-        /// Its window.
+        /// The unit's window.
         window: Arc<WindowTask>,
         /// Index among the window's units.
         place: usize,
     },
     /// The packs of a split of a window.
     Pack {
-        /// The window.
+        /// The window of the packs.
         window: Arc<WindowTask>,
-        /// The split.
+        /// Split of the packs.
         split: Split,
     },
 }
 
 impl UnitTask {
-    /// The unit's key.
+    /// Returns the unit's key.
     pub(crate) fn key(&self) -> Digest {
         match self {
             Self::Found { key, .. } | Self::Prepare { key, .. } => *key,
@@ -65,7 +65,7 @@ impl UnitTask {
         }
     }
 
-    /// Its segment.
+    /// Returns the unit's segment.
     pub(crate) const fn segment(&self) -> SegmentName {
         match self {
             Self::Found { segment, .. } => *segment,

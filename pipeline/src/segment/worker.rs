@@ -1,7 +1,7 @@
-//! Makes units: the one code path behind a run in this process, `cm3flow work`, and any launcher.
+//! Worker: makes units. A run in this process, `cm3flow work` and any launcher share this one code path.
 //!
-//! A unit is a function of its task, configuration, artefacts and the units that it names as inputs. What is there already is not made
-//! again, and results do not depend on who makes them.
+//! A unit is a function of its task, configuration, artefacts and the units that it names as inputs. The worker does not make existing
+//! units again, and results do not depend on the maker.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::error::{PipelineError, Result};
 use crate::events::Event;
 use crate::events::progress::Progress;
 
-/// What the units of a run share.
+/// Makes units; holds the state that they share.
 pub(crate) struct Worker {
     pub(super) config: Arc<Config>,
     pub(super) units: UnitStore,
@@ -33,15 +33,15 @@ pub(crate) struct Worker {
     pub(super) instruct: Arc<InstructContext>,
     pub(crate) progress: Progress,
     pub(super) limits: ChannelLimits,
-    /// The bank of the window that is composed.
+    /// Bank of the window that is being composed.
     pub(super) bank: Mutex<Option<WindowBank>>,
 }
 
 impl Worker {
-    /// Makes the units of `job`.
+    /// Makes a worker for the units of `job`.
     ///
     /// # Errors
-    /// [`PipelineError::Stage`] for templates that cannot be compiled; a configuration that was read has none.
+    /// [`PipelineError::Stage`] for templates that do not compile; those of a checked configuration do.
     pub(crate) fn try_new(job: &Job, artefacts: Arc<Artefacts>) -> Result<Self> {
         let Job { config, store, progress, .. } = job.clone();
         let instruct = InstructContext {
@@ -57,12 +57,12 @@ impl Worker {
         Ok(Self { config, units: UnitStore::new(store), artefacts, instruct: Arc::new(instruct), progress, limits, bank: Mutex::default() })
     }
 
-    /// What it computes with.
+    /// Returns the artefacts that it computes with.
     pub(crate) fn artefacts(&self) -> &Artefacts {
         &self.artefacts
     }
 
-    /// The record of the unit of `task`, which is made if it is not there.
+    /// Returns the record of the unit of `task`; makes the unit if it does not exist.
     pub(crate) async fn work(&self, task: &UnitTask) -> Result<UnitRecord> {
         match self.find(task).await? {
             Some(record) => Ok(record),
@@ -70,7 +70,7 @@ impl Worker {
         }
     }
 
-    /// Makes the unit of `task`, which is not there.
+    /// Makes the unit of `task`, which does not exist yet.
     pub(crate) async fn make(&self, task: &UnitTask) -> Result<UnitRecord> {
         let making = async {
             match task {
@@ -84,7 +84,7 @@ impl Worker {
         making.instrument(tracing::error_span!("unit", segment = task.segment().name(), key = %task.key())).await
     }
 
-    /// Runs a chain; returns the batches that it sends, with their schema.
+    /// Runs a chain; returns the schema and batches that it sends.
     pub(super) async fn collect(&self, chain: Chain) -> Result<(SchemaRef, Vec<RecordBatch>)> {
         let schema = chain.output_schema()?;
         let mut batches = Vec::new();
@@ -96,7 +96,7 @@ impl Worker {
         Ok((schema, batches))
     }
 
-    /// Makes a unit visible. If another attempt made it first, that one stays, and it is told if it is not the same.
+    /// Makes a unit visible. If another attempt was first, its record stays; an event tells if the two differ.
     pub(super) async fn commit(&self, record: UnitRecord) -> Result<UnitRecord> {
         let kept = self.units.commit(record.clone()).await?;
         if kept != record {
@@ -105,23 +105,23 @@ impl Worker {
         Ok(kept)
     }
 
-    /// The record of the unit of `task` if it is there.
+    /// Reads the record of the unit of `task`; `None` if the unit does not exist.
     pub(crate) async fn find(&self, task: &UnitTask) -> Result<Option<UnitRecord>> {
         self.units.find(task.segment(), task.key()).await
     }
 
-    /// Whether a unit is there.
+    /// Checks whether a unit exists.
     pub(crate) async fn is_there(&self, segment: SegmentName, key: Digest) -> Result<bool> {
         Ok(self.units.find(segment, key).await?.is_some())
     }
 
-    /// The record of a unit that another one is made of.
+    /// Reads the record of a unit that another unit needs as input.
     pub(super) async fn input(&self, segment: SegmentName, key: Digest) -> Result<UnitRecord> {
         let missing = || PipelineError::Damaged { location: layout::unit(segment, key), problem: "it is missing".into() };
         self.units.find(segment, key).await?.ok_or_else(missing)
     }
 
-    /// What is blocked for `window`.
+    /// Reads the blocked ids for `window`.
     pub(super) async fn blocklist(&self, window: &WindowTask) -> Result<Blocklist> {
         Blocklist::read(self.units.store(), &self.config.dataset.name, window.blocklist).await
     }

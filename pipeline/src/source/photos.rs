@@ -1,4 +1,4 @@
-//! The pictures of the sources, fitted: where `prepare` begins, and what fitting and the report look at once more.
+//! Fitted pictures of the sources: `prepare` begins with them, and fits and the report read them again.
 
 use arrow::array::RecordBatch;
 use cm3flow_schemas::sample::Orientation;
@@ -12,7 +12,7 @@ use super::scan::ingest_of;
 use crate::config::Config;
 use crate::error::Result;
 
-/// The stages between a source and fitted pixels are made of these.
+/// Inputs of the stages between a source and fitted pixels.
 struct Context<'a> {
     config: &'a Config,
     orientation: Orientation,
@@ -30,24 +30,24 @@ impl Context<'_> {
     }
 }
 
-/// The stages behind `ingest`.
+/// Returns the stages after `ingest`.
 fn steps<'a>() -> Steps<'a, Context<'a>> {
     Steps::default().map(Context::filter).map(Context::derive)
 }
 
-/// Names and revisions of the stages of [`derived`], in order.
+/// Returns the names and revisions of the stages of [`derived`], in order.
 pub(crate) fn codes() -> Vec<(&'static str, u32)> {
     std::iter::once((Ingest::NAME, Ingest::REVISION)).chain(steps().codes()).collect()
 }
 
-/// From the source to fitted pixels. Pictures are decoded within the budget of `limits`.
+/// Makes the chain from the source to fitted pixels. Decodes pictures within the budget of `limits`.
 pub(crate) fn derived(config: &Config, source: PlannedUnit, limits: &ChannelLimits) -> Result<Chain> {
     let orientation = config.row_settings(&source.unit.source).orientation;
     let context = Context { config, orientation, budget: limits.budget.clone() };
     Ok(steps().append_to(Chain::new(Head::Source(Box::new(ingest_of(config, source)?))), &context))
 }
 
-/// Samples of a unit with fitted pixels, for what looks at photos once more: fitting and the report.
+/// Reads the samples of a unit with fitted pixels, for fits and the report.
 pub(crate) async fn derived_batches(config: &Config, unit: &PlannedUnit) -> Result<Vec<RecordBatch>> {
     let mut batches = Vec::new();
     let collect = |batch| {

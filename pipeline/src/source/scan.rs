@@ -1,7 +1,7 @@
-//! What the sources hold now, and how that differs from what the version before was made of.
+//! Scans: the present content of the sources, and its difference from the content of the version before.
 //!
-//! Units are cut as the version before cut them, so that rows that were appended begin units of their own. What a scan found is kept in the
-//! store, `scans/<key>.json`; damaged or missing entries cost another reading and nothing else.
+//! Units are cut as in the version before, so that appended rows begin separate units. The store keeps the results of scans,
+//! `scans/<key>.json`; damaged or missing entries only cost another reading.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -19,20 +19,20 @@ use crate::error::{PipelineError, Result};
 use crate::events::Event;
 use crate::store::{Created, Store, source_location};
 
-/// Units that the sources hold now.
+/// Present content of the sources.
 #[derive(Debug)]
 pub struct Scan {
     /// All units, in order of sources, files and rows.
     pub units: Vec<PlannedUnit>,
-    /// Bytes of their files.
+    /// Bytes of the sources' files.
     pub bytes: u64,
-    /// Files of folders that are left alone, by source: numbers by extension.
+    /// Files of folders that hold no samples, by source: numbers by extension.
     pub left: BTreeMap<String, BTreeMap<String, u64>>,
-    /// Whether all samples were looked at: a limit was too high to matter, or there was none.
+    /// `true` if no limit ended the scan.
     is_complete: bool,
 }
 
-/// Rows of a file that a version holds and the sources do not, or not as they were.
+/// Rows of a file that a version holds and the sources no longer hold unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileRows {
     /// Name of the source.
@@ -43,29 +43,29 @@ pub struct FileRows {
     pub rows: u64,
 }
 
-/// How the sources differ from what a version was made of. All of it stays in the dataset until it is withdrawn.
+/// Difference between the sources and the content of a version. All these rows stay in the dataset until they are withdrawn.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Drift {
-    /// Rows that are gone.
+    /// Rows that the sources no longer hold.
     pub removed: Vec<FileRows>,
-    /// Rows of units that changed. Those among them that are as they were come in again as duplicates.
+    /// Rows of changed units. Unchanged rows among them come in again as duplicates.
     pub changed: Vec<FileRows>,
 }
 
 impl Drift {
-    /// Number of rows that are gone.
+    /// Returns the number of rows that the sources no longer hold.
     #[must_use]
     pub fn removed_rows(&self) -> u64 {
         self.removed.iter().map(|file| file.rows).sum()
     }
 
-    /// Number of rows of units that changed.
+    /// Returns the number of rows of changed units.
     #[must_use]
     pub fn changed_rows(&self) -> u64 {
         self.changed.iter().map(|file| file.rows).sum()
     }
 
-    /// One line for people on each kind of difference from version `base`, with the first files.
+    /// Describes the differences from version `base` for people, one line for each kind, with the first files.
     #[must_use]
     pub fn lines(&self, base: u32) -> Vec<String> {
         let files = |files: &[FileRows]| {
@@ -88,24 +88,24 @@ impl Drift {
     }
 }
 
-/// What a unit is, whatever its file is called.
+/// Returns the identity of a unit regardless of its file's name.
 pub(crate) fn content_of(unit: &SourceUnit) -> (&str, Digest, u64, u64, &[u64]) {
     (&unit.source, unit.digest, unit.first_row, unit.rows, &unit.only)
 }
 
-/// Units of committed windows. Those that are quarantined stand beside them, and are yet to be done.
+/// Returns the units of committed windows. Quarantined units are not among them: they are still to be done.
 pub(crate) fn done_units<'a>(windows: impl IntoIterator<Item = &'a WindowRecord>) -> impl Iterator<Item = &'a SourceUnit> {
     windows.into_iter().flat_map(|window| &window.units)
 }
 
 impl Scan {
-    /// Number of samples.
+    /// Returns the number of samples.
     #[must_use]
     pub fn samples(&self) -> u64 {
         self.units.iter().map(|planned| planned.unit.rows).sum()
     }
 
-    /// One line for people on the files of each source that are left alone.
+    /// Describes for people the files of each source that hold no samples, one line for each source.
     #[must_use]
     pub fn left_lines(&self) -> Vec<String> {
         let line = |(source, left): (&String, &BTreeMap<String, u64>)| {
@@ -115,20 +115,20 @@ impl Scan {
         self.left.iter().map(line).collect()
     }
 
-    /// That `sources` were looked through in `took`.
+    /// Makes the event for the end of this scan of `sources`, after `took`.
     #[must_use]
     pub(crate) fn done(&self, sources: usize, took: Duration) -> Event {
         let (units, samples, bytes) = (self.units.len() as u64, self.samples(), self.bytes);
         Event::ScanDone { sources: sources as u64, units, samples, bytes, seconds: took.as_secs_f64() }
     }
 
-    /// Units that are none of `done`.
+    /// Returns the units that are not among `done`.
     pub(crate) fn fresh<'a>(&self, done: impl Iterator<Item = &'a SourceUnit>) -> Vec<PlannedUnit> {
         let known: HashSet<_> = done.map(content_of).collect();
         self.units.iter().filter(|planned| !known.contains(&content_of(&planned.unit))).cloned().collect()
     }
 
-    /// How the sources differ from the units `done`; nothing if not all samples were looked at.
+    /// Compares the sources with the units `done`; returns no difference if a limit ended the scan.
     pub(crate) fn drift<'a>(&self, done: impl Iterator<Item = &'a SourceUnit>) -> Drift {
         if !self.is_complete {
             return Drift::default();
@@ -139,7 +139,7 @@ impl Scan {
             *rows_now.entry((&unit.source, &unit.file)).or_default() += unit.rows;
         }
         let (mut removed, mut changed) = (BTreeMap::new(), BTreeMap::new());
-        // Units of some rows lie within others.
+        // Units of single rows lie within other units.
         for unit in done.filter(|unit| unit.only.is_empty() && !present.contains(&content_of(unit))) {
             let file = (unit.source.as_str(), unit.file.as_str());
             let still = rows_now.get(&file).map_or(0, |now| now.saturating_sub(unit.first_row).min(unit.rows));
@@ -155,16 +155,16 @@ fn listed(rows: BTreeMap<(&str, &str), u64>) -> Vec<FileRows> {
     some.map(|((source, file), rows)| FileRows { source: source.to_owned(), file: file.to_owned(), rows }).collect()
 }
 
-/// Scans all sources, at most `limit` samples. Units are cut as `base` cut them.
+/// Scans all sources, at most `limit` samples. Cuts units as `base` did.
 ///
 /// # Errors
-/// As [`scan`], or [`PipelineError::Address`] for an address that cannot be opened.
+/// As [`scan`], or [`crate::PipelineError::Address`] for an address that cannot be opened.
 pub async fn scan_sources(job: &Job, base: Option<&Published>, limit: Option<u64>) -> Result<Scan> {
     let before: Vec<SourceUnit> = base.into_iter().flat_map(Published::units).cloned().collect();
     scan_as(job, &before, limit).await
 }
 
-/// As [`scan_sources`], cut as the units `before` are.
+/// As [`scan_sources`], with units cut as in `before`.
 pub(crate) async fn scan_as(job: &Job, before: &[SourceUnit], limit: Option<u64>) -> Result<Scan> {
     let config = &job.config;
     let memory = StoredScans(job.store.clone());
@@ -188,10 +188,10 @@ pub(crate) async fn scan_as(job: &Job, before: &[SourceUnit], limit: Option<u64>
     Ok(found)
 }
 
-/// The stage that reads a unit from its source.
+/// Makes the stage that reads a unit from its source.
 ///
 /// # Errors
-/// [`PipelineError::Mismatch`] if the configuration has no such source, [`PipelineError::Address`] if it cannot be opened.
+/// [`crate::PipelineError::Mismatch`] if the configuration has no such source, [`crate::PipelineError::Address`] if it cannot be opened.
 pub(crate) fn ingest_of(config: &Config, planned: PlannedUnit) -> Result<Ingest> {
     let name = &planned.unit.source;
     let missing =
@@ -201,18 +201,18 @@ pub(crate) fn ingest_of(config: &Config, planned: PlannedUnit) -> Result<Ingest>
     Ok(Ingest::try_new(planned, location, config.read_options(source))?)
 }
 
-/// A path alone does not tell one bucket from another.
+/// Adds the URL to the path: a path alone does not tell one bucket from another.
 fn address(source: &SourceConfig, location: &Location) -> String {
     if source.url.contains("://") { format!("{} {}", source.url, location.path) } else { location.path.to_string() }
 }
 
-/// What scans found, as the store keeps it. Whatever goes wrong with it only costs time.
+/// Results of scans in the store. Failures only cost time.
 struct StoredScans(Store);
 
 impl StoredScans {
     async fn replace(&self, path: &str, entry: Vec<u8>) -> Result<()> {
         if self.0.create(path, entry.clone()).await? == Created::Different {
-            // It could not be used, or it would not have been made again.
+            // The entry was unusable, or the scan would not have run again.
             self.0.delete(path).await?;
             self.0.create(path, entry).await?;
         }
@@ -250,7 +250,7 @@ mod tests {
         FileRows { source: "s".into(), file: file.into(), rows }
     }
 
-    /// Units as a scan finds them; where their rows stand does not matter here.
+    /// Makes units as a scan finds them; the place of their rows does not matter here.
     fn scanned(units: &[SourceUnit]) -> Scan {
         let planned = |unit: &SourceUnit| {
             let place = serde_json::json!({"first_row": unit.first_row, "rows": unit.rows, "layout": {"files": []}});

@@ -1,4 +1,4 @@
-//! A body that is read to its end: where it breaks off, ends early or stands still, a new request goes on from there.
+//! Body of an object that survives failures: if it breaks off, ends early or stalls, a new request continues at the same byte.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use object_store::{Error, GetOptions, GetRange, GetResult, ObjectMeta, Result};
 use super::resilient::{Resilient, within};
 use super::retry::{AttemptError, Attempts, RetryPolicy};
 
-/// What is still to be read of an object, or of a range of it.
+/// Unread rest of an object, or of a range of it.
 pub(super) struct Body {
     store: Resilient,
     meta: ObjectMeta,
@@ -21,7 +21,7 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// The body `stream` of `found`.
+    /// Makes the body of `found`, which `stream` sends.
     pub(super) fn new(store: Resilient, version: Option<String>, found: &GetResult, stream: BoxStream<'static, Result<Bytes>>) -> Self {
         Self { store, meta: found.meta.clone(), version, left: found.range.clone(), stream }
     }
@@ -50,7 +50,7 @@ impl Body {
         Ok(None)
     }
 
-    /// Asks for what is left, which must be of the same object.
+    /// Requests the unread rest, which must belong to the same object.
     async fn reopen(&mut self, attempts: &mut Attempts<'_>, location: &Path) -> Result<(), Error> {
         let options =
             GetOptions { range: Some(GetRange::Bounded(self.left.clone())), version: self.version.clone(), ..GetOptions::default() };

@@ -1,6 +1,6 @@
-//! `[store]`: how remote addresses are reached. It changes no output, and stands in no key, manifest or report.
+//! `[store]`: access to remote addresses. It changes no output, so it is part of no key, manifest or report.
 //!
-//! What it holds may be secret: values of `options` are never printed, and neither are those of lines that cannot be parsed.
+//! It may hold secrets: values of `options`, and of lines that do not parse, are never printed.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -52,10 +52,10 @@ pub struct StoreConfig {
     pub stall_timeout_seconds: u32,
     /// Options of the crate `object_store` by its own names, such as `access_key_id` and `secret_access_key`. Their values are printed nowhere.
     pub options: StoreOptions,
-    /// What is put between the stores and their retries: for tests.
+    /// StoreLayer between the stores and their retries, for tests.
     #[serde(skip)]
     pub layer: Option<Layer>,
-    /// Counts requests; shared by all stores of a configuration.
+    /// Limiter of requests, shared by all stores of a configuration.
     #[serde(skip)]
     pub(crate) limiter: Limiter,
 }
@@ -108,7 +108,7 @@ impl StoreConfig {
             .then(|| "store.endpoint begins with http://; set store.allow_http = true to send data without TLS".to_owned())
     }
 
-    /// When requests are tried again.
+    /// Returns the policy for retries.
     #[must_use]
     pub fn retries(&self) -> RetryPolicy {
         RetryPolicy {
@@ -124,7 +124,7 @@ impl StoreConfig {
 pub struct StoreOptions(BTreeMap<String, String>);
 
 impl StoreOptions {
-    /// Names, in lower case, and values.
+    /// Returns names, in lower case, and values.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
@@ -153,7 +153,7 @@ impl fmt::Debug for StoreOptions {
 
 impl<'de> Deserialize<'de> for StoreOptions {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Through a value of any type, since serde's own message about a wrong type would quote it.
+        // Parsed as a value of any type first: serde's message about a wrong type would quote a secret.
         let toml::Value::Table(table) = toml::Value::deserialize(deserializer)? else {
             return Err(D::Error::custom("store.options must be a table"));
         };
@@ -170,18 +170,18 @@ impl<'de> Deserialize<'de> for StoreOptions {
     }
 }
 
-/// Whether a URL holds a password, or a user where no service takes one.
+/// Checks whether a URL holds a password, or a user where no service takes one.
 #[must_use]
 pub(crate) fn has_login(url: &Url) -> bool {
-    // Azure's container stands where other addresses have a user.
+    // Azure's URLs hold the container where others hold a user.
     url.password().is_some() || (!url.username().is_empty() && !url.scheme().starts_with(['a', 'A']))
 }
 
-/// A URL as it may be printed: without user, password, query and fragment.
+/// Returns a URL in printable form: without user, password, query and fragment.
 #[must_use]
 pub(crate) fn without_login(url: &Url) -> String {
     let mut url = url.clone();
-    // Both fail for URLs that have no host, which hold no login either.
+    // Both fail only for URLs without host, which cannot hold a login.
     if has_login(&url) {
         let _ = url.set_username("");
         let _ = url.set_password(None);
@@ -191,7 +191,7 @@ pub(crate) fn without_login(url: &Url) -> String {
     url.to_string()
 }
 
-/// `address` as it may be printed.
+/// Returns `address` in printable form.
 #[must_use]
 pub(crate) fn printable_address(address: &str) -> String {
     match Url::parse(address) {
@@ -200,7 +200,7 @@ pub(crate) fn printable_address(address: &str) -> String {
     }
 }
 
-/// What is wrong with `address`, the value of `field`, if it holds a login.
+/// Describes the problem of `address`, the value of `field`, if it holds a login.
 #[must_use]
 pub(crate) fn address_problem(field: &str, address: &str) -> Option<String> {
     let url = Url::parse(address).ok().filter(|url| address.contains("://") && has_login(url))?;
@@ -210,7 +210,7 @@ pub(crate) fn address_problem(field: &str, address: &str) -> Option<String> {
     ))
 }
 
-/// The text of a configuration with everything masked that may be secret, byte for byte at the same place: for messages that quote a line.
+/// Masks everything in the text of a configuration that may be secret, byte for byte in place, for messages that quote a line.
 #[must_use]
 pub(crate) fn masked(text: &str) -> String {
     let mut is_store = false;
@@ -218,7 +218,7 @@ pub(crate) fn masked(text: &str) -> String {
     for line in text.split_inclusive('\n') {
         let trimmed = line.trim_start();
         if trimmed.starts_with('[') {
-            // A header with a value in it is a slip, and leaves no section.
+            // A header with a value is a slip of the pen and does not end the section.
             let names_store = trimmed.trim_start_matches(['[', ' ', '\t', '"', '\'']).starts_with("store");
             is_store = names_store || (is_store && line.contains('='));
         }

@@ -1,6 +1,7 @@
-//! Below `object_store`'s clients: turns answers that mean "try again" into errors that say so, and keeps to a number of requests per second.
+//! Layer below `object_store`'s clients: turns temporary failures into errors that say so, and limits requests per second.
 //!
-//! The clients' own retries are off, since those above (`resilient`) know about bodies and conditional puts, and two layers would multiply.
+//! The clients' own retries are off: the layer above (`resilient`) knows about bodies and conditional puts, and two layers would
+//! multiply attempts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,18 +17,18 @@ use tokio::time::Instant;
 
 use super::retry::AttemptError;
 
-/// Where clouds offer their machines keys, at an address that exists nowhere else.
+/// Hosts that offer keys to machines in a cloud, and exist only there.
 const METADATA_SERVICES: [&str; 3] = ["169.254.169.254", "169.254.170.2", "metadata.google.internal"];
 
-/// Most bytes of an error's body that are kept.
+/// Bytes of an error's body that are kept, at most.
 const MAX_ERROR_BYTES: usize = 2048;
 
-/// Spreads requests over time: a bucket of one second's tokens. Clones share it.
+/// Rate limiter: a bucket with tokens for one second. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Limiter(Arc<Mutex<Option<Instant>>>);
 
 impl Limiter {
-    /// Waits until a request may be sent, of at most `per_second`.
+    /// Waits until a request may be sent, at a rate of at most `per_second`.
     async fn wait(&self, per_second: u32) {
         let now = Instant::now();
         let at = {
@@ -40,14 +41,15 @@ impl Limiter {
     }
 }
 
-/// When a request that comes `now` may be sent, and up to when requests are booked then. A bucket that has been left alone holds those of a second.
+/// Returns the time at which a request that arrives `now` may be sent, and the time up to which requests are booked then. An idle bucket
+/// holds the requests of one second.
 fn booking(booked: Option<Instant>, now: Instant, per_second: u32) -> (Instant, Instant) {
     let window = Duration::from_secs(1);
     let start = booked.map_or(now, |booked| booked.max(now));
     ((start.checked_sub(window).unwrap_or(now)).max(now), start + window / per_second)
 }
 
-/// Makes clients that report what may pass.
+/// Connector whose clients report temporary failures.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
     pub(super) limiter: Limiter,
@@ -84,10 +86,10 @@ impl HttpService for Service {
     }
 }
 
-/// The response, or an error if the same request may be answered otherwise later.
+/// Returns the response, or an error if the same request may succeed later.
 async fn checked(response: HttpResponse) -> Result<HttpResponse, HttpError> {
     let status = response.status().as_u16();
-    // 501 and 505 say that the service will never do it.
+    // 501 and 505 mean that the service never supports the request.
     let may_pass = matches!(status, 408 | 429 | 500 | 502..=504 | 506..=599);
     if !may_pass && status != 400 {
         return Ok(response);
@@ -96,7 +98,7 @@ async fn checked(response: HttpResponse) -> Result<HttpResponse, HttpError> {
     let (parts, body) = response.into_parts();
     let body = beginning(body).await;
     let text = String::from_utf8_lossy(&body).into_owned();
-    // S3 reports an upload that it waited too long for as a bad request.
+    // S3 answers a bad request if it waited too long for an upload.
     if may_pass || text.contains("<Code>RequestTimeout</Code>") {
         return Err(HttpError::new(HttpErrorKind::Request, AttemptError::Status { status, body: text, retry_after }));
     }
@@ -116,7 +118,7 @@ async fn beginning(body: HttpResponseBody) -> Vec<u8> {
     bytes
 }
 
-/// `Retry-After` in seconds; its other form, a date, is left to the backoff.
+/// Parses `Retry-After` in seconds; leaves its other form, a date, to the backoff.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))

@@ -1,4 +1,4 @@
-//! From addresses to stores: local folders, memory, and services by URL, each with the retries of `resilient` around it.
+//! Opens stores from addresses: local folders, memory, and services by URL, each with the retries of `resilient`.
 
 use std::fmt;
 use std::path::{Path as FilePath, PathBuf};
@@ -24,12 +24,12 @@ use crate::store::config::{StoreConfig, has_login, printable_address};
 
 type Wrap = dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync;
 
-/// What is put between opened stores and their retries, so that tests can make requests fail.
+/// StoreLayer between opened stores and their retries, with which tests make requests fail.
 #[derive(Clone)]
 pub struct Layer(Arc<Wrap>);
 
 impl Layer {
-    /// A layer that `wrap` puts on.
+    /// Makes a layer that applies `wrap`.
     pub fn new(wrap: impl Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync + 'static) -> Self {
         Self(Arc::new(wrap))
     }
@@ -41,7 +41,7 @@ impl fmt::Debug for Layer {
     }
 }
 
-/// Whether listings come in order of paths, which lets a broken one go on from where it was.
+/// Order of a store's listings. A listing in order of paths can continue after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Listing {
     InOrder,
@@ -49,8 +49,8 @@ pub(super) enum Listing {
 }
 
 impl Store {
-    /// Opens the store at `address` with the settings of `[store]`: a URL, or a path that is made if it does not exist; a relative one starts
-    /// from `folder`.
+    /// Opens the store at `address` with the settings of `[store]`. The address is a URL or a path. A missing path is created; a relative
+    /// one starts from `folder`.
     ///
     /// # Errors
     /// [`PipelineError::Address`], [`PipelineError::Write`] or [`PipelineError::Store`].
@@ -58,7 +58,7 @@ impl Store {
         Self::open_named("dataset.store", address, folder, config)
     }
 
-    /// Opens a store as [`Self::open_with`] does; `field` says what `address` is, for errors.
+    /// Opens a store as [`Self::open_with`] does; `field` names the origin of `address` in errors.
     ///
     /// # Errors
     /// As [`Self::open_with`].
@@ -92,17 +92,17 @@ impl Store {
         Self::open_with(address, folder, &StoreConfig::default())
     }
 
-    /// Whether a store may be at `address`: false for a local path that does not exist.
+    /// Checks whether a store may exist at `address`: `false` for a missing local path.
     #[must_use]
     pub fn may_exist(address: &str, folder: &FilePath) -> bool {
         remote_url(address).is_some() || local_path(address, folder).exists()
     }
 }
 
-/// Where a source's files lie; `folder` is what relative paths start from.
+/// Returns the location of a source's files; relative paths start from `folder`.
 ///
 /// # Errors
-/// [`PipelineError::Address`] if no store is known for the URL, or its folder does not exist.
+/// [`PipelineError::Address`] if the URL's service is unknown, or its folder does not exist.
 pub(crate) fn source_location(source: &SourceConfig, folder: &FilePath, config: &StoreConfig) -> Result<Location> {
     let refused = |problem: String| refused(&format!("source {}: url", source.name), &source.url, problem);
     if let Some(url) = remote_url(&source.url) {
@@ -110,9 +110,9 @@ pub(crate) fn source_location(source: &SourceConfig, folder: &FilePath, config: 
         return Ok(Location { store: guarded(objects, Listing::InOrder, config), path, is_disk: false });
     }
     let file = local_path(&source.url, folder);
-    // `.` and `..` have no last part of their own.
+    // `.` and `..` have no last component.
     let file = if file.file_name().is_none() { file.canonicalize().unwrap_or(file) } else { file };
-    // The last part may be a pattern, which a path on disk never has to be.
+    // The last component may be a pattern, so only its parent must exist on disk.
     let (parent, name) = (file.parent().unwrap_or(&file), file.file_name().and_then(|name| name.to_str()).unwrap_or_default());
     let parent = parent.canonicalize().map_err(|error| refused(format!("cannot open the folder {}: {error}", parent.display())))?;
     let parent = Path::from_absolute_path(&parent).map_err(|error| refused(error.to_string()))?;
@@ -120,7 +120,7 @@ pub(crate) fn source_location(source: &SourceConfig, folder: &FilePath, config: 
     Ok(Location { store: guarded(Arc::new(LocalFileSystem::new()), Listing::Unordered, config), path, is_disk: true })
 }
 
-/// Puts the layer of tests and the retries around `objects`.
+/// Wraps `objects` in the layer of tests and the retries.
 fn guarded(objects: Arc<dyn ObjectStore>, listing: Listing, config: &StoreConfig) -> Arc<dyn ObjectStore> {
     let objects = config.layer.iter().fold(objects, |objects, Layer(wrap)| wrap(objects));
     Arc::new(Resilient::new(objects, config.retries(), listing))
@@ -138,7 +138,7 @@ fn local_path(address: &str, folder: &FilePath) -> PathBuf {
     folder.join(address.strip_prefix("file://").unwrap_or(address))
 }
 
-/// Builds the client of a service: settings whose names it does not know are those of other services.
+/// Builds the client of a service. Skips settings with unknown names: they belong to other services.
 macro_rules! build {
     ($builder:expr, $client:expr, $settings:expr, $config:expr) => {{
         let connector = Connector { limiter: $config.limiter.clone(), requests_per_second: $config.requests_per_second };
@@ -152,7 +152,7 @@ macro_rules! build {
     }};
 }
 
-/// The store of a URL, and the path in it.
+/// Returns the store of a URL, and the path in it.
 fn remote(url: &Url, config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, Path), String> {
     if has_login(url) {
         return Err("an address must hold no user and password; put keys under [store.options] or into the environment".to_owned());
@@ -161,7 +161,7 @@ fn remote(url: &Url, config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, Path
     let (scheme, path) = ObjectStoreScheme::parse(url).map_err(|_| {
         format!("no store is known for {}://; there are s3://, gs://, az://, abfss://, https://, file:// and memory://", url.scheme())
     })?;
-    // A request may take as long as it likes if only bytes go on coming.
+    // A request may take any time while bytes keep coming.
     let client = ClientOptions::new().with_timeout_disabled().with_read_timeout(config.retries().stall);
     let client = client.with_allow_http(config.allow_http);
     let settings = settings(&scheme, config, std::env::vars());
@@ -181,14 +181,14 @@ fn remote(url: &Url, config: &StoreConfig) -> Result<(Arc<dyn ObjectStore>, Path
     Ok((built.map_err(|error| error.to_string())?, path))
 }
 
-/// Settings of a service by the names of `object_store`; later ones win: the environment, the fields of `[store]`, its options.
+/// Returns the settings of a service by the names of `object_store`. Later ones win: environment, fields of `[store]`, its options.
 fn settings(
     scheme: &ObjectStoreScheme,
     config: &StoreConfig,
     environment: impl Iterator<Item = (String, String)>,
 ) -> Vec<(String, String)> {
     let (prefix, endpoints): (&str, &[&str]) = match scheme {
-        // Two names, of which the environment may hold the one that wins.
+        // S3's endpoint has two names, and the environment may hold the one with priority.
         ObjectStoreScheme::AmazonS3 => ("aws_", &["aws_endpoint", "aws_endpoint_url_s3"]),
         ObjectStoreScheme::MicrosoftAzure => ("azure_", &["azure_endpoint"]),
         ObjectStoreScheme::GoogleCloudStorage => ("google_", &["google_base_url"]),
@@ -200,7 +200,7 @@ fn settings(
     };
     let environment = environment.map(|(name, value)| (name.to_ascii_lowercase(), value));
     let mut settings: Vec<_> = environment
-        // Keys belong together: a session's token does not go with the configuration's keys.
+        // Keys belong together: the token of a session does not fit the configuration's keys.
         .filter(|(name, _)| (name.starts_with(prefix) && !(gives_keys && is_key(name))) || name == "allow_http" || name == "proxy_url")
         .collect();
     let mut set = |name: &str, value: &str| settings.push((name.to_owned(), value.to_owned()));

@@ -1,4 +1,4 @@
-//! What a store can do, found out by doing it: atomic creates, ranges, listings, deletions, its clock, and free space.
+//! Probe of a store, by trial: atomic creates, ranges, listings, deletions, clock, and free space.
 
 use chrono::{TimeDelta, Utc};
 use futures::future::join_all;
@@ -9,39 +9,39 @@ use serde::Serialize;
 use super::{Created, Store};
 use crate::error::{PipelineError, Result};
 
-/// Creates of one object that race with each other.
+/// Concurrent creates of one object.
 const RACERS: usize = 8;
 
-/// Clocks that differ by less do no harm: leases and grace periods are minutes.
+/// Smaller differences of clocks do no harm: leases and grace periods last minutes.
 const MAX_SKEW: TimeDelta = TimeDelta::seconds(30);
 
-/// Less free space than this is reported.
+/// Free space below which the probe reports a lack.
 const MIN_FREE_BYTES: u64 = 1 << 30;
 
-/// One thing that was tried.
+/// Result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was tried: `create`, `race`, `ranges`, `listing`, `delete`, `clock` or `space`.
+    /// Name of the check: `create`, `race`, `ranges`, `listing`, `delete`, `clock` or `space`.
     pub check: &'static str,
-    /// Whether it is as it should be.
+    /// `true` if the store passed.
     pub is_good: bool,
-    /// What was found.
+    /// Description of the result.
     pub found: String,
-    /// What to do about it; empty if it is as it should be.
+    /// Advice for the user; empty if the store passed.
     pub advice: &'static str,
 }
 
-/// All that was tried.
+/// Results of all checks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Probe {
-    /// Name of the store for people.
+    /// Address of the store for people.
     pub store: String,
-    /// In the order in which it was tried.
+    /// Results in the order of the checks.
     pub findings: Vec<Finding>,
 }
 
 impl Probe {
-    /// Tries out `store` in a folder of its own below `probes/`, which is removed again.
+    /// Probes `store` in a new folder below `probes/`, and removes that folder afterwards.
     pub async fn of(store: &Store) -> Self {
         let folder = format!("probes/{:x}-{:x}", Utc::now().timestamp_micros(), fastrand::u64(..));
         let mut probe = Prober { store, folder: &folder, findings: Vec::new() };
@@ -67,7 +67,7 @@ impl Prober<'_> {
         format!("{}/{name}", self.folder)
     }
 
-    /// Notes what was found: `Ok` is as it should be, of `Err` the advice is given.
+    /// Notes the result of a check: `Ok` if the store passed; `Err` adds the advice.
     fn note(&mut self, check: &'static str, found: Result<String, String>, advice: &'static str) {
         let is_good = found.is_ok();
         let (Ok(found) | Err(found)) = found;
@@ -160,11 +160,11 @@ impl Prober<'_> {
         );
     }
 
-    /// Removes what the other probes wrote.
+    /// Removes the objects that the other checks wrote.
     async fn delete(&mut self) {
         let deleted = async {
             let names = self.store.names(self.folder).await?;
-            // A folder, which local stores keep when it is empty.
+            // `listed` is a folder, which local stores keep when empty.
             let names = names.iter().filter(|name| *name != "listed").map(|name| self.path(name));
             let names: Vec<String> = names.chain([self.path("listed/one")]).collect();
             for path in &names {
@@ -180,7 +180,7 @@ impl Prober<'_> {
         };
         self.note("delete", found, "garbage cannot be collected: allow deletions (s3:DeleteObject), and delete the folder probes/ by hand");
         if let Some(root) = &self.store.folder {
-            // Empty by now; what is not stays.
+            // Folders are empty by now; one that is not stays.
             for folder in [&self.path("listed"), self.folder, "probes"] {
                 let _ = std::fs::remove_dir(root.join(folder));
             }

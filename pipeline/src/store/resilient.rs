@@ -1,8 +1,8 @@
-//! Around every store: requests that may pass are tried again, bodies go on where they broke off, and a create that may or may not have
-//! happened is settled by reading back.
+//! Resilience around every store: temporary failures are retried, bodies continue where they broke off, and a create with unknown
+//! outcome is settled by reading back.
 //!
-//! It is the one place where anything is tried again: the clients below do not. Multipart uploads and conditional copies, which nothing here uses,
-//! are handed on as they are. Objects are deleted one by one.
+//! This is the one place with retries: the clients below have none. It passes on multipart uploads and conditional copies, which cm3flow
+//! does not use, and deletes objects one by one.
 
 use std::fmt;
 use std::future::Future;
@@ -21,16 +21,16 @@ use super::body::Body;
 use super::open::Listing;
 use super::retry::{AttemptError, Attempts, RetryPolicy, is_retryable};
 
-/// An upload may take the stall timeout for each of these.
+/// Piece of an upload that may take one stall timeout.
 const UPLOAD_BYTES: u64 = 4 << 20;
 
-/// A listing of one level may take so many stall timeouts: it is made of pages that do not show.
+/// Stall timeouts for a listing of one level, whose pages are not visible here.
 const LISTING_STALLS: u32 = 10;
 
-/// Objects that are deleted at once.
+/// Concurrent deletions.
 const DELETIONS: usize = 16;
 
-/// A store whose requests are tried again. Clones share the store below.
+/// A store with retries. Clones share the store below.
 #[derive(Clone)]
 pub(super) struct Resilient {
     inner: Arc<dyn ObjectStore>,
@@ -43,7 +43,7 @@ impl Resilient {
         Self { inner, policy, listing }
     }
 
-    /// Does `request` until it succeeds, fails for good, or time is up; `limit` is what one attempt may take.
+    /// Sends `request` until it succeeds, fails for good, or time is up. `limit` is the time for one attempt.
     async fn attempt<T, F: Future<Output = Result<T>>>(
         &self,
         attempts: &mut Attempts<'_>,
@@ -59,12 +59,12 @@ impl Resilient {
         }
     }
 
-    /// Opens a body, once more if need be.
+    /// Opens a body, with retries.
     pub(super) async fn open(&self, attempts: &mut Attempts<'_>, location: &Path, options: &GetOptions) -> Result<GetResult> {
         self.attempt(attempts, self.policy.stall, || self.inner.get_opts(location, options.clone())).await
     }
 
-    /// Creates an object. Whether an attempt that failed has created it is unknown; what then stands there is compared.
+    /// Creates an object. A failed attempt may have created it, so this compares the object that exists then.
     async fn create(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let mut attempts = Attempts::new(self.policy, "create", location.as_ref());
         let limit = self.upload_limit(&payload);
@@ -76,7 +76,7 @@ impl Resilient {
             };
             if !matches!(error, Error::AlreadyExists { .. }) {
                 let Err(error) = attempts.pause(error).await else { continue };
-                // The last attempt may have done it.
+                // The last attempt may have created it.
                 let looked = if is_retryable(&error) { self.once().standing(location, &payload).await } else { Ok(Standing::Nothing) };
                 return if let Ok(Standing::Ours(put)) = looked { Ok(put) } else { Err(error) };
             }
@@ -86,18 +86,18 @@ impl Resilient {
             match self.standing(location, &payload).await? {
                 Standing::Ours(put) if attempts.have_failed() => return Ok(put),
                 Standing::Ours(_) | Standing::Other => return Err(error),
-                // Services answer "conflict" too when two creates meet and neither has happened.
+                // Services also answer "conflict" if two creates meet and neither has happened.
                 Standing::Nothing => attempts.pause(conflict(&error)).await?,
             }
         }
     }
 
-    /// The same store without a second attempt.
+    /// Returns the same store without retries.
     fn once(&self) -> Self {
         Self { policy: RetryPolicy { deadline: Duration::ZERO, ..self.policy }, ..self.clone() }
     }
 
-    /// Compares what stands at `location` with what was to be created there.
+    /// Compares the object at `location` with the one to be created there.
     async fn standing(&self, location: &Path, payload: &PutPayload) -> Result<Standing> {
         let found = match self.get_opts(location, GetOptions::default()).await {
             Ok(found) => found,
@@ -119,7 +119,7 @@ impl Resilient {
             attempts.count();
             match within(self.policy.stall, self.inner.delete(location)).await {
                 Ok(()) => return Ok(()),
-                // An attempt that was taken for failed has deleted it.
+                // An attempt that seemed to fail has deleted it.
                 Err(Error::NotFound { .. }) if attempts.have_failed() => return Ok(()),
                 Err(error) => attempts.pause(error).await?,
             }
@@ -127,15 +127,15 @@ impl Resilient {
     }
 }
 
-/// What stands where an object was to be created.
+/// Object at the location of a create.
 enum Standing {
     Nothing,
-    /// The same bytes, with what a put of them would have said.
+    /// The same bytes, with the result that their put would have returned.
     Ours(PutResult),
     Other,
 }
 
-/// The outcome of `request`, or [`AttemptError::Stalled`] after `limit`.
+/// Returns the outcome of `request`, or [`AttemptError::Stalled`] after `limit`.
 pub(super) async fn within<T>(limit: Duration, request: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(limit, request).await.unwrap_or_else(|_| Err(AttemptError::Stalled { seconds: limit.as_secs() }.into()))
 }
@@ -150,13 +150,13 @@ fn is_same(found: &[u8], payload: &PutPayload) -> bool {
     found.len() == payload.content_length() && parts_are_equal
 }
 
-/// Whether the service looked and found an object, rather than a conflict with a create that may still fail.
+/// Checks whether the service found an object for certain, rather than a conflict with a create that may still fail.
 fn is_certain(error: &Error) -> bool {
     let Error::AlreadyExists { source, .. } = error else { return false };
     matches!(source.downcast_ref::<Error>(), Some(Error::Precondition { .. } | Error::NotModified { .. }))
 }
 
-/// A conflict as an error that is tried again.
+/// Turns a conflict into an error that is retried.
 fn conflict(error: &Error) -> Error {
     AttemptError::Status { status: 409, body: error.to_string(), retry_after: None }.into()
 }
@@ -171,7 +171,7 @@ impl ObjectStore for Resilient {
                 let limit = self.upload_limit(&payload);
                 self.attempt(&mut attempts, limit, || self.inner.put_opts(location, payload.clone(), options.clone())).await
             }
-            // Whether an update that failed has happened cannot be seen from outside.
+            // Nobody outside can see whether a failed update has happened.
             PutMode::Update(_) => self.inner.put_opts(location, payload, options).await,
         }
     }
@@ -183,7 +183,7 @@ impl ObjectStore for Resilient {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let mut attempts = Attempts::new(self.policy, "read", location.as_ref());
         let mut found = self.open(&mut attempts, location, &options).await?;
-        // Files on disk do not break off, and a head has no body.
+        // Files on disk do not break off, and a head request has no body.
         if let (GetResultPayload::Stream(stream), false) = (&mut found.payload, options.head) {
             let stream = std::mem::replace(stream, futures::stream::empty().boxed());
             found.payload = GetResultPayload::Stream(Body::new(self.clone(), options.version, &found, stream).into_stream(self.policy));
@@ -230,14 +230,14 @@ impl ObjectStore for Resilient {
     }
 }
 
-/// A listing that is under way.
+/// A listing in progress.
 struct Listed {
     store: Resilient,
     prefix: Option<Path>,
-    /// Everything up to here has been sent.
+    /// Last path sent.
     last: Option<Path>,
     stream: BoxStream<'static, Result<ObjectMeta>>,
-    /// Whether it can go on after `last`: nothing has been sent yet, or what was sent came in order.
+    /// `true` if the listing can continue after `last`: nothing was sent yet, or all paths came in order.
     resumes: bool,
 }
 
@@ -282,7 +282,7 @@ impl fmt::Display for Resilient {
 }
 
 impl fmt::Debug for Resilient {
-    /// By its name for people alone: what a client holds may be secret.
+    /// Shows only the name for people: a client may hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Resilient").field(&format_args!("{}", self.inner)).finish()
     }

@@ -1,4 +1,4 @@
-//! When a request is tried again, how long is waited before, and when it is given up.
+//! Retries: which errors are retried, after which wait, and until when.
 
 use std::error::Error as StdError;
 use std::io;
@@ -13,21 +13,21 @@ use tokio::time::Instant;
 use super::requests;
 use crate::error::PipelineError;
 
-/// When requests are tried again.
+/// Limits of retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Time that an operation may take with all its attempts; a body's begins anew with every byte that arrives. Zero: one attempt.
+    /// Time for an operation with all its attempts; a body starts it anew with every byte. Zero: one attempt.
     pub deadline: Duration,
-    /// Time without an answer, or without a byte of a body, after which an attempt is given up.
+    /// Time without an answer, or without a byte of a body, after which an attempt is abandoned.
     pub stall: Duration,
-    /// Longest wait after the first failure; doubled with each further one.
+    /// Longest wait after the first failure; doubles with each further one.
     pub first_wait: Duration,
-    /// Longest wait of all.
+    /// Upper bound of all waits.
     pub longest_wait: Duration,
 }
 
 impl Default for RetryPolicy {
-    /// 3 minutes in all, 1 minute for a stall, waits of up to 0.1, 0.2, … 15 s.
+    /// Returns 3 minutes in all, 1 minute for a stall, waits of up to 0.1, 0.2, … 15 s.
     fn default() -> Self {
         Self {
             deadline: Duration::from_secs(180),
@@ -38,34 +38,34 @@ impl Default for RetryPolicy {
     }
 }
 
-/// What goes wrong with an attempt that the service itself does not report.
+/// Failure of an attempt that the service itself does not report as an error.
 #[derive(Debug, Error)]
 pub enum AttemptError {
-    /// Nothing came in time.
+    /// Nothing arrived in time.
     #[error("nothing came for {seconds} s")]
     Stalled {
-        /// Time that was waited.
+        /// Time waited, in seconds.
         seconds: u64,
     },
     /// A body ended early.
     #[error("the body ended at byte {position}, it should have {end}")]
     CutShort {
-        /// Where it ended.
+        /// Byte at which it ended.
         position: u64,
-        /// Where it should have ended.
+        /// Expected end, in bytes.
         end: u64,
     },
-    /// The service failed, or refused for the moment. Made of HTTP's statuses.
+    /// The service failed or refused temporarily, as its HTTP status tells.
     #[error("the service answered {status}: {body}")]
     Status {
         /// HTTP status: 408, 429 or 5xx, or 400 for a timeout of S3.
         status: u16,
-        /// Beginning of the answer.
+        /// Beginning of the answer's body.
         body: String,
-        /// Wait that the service asked for.
+        /// Wait that the service requested.
         retry_after: Option<Duration>,
     },
-    /// No keys were given, and there is no service that has some.
+    /// The user gave no keys, and this machine has no service that offers some.
     #[error(
         "no keys are given, and this machine is none of the provider's that would have some; set access keys under [store.options] or in the environment, or store.anonymous = true for public data"
     )]
@@ -78,9 +78,9 @@ pub enum AttemptError {
     GaveUp {
         /// Number of attempts.
         attempts: u32,
-        /// Time that they took.
+        /// Time of all attempts, in seconds.
         seconds: u64,
-        /// What the last one said.
+        /// Error of the last attempt.
         #[source]
         source: Error,
     },
@@ -98,8 +98,8 @@ impl From<AttemptError> for Error {
     }
 }
 
-/// Whether the same request may succeed when it is sent again: network, timeouts, throttling and failures of the service; nothing that an answer
-/// was given to, such as a missing object, a refused key or a bad request.
+/// Checks whether the same request may succeed later: network, timeouts, throttling and failures of the service. Final answers, such as a
+/// missing object, a refused key or a bad request, do not count.
 #[must_use]
 pub fn is_retryable(error: &Error) -> bool {
     let Error::Generic { .. } = error else { return false };
@@ -107,8 +107,7 @@ pub fn is_retryable(error: &Error) -> bool {
 }
 
 impl PipelineError {
-    /// Whether the same work may succeed when it is tried again later: the store or a source could not be reached, for longer than requests
-    /// are tried again for.
+    /// Checks whether the same work may succeed later: the store or a source was unreachable for longer than requests are retried.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -118,7 +117,7 @@ impl PipelineError {
     }
 }
 
-/// Whether a cause decides, and how. The outermost one that does counts.
+/// Returns the verdict of one cause, if it has one. The outermost verdict counts.
 fn verdict(cause: &(dyn StdError + 'static)) -> Option<bool> {
     if let Some(error) = cause.downcast_ref::<AttemptError>() {
         return Some(error.is_retryable());
@@ -156,7 +155,7 @@ fn retry_after(error: &Error) -> Option<Duration> {
     })
 }
 
-/// The attempts at one operation.
+/// Attempts at one operation.
 #[derive(Debug)]
 pub(super) struct Attempts<'a> {
     policy: RetryPolicy,
@@ -171,17 +170,17 @@ impl<'a> Attempts<'a> {
         Self { policy, action, location, began: Instant::now(), failed: 0 }
     }
 
-    /// Counts an attempt that is about to be made, for metrics.
+    /// Counts the coming attempt, for metrics.
     pub(super) fn count(&self) {
         requests::count(self.action, self.failed > 0);
     }
 
-    /// Whether an attempt has failed already.
+    /// Checks whether an attempt has failed.
     pub(super) const fn have_failed(&self) -> bool {
         self.failed > 0
     }
 
-    /// Waits before the next attempt, after `error`. Gives it back if it is of no use or too late to try again.
+    /// Waits before the next attempt, after `error`. Returns the error if a retry is useless or too late.
     pub(super) async fn pause(&mut self, error: Error) -> Result<(), Error> {
         self.failed += 1;
         if !is_retryable(&error) {
@@ -197,7 +196,7 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Full jitter: anything up to a bound that doubles, so that workers that failed together do not come back together.
+    /// Draws a wait with full jitter: anything up to a doubling bound, so that workers that failed together do not return together.
     fn wait(&self, asked_for: Option<Duration>) -> Duration {
         let bound = self.policy.first_wait.saturating_mul(1 << (self.failed - 1).min(16)).min(self.policy.longest_wait);
         bound.mul_f64(fastrand::f64()).max(asked_for.unwrap_or_default().min(self.policy.longest_wait))

@@ -1,5 +1,5 @@
-//! A store to try things on: reads see another store as if parts of it were not there, writes go to a temporary folder. So a version can
-//! be made again, and compared, without a change to the store that holds it.
+//! Scratch store: reads see another store with parts of it hidden, writes go to a temporary folder. So a version can be made again and
+//! compared without a change to the store that holds it.
 
 use std::fmt;
 use std::ops::Range;
@@ -20,23 +20,23 @@ use tempfile::TempDir;
 use crate::error::PipelineError;
 use crate::store::Store;
 
-/// Says of a path whether it is hidden.
+/// Decides whether a path is hidden.
 pub(crate) type Hidden = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// A scratch store. What was written goes with it.
+/// A scratch store. Its files are deleted with it.
 pub(crate) struct Scratch {
-    /// What to work on.
+    /// Store to work on: base and written objects.
     pub(crate) store: Store,
-    /// What has been written.
+    /// Written objects alone.
     pub(crate) written: Store,
     _folder: TempDir,
 }
 
 impl Scratch {
-    /// A scratch store over `base`, of which it does not show what is `hidden`.
+    /// Makes a scratch store over `base` that hides the paths of `hidden`.
     ///
     /// # Errors
-    /// [`PipelineError::Write`] or [`PipelineError::Store`] if there is no room for it.
+    /// [`PipelineError::Write`] or [`PipelineError::Store`] if the temporary folder cannot be made.
     pub(crate) fn over(base: &Store, hidden: Hidden) -> crate::error::Result<Self> {
         let failed = |source| PipelineError::Write { path: std::env::temp_dir(), source };
         let folder = tempfile::Builder::new().prefix("cm3flow-").tempdir().map_err(failed)?;
@@ -52,7 +52,7 @@ impl Scratch {
     }
 }
 
-/// Objects of `base` that are not hidden, under those that were written.
+/// Visible objects of `base`, below the written ones.
 struct Overlay {
     base: Arc<dyn ObjectStore>,
     written: Arc<dyn ObjectStore>,
@@ -76,7 +76,7 @@ impl Overlay {
         (self.hidden)(path.as_ref())
     }
 
-    /// The store that shows `path`.
+    /// Returns the store that shows `path`.
     async fn holder(&self, path: &Path) -> Result<&Arc<dyn ObjectStore>> {
         if self.hides(path) {
             return Ok(&self.written);
@@ -118,7 +118,7 @@ impl ObjectStore for Overlay {
         self.holder(location).await?.get_ranges(location, ranges).await
     }
 
-    /// Deletes what was written, and nothing below.
+    /// Deletes written objects only, never those of the base.
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         self.written.delete_stream(locations)
     }
@@ -134,7 +134,7 @@ impl ObjectStore for Overlay {
         let mut below = self.base.list_with_delimiter(prefix).await?;
         below.objects.retain(|object| !self.hides(&object.location));
         found.objects.extend(below.objects);
-        // A folder of which all is hidden is still named: nobody asks for empty folders.
+        // A folder with hidden objects only is still listed: nobody asks for empty folders.
         let new = below.common_prefixes.into_iter().filter(|folder| !found.common_prefixes.contains(folder));
         let new: Vec<Path> = new.collect();
         found.common_prefixes.extend(new);

@@ -1,4 +1,4 @@
-//! Tables as Parquet bytes. What is written depends on rows and schema alone: not on how they were cut into batches.
+//! Tables as Parquet bytes. The bytes depend on rows and schema alone, not on the cuts between batches.
 
 mod look_up;
 mod ranges;
@@ -27,30 +27,30 @@ use ranges::Ranges;
 
 use crate::error::{PipelineError, Result};
 
-/// How a table is laid out.
+/// Physical layout of a table.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout {
-    /// Rows of a row group, the least that a reader fetches of a column.
+    /// Rows of a row group, the smallest part of a column that a reader fetches.
     row_group_rows: usize,
-    /// Whether values are looked for that repeat.
+    /// `true` for dictionaries and compression, `false` for values that do not repeat.
     compressed: bool,
 }
 
 impl Layout {
-    /// For tables that are read from end to end.
+    /// Layout for tables that are read from end to end.
     pub(crate) const ROWS: Self = Self { row_group_rows: ROW_GROUP_ROWS, compressed: true };
-    /// For tables of wide rows of which the beginning may be enough.
+    /// Layout for tables of wide rows, of which a reader may need the beginning only.
     pub(crate) const PREFIX: Self = Self { row_group_rows: 512, compressed: true };
-    /// For tables of ids, which do not repeat, in which some are looked up.
+    /// Layout for tables of ids for look-ups: ids do not repeat.
     pub(crate) const IDS: Self = Self { row_group_rows: ROW_GROUP_ROWS, compressed: false };
 }
 
-/// Rows of a row group, if nothing else is said.
+/// Rows of a row group by default.
 const ROW_GROUP_ROWS: usize = 8192;
-/// Rows of a batch that is read.
+/// Rows of a batch on reading.
 const BATCH_ROWS: usize = 256;
 
-/// Puts `batches`, all of `schema`, together.
+/// Concatenates `batches`, all of `schema`.
 ///
 /// # Errors
 /// [`PipelineError::Arrow`].
@@ -58,7 +58,7 @@ pub(crate) fn concatenated(schema: &SchemaRef, batches: &[RecordBatch]) -> Resul
     concat_batches(schema, batches).map_err(|source| PipelineError::Arrow { what: "a table's batches", source })
 }
 
-/// Writes a table that is read from end to end. `what` names it in errors.
+/// Writes a table for reading from end to end. `what` names it in errors.
 ///
 /// # Errors
 /// [`PipelineError::Parquet`].
@@ -94,7 +94,7 @@ pub(crate) fn read(bytes: Bytes, location: &str) -> Result<Vec<RecordBatch>> {
     reader.collect::<Result<_, _>>().map_err(|source| PipelineError::Arrow { what: "a Parquet file", source })
 }
 
-/// Number of rows of a table, as its footer says. `location` names it in errors.
+/// Returns the number of rows of a table, from its footer. `location` names it in errors.
 ///
 /// # Errors
 /// [`PipelineError::Parquet`].
@@ -104,7 +104,7 @@ pub(crate) fn row_count(bytes: Bytes, location: &str) -> Result<u64> {
     Ok(u64::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or_default())
 }
 
-/// Streams the columns `names` of the table of `file_bytes` at `path`. Only their bytes are fetched, so no digest is checked.
+/// Streams the columns `names` of the table of `file_bytes` at `path`. Fetches only their bytes, so it checks no digest.
 ///
 /// # Errors
 /// [`PipelineError::Parquet`]; [`PipelineError::Schema`] if a column is missing.
@@ -124,7 +124,7 @@ pub(crate) async fn columns_of(
     Ok(stream.map_err(failed).boxed())
 }
 
-/// What went wrong with ranges of the file at `location`: the store, or the file itself.
+/// Tells the store's errors from the file's own, for ranges of the file at `location`.
 fn ranges_failed(location: &str, source: ParquetError) -> PipelineError {
     let location = location.to_owned();
     match source {
@@ -136,7 +136,7 @@ fn ranges_failed(location: &str, source: ParquetError) -> PipelineError {
     }
 }
 
-/// Rows without and rows with a refusal.
+/// Splits a batch into rows without and rows with a refusal, each in order.
 ///
 /// # Errors
 /// [`PipelineError::Schema`] if there is no such column.
@@ -147,7 +147,7 @@ pub(crate) fn split_refused(batch: &RecordBatch) -> Result<(RecordBatch, RecordB
     Ok((filtered(batch, &wanted)?, filtered(batch, &refused)?))
 }
 
-/// Rows of which `wanted` is true.
+/// Returns the rows whose value in `wanted` is true.
 ///
 /// # Errors
 /// [`PipelineError::Arrow`].
@@ -155,16 +155,16 @@ pub(crate) fn filtered(batch: &RecordBatch, wanted: &BooleanArray) -> Result<Rec
     filter_record_batch(batch, wanted).map_err(|source| PipelineError::Arrow { what: "a filtered batch", source })
 }
 
-/// Rows of `split`.
+/// Returns the rows of `split`.
 ///
 /// # Errors
-/// [`PipelineError::Schema`] if there is no such column, [`PipelineError::Arrow`].
+/// [`PipelineError::Schema`] without a column `split`, [`PipelineError::Arrow`].
 pub(crate) fn of_split(batch: &RecordBatch, split: Split) -> Result<RecordBatch> {
     let splits = batch.column(position(&batch.schema(), columns::SPLIT)?).as_string::<i32>();
     filtered(batch, &splits.iter().map(|found| Some(found == Some(split.name()))).collect())
 }
 
-/// The columns of `schema`, by name.
+/// Returns the columns of `schema`, by name.
 ///
 /// # Errors
 /// [`PipelineError::Schema`] if one is missing.

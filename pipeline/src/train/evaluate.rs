@@ -1,6 +1,6 @@
 //! Evaluation on held-out packs: losses, images generated from captions, captions generated for images.
 //!
-//! An evaluation sees the windows that the reader has reached, no matter how far the run is ahead, so it can be repeated. It lies in
+//! An evaluation sees the windows that the reader has reached, however far ahead the run is, so it is reproducible. It lies in
 //! `checkpoints/<dataset>/<key>/evaluations/<settings>/<step>/`: `evaluation.json` and the pictures that it names.
 
 use std::sync::Arc;
@@ -28,18 +28,18 @@ use crate::store::Store;
 use crate::train::Training;
 use crate::train::follow::Feed;
 
-/// Held-out packs that pairs to generate from are looked for in.
+/// Held-out packs that are searched for pairs to generate from.
 const PACKS_FOR_PAIRS: usize = 64;
 
-/// What an evaluation found.
+/// Result of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {
-    /// Optimizer steps done before it.
+    /// Number of optimizer steps before it.
     pub step: u64,
-    /// Held-out packs whose loss was taken.
+    /// Number of held-out packs that losses were computed on.
     pub packs: u64,
-    /// Their losses; all zero without packs.
+    /// Losses on these packs; all zero without packs.
     pub losses: ModalityLosses,
     /// Images generated from held-out captions.
     pub images: Vec<GeneratedImage>,
@@ -51,11 +51,11 @@ pub struct Evaluation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GeneratedImage {
-    /// The caption.
+    /// Caption from which it was generated.
     pub caption: String,
-    /// File of the generated image, beside the evaluation.
+    /// File name of the generated image, beside the evaluation.
     pub generated: String,
-    /// File of the held-out image that the caption describes, decoded from its codes.
+    /// File name of the held-out image of this caption, decoded from its codes.
     pub reference: String,
 }
 
@@ -63,18 +63,18 @@ pub struct GeneratedImage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GeneratedCaption {
-    /// File of the held-out image, decoded from its codes.
+    /// File name of the held-out image, decoded from its codes.
     pub image: String,
-    /// Its caption.
+    /// Caption of the held-out image.
     pub reference: String,
-    /// What the model wrote.
+    /// Caption that the model generated.
     pub generated: String,
 }
 
 /// A held-out image with its caption.
 struct Pair {
     caption: String,
-    /// The caption in the ids of the text tokenizer.
+    /// The caption as ids of the text tokenizer.
     caption_tokens: Vec<u32>,
     image: ImageCodes,
 }
@@ -92,13 +92,13 @@ pub(crate) struct Evaluator {
     progress: Progress,
 }
 
-/// Folder of the evaluations of a training under the settings `eval`.
+/// Returns the folder of a training's evaluations under the settings `eval`.
 pub(crate) fn evaluations_folder(training_folder: &str, eval: &EvalConfig) -> String {
     format!("{training_folder}/evaluations/{}", digest_of("evaluation", eval).short())
 }
 
 impl Evaluator {
-    /// Evaluates for `training`, whose checkpoints lie in `training_folder`; packs have `schema`.
+    /// Makes the evaluator of `training`, whose checkpoints lie in `training_folder`; packs have `schema`.
     pub(crate) fn new(training: &Training, schema: SchemaRef, training_folder: String, runtime: Handle) -> Self {
         Self {
             config: Arc::clone(&training.job.config),
@@ -113,7 +113,7 @@ impl Evaluator {
         }
     }
 
-    /// Evaluates `model` after `step` steps and stores what comes of it.
+    /// Evaluates `model` after `step` steps and stores the result.
     pub(crate) fn evaluate(&mut self, step: u64, model: &mut dyn LanguageModel) -> Result<()> {
         let position = step * self.batch_packs as u64;
         let shards: Vec<ShardEntry> =
@@ -160,13 +160,13 @@ impl Evaluator {
         Ok(losses)
     }
 
-    /// Tokens of an image, of the longest where images have several shapes.
+    /// Returns the number of tokens of an image; of the longest where images have several shapes.
     fn tokens_per_image(&self) -> usize {
         let squares = self.artefacts.image_spec.codes_per_image();
         self.artefacts.vocabulary.shapes.as_ref().map_or(squares, |shapes| ImageShapes::most_tokens(&shapes.grids))
     }
 
-    /// Held-out pairs, each image once, whose captions leave room for any image.
+    /// Finds held-out pairs, each image once, whose captions leave room for any image.
     fn pairs(&self, packs: &[Pack]) -> Result<Vec<Pair>> {
         let mut pairs: Vec<Pair> = Vec::new();
         let (vocabulary, text) = (&self.artefacts.vocabulary, &self.artefacts.text);
@@ -238,7 +238,7 @@ impl Evaluator {
         Ok(captions)
     }
 
-    /// Decodes codes to a picture, to a grey one without a decoder, and stores it; returns its file name.
+    /// Decodes codes to a picture, to a grey one without a decoder, and stores it. Returns its file name.
     fn put_image(&self, folder: &str, name: &str, image: ImageCodes) -> Result<String> {
         let decoded = self.runtime.block_on(picture::decode(&self.artefacts, vec![image]))?;
         let picture = decoded.first().ok_or(PipelineError::Lost { what: "decoding a picture" })?;

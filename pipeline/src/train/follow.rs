@@ -1,4 +1,4 @@
-//! Following a run: windows are handed to readers as they are committed, in order.
+//! Feed of a run: passes windows to readers as they are committed, in order.
 
 use cm3flow_schemas::window::WindowRecord;
 use cm3flow_stages::StageError;
@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-/// What has been committed so far.
+/// Windows committed so far.
 #[derive(Debug, Default)]
 struct Committed {
     windows: Vec<WindowShards>,
@@ -27,7 +27,7 @@ impl Default for Followed {
 }
 
 impl Followed {
-    /// The windows of a published version.
+    /// Makes the complete feed of a published version.
     #[must_use]
     pub fn published(windows: &[WindowRecord]) -> Self {
         let followed = Self::default();
@@ -45,17 +45,17 @@ impl Followed {
         });
     }
 
-    /// Says that what follows is not what was planned: readers get the windows up to here, and then an error.
+    /// Announces that later windows differ from the plan: readers get the windows up to here, then an error.
     pub(crate) fn give_up(&self) {
         self.0.send_modify(|committed| committed.given_up = true);
     }
 
-    /// Says that no window follows. A run that is dropped without this has stopped.
+    /// Announces that no window follows. A run that is dropped without this has stopped.
     pub(crate) fn complete(&self) {
         self.0.send_modify(|committed| committed.complete = !committed.given_up);
     }
 
-    /// A feed from the first window on.
+    /// Returns a feed from the first window on.
     #[must_use]
     pub fn feed(&self) -> Feed {
         Feed(self.0.subscribe())
@@ -67,14 +67,14 @@ impl Followed {
 pub struct Feed(watch::Receiver<Committed>);
 
 impl Feed {
-    /// Whether the run has stopped before its last window.
+    /// Checks whether the run stopped before its last window.
     #[must_use]
     pub(crate) fn has_stopped(&self) -> bool {
         let committed = self.0.borrow();
         !committed.complete && (committed.given_up || self.0.has_changed().is_err())
     }
 
-    /// Shards of the windows that a reader at `position` has reached: those that hold the packs of `split` before it.
+    /// Returns the shards of the windows that a reader at `position` has reached: those with the packs of `split` before it.
     #[must_use]
     pub(crate) fn reached(&self, position: u64, split: cm3flow_schemas::sample::Split) -> Vec<WindowShards> {
         let committed = self.0.borrow();

@@ -1,4 +1,4 @@
-//! What is done between the steps of a training: the curve, the bar, evaluations.
+//! Work between the steps of a training: curve, progress bar, evaluations.
 
 use cm3flow_model::train::{TrainConfig, TrainObserver};
 use cm3flow_schemas::DynError;
@@ -12,7 +12,7 @@ use crate::events::progress::{Activity, Progress};
 use crate::train::evaluate::Evaluator;
 use crate::train::follow::Feed;
 
-/// Watches one training.
+/// Observer of one training.
 pub(super) struct Watcher {
     checkpoints: Checkpoints,
     evaluator: Evaluator,
@@ -38,7 +38,7 @@ impl TrainObserver for Watcher {
         self.checkpoints.record(*report);
         let (StepReport { step, gradient_norm, .. }, loss, steps) = (*report, report.losses.mean_of_all(), self.steps);
         self.activity.set(step, &format!("loss {:.3}", loss.unwrap_or(f64::NAN)));
-        // Not every step: a training of a million would fill the events file with them.
+        // Not every step: a training of a million steps would fill the events file.
         if step == steps || (self.log_every > 0 && step.is_multiple_of(self.log_every)) {
             self.progress.tell(Event::TrainingStep { step, steps, loss, gradient_norm });
         }

@@ -1,4 +1,4 @@
-//! What differs between two versions of a dataset: counts from their manifests, and which samples came and went.
+//! Difference of two versions of a dataset: counts from their manifests, and the samples that came and went.
 
 mod fields;
 mod ids;
@@ -17,85 +17,85 @@ use crate::catalog::{Catalog, Published, VersionRef};
 use crate::error::Result;
 use crate::store::Store;
 
-/// A number in both versions.
+/// One count in both versions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// In the first version.
+    /// Count in the first version.
     pub before: u64,
-    /// In the second version.
+    /// Count in the second version.
     pub after: u64,
 }
 
 impl Change {
-    /// How much more the second version has; negative for less.
+    /// Returns the second count minus the first.
     #[must_use]
     pub fn difference(self) -> i128 {
         i128::from(self.after) - i128::from(self.before)
     }
 }
 
-/// Numbers by name, for all names that either version has.
+/// Counts by name, for all names in either version.
 pub type Changes = BTreeMap<String, Change>;
 
 /// Counts of one task in one split.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct TaskChanges {
-    /// The split.
+    /// Name of the split.
     pub split: String,
-    /// The task.
+    /// Name of the task.
     pub task: String,
-    /// Documents.
+    /// Number of documents.
     pub documents: Change,
-    /// Text tokens.
+    /// Number of text tokens.
     pub text_tokens: Change,
-    /// Image tokens.
+    /// Number of image tokens.
     pub image_tokens: Change,
-    /// Control tokens.
+    /// Number of control tokens.
     pub control_tokens: Change,
-    /// Masked spans.
+    /// Number of masked spans.
     pub spans: Change,
-    /// Retrieved documents.
+    /// Number of retrieved documents.
     pub retrieved: Change,
 }
 
 /// Kept samples that only one of the versions has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct SampleChanges {
-    /// How many only the second version has.
+    /// Number of samples that only the second version has.
     pub added: u64,
-    /// How many only the first version has.
+    /// Number of samples that only the first version has.
     pub removed: u64,
-    /// The smallest ids of those added, sorted.
+    /// Smallest ids of the added samples, sorted.
     pub added_examples: Vec<SampleId>,
-    /// The smallest ids of those removed, sorted.
+    /// Smallest ids of the removed samples, sorted.
     pub removed_examples: Vec<SampleId>,
 }
 
-/// Units of a source.
+/// Counts of one source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct SourceChanges {
-    /// Units.
+    /// Number of units.
     pub units: Change,
-    /// Samples that the source held in them.
+    /// Number of samples in these units.
     pub rows: Change,
-    /// Units that only the second version has.
+    /// Number of units that only the second version has.
     pub added_units: u64,
-    /// Units that only the first version has.
+    /// Number of units that only the first version has.
     pub removed_units: u64,
 }
 
-/// Windows.
+/// Counts of windows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct WindowChanges {
-    /// At the beginning of both.
+    /// Number of common windows at the beginning.
     pub shared: u64,
-    /// That only the second version has.
+    /// Number of windows that only the second version has.
     pub added: u64,
-    /// That only the first version has.
+    /// Number of windows that only the first version has.
     pub removed: u64,
 }
 
-/// All that differs.
+/// Difference of two versions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct VersionDiff {
     /// Name of the dataset.
@@ -104,36 +104,36 @@ pub struct VersionDiff {
     pub before: u32,
     /// Number of the second version.
     pub after: u32,
-    /// Samples, by where they went.
+    /// Samples by outcome.
     pub samples: Changes,
     /// Refused samples, by reason.
     pub refused_samples: Changes,
-    /// Which samples came and went.
+    /// Kept samples that came and went.
     pub kept_samples: SampleChanges,
-    /// Documents, by where they went.
+    /// Documents by outcome.
     pub documents: Changes,
     /// Refused documents, by reason.
     pub refused_documents: Changes,
     /// Documents and tokens of each task and split.
     pub tasks: Vec<TaskChanges>,
-    /// Packs, and the places in them, of each split.
+    /// Packs of each split, and the tokens used in them.
     pub packs: Changes,
     /// Sources by name.
     pub sources: BTreeMap<String, SourceChanges>,
-    /// Windows.
+    /// Common, added and removed windows.
     pub windows: WindowChanges,
     /// Licences of the kept samples.
     pub licenses: Changes,
-    /// Configuration, seed, artefacts, preparation and numerics class, by field.
+    /// Different fields of configuration, seed, artefacts, preparation and numerics class.
     pub settings: Vec<FieldChange>,
-    /// Vocabulary, by field.
+    /// Different fields of the vocabulary.
     pub vocabulary: Vec<FieldChange>,
 }
 
-/// Compares two versions of the dataset `dataset`; names at most `examples` samples that came, and as many that went.
+/// Compares two versions of `dataset`; names at most `examples` samples that came, and as many that went.
 ///
 /// # Errors
-/// [`crate::PipelineError::NoVersion`], [`crate::PipelineError::Damaged`], or what the store says.
+/// [`crate::PipelineError::NoVersion`], [`crate::PipelineError::Damaged`], or those of the store.
 pub async fn diff(store: &Store, dataset: &str, before: &VersionRef, after: &VersionRef, examples: usize) -> Result<VersionDiff> {
     let catalog = Catalog::new(store.clone(), dataset);
     let before = Published::open(&catalog, Some(before)).await?;
@@ -178,7 +178,7 @@ pub async fn diff(store: &Store, dataset: &str, before: &VersionRef, after: &Ver
     })
 }
 
-/// Number of windows at the beginning of which both versions settled the same units in the same way.
+/// Returns the number of windows, from the first on, in which both versions settled the same units in the same way.
 fn shared_windows(before: &[WindowRecord], after: &[WindowRecord]) -> usize {
     before.iter().zip(after).take_while(|(before, after)| before.keys.settle() == after.keys.settle()).count()
 }
@@ -229,7 +229,7 @@ fn sources(before: &[WindowRecord], after: &[WindowRecord]) -> BTreeMap<String, 
     let units = |windows: &[WindowRecord]| -> BTreeMap<SourceUnit, u64> {
         let mut counts = BTreeMap::new();
         for unit in windows.iter().flat_map(|window| &window.units) {
-            // Two files of one content are two units, whatever they are called.
+            // Two files with equal content are two units, whatever their names.
             *counts.entry(SourceUnit { file: String::new(), ..unit.clone() }).or_default() += 1;
         }
         counts

@@ -1,7 +1,7 @@
-//! Exports: the packs of a version as files that other readers read, MosaicML Streaming (MDS) and WebDataset.
+//! Exports: a version's packs as files for other readers, MosaicML Streaming (MDS) and WebDataset.
 //!
-//! Packs come by the version's records, window by window in their stored order, and the digest of everything that is read is checked; a few blocks
-//! are fetched ahead, and one file is held at a time. Files are created as a whole, index files last, so an export that was cut short has none.
+//! Packs follow the version's records, window by window in stored order, and every block is checked against its digest. A few blocks are
+//! fetched ahead; memory holds one file at a time. Files are created as a whole and index files last, so an interrupted export has none.
 //! The same version gives the same bytes. Formats: `schemas/README.md`.
 
 mod mds;
@@ -25,16 +25,16 @@ use crate::catalog::{Catalog, Published, VersionRef};
 use crate::error::{PipelineError, Result};
 use crate::store::{Created, Store, record_bytes};
 
-/// Blocks that are fetched at once.
+/// Blocks fetched at once.
 const BLOCKS_AT_ONCE: usize = 4;
 
-/// Most bytes of a file of packs, which is held in memory: 1 GiB. Offsets in MDS end at 4 GiB.
+/// Largest size of a file of packs, which memory holds: 1 GiB. Offsets in MDS end at 4 GiB.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// The manifest of the version, as a file of the export.
+/// Name of the version's manifest in the export.
 const MANIFEST: &str = "version.json";
 
-/// A format of other readers.
+/// File format of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ExportFormat {
@@ -45,7 +45,7 @@ pub enum ExportFormat {
 }
 
 impl ExportFormat {
-    /// Name on the command line.
+    /// Returns the name on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -55,59 +55,59 @@ impl ExportFormat {
     }
 }
 
-/// What is exported, and how.
+/// Options of an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportOptions {
-    /// The format.
+    /// File format.
     pub format: ExportFormat,
-    /// The only split; every one that has packs without.
+    /// The only split to export; all splits with packs if none.
     pub split: Option<Split>,
-    /// The variant of the train documents, which is what one epoch reads; held-out ones have one.
+    /// Variant of the train documents, as one epoch reads them; held-out documents have one.
     pub variant: u16,
-    /// Most bytes of a file of packs, [`MAX_FILE_BYTES`] at most; a pack that is larger by itself has its own.
+    /// Bytes of a file of packs, at most; bounded by [`MAX_FILE_BYTES`]. A larger single pack gets a file by itself.
     pub max_file_bytes: u64,
 }
 
-/// A file that was written.
+/// A file of an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExportedFile {
     /// Path in the folder of the export.
     pub path: String,
-    /// Its size.
+    /// Size of the file.
     pub bytes: u64,
-    /// Packs in it; 0 in a record.
+    /// Number of packs in it; 0 in a record.
     pub packs: u64,
 }
 
-/// A split that was exported.
+/// Counts of an exported split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExportedSplit {
     /// The split.
     pub split: Split,
-    /// Its packs.
+    /// Number of packs.
     pub packs: u64,
-    /// Files that hold them.
+    /// Number of files that hold them.
     pub files: u64,
 }
 
 /// A finished export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Export {
-    /// The dataset.
+    /// Name of the dataset.
     pub dataset: String,
     /// Number of the version.
     pub version: u32,
-    /// The format.
+    /// File format.
     pub format: ExportFormat,
-    /// Where it lies.
+    /// Address of its folder.
     pub address: String,
-    /// Packs of all splits.
+    /// Number of packs in all splits.
     pub packs: u64,
     /// Bytes of all files.
     pub bytes: u64,
-    /// Its splits.
+    /// Counts of its splits.
     pub splits: Vec<ExportedSplit>,
-    /// All files, in the order in which they were written.
+    /// All files, in the order of writing.
     pub files: Vec<ExportedFile>,
 }
 
@@ -121,13 +121,13 @@ struct NewFile {
 
 /// Turns the packs of one split into files.
 trait PackWriter: Send {
-    /// Takes the next pack. Returns the file that had to end before it.
+    /// Takes the next pack. Returns the previous file if it ended before this pack.
     fn push(&mut self, pack: &Pack) -> Option<NewFile>;
-    /// Ends the split: its last file, and the index that must be written after all files.
+    /// Ends the split. Returns its last file, and the index, which must be written after all files.
     fn finish(self: Box<Self>) -> (Option<NewFile>, NewFile);
 }
 
-/// A version that is to be exported.
+/// A version to be exported.
 pub struct Exporter {
     store: Store,
     manifest: VersionManifest,
@@ -142,7 +142,7 @@ impl Exporter {
     ///
     /// # Errors
     /// [`PipelineError::NoVersion`], [`PipelineError::NothingPublished`], [`PipelineError::NoPacks`], [`PipelineError::NoVariant`],
-    /// [`PipelineError::Damaged`], or what the store says.
+    /// [`PipelineError::Damaged`], or those of the store.
     pub async fn open(store: &Store, dataset: &str, version: &VersionRef, options: &ExportOptions) -> Result<Self> {
         let catalog = Catalog::new(store.clone(), dataset);
         let Published { manifest, windows, .. } = Published::open(&catalog, Some(version)).await?;
@@ -165,10 +165,10 @@ impl Exporter {
         Ok(Self { store: store.clone(), manifest, manifest_bytes, windows, splits, options })
     }
 
-    /// Writes the export into `target`, in which nothing may be yet.
+    /// Writes the export into `target`, which must be empty.
     ///
     /// # Errors
-    /// [`PipelineError::NotEmpty`], a block's damage as [`PipelineError::Stage`], or what the stores say.
+    /// [`PipelineError::NotEmpty`], a block's damage as [`PipelineError::Stage`], or those of the stores.
     pub async fn write(&self, target: &Store) -> Result<Export> {
         if !target.names("").await?.is_empty() {
             return Err(not_empty(target));
@@ -223,7 +223,7 @@ impl Exporter {
         }
     }
 
-    /// The packs of each block of `split`, in order.
+    /// Streams the packs of each block of `split`, in order.
     fn blocks(&self, split: Split) -> impl Stream<Item = Result<Vec<Pack>>> {
         let schema = columns::pack(self.manifest.seq_len as usize, self.manifest.vocabulary.width());
         let places =
@@ -238,7 +238,7 @@ impl Exporter {
     }
 }
 
-/// Shards of a split, of one variant if it has several, in the order in which packs are counted.
+/// Returns the shards of a split, of one variant if it has several, in the order of the packs' numbers.
 fn shards(windows: &[WindowRecord], split: Split, variant: u16) -> impl Iterator<Item = &ShardEntry> {
     let variant = if split == Split::Train { variant } else { 0 };
     windows.iter().flat_map(|window| &window.shards).filter(move |shard| (shard.split, shard.variant) == (split, variant))
@@ -266,7 +266,7 @@ fn not_empty(target: &Store) -> PipelineError {
 /// Appends `tokens` as little-endian ids of `width`.
 fn append_ids(tokens: &[u32], width: TokenWidth, out: &mut Vec<u8>) {
     match width {
-        // Ids of this width were read from 16 bits.
+        // Ids of this width were read from 16 bits, so the cast loses nothing.
         TokenWidth::U16 => tokens.iter().for_each(|&id| out.extend_from_slice(&(id as u16).to_le_bytes())),
         TokenWidth::U32 => tokens.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes())),
     }
@@ -279,7 +279,7 @@ mod tests {
 
     use super::*;
 
-    /// Eight ids from `first` on, of which one document takes six.
+    /// A pack of eight ids from `first` on; one document takes six.
     pub(super) fn pack(first: u32) -> Pack {
         let id = |number: u32| format!("{number:032x}");
         let segment = |(start, len, modality, role, loss_weight)| Segment { start, len, modality, role, loss_weight };
@@ -299,7 +299,7 @@ mod tests {
         Pack { tokens, segments: segments.map(segment).to_vec(), documents: vec![document] }
     }
 
-    /// A pack of padding alone, as withdrawals leave them.
+    /// A pack with padding only, as withdrawals leave it.
     pub(super) fn hole() -> Pack {
         Pack { tokens: vec![1; 8], segments: Vec::new(), documents: Vec::new() }
     }

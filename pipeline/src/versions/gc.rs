@@ -1,8 +1,8 @@
-//! Deletes what nothing refers to: what no version of any dataset, no tag, no pin and no running run names, and what is not young.
+//! Garbage collection: deletes old objects that no version, tag, pin or running run refers to, in any dataset.
 //!
-//! Every manifest in the store is read first; if one cannot be, nothing is deleted. What goes is deleted in an order in which a crash
-//! leaves nothing that looks whole and is not: manifests before tables and windows, records of units before their files and shards.
-//! Older pins stay, and so do files that an attempt which lost a race left in the folder of a unit that stays.
+//! It reads every manifest first and deletes nothing if one is unreadable. The order of deletions lets a crash leave nothing incomplete
+//! that looks whole: manifests before tables and windows, records of units before their files and shards. It keeps older pins, and
+//! files of attempts that lost a race in the folder of a unit that stays.
 
 mod mark;
 mod sweep;
@@ -17,14 +17,14 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::store::Store;
 
-/// What is asked for.
+/// Options of a garbage collection.
 #[derive(Debug, Clone)]
 pub struct GcOptions {
-    /// Deletes; otherwise it is only shown what would go.
+    /// `true` to delete; otherwise garbage is only counted.
     pub apply: bool,
     /// Objects younger than this stay, and a run that wrote one counts as running.
     pub grace: Duration,
-    /// Keeps so many versions of the dataset, the highest ones; all if none. Tagged and young versions stay too, and always the latest.
+    /// Number of the dataset's highest versions to keep; all if none. Tagged and young versions stay too, and always the latest.
     pub keep: Option<u32>,
 }
 
@@ -34,32 +34,32 @@ impl Default for GcOptions {
     }
 }
 
-/// Objects of a kind.
+/// Counts of one kind of garbage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Garbage {
-    /// How many.
+    /// Number of objects.
     pub objects: u64,
-    /// Their bytes.
+    /// Sum of their sizes.
     pub bytes: u64,
 }
 
-/// What went, or would go.
+/// Result of a garbage collection.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct GcOutcome {
-    /// Whether it was deleted.
+    /// `true` if garbage was deleted.
     pub applied: bool,
-    /// Versions of the dataset that are dropped.
+    /// Dropped versions of the dataset.
     pub dropped_versions: Vec<u32>,
-    /// Runs that count as running: what they plan stays.
+    /// Runs that count as running: objects of their plans stay.
     pub running: Vec<String>,
-    /// Objects by the folder of the store that they lie in.
+    /// Garbage by top folder in the store.
     pub garbage: BTreeMap<&'static str, Garbage>,
-    /// The run that began meanwhile, for which the rest was left alone.
+    /// A run that began meanwhile, so that the rest of the garbage was left alone.
     pub interrupted_by: Option<String>,
 }
 
 impl GcOutcome {
-    /// Over all kinds.
+    /// Sums over all kinds.
     #[must_use]
     pub fn total(&self) -> Garbage {
         self.garbage
@@ -68,11 +68,11 @@ impl GcOutcome {
     }
 }
 
-/// Collects garbage in `store`. Old versions are dropped of `dataset` alone; everything that other datasets refer to stays.
+/// Collects garbage in `store`. Drops old versions of `dataset` alone; everything that other datasets refer to stays.
 ///
 /// # Errors
-/// [`crate::PipelineError::Damaged`] or [`crate::PipelineError::Record`] if a manifest or window cannot be read: it is not known what it
-/// refers to. [`crate::PipelineError::Planning`] if a run has begun and not planned yet. What the store says.
+/// [`crate::PipelineError::Damaged`] or [`crate::PipelineError::Record`] if a manifest or window is unreadable, since its references are
+/// unknown then; [`crate::PipelineError::Planning`] if a run has begun and not planned yet; those of the store.
 pub async fn collect(store: &Store, dataset: &str, options: &GcOptions, now: DateTime<Utc>) -> Result<GcOutcome> {
     let cutoff = now - chrono::Duration::from_std(options.grace).unwrap_or(chrono::Duration::MAX);
     let marked = Marked::of(store, dataset, options, cutoff).await?;

@@ -1,7 +1,7 @@
-//! Makes a version again from its own record, in a scratch store, and compares: units, shards, records of windows, manifest.
+//! Rebuild: makes a version again from its own record, in a scratch store, and compares units, shards, window records and manifest.
 //!
-//! What is prepared is taken from the store, and made from sources where it is missing; everything after it is made again, withdrawals too. From scratch,
-//! the prepared units are made again too, as far as the sources still hold their rows.
+//! It takes prepared units from the store, and makes missing ones from the sources; everything after them is made again, withdrawals
+//! too. From scratch, it also makes the prepared units again, as far as the sources still hold their rows.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -23,47 +23,47 @@ use crate::store::{Store, record_bytes};
 use crate::versions::diff::{FieldChange, differing_fields};
 use crate::versions::withdraw::redo;
 
-/// What became of the units of a segment.
+/// Counts of a segment's units.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct SegmentUnits {
-    /// Units of the version.
+    /// Number of units of the version.
     pub units: u64,
-    /// Of these, made again.
+    /// Number of units made again.
     pub made: u64,
-    /// Of those made, equal to what the store holds.
+    /// Number of units made again that equal those in the store.
     pub equal: u64,
-    /// Of those made, what the store does not hold: nothing to compare with.
+    /// Number of units made again that the store does not hold, so that nothing compares with them.
     pub absent: u64,
 }
 
-/// What came of making a version again.
+/// Result of a rebuild.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rebuild {
     /// Number of the version.
     pub version: u32,
     /// Units by segment.
     pub segments: BTreeMap<&'static str, SegmentUnits>,
-    /// Shards that were made again, all equal unless `first_difference` says otherwise.
+    /// Number of shards made again, all equal unless `first_difference` tells otherwise.
     pub shards: u64,
-    /// Prepared units that were taken from the store although all was to be made, because the sources no longer hold their rows.
+    /// Prepared units taken from the store in a rebuild from scratch, because the sources no longer hold their rows.
     pub kept_units: u64,
-    /// What the configuration file says otherwise; the version was made again with what it was made with.
+    /// Settings of the configuration file that differ from the version's; the rebuild used the version's.
     pub settings: Vec<FieldChange>,
-    /// The first segment of which this cm3flow, under the version's settings, names its units otherwise.
+    /// First segment whose units this cm3flow names differently under the version's settings.
     pub other_units_from: Option<&'static str>,
-    /// Whether this machine is in the numerics class of the version.
+    /// `true` if this machine computes in the version's numerics class.
     pub is_same_numerics: bool,
     /// Recorded digest of the manifest.
     pub manifest: Digest,
-    /// The first object that is not equal, in order of the flow.
+    /// First different object, in order of the flow.
     pub first_difference: Option<String>,
 }
 
-/// Makes `version`, or the latest one, of the dataset of `job` again, and compares it.
+/// Makes `version` of the dataset of `job` again, the latest if `None`, and compares it.
 ///
 /// # Errors
-/// [`PipelineError::Mismatch`] if the configuration asks for other artefacts; [`PipelineError::Gone`] or [`PipelineError::Numerics`] if
-/// something cannot be prepared again; what a stage or the store says. A difference is no error.
+/// [`crate::PipelineError::Mismatch`] if the configuration asks for other artefacts; [`crate::PipelineError::Gone`] or [`crate::PipelineError::Numerics`] if
+/// a unit cannot be prepared again; those of a stage or the store. A difference is no error.
 pub async fn rebuild(job: &Job, version: Option<&VersionRef>, is_from_scratch: bool) -> Result<Rebuild> {
     let (store, catalog) = (&job.store, job.catalog());
     let Published { manifest, windows, .. } = Published::open(&catalog, version).await?;
@@ -107,7 +107,7 @@ pub async fn rebuild(job: &Job, version: Option<&VersionRef>, is_from_scratch: b
     Ok(outcome)
 }
 
-/// Settings of `present` that differ from those that the version was made with.
+/// Lists settings of `present` that differ from those of the version.
 fn other_settings(manifest: &VersionManifest, present: &Config) -> Vec<FieldChange> {
     let mut settings = differing_fields(&manifest.config, &output_config(present));
     if manifest.seed != present.dataset.seed {
@@ -117,7 +117,7 @@ fn other_settings(manifest: &VersionManifest, present: &Config) -> Vec<FieldChan
     settings
 }
 
-/// Folders of the prepared units whose rows the sources no longer hold.
+/// Returns the folders of prepared units whose rows the sources no longer hold.
 async fn unreadable(windows: &[WindowRecord], sources: &Sources) -> HashSet<String> {
     let mut kept = HashSet::new();
     for window in windows {
@@ -131,7 +131,7 @@ async fn unreadable(windows: &[WindowRecord], sources: &Sources) -> HashSet<Stri
     kept
 }
 
-/// What is to be made again, so must not be seen.
+/// Hides the objects that the rebuild must make again.
 fn hidden(manifest: &VersionManifest, is_from_scratch: bool, kept: HashSet<String>) -> Hidden {
     let windows = format!("{}/", layout::windows(&manifest.dataset, manifest.version));
     let prepared = format!("{}/{}/", layout::UNITS, SegmentName::Prepare.name());
@@ -145,7 +145,7 @@ fn hidden(manifest: &VersionManifest, is_from_scratch: bool, kept: HashSet<Strin
     })
 }
 
-/// What has been compared so far.
+/// Comparison in progress.
 struct Comparison<'a> {
     store: &'a Store,
     scratch: &'a Scratch,

@@ -1,8 +1,8 @@
-//! Re-reads every object that a version names, and checks digests, sizes and what objects say of each other. [`repair`] makes again what
-//! is damaged.
+//! Verification: re-reads every object of a version, and checks digests, sizes and the objects' statements about each other. [`repair`]
+//! makes damaged objects again.
 //!
-//! Objects that are named by a digest are compared with it. Records of units have none: they must be exactly the bytes that are written for what they
-//! say, and together make the record of their window.
+//! Objects with a digest in their name are checked against it. Records of units have none: their bytes must be exactly the serialized
+//! form of their content, and together they must give the record of their window.
 
 mod manifest;
 mod object;
@@ -23,10 +23,10 @@ use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::store::Store;
 
-/// Objects that are read at once. Each is held as a whole.
+/// Objects read at once, each held as a whole.
 const READ_AT_ONCE: usize = 4;
 
-/// What an object is to a version.
+/// Role of an object in a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
     /// The manifest.
@@ -37,7 +37,7 @@ pub(crate) enum Place {
     Table,
     /// The record of a window.
     Window(usize),
-    /// `unit.json` of a unit of a window, or one of its files.
+    /// `unit.json` of a unit in a window, or one of its files.
     Unit { window: usize, segment: SegmentName, key: Digest },
     /// A shard of a window.
     Shard { window: usize, shard: usize },
@@ -62,51 +62,51 @@ impl Place {
     }
 }
 
-/// An object that is missing, or is not what it should be.
+/// A missing or wrong object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damage {
-    /// Its path in the store.
+    /// Path of the object in the store.
     pub path: String,
-    /// What it is to the version.
+    /// Role of the object in the version, for people.
     pub part: String,
-    /// What is wrong with it.
+    /// Description of the damage.
     pub problem: String,
     #[serde(skip)]
     pub(crate) place: Place,
 }
 
-/// What was found of a version.
+/// Result of verifying a version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verification {
     /// Number of the version.
     pub version: u32,
-    /// Objects that were looked at.
+    /// Number of objects checked.
     pub objects: u64,
-    /// Bytes that were read.
+    /// Number of bytes read.
     pub bytes: u64,
-    /// What is damaged, in the order in which things refer to each other.
+    /// Damaged objects, in the order in which objects refer to each other.
     pub damaged: Vec<Damage>,
 }
 
-/// A version as far as it could be read.
+/// A version as far as it was readable.
 pub(crate) struct Examined {
     pub(crate) verification: Verification,
     pub(crate) manifest: Option<VersionManifest>,
-    /// Records of its windows; none without manifest.
+    /// Window records, `None` for unreadable ones; empty without manifest.
     pub(crate) windows: Vec<Option<WindowRecord>>,
 }
 
-/// Verifies versions of one dataset. What several of them share is read once.
+/// Verifies versions of one dataset. Reads objects that several versions share once.
 pub struct Verifier {
     store: Store,
     catalog: Catalog,
     dataset: String,
-    /// Files that were read, with their sizes and what is wrong with them.
+    /// Files read so far, with their sizes and problems.
     read: HashMap<String, (u64, Option<String>)>,
 }
 
 impl Verifier {
-    /// Verifies versions of `dataset`.
+    /// Makes a verifier for versions of `dataset`.
     #[must_use]
     pub fn new(store: &Store, dataset: &str) -> Self {
         let catalog = Catalog::new(store.clone(), dataset);
@@ -116,12 +116,12 @@ impl Verifier {
     /// Verifies `version`, and the tags that name it.
     ///
     /// # Errors
-    /// What the store says; damage is no error.
+    /// Those of the store; damage is no error.
     pub async fn version(&mut self, version: u32) -> Result<Verification> {
         Ok(self.examine(version).await?.verification)
     }
 
-    /// Verifies all versions, and that tags name versions.
+    /// Verifies all versions, and checks that tags name existing ones.
     ///
     /// # Errors
     /// As [`Self::version`].
@@ -141,7 +141,7 @@ impl Verifier {
         Ok(found)
     }
 
-    /// Verifies a version and keeps what could be read of its records.
+    /// Verifies a version and keeps its readable records.
     pub(crate) async fn examine(&mut self, version: u32) -> Result<Examined> {
         let mut found = Verification { version, objects: 0, bytes: 0, damaged: Vec::new() };
         let Some(manifest) = self.manifest(version, &mut found).await? else {
@@ -164,7 +164,7 @@ impl Verifier {
         Ok(Examined { verification: found, manifest: Some(manifest), windows })
     }
 
-    /// Reads files, a few at once, and notes what is wrong with them.
+    /// Reads files, a few at once, and notes their damage.
     async fn files(&mut self, expected: Vec<Expected>, found: &mut Verification) -> Result<()> {
         let new: Vec<&Expected> = expected.iter().filter(|file| !self.read.contains_key(&file.path)).collect();
         let store = &self.store;
@@ -190,14 +190,14 @@ impl Verifier {
 }
 
 impl Verification {
-    /// Whether nothing is damaged.
+    /// Checks whether nothing is damaged.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.damaged.is_empty()
     }
 
     fn damage(&mut self, path: String, place: Place, problem: impl Into<String>) {
-        // Several things may refer to one object.
+        // Several records may refer to one object.
         if !self.damaged.iter().any(|damage| damage.path == path) {
             self.damaged.push(Damage { path, part: place.name(), problem: problem.into(), place });
         }

@@ -1,9 +1,9 @@
 //! `versions withdraw`: the next version without some samples, as an overlay over the latest one.
 //!
-//! Packs that hold a document of a withdrawn sample, or one that retrieved it, are rewritten in place: a hole of padding stands where the
-//! document stood, so the number of packs, their order and the blocks they lie in stay, and with them the positions of readers. Only shards
-//! with a hole are written anew. The ids are blocked for later windows. Tables are streamed: what is held in memory grows with the
-//! withdrawn samples and their documents, and with the size of one shard, not with the version.
+//! Packs that hold a document of a withdrawn sample, or one that retrieved it, are rewritten in place: padding replaces the document. So
+//! the number of packs, their order and their blocks stay, and with them the positions of readers. Only shards with a hole are written
+//! anew. The ids are blocked for later windows. Tables are streamed: memory grows with the withdrawn samples, their documents and the
+//! size of one shard, not with the version.
 
 mod documents;
 mod find;
@@ -28,49 +28,49 @@ use crate::catalog::units::WindowTables;
 use crate::config::Job;
 use crate::error::Result;
 
-/// What is to be withdrawn.
+/// Samples to withdraw, and how.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// Ids of samples, or beginnings that no other one has.
+    /// Ids of samples, or unique beginnings of ids.
     pub samples: Vec<String>,
-    /// Ids of main images, or such beginnings: all samples that have the image.
+    /// Ids of main images, or unique beginnings: all samples with the image.
     pub images: Vec<String>,
     /// Samples by source and key, as `source/key`.
     pub keys: Vec<String>,
-    /// Which copies of them go too.
+    /// Copies of these samples that go too.
     pub near: Near,
-    /// Finds and counts everything, and writes nothing.
+    /// `true` to find and count everything and write nothing.
     pub dry_run: bool,
 }
 
-/// Why a sample is withdrawn.
+/// Reason for withdrawing a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(tag = "why", rename_all = "snake_case")]
 pub enum Why {
-    /// It was asked for.
+    /// The request names it.
     Named,
-    /// Its main image has the bytes of one that was asked for.
+    /// Its main image has the bytes of a requested one.
     SameImage,
-    /// Its main image is nearly one that was asked for.
+    /// Its main image is nearly equal to a requested one.
     Near(Likeness),
 }
 
-/// What became of a row of the sources before it was withdrawn.
+/// State of a sample before its withdrawal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FormerState {
     /// Documents were made of it.
     Kept,
-    /// Another sample stood for it.
+    /// Another sample stands for it.
     Duplicate,
-    /// It was not wanted; its id is blocked, and it stays counted as refused.
+    /// A stage refused it. The withdrawal blocks its id; it stays counted as refused.
     Refused,
 }
 
-/// A row that is withdrawn.
+/// A withdrawn row of the sources.
 #[derive(Debug, Clone, Serialize)]
 pub struct WithdrawnSample {
-    /// Its id.
+    /// Id of the sample.
     pub sample_id: SampleId,
     /// Id of its main image; none for a refused sample.
     pub image_id: Option<ImageId>,
@@ -80,61 +80,61 @@ pub struct WithdrawnSample {
     pub key: String,
     /// Window that read it.
     pub window: usize,
-    /// What it was.
+    /// State before the withdrawal.
     pub was: FormerState,
-    /// Why it goes.
+    /// Reason for the withdrawal.
     #[serde(flatten)]
     pub why: Why,
 }
 
-/// Documents that are withdrawn.
+/// Numbers of withdrawn documents.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct WithdrawnDocuments {
-    /// Made of a withdrawn sample.
+    /// Documents made of a withdrawn sample.
     pub own: u64,
-    /// Made of another sample, for which a withdrawn one was retrieved.
+    /// Documents made of another sample that retrieved a withdrawn one.
     pub retrieved: u64,
 }
 
-/// What came of a withdrawal.
+/// Result of a withdrawal.
 #[derive(Debug, Clone, Serialize)]
 pub struct Withdrawal {
-    /// The dataset.
+    /// Name of the dataset.
     pub dataset: String,
-    /// Version that it was withdrawn from.
+    /// Version that samples are withdrawn from.
     pub base: u32,
-    /// Version without it; none if there was nothing to do or under `dry_run`.
+    /// Version without them; none if nothing was to do or under `dry_run`.
     pub version: Option<u32>,
-    /// Whether nothing was written because nothing was to be.
+    /// `true` if the request asked to write nothing.
     pub dry_run: bool,
-    /// Samples, in order of windows and units.
+    /// Withdrawn samples, in order of windows and units.
     pub samples: Vec<WithdrawnSample>,
-    /// Samples that were asked for, or are copies of such, and had been withdrawn before.
+    /// Requested samples and copies of such that were withdrawn before.
     pub already_withdrawn: BTreeSet<SampleId>,
-    /// Documents taken out of their packs.
+    /// Documents removed from their packs.
     pub documents: WithdrawnDocuments,
-    /// Packs with a new hole.
+    /// Number of packs with a new hole.
     pub packs: u64,
-    /// Those of them that hold no document any more.
+    /// Number of packs among them without any document left.
     pub empty_packs: u64,
-    /// Shards that other ones take the place of.
+    /// Number of shards that new ones replace.
     pub shards: u64,
 }
 
 impl Withdrawal {
-    /// Whether everything had been withdrawn and blocked before.
+    /// Checks whether everything was withdrawn and blocked before.
     #[must_use]
     pub const fn nothing_to_do(&self) -> bool {
         self.version.is_none() && !self.dry_run
     }
 }
 
-/// Publishes the version after the latest one of the configuration's dataset, without what `request` names.
+/// Publishes the version after the latest one of the configuration's dataset, without the samples that `request` names.
 ///
 /// # Errors
 /// [`crate::PipelineError::NothingPublished`]; [`crate::PipelineError::NoId`], [`crate::PipelineError::UnknownId`] or
 /// [`crate::PipelineError::AmbiguousId`] for a name; [`crate::PipelineError::Overtaken`] if another command published the next version
-/// first; [`crate::PipelineError::Damaged`] if tables and packs contradict each other; or what the store says.
+/// first; [`crate::PipelineError::Damaged`] if tables and packs contradict each other; those of the store.
 pub async fn withdraw(job: &Job, request: &Request) -> Result<Withdrawal> {
     let (store, catalog) = (&job.store, job.catalog());
     let Published { manifest: base, windows, blocklist: before } = Published::open(&catalog, None).await?;
@@ -185,12 +185,12 @@ pub async fn withdraw(job: &Job, request: &Request) -> Result<Withdrawal> {
     Ok(withdrawal)
 }
 
-/// Columns that rows of a version are read from.
+/// Returns the columns that rows of a version are read from.
 fn row_columns(base: &VersionManifest) -> Vec<&'static str> {
     columns::with_image_grids(&find::PreparedRow::COLUMNS, base.vocabulary.shapes.is_some())
 }
 
-/// Ids that are blocked from now on: images too, unless only what is named is to go.
+/// Returns the blocked ids from now on. Blocks images of withdrawn samples too, unless only named samples go.
 fn blocked(before: &Blocklist, named: &Named, rows: &[FoundRow], near: Near) -> Blocklist {
     let mut blocklist = before.clone();
     blocklist.samples.extend(&named.samples);
@@ -224,7 +224,7 @@ fn listed(named: &Named, before: &Blocklist, rows: &[FoundRow], states: &[Former
     found.chain(refused).collect()
 }
 
-/// What goes from each window: `rows` with their states, and `documents`, which are listed window by window.
+/// Returns the changes of each window: `rows` with their states, and `documents`, which are listed window by window.
 fn changes(documents: Vec<WindowDocuments>, rows: &[FoundRow], states: &[FormerState]) -> Vec<WindowChange> {
     let mut changes: Vec<WindowChange> = documents.into_iter().map(WindowChange::new).collect();
     for (found, state) in rows.iter().zip(states) {

@@ -1,8 +1,8 @@
-//! Looks into a published version: what stands behind an id, and how much of the codebook is used.
+//! Inspection of a published version: the content behind an id, and the use of the codebook.
 //!
-//! Samples and documents are named by their ids, or by a beginning that no other one has; a pack by its split and its place among the
-//! packs of that split, as in `train/12`: windows are only appended, so the name stays in later versions of the same line. Searches
-//! fetch the columns of ids alone.
+//! Samples and documents are named by their ids or unique beginnings. A pack is named by its split and its place among the packs of that
+//! split, as in `train/12`. Windows are only appended, so the name stays in later versions of the same line. Searches fetch only the
+//! columns of ids.
 
 mod codebook;
 mod document;
@@ -36,20 +36,20 @@ use crate::catalog::{Published, VersionRef};
 use crate::config::Job;
 use crate::error::Result;
 
-/// A published version that is looked into.
+/// A published version under inspection.
 pub struct Inspector {
     job: Job,
     manifest: VersionManifest,
     windows: Vec<WindowRecord>,
-    /// Ids that the version may not show.
+    /// Withdrawn ids, which it must not show.
     blocked: Blocklist,
 }
 
 impl Inspector {
-    /// Opens `version` of the configuration's dataset, or the latest one.
+    /// Opens `version` of the configuration's dataset, the latest if `None`.
     ///
     /// # Errors
-    /// [`crate::PipelineError::NothingPublished`], [`crate::PipelineError::NoVersion`], or what the store says.
+    /// [`crate::PipelineError::NothingPublished`], [`crate::PipelineError::NoVersion`], or those of the store.
     pub async fn open(job: &Job, version: Option<&VersionRef>) -> Result<Self> {
         let Published { manifest, windows, blocklist: blocked } = Published::open(&job.catalog(), version).await?;
         Ok(Self { job: job.clone(), manifest, windows, blocked })
@@ -59,7 +59,7 @@ impl Inspector {
         WindowTables::new(&self.job.store, &self.windows)
     }
 
-    /// All windows.
+    /// Returns the range of all windows.
     fn all(&self) -> Range<usize> {
         0..self.windows.len()
     }
@@ -72,22 +72,22 @@ impl Inspector {
 /// A picture, decoded from its codes.
 #[derive(Debug, Clone, Serialize)]
 pub struct Picture {
-    /// Name for its file.
+    /// Name of its file.
     pub file: String,
-    /// What it is: a role of the sample's images, or what its segment is there for.
+    /// Role of the image in its sample, or of its segment in the document.
     pub role: String,
-    /// Its codes, row-major; only when token ids are asked for.
+    /// Codes, row-major; only when token ids are requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub codes: Option<Vec<u32>>,
-    /// Their rows and columns, where images have several shapes.
+    /// Rows and columns of the codes, where images have several shapes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grid: Option<Grid>,
-    /// PNG file.
+    /// Bytes of a PNG file.
     #[serde(skip)]
     pub png: Vec<u8>,
 }
 
-/// Decodes pictures from `images`: names of their files without ending, what they are, and codes.
+/// Decodes pictures from `images`: file names without ending, roles, and codes.
 async fn pictures(artefacts: &Artefacts, images: Vec<(String, String, ImageCodes)>) -> Result<Vec<Picture>> {
     let decoded = picture::decode(artefacts, images.iter().map(|(.., image)| image.clone()).collect()).await?;
     let picture = |((name, role, image), decoded): ((String, String, ImageCodes), Decoded)| {
@@ -98,7 +98,7 @@ async fn pictures(artefacts: &Artefacts, images: Vec<(String, String, ImageCodes
     images.into_iter().zip(decoded).map(picture).collect()
 }
 
-/// The images of an unmasked document, for [`pictures`]; their names begin with `prefix`.
+/// Returns the images of an unmasked document in the form that [`pictures`] takes; their names begin with `prefix`.
 fn images_of(parts: &[Part], prefix: &str) -> Vec<(String, String, ImageCodes)> {
     let images = parts.iter().filter_map(|part| match &part.content {
         Content::Image(image) => Some((part.role.name(), image)),
@@ -107,27 +107,27 @@ fn images_of(parts: &[Part], prefix: &str) -> Vec<(String, String, ImageCodes)> 
     images.enumerate().map(|(index, (role, image))| (format!("{prefix}{index}-{role}"), role.to_owned(), image.clone())).collect()
 }
 
-/// Roles of images come from the sources: what could lead out of a folder is replaced.
+/// Replaces characters that could lead out of a folder: roles of images come from the sources.
 fn file_name(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
 
-/// A segment with what it says.
+/// A segment with its text.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SegmentView {
-    /// First token, counted from the document's first or, in a pack, from the pack's first.
+    /// First token, counted from the first token of the document or, in a pack, of the pack.
     pub start: u32,
     /// Number of tokens.
     pub len: u32,
     /// Kind of its tokens.
     pub modality: &'static str,
-    /// What it is there for.
+    /// Role of the segment in its document.
     pub role: &'static str,
     /// Task of its document.
     pub task: String,
     /// Weight of its tokens as prediction targets, 0 or more.
     pub loss_weight: f32,
-    /// Whether its tokens are learnt to be predicted.
+    /// `true` if its tokens count in the loss.
     pub has_loss: bool,
     /// Its text, its control token by name, or `[n codes]`.
     pub text: String,

@@ -1,6 +1,6 @@
-//! The report of a run: one HTML page that needs nothing else, drawn from what lies in the store.
+//! The report of a run: one self-contained HTML page, drawn from the store.
 //!
-//! Text from data is escaped by the template engine; pictures are embedded.
+//! The template engine escapes text from data; pictures are embedded.
 
 mod collect;
 mod draw;
@@ -22,26 +22,26 @@ use crate::error::{PipelineError, Result};
 use crate::source::scan::scan_sources;
 use crate::train;
 
-/// What a report is about.
+/// Inputs of a report.
 pub(crate) struct Subject<'a> {
     pub job: &'a Job,
     pub artefacts: &'a Artefacts,
     pub manifest: &'a VersionManifest,
     pub windows: &'a [WindowRecord],
-    /// Units that the sources hold now: photos are read from there once more.
+    /// Units that the sources hold now, for reading photos.
     pub units: &'a [PlannedUnit],
-    /// Lines on the files of folders that are left alone.
+    /// Lines about files of folders that hold no samples.
     pub left: Vec<String>,
     pub training: Option<&'a TrainOutcome>,
     /// Meters of the run; empty for a report of a published version.
     pub meters: &'a Meters,
 }
 
-/// Draws the report of a published version anew; returns the page.
+/// Draws the report of a published version; returns the page.
 ///
 /// # Errors
-/// [`PipelineError::NoVersion`], [`PipelineError::Mismatch`] if the configuration's tokenizers or vocabulary are others than the version's, or those
-/// of sources, stages and the store.
+/// [`PipelineError::NoVersion`], [`PipelineError::Mismatch`] if tokenizers or vocabulary of the configuration differ from the version's,
+/// or those of sources, stages and the store.
 pub async fn report_version(job: &Job, version: Option<&VersionRef>) -> Result<String> {
     let published = Published::open(&job.catalog(), version).await?;
     let Published { manifest, windows, .. } = &published;
@@ -68,15 +68,15 @@ pub async fn report_version(job: &Job, version: Option<&VersionRef>) -> Result<S
     html(&subject).await
 }
 
-/// Draws the page.
+/// Draws the page of a report.
 ///
 /// # Errors
-/// What the store, a stage or the template engine says.
+/// Those of the store, a stage or the template engine.
 pub(crate) async fn html(subject: &Subject<'_>) -> Result<String> {
     let page = collect::page(subject).await?;
     let mut environment = Environment::new();
     let failed = |error: minijinja::Error| PipelineError::Report(error.into());
-    // The name's ending turns on escaping.
+    // The ending of the name turns escaping on.
     environment.add_template("report.html", include_str!("report/template.html")).map_err(failed)?;
     environment.get_template("report.html").and_then(|template| template.render(minijinja::value::Serde(&page))).map_err(failed)
 }

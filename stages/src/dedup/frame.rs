@@ -20,8 +20,7 @@ fn failed(source: PolarsError) -> StageError {
     StageError::Table { stage: NAME, source: source.into() }
 }
 
-/// Returns for each row of `window` the sample that stays instead, or `None` if it stays itself. Equal rows share the value of column
-/// `key`.
+/// Returns for each row of `window` the sample that stands for it, or `None` if it stands for itself. `key` is the column that equal rows share.
 pub(super) fn elect(window: &RecordBatch, kept_before: &RecordBatch, key: &str) -> Result<Vec<Option<String>>> {
     let rows = frame(window, &[SAMPLE_ID, SPLIT, key])?.with_row_index(PlSmallStr::from_static(POSITION), None).map_err(failed)?;
     let earlier = frame(kept_before, &[SAMPLE_ID, key])?;

@@ -1,4 +1,4 @@
-//! What `inspect` shows to people.
+//! Text forms of the views of `inspect`.
 
 use std::fmt::{Display, Write};
 use std::path::Path;
@@ -12,18 +12,18 @@ use crate::view::inspect::{
     CodebookView, DocumentSummary, DocumentView, Listing, PackView, Picture, SamplePlace, SampleState, SampleView, SegmentView,
 };
 
-/// Codes that are named among the most and the least used, and among the dead ones.
+/// Codes listed among the most used, the least used and the dead ones.
 const CODES: usize = 8;
-/// Documents that are named among those that retrieved a sample.
+/// Documents listed among those that retrieved a sample.
 const RETRIEVED_BY: usize = 10;
-/// Letters of a segment's text in the table.
+/// Characters of a segment's text in the table, at most.
 const LETTERS: usize = 60;
 
 fn field(out: &mut String, name: &str, value: impl Display) {
     let _ = writeln!(out, "{name:<11}{value}");
 }
 
-/// A list under one name.
+/// Writes a list under one name.
 fn fields(out: &mut String, name: &str, values: impl IntoIterator<Item = String>) {
     for (index, value) in values.into_iter().enumerate() {
         field(out, if index == 0 { name } else { "" }, value);

@@ -51,7 +51,7 @@ pub(super) async fn export(args: &ExportArgs, session: &Session) -> Result<()> {
     }
     let options = ExportOptions { format: args.format, split: args.split, variant: args.variant, max_file_bytes: args.max_file_bytes };
     let exporter = Exporter::open(&job.store, job.dataset(), &args.version, &options).await?;
-    // Like a store that is named on the command line, it is looked for from where the command is run.
+    // The working folder resolves a target named on the command line, as it does a store.
     let target = Store::open_named("--to", &args.to, Path::new("."), &job.config.store)?;
     let export = exporter.write(&target).await?;
     output::print(&if args.json { json!(export).to_string() } else { shown(&export) });

@@ -18,7 +18,7 @@ pub(in crate::command) struct GcArgs {
     /// Deletes; without it, what would go is only shown
     #[arg(long)]
     apply: bool,
-    /// What is younger stays, and a run that wrote something younger counts as running
+    /// Younger objects stay, and a run that wrote one counts as running
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
     grace: Duration,
     /// Drops old versions of the dataset but so many; tagged ones, young ones and the latest stay

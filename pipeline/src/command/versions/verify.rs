@@ -21,7 +21,7 @@ pub(in crate::command) struct VerifyArgs {
     /// Verifies all versions, and the tags
     #[arg(long)]
     all: bool,
-    /// Makes again what is damaged, from what it was made of
+    /// Makes damaged objects again from their inputs
     #[arg(long)]
     repair: bool,
     /// Prints one JSON object for each version, a line each

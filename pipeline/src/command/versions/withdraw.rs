@@ -18,7 +18,7 @@ pub(in crate::command) struct WithdrawArgs {
     #[command(flatten)]
     named: NamedArgs,
     /// Takes copies along: a main image of the same bytes, or one with this inner product of embeddings or more, 0 to 1, and enough equal
-    /// codes; `off` takes what is named alone
+    /// codes; `off` takes the named samples alone
     #[arg(long, value_name = "THRESHOLD|off", default_value_t)]
     near: Near,
     /// Shows what would be withdrawn, and writes nothing
@@ -29,7 +29,7 @@ pub(in crate::command) struct WithdrawArgs {
     json: bool,
 }
 
-/// What is to go; each may be given several times.
+/// Samples to withdraw; each option may be given several times
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 struct NamedArgs {

@@ -1,4 +1,4 @@
-//! The stages as a person sees them: rows, rates, queues, and which one is the bottleneck.
+//! The stages as a person sees them: rows, rates, queues, and the bottleneck.
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::{PLAIN_INTERVAL, Progress, Target};
 
-/// How often a terminal is drawn anew.
+/// Time between two drawings on a terminal.
 const TERMINAL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Draws the stages while it lives.

@@ -1,4 +1,4 @@
-//! Events in numbers, for who only wants those: metrics.
+//! Tally: counts of events, which metrics read.
 
 use std::collections::BTreeMap;
 
@@ -7,25 +7,25 @@ use cm3flow_schemas::unit::SegmentName;
 
 use crate::events::{Event, Reasons, UnitsPlanned};
 
-/// What came of a unit, or of an attempt at it.
+/// State of a unit, or outcome of an attempt at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum UnitState {
-    /// It was made now.
+    /// The run made it.
     Made,
-    /// It was there before.
+    /// It existed before.
     There,
     /// An attempt failed.
     Failed,
-    /// It is tried again.
+    /// Another attempt began.
     Retried,
-    /// It was given up.
+    /// It had no attempts left.
     Quarantined,
-    /// It was made, but another attempt had made it with other contents first.
+    /// The run made it, but another attempt had made it with other contents first.
     Discarded,
 }
 
 impl UnitState {
-    /// Value of the label `state`.
+    /// Returns the value of the label `state`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -39,30 +39,30 @@ impl UnitState {
     }
 }
 
-/// Counts of the events told so far.
+/// Counts of the events so far.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tally {
-    /// Units of the plan by segment.
+    /// Numbers of units of the plan by segment.
     pub planned: BTreeMap<SegmentName, UnitsPlanned>,
-    /// Windows of the plan that are not of the base version.
+    /// Number of the plan's windows that are not in the base version.
     pub windows_planned: u64,
-    /// Units by segment and what came of them.
+    /// Numbers of units by segment and state.
     pub units: BTreeMap<(SegmentName, UnitState), u64>,
-    /// Bytes of the files of units that were made, by segment.
+    /// Bytes of the files of units that this run made, by segment.
     pub unit_bytes: BTreeMap<SegmentName, u64>,
-    /// Samples and documents that were refused, by segment and reason.
+    /// Refused samples and documents by segment and reason.
     pub refused: BTreeMap<SegmentName, Reasons>,
-    /// Windows that this run committed.
+    /// Number of windows that this run committed.
     pub windows: u64,
-    /// Samples of those windows.
+    /// Counts of samples in these windows.
     pub samples: SampleLedger,
-    /// Documents of those windows.
+    /// Counts of documents in these windows.
     pub documents: DocumentLedger,
-    /// Version that was published.
+    /// Version that the run published.
     pub version: Option<u32>,
     /// Last step of the training, with its loss in nats per token.
     pub training: Option<(u64, Option<f64>)>,
-    /// Checkpoints written.
+    /// Number of checkpoints written.
     pub checkpoints: u64,
 }
 
@@ -71,7 +71,7 @@ impl Tally {
         match event {
             Event::PlanMade { units, .. } => {
                 self.planned.clone_from(units);
-                // A window has one unit in this segment.
+                // Each window has one unit in this segment.
                 self.windows_planned = units.get(&SegmentName::Settle).map_or(0, |units| units.to_make);
             }
             Event::UnitDone { segment, bytes, was_there, refused, .. } => {

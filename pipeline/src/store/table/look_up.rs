@@ -1,4 +1,4 @@
-//! Looks ids up in a table that is sorted by them: fetches the row groups that may hold them, and no others.
+//! Look-up of ids in a table sorted by them: fetches only the row groups that may hold them.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use parquet::file::metadata::RowGroupMetaData;
 use super::{Ranges, ranges_failed};
 use crate::error::Result;
 
-/// Streams those row groups of the table of `file_bytes` at `path`, of which the first column holds ids in ascending order, that may hold one
-/// of `wanted`, which ascend too. Only their bytes are fetched, so no digest is checked.
+/// Streams the row groups that may hold one of `wanted`, from the table of `file_bytes` at `path`. The ids in the table's first column
+/// ascend, and so does `wanted`. Fetches only these groups, so it checks no digest.
 ///
 /// # Errors
-/// [`crate::error::PipelineError::Parquet`], or what the store says.
+/// [`crate::error::PipelineError::Parquet`], or those of the store.
 pub(crate) async fn row_groups_with(
     objects: Arc<dyn ObjectStore>,
     path: &str,
@@ -34,7 +34,7 @@ pub(crate) async fn row_groups_with(
     Ok(stream.map_err(failed).boxed())
 }
 
-/// Whether an id of `wanted` lies between the first and the last one of `group`. Without statistics one may.
+/// Checks whether an id of `wanted` lies between the first and the last id of `group`; `true` without statistics.
 fn may_hold(group: &RowGroupMetaData, wanted: &[[u8; 16]]) -> bool {
     let statistics = group.column(0).statistics();
     let Some((first, last)) = statistics.and_then(|found| found.min_bytes_opt().zip(found.max_bytes_opt())) else { return true };
@@ -52,7 +52,7 @@ mod tests {
     use super::super::{Layout, write_as};
     use super::*;
 
-    /// Ids of even numbers below 40,000, which are five row groups.
+    /// Makes ids of the even numbers below 40,000, which fill five row groups.
     fn table() -> RecordBatch {
         let ids: Vec<[u8; 16]> = (0..20_000).map(|number| id(2 * number)).collect();
         let column = || Arc::new(FixedSizeBinaryArray::try_from_iter(ids.iter()).expect("of one size")) as _;

@@ -1,4 +1,4 @@
-//! Reads of parts of a Parquet file, for [`super::columns_of`].
+//! Range reads of a Parquet file, for [`super::columns_of`].
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
-/// Bytes of the end of a file that are fetched at once: the footers of most files fit in.
+/// Bytes fetched at once from the end of a file: most footers fit.
 const FOOTER_BYTES: usize = 64 << 10;
 
 /// A Parquet file in a store.

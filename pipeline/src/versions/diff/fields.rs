@@ -6,21 +6,21 @@ use cm3flow_schemas::version::VersionManifest;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// Longest value that is shown, in characters.
+/// Characters of a value that are shown, at most.
 const MAX_SHOWN: usize = 80;
 
-/// A field that is not the same in both versions.
+/// A field with different values in two versions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldChange {
     /// Path of the field, parts joined by `.`.
     pub field: String,
     /// Value in the first version; `None` without it. Long values are cut.
     pub before: Option<String>,
-    /// Value in the second version, likewise.
+    /// Value in the second version; `None` without it. Long values are cut.
     pub after: Option<String>,
 }
 
-/// Fields of configuration, seed, artefacts, preparation and numerics class that differ.
+/// Lists the different fields of configuration, seed, artefacts, preparation and numerics class.
 pub(super) fn settings(before: &VersionManifest, after: &VersionManifest) -> Vec<FieldChange> {
     let settings = |manifest: &VersionManifest| {
         json!({
@@ -35,12 +35,12 @@ pub(super) fn settings(before: &VersionManifest, after: &VersionManifest) -> Vec
     compare(&settings(before), &settings(after))
 }
 
-/// Fields of the vocabularies that differ.
+/// Lists the different fields of the vocabularies.
 pub(super) fn vocabulary(before: &VersionManifest, after: &VersionManifest) -> Vec<FieldChange> {
     compare(&json!(before.vocabulary), &json!(after.vocabulary))
 }
 
-/// All fields of two values that differ, sorted by path.
+/// Lists all fields of two values that differ, sorted by path.
 pub(crate) fn compare(before: &Value, after: &Value) -> Vec<FieldChange> {
     let (mut all, mut new) = (BTreeMap::new(), BTreeMap::new());
     flatten("", before, &mut all);
@@ -62,7 +62,7 @@ pub(crate) fn compare(before: &Value, after: &Value) -> Vec<FieldChange> {
     changes
 }
 
-/// Takes objects and lists of objects apart; other lists are values: their places have no names.
+/// Takes objects and lists of objects apart. Other lists are single values, since their places have no names.
 fn flatten<'a>(path: &str, value: &'a Value, out: &mut BTreeMap<String, &'a Value>) {
     let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     match value {

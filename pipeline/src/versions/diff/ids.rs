@@ -1,7 +1,7 @@
-//! Which kept samples only one of two versions has.
+//! Kept samples that only one of two versions has.
 //!
-//! Windows that both share are skipped, unless samples were withdrawn from them. Of the others, columns of ids are streamed in several
-//! passes, each over one part of all ids: what is held at once does not grow with the versions.
+//! Skips windows that both share, unless samples were withdrawn from them. Streams the ids of other windows in several passes, each over
+//! one part of all ids, so that memory does not grow with the versions.
 
 use std::cmp::Ordering;
 use std::ops::{ControlFlow, Range};
@@ -17,7 +17,7 @@ use crate::catalog::units::{Table, WindowTables};
 use crate::error::Result;
 use crate::store::Store;
 
-/// Ids of both versions that are held at once, 16 bytes each.
+/// Ids of both versions held at once, 16 bytes each.
 const IDS_HELD: u64 = 8 << 20;
 
 #[derive(Deserialize)]
@@ -27,14 +27,14 @@ struct Settled {
     duplicate_of: Option<SampleId>,
 }
 
-/// A version with what was withdrawn from it.
+/// One of the two versions, with its blocked ids.
 struct Side<'a> {
     tables: WindowTables<'a>,
     windows: Range<usize>,
     blocked: &'a Blocklist,
 }
 
-/// Compares the kept samples of two versions, the first `shared` windows of which were settled alike; names at most `examples` of each.
+/// Compares the kept samples of two versions whose first `shared` windows were settled alike; names at most `examples` of each kind.
 pub(super) async fn compare(store: &Store, before: &Published, after: &Published, shared: usize, examples: usize) -> Result<SampleChanges> {
     let first = if before.manifest.blocklist == after.manifest.blocklist { shared } else { 0 };
     let before = Side::new(store, before, first);
@@ -53,20 +53,20 @@ pub(super) async fn compare(store: &Store, before: &Published, after: &Published
 }
 
 impl<'a> Side<'a> {
-    /// The windows of a version from the `first` one on.
+    /// Takes the windows of a version from the `first` one on.
     fn new(store: &Store, Published { windows, blocklist, .. }: &'a Published, first: usize) -> Self {
         Self { tables: WindowTables::new(store, windows), windows: first..windows.len(), blocked: blocklist }
     }
 }
 
-/// A part of all ids.
+/// The `index`-th of `of` equal ranges of all ids.
 #[derive(Debug, Clone, Copy)]
 struct Part {
     index: u64,
     of: u64,
 }
 
-/// Ids of the kept samples that belong to `part`, sorted, each once.
+/// Reads the ids of the kept samples in `part`, sorted, each once.
 async fn kept_ids(side: &Side<'_>, part: Part) -> Result<Vec<SampleId>> {
     let mut kept = Vec::new();
     let names = [columns::SAMPLE_ID, columns::IMAGE_ID, columns::DUPLICATE_OF];
@@ -85,13 +85,13 @@ async fn kept_ids(side: &Side<'_>, part: Part) -> Result<Vec<SampleId>> {
     Ok(kept)
 }
 
-/// Part of an id: ids are digests, so parts are of about one size; and they are in the order of the ids.
+/// Returns the part of an id. Ids are digests, so parts have about equal size; parts ascend with the ids.
 fn part_of(id: SampleId, parts: u64) -> u64 {
     let head = u64::from_be_bytes(id.0[..8].try_into().expect("an id has 16 bytes"));
     ((u128::from(head) * u128::from(parts)) >> 64) as u64
 }
 
-/// Adds what only one of two sorted lists has.
+/// Adds the ids that only one of two sorted lists has.
 fn tally(before: &[SampleId], after: &[SampleId], examples: usize, changes: &mut SampleChanges) {
     let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
     loop {

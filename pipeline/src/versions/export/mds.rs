@@ -1,4 +1,4 @@
-//! MDS, version 2: a folder of shards and an `index.json` for each split, byte for byte what the library's own writer makes of the same samples.
+//! MDS, version 2: a folder of shards with an `index.json` for each split, byte for byte as the library's own writer makes them.
 //!
 //! # Source
 //! `MDSWriter` and `MDSReader` of MosaicML Streaming 0.13, <https://github.com/mosaicml/streaming>.
@@ -16,15 +16,15 @@ use twox_hash::XxHash64;
 
 use super::{NewFile, PackWriter, append_ids};
 
-/// Columns in the order of their names, which the format asks for.
+/// Columns sorted by name, as the format requires.
 const COLUMNS: [&str; 4] = ["documents", "segment_weights", "segments", "tokens"];
-/// Values of a row of `segments`.
+/// Number of values in a row of `segments`.
 const SEGMENT_FIELDS: usize = 4;
-/// The hash of shards.
+/// Name of the shards' hash.
 const HASH: &str = "xxh64";
 /// Version of the format.
 const VERSION: u32 = 2;
-/// Bytes of a number of samples, of a size and of an offset.
+/// Bytes of a sample count, a size or an offset.
 const U32_BYTES: usize = 4;
 
 /// Writes the packs of one split.
@@ -33,25 +33,25 @@ pub(super) struct MdsWriter {
     width: TokenWidth,
     columns: Columns,
     limit: u64,
-    /// The settings as they stand in every shard.
+    /// Settings as every shard holds them.
     settings: Vec<u8>,
-    /// Samples of the shard that is being written.
+    /// Samples of the current shard.
     samples: Vec<u8>,
-    /// Ends of these samples.
+    /// End offsets of these samples.
     ends: Vec<u32>,
     shards: Vec<Shard>,
 }
 
-/// How columns are encoded.
+/// Names and encodings of the columns.
 #[derive(Debug, Clone, Serialize)]
 struct Columns {
     column_encodings: [String; 4],
     column_names: [&'static str; 4],
-    /// Bytes of a column that has always as many.
+    /// Bytes of a column of constant size.
     column_sizes: [Option<usize>; 4],
 }
 
-/// Settings of a shard: its header. Names are in alphabetical order here and below, as in files of the library.
+/// Settings in the header of a shard. Here and below, names stand in alphabetical order, as in files of the library.
 #[derive(Debug, Serialize)]
 struct Settings<'a> {
     #[serde(flatten)]
@@ -63,7 +63,7 @@ struct Settings<'a> {
     version: u32,
 }
 
-/// A shard as the index names it.
+/// Entry of a shard in the index.
 #[derive(Debug, Serialize)]
 struct Shard {
     #[serde(flatten)]
@@ -92,7 +92,7 @@ struct Index {
 }
 
 impl MdsWriter {
-    /// Writes packs of `seq_len` ids of `width` into shards of at most `limit` bytes.
+    /// Makes a writer of packs with `seq_len` ids of `width`, into shards of at most `limit` bytes.
     pub(super) fn new(split: Split, seq_len: usize, width: TokenWidth, limit: u64) -> Self {
         let (id, id_bytes) = match width {
             TokenWidth::U16 => ("uint16", 2),
@@ -108,7 +108,7 @@ impl MdsWriter {
         Self { split, width, columns, limit, settings, samples: Vec::new(), ends: Vec::new(), shards: Vec::new() }
     }
 
-    /// Bytes before the first of so many samples.
+    /// Returns the number of bytes before the first sample of a shard with `samples` samples.
     fn head_bytes(&self, samples: usize) -> usize {
         U32_BYTES * (samples + 2) + self.settings.len()
     }
@@ -160,7 +160,7 @@ impl PackWriter for MdsWriter {
     }
 }
 
-/// A pack as a sample: sizes of those columns that have no fixed one, then all columns.
+/// Encodes a pack as a sample: sizes of the columns without a fixed one, then all columns.
 fn sample(pack: &Pack, width: TokenWidth) -> Vec<u8> {
     let documents = json(&pack.documents);
     let weights = array(&[pack.segments.len()], pack.segments.iter().map(|segment| segment.loss_weight.to_le_bytes()));
@@ -175,7 +175,7 @@ fn sample(pack: &Pack, width: TokenWidth) -> Vec<u8> {
     sample
 }
 
-/// An array of a fixed type and any shape: number of axes and width of their lengths in one byte, these lengths, and the values.
+/// Encodes an array of a fixed type and any shape: one byte for the number of axes and the width of lengths, the lengths, the values.
 fn array(shape: &[usize], values: impl Iterator<Item = [u8; 4]>) -> Vec<u8> {
     let longest = shape.iter().copied().max().unwrap_or_default();
     let (code, length_bytes) = match longest {
@@ -189,12 +189,12 @@ fn array(shape: &[usize], values: impl Iterator<Item = [u8; 4]>) -> Vec<u8> {
     bytes
 }
 
-/// Appends a number as u32; what is counted here is within a shard, so below 4 GiB.
+/// Appends a number as u32: all numbers here count within a shard, so they are below 4 GiB.
 fn append(bytes: &mut Vec<u8>, number: usize) {
     bytes.extend_from_slice(&(number as u32).to_le_bytes());
 }
 
-/// JSON as Python writes it: a space behind each comma and colon.
+/// Serializes JSON as Python does, with a space after each comma and colon.
 fn json(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = Vec::new();
     value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, Spaced)).expect("plain data in memory");
@@ -246,7 +246,7 @@ mod tests {
         let number = |number: u32| number.to_le_bytes();
         let mut expected = [number(documents.len() as u32), number(2 + 3 * 4), number(3 + 3 * 16)].concat();
         expected.extend_from_slice(documents);
-        // One axis of 3, lengths in a byte; two axes of 3 and 4.
+        // One axis of length 3, lengths in a byte; two axes of lengths 3 and 4.
         expected.extend_from_slice(&[1 << 2, 3]);
         [0.5_f32, 1.0, 0.0].iter().for_each(|weight| expected.extend_from_slice(&weight.to_le_bytes()));
         expected.extend_from_slice(&[2 << 2, 3, 4]);
@@ -281,7 +281,7 @@ mod tests {
     fn a_shard_ends_before_it_is_too_large_and_holds_one_pack_at_least() {
         let packs: Vec<Pack> = (0..7).map(pack).collect();
         let one = written(&packs[..1], TokenWidth::U16, 1 << 20).0[0].bytes.len() as u64;
-        // The limit stands in the settings, so its digits count: three instead of seven.
+        // The header holds the limit as text, so its digits count: three instead of seven.
         let two = written(&packs[..2], TokenWidth::U16, 1 << 20).0[0].bytes.len() as u64 - 4;
         for (limit, expected) in [(two, vec![2, 2, 2, 1]), (two - 1, vec![1; 7]), (one / 2, vec![1; 7]), (1 << 20, vec![7])] {
             let (files, _) = written(&packs, TokenWidth::U16, limit);

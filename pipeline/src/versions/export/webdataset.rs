@@ -15,13 +15,13 @@ use tar::{Builder, Header};
 use super::{NewFile, PackWriter, append_ids};
 use crate::store::record_bytes;
 
-/// Bytes of a tar's blocks: a header, and what members are filled up to.
+/// Bytes of a tar's blocks: a header takes one, and members are padded to whole blocks.
 const BLOCK_BYTES: u64 = 512;
-/// Blocks of zeros that end a tar.
+/// Zero blocks at the end of a tar.
 const END_BLOCKS: u64 = 2;
-/// Bytes that the head of a NumPy file is filled up to a multiple of.
+/// Alignment of a NumPy file's header, in bytes.
 const NPY_ALIGNMENT: usize = 64;
-/// The beginning of a NumPy file of format 1.0.
+/// Magic bytes of a NumPy file of format 1.0.
 const NPY_MAGIC: &[u8] = b"\x93NUMPY\x01\x00";
 
 /// Writes the packs of one split.
@@ -30,21 +30,21 @@ pub(super) struct TarWriter {
     width: TokenWidth,
     limit: u64,
     tar: Builder<Vec<u8>>,
-    /// Packs in this tar.
+    /// Number of packs in the current tar.
     packs: u64,
-    /// Packs in the tars before it.
+    /// Number of packs in earlier tars.
     before: u64,
     shards: Vec<Shard>,
 }
 
-/// What stands beside the tokens of a pack.
+/// JSON member of a pack, beside its tokens.
 #[derive(Serialize)]
 struct Tables<'a> {
     segments: &'a [Segment],
     documents: &'a [PlacedDocument],
 }
 
-/// A tar as the index names it.
+/// Entry of a tar in the index.
 #[derive(Debug, Serialize)]
 struct Shard {
     file: String,
@@ -61,7 +61,7 @@ struct Index {
 }
 
 impl TarWriter {
-    /// Writes ids of `width` into tars of at most `limit` bytes.
+    /// Makes a writer of ids of `width` into tars of at most `limit` bytes.
     pub(super) fn new(split: Split, width: TokenWidth, limit: u64) -> Self {
         Self { split, width, limit, tar: Builder::new(Vec::new()), packs: 0, before: 0, shards: Vec::new() }
     }
@@ -109,19 +109,19 @@ impl PackWriter for TarWriter {
     }
 }
 
-/// Bytes that a member takes in a tar.
+/// Returns the bytes that a member takes in a tar.
 const fn member_bytes(content: &[u8]) -> u64 {
     BLOCK_BYTES + (content.len() as u64).next_multiple_of(BLOCK_BYTES)
 }
 
-/// A NumPy file of `tokens` as ids of `width`, shape `[n]`: the bytes that NumPy itself writes.
+/// Encodes `tokens` as a NumPy file of ids of `width`, shape `[n]`, byte for byte as NumPy does.
 fn npy(tokens: &[u32], width: TokenWidth) -> Vec<u8> {
     let id = match width {
         TokenWidth::U16 => "<u2",
         TokenWidth::U32 => "<u4",
     };
     let mut header = format!("{{'descr': '{id}', 'fortran_order': False, 'shape': ({},), }}", tokens.len());
-    // Behind the magic stand two bytes of length; the header ends with a newline.
+    // After the magic come two bytes of length; the header ends with a newline.
     let before = NPY_MAGIC.len() + 2;
     let filled = (before + header.len() + 1).next_multiple_of(NPY_ALIGNMENT) - before - 1;
     header.extend(std::iter::repeat_n(' ', filled - header.len()));
@@ -147,7 +147,7 @@ mod tests {
         (files, serde_json::from_slice(&index.bytes).expect("JSON"))
     }
 
-    /// Name and contents of a member, with the time, owner and mode of its header.
+    /// Returns name and contents of a member, with time, owner and mode of its header.
     type Member = (String, Vec<u8>, (u64, u64, u32));
 
     fn members(file: &NewFile) -> Vec<Member> {

@@ -1,4 +1,4 @@
-//! What is referred to, by versions that stay, pins and running runs.
+//! Mark phase: references from versions that stay, pins and running runs.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -16,7 +16,7 @@ use crate::error::{PipelineError, Result};
 use crate::plan::RunPlan;
 use crate::store::Store;
 
-/// Everything that stays.
+/// References to everything that stays.
 #[derive(Debug, Default)]
 pub(super) struct Marked {
     /// Versions that stay, by dataset and number.
@@ -25,17 +25,17 @@ pub(super) struct Marked {
     pub(super) dropped: BTreeSet<(String, u32)>,
     pub(super) units: HashSet<(SegmentName, Digest)>,
     pub(super) shards: HashSet<Digest>,
-    /// Folders of artefacts.
+    /// Digests of artefacts, which name their folders.
     pub(super) artefacts: HashSet<Digest>,
     /// Tables by dataset.
     pub(super) tables: HashSet<(String, Digest)>,
-    /// Window records: `<dataset>/<version>/<digest>`, or `<dataset>/<version>` for all of a running run.
+    /// Window records: `<dataset>/<version>/<digest>`, or `<dataset>/<version>` for all windows of a running run.
     pub(super) windows: HashSet<String>,
-    /// Runs that wrote something lately.
+    /// Runs that wrote an object since the cutoff.
     pub(super) running: BTreeSet<String>,
-    /// Datasets that have versions that stay.
+    /// Datasets with versions that stay.
     pub(super) datasets: BTreeSet<String>,
-    /// Pack units of windows that samples were withdrawn from.
+    /// Pack units of windows from which samples were withdrawn.
     rewritten: BTreeSet<Digest>,
 }
 
@@ -67,7 +67,7 @@ impl Marked {
         Ok(marked)
     }
 
-    /// Marks what the versions of a dataset name, and decides which of them go.
+    /// Decides which versions of a dataset go, and marks the references of the others.
     async fn dataset(
         &mut self,
         store: &Store,
@@ -114,7 +114,7 @@ impl Marked {
         }
     }
 
-    /// Marks what a running run plans, and the shards that it has made.
+    /// Marks the units that a running run plans, and the shards that it has made.
     async fn plan(&mut self, store: &Store, plan: &RunPlan) -> Result<()> {
         self.windows.insert(format!("{}/{}", plan.dataset, plan.version));
         for keys in plan.keys() {
@@ -126,7 +126,7 @@ impl Marked {
         Ok(())
     }
 
-    /// A pack unit whose shards were rewritten, so that some of them go, must go with them: it would look whole to a later run.
+    /// Unmarks pack units that lose some of their shards to a rewrite: they would look whole to a later run.
     async fn unmark_rewritten(&mut self, store: &Store) -> Result<()> {
         for key in std::mem::take(&mut self.rewritten) {
             if shards_of(store, key).await?.iter().any(|shard| !self.shards.contains(shard)) {
@@ -137,7 +137,7 @@ impl Marked {
     }
 }
 
-/// Shards of a pack unit; none if it is not there.
+/// Returns the shards of a pack unit; none if it does not exist.
 async fn shards_of(store: &Store, key: Digest) -> Result<Vec<Digest>> {
     let path = layout::unit_record(SegmentName::Pack, key);
     let record: Option<UnitRecord> = store.record(&path, "unit record").await?;
@@ -154,17 +154,17 @@ async fn young_versions(store: &Store, dataset: &str, cutoff: DateTime<Utc>) -> 
     Ok(young)
 }
 
-/// What a run is doing.
+/// State of a run.
 pub(super) enum RunState {
-    /// It wrote nothing since the cutoff.
+    /// The run wrote nothing since the cutoff.
     Ended,
-    /// It wrote something, but what it will need is not known yet.
+    /// The run wrote since the cutoff and is at work, but has no plan yet.
     Unplanned,
-    /// It wrote something lately; with its plan, unless it only trained or had nothing to do.
+    /// The run wrote since the cutoff. It has a plan unless it only trained or had nothing to do.
     Running(Option<RunPlan>),
 }
 
-/// All runs with what they are doing.
+/// Lists all runs with their states.
 pub(super) async fn runs(store: &Store, cutoff: DateTime<Utc>) -> Result<Vec<(String, RunState)>> {
     let mut runs = Vec::new();
     for run in store.names(layout::RUNS).await? {
@@ -173,7 +173,7 @@ pub(super) async fn runs(store: &Store, cutoff: DateTime<Utc>) -> Result<Vec<(St
         let mut entries = store.entries(&folder);
         while let Some(entry) = entries.try_next().await? {
             is_young |= entry.last_modified >= cutoff;
-            // A run that has ended has no heartbeats.
+            // A run removes its heartbeats at its end.
             is_at_work |= entry.location.as_ref().starts_with(&layout::heartbeats(&folder));
         }
         let state = if is_young {

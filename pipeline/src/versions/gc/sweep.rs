@@ -1,4 +1,4 @@
-//! Goes through the store, folder by folder, and deletes what is not marked.
+//! Sweep phase: goes through the store, folder by folder, and deletes unmarked objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,15 +14,15 @@ use crate::error::Result;
 use crate::plan::RunPlan;
 use crate::store::Store;
 
-/// Scans are only remembered to save time, so they may go; those that were made lately are likely to be used again.
+/// Grace period of scans. They only save time, so they may go, but a later run is likely to use recent ones.
 const SCANS_KEPT: chrono::Duration = chrono::Duration::days(30);
-/// Objects that are deleted between two looks at whether a run has begun.
+/// Objects deleted between two checks for new runs.
 const DELETED_AT_ONCE: usize = 1000;
 
-/// Folders in the order in which they are swept. Within each, what makes other objects visible goes first.
+/// Folders in the order of the sweep. Within each, records that make other objects visible go first.
 const FOLDERS: [&str; 8] = [VERSIONS, WINDOWS, UNITS, SHARDS, ARTEFACTS, CHECKPOINTS, SCANS, RUNS];
 
-/// Deletes what is garbage, or counts it only, as `outcome` says.
+/// Deletes garbage, or only counts it, as `outcome` says.
 pub(super) async fn sweep(store: &Store, marked: &Marked, cutoff: DateTime<Utc>, outcome: &mut GcOutcome) -> Result<()> {
     for folder in FOLDERS {
         let garbage = match folder {
@@ -49,14 +49,14 @@ pub(super) async fn sweep(store: &Store, marked: &Marked, cutoff: DateTime<Utc>,
     Ok(())
 }
 
-/// A run that was not there when everything was marked.
+/// Returns a run that began after the mark phase.
 async fn begun(store: &Store, marked: &Marked, cutoff: DateTime<Utc>) -> Result<Option<String>> {
     let now = runs(store, cutoff).await?.into_iter();
     let mut new = now.filter(|(run, state)| !matches!(state, RunState::Ended) && !marked.running.contains(run));
     Ok(new.next().map(|(run, _)| run))
 }
 
-/// Garbage of a folder where each object is judged by its path and age; sorted by what goes first.
+/// Lists the garbage of a folder whose objects are judged by path and age, sorted by the order of deletion.
 async fn plain(store: &Store, folder: &'static str, marked: &Marked, cutoff: DateTime<Utc>) -> Result<Vec<ObjectMeta>> {
     let cutoff = if folder == SCANS { cutoff - SCANS_KEPT } else { cutoff };
     let mut entries = store.entries(folder);
@@ -71,7 +71,7 @@ async fn plain(store: &Store, folder: &'static str, marked: &Marked, cutoff: Dat
     Ok(garbage)
 }
 
-/// Whether an object stays, whatever its age. Paths that are none of ours do.
+/// Checks whether an object stays whatever its age. Unknown paths do.
 fn stays(marked: &Marked, path: &[&str]) -> bool {
     let version = |dataset: &str, number: &str| number.parse().map_or((String::new(), 0), |number| (dataset.to_owned(), number));
     match path {
@@ -102,7 +102,7 @@ fn stays(marked: &Marked, path: &[&str]) -> bool {
     }
 }
 
-/// What goes first: a digest before its manifest, which is whole without it; a manifest before its tables; records before their files.
+/// Ranks objects by the order of deletion: a digest before its manifest, a manifest before its tables, records before their files.
 fn rank(path: &str) -> (u8, String) {
     let name = path.rsplit('/').next().unwrap_or_default();
     let first = match name {
@@ -114,8 +114,8 @@ fn rank(path: &str) -> (u8, String) {
     (first, path.to_owned())
 }
 
-/// Checkpoints go if their dataset has no version left, or if they were never completed; those of trainings stay otherwise, since it
-/// takes long to make them again. Of fits, which are pinned once they are done, old ones go.
+/// Lists the garbage among checkpoints: those that were never completed, and those of datasets without versions. Other checkpoints of
+/// trainings stay, since they are costly to make again. Old ones of fits go, since a finished fit is pinned.
 async fn checkpoints(store: &Store, marked: &Marked, cutoff: DateTime<Utc>) -> Result<Vec<ObjectMeta>> {
     let mut folders: BTreeMap<String, Vec<ObjectMeta>> = BTreeMap::new();
     let mut complete = BTreeSet::new();
@@ -143,8 +143,8 @@ async fn checkpoints(store: &Store, marked: &Marked, cutoff: DateTime<Utc>) -> R
     Ok(garbage)
 }
 
-/// What ended runs left. Reports and events of versions that stay are kept, with the plan that says which version it was; so are those of runs
-/// that only trained. A run that left nothing but events had nothing to do.
+/// Lists the remains of ended runs. Keeps reports and events of versions that stay, with the plan that names the version, and those of
+/// runs that only trained. A run that left only events had nothing to do.
 async fn old_runs(store: &Store, marked: &Marked, cutoff: DateTime<Utc>) -> Result<Vec<ObjectMeta>> {
     let mut garbage = Vec::new();
     for (run, state) in runs(store, cutoff).await? {

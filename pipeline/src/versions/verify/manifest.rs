@@ -1,4 +1,4 @@
-//! The manifest, its recorded digest, and its tables.
+//! Checks of the manifest, its recorded digest, and its tables.
 
 use arrow::array::RecordBatch;
 use cm3flow_schemas::version::VersionManifest;
@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::store::table;
 
 impl Verifier {
-    /// The manifest, if it is whole.
+    /// Reads and checks the manifest; `None` if it is damaged.
     pub(super) async fn manifest(&self, version: u32, found: &mut Verification) -> Result<Option<VersionManifest>> {
         let path = layout::manifest(self.catalog.dataset(), version);
         found.objects += 2;
@@ -50,7 +50,7 @@ impl Verifier {
         }
     }
 
-    /// Tables of the manifest, and whether they and the manifest's sums are what the windows make.
+    /// Checks the manifest's tables. Compares them and the manifest's sums with those that the windows give.
     pub(super) async fn tables(
         &mut self,
         manifest: &VersionManifest,
@@ -84,7 +84,7 @@ impl Verifier {
     }
 }
 
-/// What the manifest sums up wrongly.
+/// Names a sum in the manifest that differs from the windows', if any.
 fn sums(manifest: &VersionManifest, windows: &[WindowRecord]) -> Option<String> {
     let Totals { samples, documents, statistics, licenses } = match Totals::of(windows, manifest.version) {
         Ok(totals) => totals,

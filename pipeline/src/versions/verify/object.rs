@@ -1,4 +1,4 @@
-//! One object against what is known of it.
+//! Checks of one object against its recorded facts.
 
 use bytes::Bytes;
 use cm3flow_schemas::Digest;
@@ -10,22 +10,22 @@ use super::Place;
 use crate::error::{PipelineError, Result};
 use crate::store::{Store, record_bytes, table};
 
-/// A file with what is known of it.
+/// A file with its recorded facts.
 #[derive(Debug, Clone)]
 pub(super) struct Expected {
     pub(super) path: String,
     pub(super) digest: Digest,
     pub(super) place: Place,
-    /// Its size, where it is recorded.
+    /// Size in bytes, if recorded.
     pub(super) bytes: Option<u64>,
-    /// Rows of a table, where they are recorded.
+    /// Number of a table's rows, if recorded.
     pub(super) rows: Option<u64>,
     /// Blocks of a shard.
     pub(super) blocks: Vec<BlockEntry>,
 }
 
 impl Expected {
-    /// A file of which the digest is known.
+    /// Expects a file with a known digest and no further facts.
     pub(super) const fn new(path: String, digest: Digest, place: Place) -> Self {
         Self { path, digest, place, bytes: None, rows: None, blocks: Vec::new() }
     }
@@ -60,7 +60,7 @@ fn block_of<'a>(bytes: &'a Bytes, block: &BlockEntry) -> Option<&'a [u8]> {
     bytes.get(start..start.checked_add(len)?)
 }
 
-/// Reads a file; returns its size and what is wrong with it.
+/// Reads a file; returns its size and its problem, if any.
 pub(super) async fn look_at(store: &Store, expected: &Expected) -> Result<(u64, Option<String>)> {
     Ok(match store.get(&expected.path).await? {
         None => (0, Some("it is missing".into())),
@@ -68,14 +68,14 @@ pub(super) async fn look_at(store: &Store, expected: &Expected) -> Result<(u64, 
     })
 }
 
-/// A record, or what is wrong with its bytes: they must be exactly those that are written for what they say.
+/// Parses a record, or describes its damage: the bytes must be exactly the serialized form of the content.
 pub(super) fn record<T: Serialize + DeserializeOwned>(bytes: Option<&Bytes>, expected: &'static str) -> std::result::Result<T, String> {
     let bytes = bytes.ok_or("it is missing")?;
     let record: T = serde_json::from_slice(bytes).map_err(|error| format!("it is no {expected}: {error}"))?;
     if record_bytes(&record) == bytes[..] { Ok(record) } else { Err(format!("its bytes are not those of a {expected}")) }
 }
 
-/// The error as damage if it is about bytes; network failures stay errors.
+/// Turns an error about bytes into a description of damage; failures of the network stay errors.
 pub(super) fn damage_of(error: PipelineError) -> Result<String> {
     match error {
         PipelineError::Damaged { problem, .. } => Ok(problem),

@@ -1,7 +1,7 @@
-//! Makes again what is damaged of a version, from what it was made of.
+//! Repair: makes damaged objects of a version again from their inputs.
 //!
-//! Everything is made in a scratch store and compared before anything in the store is replaced: an object is healed only if its digest is
-//! the recorded one. Units of which no digest is left are taken if what is made of them has the recorded digests.
+//! All work happens in a scratch store, and results are compared before anything in the store is replaced. An object is healed only if
+//! its digest is the recorded one. Units with no digest left are taken if the objects made from them have the recorded digests.
 
 mod manifest;
 mod units;
@@ -26,31 +26,31 @@ use crate::source::scan::scan_sources;
 use crate::store::scratch::Scratch;
 use crate::store::table;
 
-/// An object that could not be made again.
+/// A damaged object that could not be made again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Left {
-    /// What is wrong with it.
+    /// The object and its damage.
     #[serde(flatten)]
     pub damage: Damage,
-    /// Why it stays so.
+    /// Reason why it stays damaged.
     pub reason: String,
 }
 
-/// What came of a repair.
+/// Result of a repair.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Repair {
-    /// What was damaged and is whole again.
+    /// Damaged objects that are whole again.
     pub healed: Vec<Damage>,
-    /// What is still damaged.
+    /// Objects that are still damaged.
     pub left: Vec<Left>,
-    /// The version after the repair.
+    /// Verification after the repair.
     pub after: Verification,
 }
 
 /// Repairs a version of the dataset of `job`.
 ///
 /// # Errors
-/// What the store says. What cannot be made again is no error.
+/// Those of the store. An object that cannot be made again is no error.
 pub async fn repair(job: &Job, version: u32) -> Result<Repair> {
     let (store, dataset) = (&job.store, job.dataset());
     let mut found = Verifier::new(store, dataset).examine(version).await?;
@@ -82,18 +82,18 @@ pub async fn repair(job: &Job, version: u32) -> Result<Repair> {
     Ok(Repair { healed, left, after })
 }
 
-/// What the parts of a repair share.
+/// State that the parts of a repair share.
 struct Work {
-    /// Its configuration is the one that the version was made with, as soon as the manifest is known.
+    /// Job with the user's configuration; with the version's own once the manifest is known.
     job: Job,
     catalog: Catalog,
     version: u32,
-    /// Why an object stays as it is, by path.
+    /// Reasons why objects stay damaged, by path.
     reasons: BTreeMap<String, String>,
 }
 
 impl Work {
-    /// Puts `bytes` where something broken lies, or nothing.
+    /// Replaces a broken or missing object by `bytes`.
     async fn replace(&self, path: &str, bytes: impl Into<Bytes>) -> Result<()> {
         self.job.store.delete(path).await?;
         self.job.store.create_content(path, bytes).await
@@ -103,7 +103,7 @@ impl Work {
         self.reasons.entry(path.to_owned()).or_insert_with(|| reason.into());
     }
 
-    /// Fits damaged artefacts once more.
+    /// Fits damaged artefacts again.
     async fn artefacts(&mut self, manifest: &VersionManifest, damaged: &[Damage]) -> Result<()> {
         for damage in damaged {
             let Place::Artefact(name) = &damage.place else { continue };
@@ -129,7 +129,7 @@ impl Work {
         artefact::fit_again(&self.job.on(scratch.store.clone()), &scan.units, name).await
     }
 
-    /// Records of windows that another version, or a run that was given up, holds too.
+    /// Restores lost window records from copies that another version, or an abandoned run, holds.
     async fn window_copies(&self, manifest: &VersionManifest, windows: &mut [Option<WindowRecord>]) -> Result<()> {
         for (index, record) in windows.iter_mut().enumerate().filter(|(_, record)| record.is_none()) {
             let mut others = self.job.store.entries(&format!("{}/{}", layout::WINDOWS, manifest.dataset));
@@ -150,7 +150,7 @@ impl Work {
         Ok(())
     }
 
-    /// Tables follow from the windows, if all of these are whole.
+    /// Restores the tables of the manifest from the window records, if all of these are whole.
     async fn tables(&mut self, manifest: &VersionManifest, windows: &[Option<WindowRecord>]) -> Result<()> {
         let Some(windows) = windows.iter().cloned().collect::<Option<Vec<WindowRecord>>>() else {
             for digest in [manifest.shard_table, manifest.lineage] {
@@ -173,7 +173,7 @@ impl Work {
         Ok(())
     }
 
-    /// The recorded digest of the manifest; the manifest's sums have been compared with its windows.
+    /// Records the digest of the manifest again, if verification found its sums right.
     async fn digest(&mut self, manifest: &VersionManifest, damaged: &[Damage]) -> Result<()> {
         let path = layout::manifest_digest(self.catalog.dataset(), self.version);
         if !damaged.iter().any(|damage| damage.place == Place::Digest) {

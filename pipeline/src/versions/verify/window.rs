@@ -1,4 +1,4 @@
-//! A window: its record, the units of all segments, and its shards.
+//! Checks of a window: its record, the units of all segments, and its shards.
 
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::version::VersionManifest;
@@ -12,11 +12,11 @@ use crate::error::Result;
 use crate::execute::{WindowUnits, counted};
 use crate::plan::WindowPlan;
 
-/// Units of a window by segment, each if its record could be read.
+/// Units of a window by segment; `None` for an unreadable record.
 pub(super) type Found = Vec<(SegmentName, Vec<Option<UnitRecord>>)>;
 
 impl Verifier {
-    /// The record of a window, if it is whole.
+    /// Reads and checks the record of a window; `None` if it is damaged.
     pub(super) async fn window_record(
         &self,
         manifest: &VersionManifest,
@@ -36,7 +36,7 @@ impl Verifier {
         Ok(None)
     }
 
-    /// Units and shards of a window.
+    /// Checks units and shards of a window.
     pub(super) async fn window(&mut self, index: usize, record: &WindowRecord, found: &mut Verification) -> Result<()> {
         let shard = |(shard, entry): (usize, &cm3flow_schemas::pack::ShardEntry)| Expected {
             bytes: Some(entry.bytes),
@@ -50,13 +50,13 @@ impl Verifier {
         Ok(())
     }
 
-    /// Units of a window with their files.
+    /// Checks the units of a window with their files; returns the units.
     pub(super) async fn window_units(&mut self, index: usize, record: &WindowRecord, found: &mut Verification) -> Result<Found> {
         let mut units = Found::new();
         for segment in SegmentName::ALL {
             let mut of_segment = Vec::new();
             for key in record.keys.of(segment) {
-                // Packs that samples were withdrawn from are no longer those that `pack` made.
+                // A pack unit may be gone after withdrawals, since its packs are no longer the window's.
                 let may_lack = segment == SegmentName::Pack && (record.samples.withdrawn > 0 || record.documents.withdrawn > 0);
                 of_segment.push(self.unit((segment, *key), (index, may_lack), found).await?);
             }
@@ -67,7 +67,7 @@ impl Verifier {
         Ok(units)
     }
 
-    /// The record of a unit, if it is whole.
+    /// Reads and checks the record of a unit; `None` if it is damaged.
     async fn unit(
         &self,
         (segment, key): (SegmentName, Digest),
@@ -100,7 +100,7 @@ impl Verifier {
     }
 }
 
-/// What does not add up in the record of a unit by itself: its ledgers, and the rows of what `prepare` kept.
+/// Describes a contradiction within the record of a unit: in its ledgers, or in the rows that `prepare` kept.
 fn unbalanced(unit: &UnitRecord) -> Option<String> {
     let samples = unit.samples.as_ref().and_then(|samples| samples.check("the unit").err());
     let documents = unit.documents.as_ref().and_then(|documents| documents.check("the unit").err());
@@ -122,7 +122,7 @@ fn files_of(window: usize, unit: &UnitRecord) -> Vec<Expected> {
     unit.files.values().map(file).collect()
 }
 
-/// Compares the record of a window, which is what its manifest names, with what its units make.
+/// Compares the record of a window, which has the digest in the manifest, with the record that its units give.
 fn compare(index: usize, record: &WindowRecord, units: &Found, found: &mut Verification) {
     let whole = |segment: SegmentName| -> Option<Vec<UnitRecord>> {
         units.iter().find(|(found, _)| *found == segment)?.1.iter().cloned().collect()
@@ -148,8 +148,8 @@ fn compare(index: usize, record: &WindowRecord, units: &Found, found: &mut Verif
     }
 }
 
-/// Whether the part of a window's record that comes from `segment` is what the units make. Of a window that samples were withdrawn from
-/// later, packs and counts of what is left are its own.
+/// Checks whether the part of a window's record that comes from `segment` follows from the units. After later withdrawals, packs and
+/// remaining counts differ from the units', so it checks less.
 fn agrees(segment: SegmentName, record: &WindowRecord, made: &WindowRecord) -> bool {
     let is_rewritten = is_rewritten(record, made);
     match segment {
@@ -163,7 +163,7 @@ fn agrees(segment: SegmentName, record: &WindowRecord, made: &WindowRecord) -> b
     }
 }
 
-/// Whether samples, or documents of others, were withdrawn from a window after it was packed.
+/// Checks whether samples, or documents of other samples, were withdrawn from a window after it was packed.
 const fn is_rewritten(record: &WindowRecord, made: &WindowRecord) -> bool {
     record.samples.withdrawn > made.samples.withdrawn || record.documents.withdrawn > made.documents.withdrawn
 }

@@ -1,4 +1,4 @@
-//! Finds the documents that go with withdrawn samples.
+//! Documents that go with withdrawn samples.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -12,24 +12,24 @@ use serde::Deserialize;
 use crate::catalog::units::{Table, UnitPlace, WindowTables};
 use crate::error::Result;
 
-/// A document that goes, with what statistics count of it beyond its tokens.
+/// A withdrawn document, with what statistics count beyond its tokens.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WithdrawnDocument {
-    /// Whether it was made of a withdrawn sample; else one was retrieved for it.
+    /// `true` if it was made of a withdrawn sample, `false` if it retrieved one.
     pub(super) is_own: bool,
-    /// Its split.
+    /// Split of the document.
     pub(super) split: Split,
-    /// Samples that stand in it as retrieved ones.
+    /// Number of retrieved samples in it.
     pub(super) retrieved: u64,
-    /// Whether fewer were kept than drawn.
+    /// `true` if it holds fewer retrieved samples than were drawn.
     pub(super) is_lowered: bool,
 }
 
-/// Documents of a window that go.
+/// Withdrawn documents of a window.
 pub(super) type WindowDocuments = HashMap<DocumentId, WithdrawnDocument>;
 
-/// Documents that were made of one of `samples` or retrieved one, for each of `windows` windows. Those that went with the samples of
-/// `before` are in no pack any more.
+/// Finds the documents made of `samples` or retrieving them, for each of `windows` windows. Leaves out those that went with the samples
+/// of `before`: no pack holds them any more.
 pub(super) async fn withdrawn(
     tables: &WindowTables<'_>,
     windows: usize,

@@ -1,4 +1,4 @@
-//! Finds the rows of the sources that a request names, and what had become of them.
+//! Rows of the sources that a request names, and their former states.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
@@ -18,7 +18,7 @@ pub(super) const PREPARED: (SegmentName, Table) = (SegmentName::Prepare, Table::
 const REFUSED: (SegmentName, Table) = (SegmentName::Prepare, Table::Refused);
 const SETTLED: (SegmentName, Table) = (SegmentName::Settle, Table::Settled);
 
-/// A prepared sample with what near-duplicates are found by.
+/// A prepared sample with the columns that near-duplicates are found by.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct PreparedRow {
     pub(super) sample_id: SampleId,
@@ -34,7 +34,7 @@ pub(super) struct PreparedRow {
 }
 
 impl PreparedRow {
-    /// Columns that it is read from; those that say shapes come on top.
+    /// Columns to read; those with shapes are added to them.
     pub(super) const COLUMNS: [&str; 8] = [
         columns::SAMPLE_ID,
         columns::IMAGE_ID,
@@ -46,14 +46,14 @@ impl PreparedRow {
         columns::IMAGE_EMBEDDING,
     ];
 
-    /// The main image.
+    /// Returns codes and shape of the main image.
     pub(super) fn main_image(&self) -> ImageRef<'_> {
         let codes = self.image_codes.iter().find(|image| image.role == MAIN_IMAGE).map_or(&[][..], |image| &image.codes);
         ImageRef { codes, grid: RoleGrid::of(&self.image_grids, MAIN_IMAGE) }
     }
 }
 
-/// A row that is to go.
+/// A row to withdraw.
 #[derive(Debug, Clone)]
 pub(super) struct FoundRow {
     pub(super) place: UnitPlace,
@@ -68,27 +68,27 @@ pub(super) struct RefusedRow {
     pub(super) key: String,
 }
 
-/// What a request names.
+/// Samples and images that a request names.
 #[derive(Debug, Default)]
 pub(super) struct Named {
-    /// Samples, by id or key; refused ones too.
+    /// Samples by id or key, refused ones included.
     pub(super) samples: BTreeSet<SampleId>,
-    /// Images.
+    /// Images by id.
     pub(super) images: BTreeSet<ImageId>,
-    /// Units that hold prepared rows of either.
+    /// Units that hold prepared rows of these samples or images.
     places: BTreeSet<UnitPlace>,
-    /// Refused rows of the samples.
+    /// Refused rows of these samples.
     pub(super) refused: Vec<(UnitPlace, RefusedRow)>,
 }
 
-/// How something is named.
+/// One name in a request.
 enum Query<'r> {
     Sample(Prefix),
     Image(Prefix),
     Key { text: &'r str, source: &'r str, key: &'r str },
 }
 
-/// A name with what it has been found to mean.
+/// A name with its matches so far.
 struct Search<'r> {
     query: Query<'r>,
     samples: BTreeSet<SampleId>,
@@ -133,7 +133,7 @@ impl<'r> Search<'r> {
         is_it
     }
 
-    /// Adds to `named` the one thing that is meant.
+    /// Adds the one match to `named`; fails if there are none or several.
     fn settle(self, named: &mut Named, version: u32) -> Result<()> {
         match &self.query {
             Query::Sample(prefix) => drop(named.samples.insert(prefix.one(&self.samples, version, "")?)),
@@ -158,7 +158,7 @@ impl<'r> Search<'r> {
     }
 }
 
-/// Finds what each name of `request` means in a version of `windows` windows.
+/// Finds the match of each name of `request` in a version of `windows` windows.
 pub(super) async fn named(tables: &WindowTables<'_>, windows: usize, request: &Request, version: u32) -> Result<Named> {
     #[derive(Deserialize)]
     struct Row {
@@ -189,7 +189,7 @@ pub(super) async fn named(tables: &WindowTables<'_>, windows: usize, request: &R
     Ok(named)
 }
 
-/// The prepared rows of `named`, read from the columns `names`, in order of windows and units.
+/// Reads the prepared rows of `named` from the columns `names`, in order of windows and units.
 pub(super) async fn rows_of(tables: &WindowTables<'_>, named: &Named, names: &[&str]) -> Result<Vec<FoundRow>> {
     let mut found = Vec::new();
     for &place in &named.places {
@@ -200,7 +200,7 @@ pub(super) async fn rows_of(tables: &WindowTables<'_>, named: &Named, names: &[&
     Ok(found)
 }
 
-/// The prepared rows of `samples` in the first of `tables`' windows, which has `units` units, read from the columns `names`, in order.
+/// Reads the prepared rows of `samples` from the columns `names`, in order: those of the first window of `tables`, which has `units` units.
 pub(super) async fn rows_of_samples(
     tables: &WindowTables<'_>,
     units: usize,
@@ -214,7 +214,7 @@ pub(super) async fn rows_of_samples(
     Ok(rows)
 }
 
-/// What had become of `rows`, which are in order of windows, units and rows.
+/// Returns the former states of `rows`, which are in order of windows, units and rows.
 pub(super) async fn states(tables: &WindowTables<'_>, windows: usize, rows: &[FoundRow]) -> Result<Vec<FormerState>> {
     #[derive(Deserialize)]
     struct Row {
@@ -223,7 +223,7 @@ pub(super) async fn states(tables: &WindowTables<'_>, windows: usize, rows: &[Fo
         duplicate_of: Option<SampleId>,
     }
     let wanted: HashSet<SampleId> = rows.iter().map(|found| found.row.sample_id).collect();
-    // The rows of a unit are settled in their order, which tells two rows of one sample apart.
+    // Settled rows keep the order of a unit's rows, which tells two rows of one sample apart.
     let mut settled: HashMap<(UnitPlace, SampleId), VecDeque<FormerState>> = HashMap::new();
     let visit = |place: UnitPlace, Row { sample_id, unit, duplicate_of }: Row| {
         if wanted.contains(&sample_id) {

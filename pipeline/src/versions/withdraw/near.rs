@@ -1,10 +1,11 @@
-//! Near-duplicates: rows whose main image is that of a withdrawn sample, or nearly so.
+//! Near-duplicates: rows whose main image equals that of a withdrawn sample, or nearly so.
 //!
-//! Embeddings are compared first, since they are short, and codes of what is left: an embedding sums up what a picture shows, codes say where.
-//! The thresholds are those at which the 75 photos of the sample corpus find their copies and nothing else, by the default embedder, and codes of
-//! k-means patches (64 an image) or of `photos-tiny` (256 an image, fitted for 60 steps). Five copies were made of each photo. All 300 that were encoded
-//! again at quality 30 or 60, or scaled to a half or three quarters, were found, with inner products of 0.989 or more and 72 % of equal codes or more; of the
-//! 75 that lost 2 % at each side, 73. Inner products of different photos reached 0.961; those above 0.95 had less than a fifth of equal codes.
+//! Embeddings are compared first, since they are short, then the codes of the remaining rows: an embedding tells what a picture shows,
+//! codes tell where. With the default thresholds, the 75 photos of the sample corpus find their copies and nothing else. This holds for
+//! the default embedder and codes of k-means patches (64 an image) or `photos-tiny` (256 an image, fitted for 60 steps). Five copies of
+//! each photo were tested. All 300 copies that were encoded again at quality 30 or 60, or scaled to a half or three quarters, were found,
+//! with inner products of at least 0.989 and at least 72 % of equal codes. Of the 75 copies without 2 % at each side, 73 were found. Inner
+//! products of different photos reached 0.961; pairs above 0.95 had less than a fifth of equal codes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -24,17 +25,17 @@ use crate::catalog::units::{UnitPlace, WindowTables};
 use crate::error::Result;
 use crate::store::table;
 
-/// Least inner product of the embeddings of two images, both of unit length, that makes them near.
+/// Least inner product of the embeddings of two near images, both of unit length.
 pub const SIMILARITY: f32 = 0.97;
-/// Least share of equal codes, place by place, that makes two images near.
+/// Least share of equal codes, place by place, of two near images.
 pub const EQUAL_CODES: f32 = 0.2;
 
-/// Which copies go with a withdrawn sample.
+/// Copies that go with a withdrawn sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Near {
-    /// None.
+    /// No copies.
     Off,
-    /// Those with the same main image, and those whose embeddings have at least this inner product, 0 to 1, and enough equal codes.
+    /// Copies with the same main image, and those whose embeddings have at least this inner product, 0 to 1, and enough equal codes.
     From(f32),
 }
 
@@ -73,12 +74,12 @@ impl FromStr for Near {
     }
 }
 
-/// How alike two images are.
+/// Likeness of two images.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Likeness {
-    /// Inner product of their embeddings, -1 to 1.
+    /// Inner product of their embeddings, in -1..=1.
     pub similarity: f32,
-    /// Share of equal codes, place by place, 0 to 1.
+    /// Share of equal codes, place by place, in 0..=1.
     pub equal_codes: f32,
 }
 
@@ -91,8 +92,7 @@ impl Likeness {
     }
 }
 
-/// Rows, `named` ones left out, that are copies of these: in a version of `windows` windows, read from the columns `names`, in order of windows
-/// and units.
+/// Finds the rows that are copies of `named`, without these themselves. Reads the columns `names`; keeps the order of windows and units.
 pub(super) async fn copies(tables: &WindowTables<'_>, names: &[&str], named: &[FoundRow], similarity: f32) -> Result<Vec<FoundRow>> {
     let seeds: BTreeMap<ImageId, &PreparedRow> = named.iter().map(|found| (found.row.image_id, &found.row)).collect();
     let listed: HashSet<(UnitPlace, u64)> = named.iter().map(|found| (found.place, found.row.row)).collect();
@@ -113,7 +113,7 @@ pub(super) async fn copies(tables: &WindowTables<'_>, names: &[&str], named: &[F
     Ok(copies)
 }
 
-/// Rows of `batch` that have an image of `seeds`, or an embedding near to one of theirs.
+/// Marks the rows of `batch` with an image of `seeds`, or an embedding near to one of theirs.
 fn near_by_embedding(batch: &RecordBatch, seeds: &BTreeMap<ImageId, &PreparedRow>, similarity: f32) -> Result<BooleanArray> {
     let schema = batch.schema();
     let images = batch.column(rows::position(&schema, columns::IMAGE_ID)?).as_string::<i32>();
@@ -127,7 +127,7 @@ fn near_by_embedding(batch: &RecordBatch, seeds: &BTreeMap<ImageId, &PreparedRow
     Ok((0..batch.num_rows()).map(|row| Some(is_near(row))).collect())
 }
 
-/// Why `row` is a copy of one of `seeds`, if it is: of several, the nearest.
+/// Returns the reason why `row` is a copy of one of `seeds`, by the nearest of them; `None` if it is no copy.
 fn likeness(row: &PreparedRow, seeds: &BTreeMap<ImageId, &PreparedRow>, similarity: f32) -> Option<Why> {
     if seeds.contains_key(&row.image_id) {
         return Some(Why::SameImage);
@@ -137,12 +137,12 @@ fn likeness(row: &PreparedRow, seeds: &BTreeMap<ImageId, &PreparedRow>, similari
     near.max_by(|one, other| one.similarity.total_cmp(&other.similarity)).map(Why::Near)
 }
 
-/// Of vectors of different lengths, which two embedders made, 0.
+/// Returns the inner product; 0 for vectors of different lengths, which come from different embedders.
 fn inner_product(one: &[f32], other: &[f32]) -> f32 {
     if one.len() == other.len() { one.iter().zip(other).map(|(a, b)| a * b).sum() } else { 0.0 }
 }
 
-/// Images of different grids, and images without codes, share none.
+/// Returns the share of equal codes; 0 for different grids, or without codes.
 fn equal_share(one: ImageRef<'_>, other: ImageRef<'_>) -> f32 {
     if one.codes.is_empty() || one.codes.len() != other.codes.len() || one.grid != other.grid {
         return 0.0;

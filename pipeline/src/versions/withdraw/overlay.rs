@@ -1,4 +1,4 @@
-//! Windows with holes: packs rewritten in place, and everything that is counted of them. Tables and packs that contradict each other are an error.
+//! Overlay: windows with holes, with packs rewritten in place and their counts. Contradictions between tables and packs are errors.
 
 use std::collections::BTreeMap;
 
@@ -17,14 +17,14 @@ use super::documents::{WindowDocuments, WithdrawnDocument};
 use crate::error::{PipelineError, Result};
 use crate::store::Store;
 
-/// What goes from a window.
+/// Samples and documents that go from a window.
 #[derive(Debug)]
 pub(super) struct WindowChange {
-    /// Kept samples.
+    /// Number of kept samples.
     pub(super) kept: u64,
-    /// Samples that another one stood for.
+    /// Number of duplicates.
     pub(super) duplicate: u64,
-    /// Licences of the kept ones.
+    /// Licences of the kept samples, with counts.
     pub(super) licenses: BTreeMap<String, u64>,
     documents: WindowDocuments,
 }
@@ -35,7 +35,7 @@ impl WindowChange {
     }
 }
 
-/// The windows of the next version.
+/// The windows of the next version, and counts of the changes.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
     pub(super) windows: Vec<WindowRecord>,
@@ -45,7 +45,7 @@ pub(super) struct Overlay {
     pub(super) shards: u64,
 }
 
-/// Counts of the packs of a split that changed, before and after.
+/// Counts of a split's changed packs, before and after.
 #[derive(Debug, Default)]
 struct Recount {
     before: PackStatistics,
@@ -57,7 +57,7 @@ struct Recount {
 pub(super) struct Layer<'a> {
     store: &'a Store,
     base: &'a VersionManifest,
-    /// Nothing is written.
+    /// `true` to write nothing.
     dry_run: bool,
     overlay: Overlay,
 }
@@ -67,7 +67,7 @@ impl<'a> Layer<'a> {
         Self { store, base, dry_run, overlay: Overlay::default() }
     }
 
-    /// Takes from each window of the base what its change names.
+    /// Applies to each window of the base its change.
     pub(super) async fn lay(mut self, windows: impl Iterator<Item = (WindowRecord, WindowChange)>) -> Result<Overlay> {
         for (mut record, change) in windows {
             for split in Split::ALL {
@@ -115,7 +115,7 @@ impl<'a> Layer<'a> {
         Ok(recount)
     }
 
-    /// Block `index` of `shard` without `documents`.
+    /// Returns block `index` of `shard` without `documents`.
     async fn with_holes(
         &mut self,
         reader: &mut BlockReader,
@@ -143,7 +143,7 @@ impl<'a> Layer<'a> {
 }
 
 impl Recount {
-    /// Counts a pack before and after documents were taken out.
+    /// Counts a pack before and after documents were removed.
     fn add<'d>(&mut self, before: &Pack, after: &Pack, gone: impl Iterator<Item = (&'d PlacedDocument, &'d WithdrawnDocument)>) {
         let counts = |pack: &Pack| statistics(std::slice::from_ref(pack), pack.tokens.len());
         self.before.add(&counts(before));
@@ -157,13 +157,13 @@ impl Recount {
     }
 }
 
-/// Puts the counts of the rewritten packs in the place of the former ones.
+/// Replaces the former counts of the rewritten packs by the new ones.
 fn recounted(base: &VersionManifest, record: &mut WindowRecord, split: Split, recount: Recount) -> Result<()> {
     let former = record.statistics.get(split.name()).cloned().unwrap_or_default();
     let mut counts = former.clone();
     counts.add(&recount.after);
     let too_few = || contradiction(base, record, format!("it counts less of {} than its packs hold", split.name()));
-    // How the documents were packed is as it was.
+    // Other pack lengths are not computed anew: documents keep their places.
     let counts = PackStatistics { packs_at: former.packs_at, ..counts.checked_sub(&recount.before).ok_or_else(too_few)? };
     let packed = record.documents.packed.checked_sub(recount.documents).ok_or_else(too_few)?;
     record.statistics.insert(split.name().to_owned(), counts);

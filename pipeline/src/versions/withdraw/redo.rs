@@ -1,4 +1,4 @@
-//! Withdrawals from a window that was made again.
+//! Withdrawals repeated on a window that was made again.
 
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
@@ -11,11 +11,11 @@ use crate::catalog::units::WindowTables;
 use crate::error::Result;
 use crate::store::Store;
 
-/// Takes from `window`, as its units make it, what was withdrawn up to the version of `manifest`, and writes the shards that change: the order in which
-/// samples were withdrawn leaves no trace in them. `store` holds the window's units and shards.
+/// Removes from `window`, as its units make it, the samples withdrawn up to the version of `manifest`, and writes the changed shards. The
+/// shards do not depend on the order of withdrawals. `store` holds the window's units and shards.
 ///
 /// # Errors
-/// [`crate::PipelineError::Damaged`] if tables and packs contradict each other; or what the store says.
+/// [`crate::PipelineError::Damaged`] if tables and packs contradict each other; those of the store.
 pub(crate) async fn redo(store: &Store, manifest: &VersionManifest, window: WindowRecord) -> Result<WindowRecord> {
     if window.blocklist == manifest.blocklist {
         return Ok(window);
@@ -26,7 +26,7 @@ pub(crate) async fn redo(store: &Store, manifest: &VersionManifest, window: Wind
     let mut rows = find::rows_of_samples(&tables, window.units.len(), &after.samples, &row_columns(manifest)).await?;
     rows.retain(|FoundRow { row, .. }| !before.contains(row.sample_id, row.image_id));
     let states = find::states(&tables, 1, &rows).await?;
-    // Samples of other windows too: some were retrieved here.
+    // Samples of other windows count too, since this window retrieved some of them.
     let new = after.samples.difference(&before.samples).copied().collect();
     let documents = documents::withdrawn(&tables, 1, &new, &before.samples).await?;
     let changes = changes(documents, &rows, &states);

@@ -1,4 +1,4 @@
-//! How much of the codebook the image tokens of a version use.
+//! Use of the codebook by the image tokens of a version.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use serde::Serialize;
 use super::Inspector;
 use crate::error::Result;
 
-/// Use of the codebook by the image tokens of packs: what a trainer sees, so an image counts once for each document that holds it.
+/// Use of the codebook by the image tokens of packs. As in training, an image counts once for each document that holds it.
 #[derive(Debug, Clone, Serialize)]
 pub struct CodebookView {
-    /// The version.
+    /// Number of the version.
     pub version: u32,
-    /// Over both splits.
+    /// Use over both splits.
     pub all: CodeUsage,
-    /// Of each split, by its name.
+    /// Use in each split, by its name.
     pub splits: BTreeMap<&'static str, CodeUsage>,
 }
 
@@ -24,7 +24,7 @@ impl Inspector {
     /// Counts the image tokens of all packs, block by block.
     ///
     /// # Errors
-    /// What the reader says.
+    /// Those of the reader.
     pub async fn codebook(&self) -> Result<CodebookView> {
         let codes = self.manifest.vocabulary.image;
         let mut all = vec![0; codes.len as usize];

@@ -1,4 +1,4 @@
-//! A document by its id.
+//! Inspection of a document by its id.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::ControlFlow;
@@ -19,12 +19,12 @@ use crate::error::{PipelineError, Result};
 pub(super) const DOCUMENTS: (SegmentName, Table) = (SegmentName::Compose, Table::Documents);
 pub(super) const REFUSED_DOCUMENTS: (SegmentName, Table) = (SegmentName::Compose, Table::Refused);
 
-/// A document.
+/// A document with its text, images and origin.
 #[derive(Debug, Clone, Serialize)]
 pub struct DocumentView {
-    /// The version.
+    /// Number of the version.
     pub version: u32,
-    /// Its id.
+    /// Id of the document.
     pub document_id: DocumentId,
     /// Sample that it was made of.
     pub sample_id: SampleId,
@@ -38,34 +38,34 @@ pub struct DocumentView {
     pub split: Option<Split>,
     /// Window that it belongs to.
     pub window: usize,
-    /// Unit in the window.
+    /// Index of its unit in the window.
     pub unit: usize,
-    /// Where it is packed; none for a refused document.
+    /// Place in a pack; none for a refused document.
     pub place: Option<PackPlace>,
-    /// Why it is not packed.
+    /// Reason of refusal; none for a packed document.
     pub refusal: Option<Refusal>,
     /// Number of tokens.
     pub tokens: usize,
-    /// Masked spans.
+    /// Number of masked spans.
     pub spans: u16,
-    /// Retrieved samples, in the order in which they stand.
+    /// Retrieved samples, in the order of the document.
     pub retrieved: Vec<Neighbour>,
-    /// Retrieved documents that were drawn before the length policy.
+    /// Number of retrieved documents drawn before the length policy.
     pub retrieved_wanted: u16,
-    /// As the trainer sees it: control tokens by name, images as `[n codes]`.
+    /// Text as the trainer sees it: control tokens by name, images as `[n codes]`.
     pub masked: String,
-    /// As it was before masking.
+    /// Text before masking.
     pub unmasked: String,
-    /// Its segments.
+    /// Segments with their texts.
     pub segments: Vec<SegmentView>,
-    /// Its images, decoded.
+    /// Decoded images.
     pub images: Vec<Picture>,
-    /// Its token ids, as the trainer sees them.
+    /// Token ids as the trainer sees them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_ids: Option<Vec<u32>>,
 }
 
-/// A row of the refused documents.
+/// A row of the table of refused documents.
 #[derive(Debug, Deserialize)]
 pub(super) struct RefusedDocument {
     pub(super) document_id: DocumentId,
@@ -85,10 +85,10 @@ impl RefusedDocument {
 }
 
 impl Inspector {
-    /// The document whose id is or begins with `id`.
+    /// Shows the document whose id is or begins with `id`.
     ///
     /// # Errors
-    /// [`PipelineError::NoId`], [`PipelineError::UnknownId`], [`PipelineError::AmbiguousId`], or what store, reader and models say.
+    /// [`PipelineError::NoId`], [`PipelineError::UnknownId`], [`PipelineError::AmbiguousId`], or those of the store and models.
     pub async fn document(&self, id: &str) -> Result<DocumentView> {
         #[derive(Deserialize)]
         struct Row {
@@ -146,7 +146,7 @@ impl Inspector {
         })
     }
 
-    /// Of a refused document nothing but the reason is kept.
+    /// Shows a refused document: only its origin and the reason are stored.
     async fn refused(&self, document_id: DocumentId, place: UnitPlace) -> Result<DocumentView> {
         let is_it = |row: &RefusedDocument| row.document_id == document_id;
         let rows = self.tables().wanted(REFUSED_DOCUMENTS, place, &RefusedDocument::COLUMNS, is_it).await?;
@@ -177,7 +177,7 @@ impl Inspector {
         })
     }
 
-    /// Refuses to show a document that was withdrawn.
+    /// Checks that a document was not withdrawn.
     fn check_document(&self, document: DocumentId, sample: SampleId, retrieved: &[Neighbour]) -> Result<()> {
         if !is_document_withdrawn(&self.blocked, sample, retrieved) {
             return Ok(());
@@ -186,7 +186,7 @@ impl Inspector {
         Err(PipelineError::UnknownId { kind: "document", id: document.to_string(), version: self.manifest.version, hint })
     }
 
-    /// Source and key of a sample of a unit.
+    /// Returns source and key of a sample in a unit.
     async fn origin(&self, sample: SampleId, place: UnitPlace) -> Result<(Option<String>, Option<String>)> {
         #[derive(Deserialize)]
         struct Row {

@@ -1,16 +1,16 @@
-//! Finds what an id, or its beginning, names.
+//! Look-up of ids by their beginnings.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use crate::error::{PipelineError, Result};
 
-/// Digits of an id.
+/// Hexadecimal digits of an id.
 const DIGITS: usize = 32;
-/// Ids that are named when several begin alike.
+/// Ids that an error lists if several begin alike, at most.
 const CANDIDATES: usize = 10;
 
-/// The beginning of an id, or all of it.
+/// The beginning of an id, or a whole id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Prefix {
     kind: &'static str,
@@ -19,7 +19,7 @@ pub(crate) struct Prefix {
 }
 
 impl Prefix {
-    /// Reads the beginning of the id of a `kind`.
+    /// Parses the beginning of the id of a `kind`.
     ///
     /// # Errors
     /// [`PipelineError::NoId`].
@@ -34,18 +34,18 @@ impl Prefix {
         Ok(Self { kind, text: text.to_owned(), digits })
     }
 
-    /// Whether the id of `bytes` begins so.
+    /// Checks whether the id `bytes` has this beginning.
     pub(crate) fn begins(&self, bytes: &[u8; DIGITS / 2]) -> bool {
         let digit = |place: usize| if place.is_multiple_of(2) { bytes[place / 2] >> 4 } else { bytes[place / 2] & 15 };
         self.digits.iter().enumerate().all(|(place, wanted)| digit(place) == *wanted)
     }
 
-    /// Whether `found` holds so many ids that no further ones need to be looked for.
+    /// Checks whether `found` holds so many ids that a search can stop.
     pub(crate) fn is_hopeless<T>(&self, found: &BTreeSet<T>) -> bool {
         found.len() > CANDIDATES
     }
 
-    /// The one id of `found`.
+    /// Returns the only id in `found`.
     ///
     /// # Errors
     /// [`PipelineError::UnknownId`] with `hint` if there is none, [`PipelineError::AmbiguousId`] if there are several.

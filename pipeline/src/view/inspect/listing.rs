@@ -1,4 +1,4 @@
-//! Some ids of a version, to begin with.
+//! Listing of some ids of a version, to begin with.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -18,39 +18,39 @@ use crate::catalog::refused::RefusedSample;
 use crate::catalog::units::Table;
 use crate::error::Result;
 
-/// Documents that are looked through for one of each task.
+/// Documents that are searched for one of each task, at most.
 const DOCUMENTS_SEEN: usize = 200_000;
 
 /// Some samples, documents and packs of a version.
 #[derive(Debug, Clone, Serialize)]
 pub struct Listing {
-    /// The version.
+    /// Number of the version.
     pub version: u32,
-    /// The first samples.
+    /// First samples.
     pub samples: Vec<ListedSample>,
-    /// The first document of each task.
+    /// First document of each task.
     pub documents: Vec<ListedDocument>,
-    /// The first packs of each split.
+    /// Packs of each split.
     pub packs: Vec<ListedPacks>,
-    /// The first refused samples.
+    /// First refused samples.
     pub refused: Vec<RefusedSample>,
 }
 
-/// A sample.
+/// A sample in a listing.
 #[derive(Debug, Clone, Serialize)]
 pub struct ListedSample {
-    /// Its id.
+    /// Id of the sample.
     pub sample_id: SampleId,
     /// Key in its source.
     pub key: String,
-    /// Its first caption; empty without captions.
+    /// First caption; empty without captions.
     pub caption: String,
 }
 
-/// A document.
+/// A document in a listing.
 #[derive(Debug, Clone, Serialize)]
 pub struct ListedDocument {
-    /// Its id.
+    /// Id of the document.
     pub document_id: DocumentId,
     /// Sample that it was made of.
     pub sample_id: SampleId,
@@ -58,24 +58,24 @@ pub struct ListedDocument {
     pub task: String,
 }
 
-/// Packs of a split.
+/// Packs of a split in a listing.
 #[derive(Debug, Clone, Serialize)]
 pub struct ListedPacks {
-    /// The split.
+    /// Split of the packs.
     pub split: Split,
-    /// How many there are.
+    /// Number of packs.
     pub packs: u64,
-    /// Name of the first one; none without packs.
+    /// Name of the first pack; none without packs.
     pub first: Option<String>,
-    /// Name of the last one; none without packs.
+    /// Name of the last pack; none without packs.
     pub last: Option<String>,
 }
 
 impl Inspector {
-    /// The first ids of the version: at most `count` samples, and a document of each task.
+    /// Lists the first ids of the version: at most `count` samples, and a document of each task.
     ///
     /// # Errors
-    /// What the store says.
+    /// Those of the store.
     pub async fn listing(&self, count: usize) -> Result<Listing> {
         let packs = |split: Split| {
             let packs: u64 = self.shards(split).map(|(_, shard)| shard.packs).sum();

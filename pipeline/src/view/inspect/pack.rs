@@ -1,4 +1,4 @@
-//! A pack by its place, and the packs of documents.
+//! Inspection of a pack by its place, and the places of documents in packs.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,37 +13,37 @@ use super::{Inspector, Picture, SegmentView, images_of, line, pictures};
 use crate::artefact::decode::{parts, spelled, tokens_of};
 use crate::error::{PipelineError, Result};
 
-/// Where a document stands.
+/// Place of a document in a pack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PackPlace {
     /// Name of the pack.
     pub pack: String,
     /// First token of the document in the pack.
     pub start: u32,
-    /// Its tokens.
+    /// Number of the document's tokens.
     pub len: u32,
 }
 
-/// A document of a pack.
+/// A document in a pack.
 #[derive(Debug, Clone, Serialize)]
 pub struct PackedDocument {
-    /// The document, its sample and task, and where it stands in the pack.
+    /// The document's id, sample and task, and its place in the pack.
     #[serde(flatten)]
     pub placed: PlacedDocument,
-    /// As it stands in the pack: control tokens by name, images as `[n codes]`.
+    /// Text as in the pack: control tokens by name, images as `[n codes]`.
     pub masked: String,
-    /// As it was before masking.
+    /// Text before masking.
     pub unmasked: String,
 }
 
-/// A pack.
+/// A pack with its documents.
 #[derive(Debug, Clone, Serialize)]
 pub struct PackView {
-    /// The version.
+    /// Number of the version.
     pub version: u32,
-    /// Its name: split and place.
+    /// Name of the pack: split and place.
     pub pack: String,
-    /// Window that it was packed in.
+    /// Window of the pack.
     pub window: usize,
     /// Shard that holds it.
     pub shard: Digest,
@@ -51,22 +51,22 @@ pub struct PackView {
     pub block: usize,
     /// Index of the pack in the block.
     pub row: usize,
-    /// Places for tokens.
+    /// Length of the pack in tokens.
     pub seq_len: u32,
-    /// Places taken by documents.
+    /// Number of tokens in documents.
     pub used: u32,
-    /// Its documents, in order.
+    /// Documents, in order.
     pub documents: Vec<PackedDocument>,
     /// Segments of all documents.
     pub segments: Vec<SegmentView>,
     /// Images of all documents.
     pub images: Vec<Picture>,
-    /// Its token ids, padding included.
+    /// Token ids, padding included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_ids: Option<Vec<u32>>,
 }
 
-/// Where a pack lies.
+/// Place of a pack in the store.
 struct Location<'a> {
     window: usize,
     shard: &'a ShardEntry,
@@ -75,10 +75,10 @@ struct Location<'a> {
 }
 
 impl Inspector {
-    /// The pack of a name such as `train/12`.
+    /// Shows the pack of a name such as `train/12`.
     ///
     /// # Errors
-    /// [`PipelineError::NoId`], [`PipelineError::UnknownId`], or what store, reader and models say.
+    /// [`PipelineError::NoId`], [`PipelineError::UnknownId`], or those of the store, the reader and the models.
     pub async fn pack(&self, name: &str) -> Result<PackView> {
         let (split, index) = parse(name)?;
         let Location { window, shard, block, row } = self.locate(split, index)?;
@@ -108,7 +108,7 @@ impl Inspector {
             let unmasked = spelled(&whole, &whole_segments, vocabulary, &artefacts.text)?;
             let (masked_line, unmasked) = (line(&masked), line(&unmasked));
             view.documents.push(PackedDocument { placed: document.clone(), masked: masked_line, unmasked });
-            // Neighbours share a boundary, which is listed once.
+            // Neighbours share a boundary token, which is listed once.
             let listed = view.segments.last().map_or(0, |last| last.start + last.len);
             for mut run in masked {
                 run.segment = Segment { start: run.segment.start + document.start, ..run.segment };
@@ -126,7 +126,7 @@ impl Inspector {
         BlockReader::new(self.job.store.objects(), schema)
     }
 
-    /// Shards of a split with their windows, in the order that packs are counted in.
+    /// Returns the shards of a split with their windows, in the order of the packs' numbers.
     pub(super) fn shards(&self, split: Split) -> impl Iterator<Item = (usize, &ShardEntry)> {
         let shards = self.windows.iter().enumerate().flat_map(|(window, record)| record.shards.iter().map(move |shard| (window, shard)));
         shards.filter(move |(_, shard)| shard.split == split)
@@ -149,7 +149,7 @@ impl Inspector {
         Err(PipelineError::UnknownId { kind: "pack", id: pack_name(split, index), version: self.manifest.version, hint })
     }
 
-    /// Places of those `documents` that stand in packs of `window`.
+    /// Finds the places of `documents` in packs of `window`.
     pub(super) async fn packs_of(&self, window: usize, documents: &HashSet<DocumentId>) -> Result<HashMap<DocumentId, PackPlace>> {
         let mut found = HashMap::new();
         let mut blocks = self.blocks();

@@ -1,4 +1,4 @@
-//! A sample by its id: where it came from, what became of it, and which documents it stands in.
+//! Inspection of a sample by its id: its origin, its state, and the documents that hold it.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::ControlFlow;
@@ -21,30 +21,30 @@ const PREPARED: (SegmentName, Table) = (SegmentName::Prepare, Table::Prepared);
 const REFUSED: (SegmentName, Table) = (SegmentName::Prepare, Table::Refused);
 const SETTLED: (SegmentName, Table) = (SegmentName::Settle, Table::Settled);
 
-/// A sample.
+/// A sample with its origin, images and documents.
 #[derive(Debug, Clone, Serialize)]
 pub struct SampleView {
-    /// The version.
+    /// Number of the version.
     pub version: u32,
-    /// Its id.
+    /// Id of the sample.
     pub sample_id: SampleId,
     /// Id of its main image; none for a refused sample.
     pub image_id: Option<ImageId>,
-    /// Its split; none for a refused sample.
+    /// Split of the sample; none for a refused one.
     pub split: Option<Split>,
-    /// Where it lies in the sources: more than once if they hold it more than once.
+    /// Places in the sources; several if they hold it several times.
     pub places: Vec<SamplePlace>,
-    /// What is written about it; not kept of a refused sample.
+    /// Captions and other annotations; not stored for a refused sample.
     pub annotations: Option<Annotations>,
     /// Width of the main image before fitting, in pixels.
     pub width: Option<u32>,
     /// Height of the main image before fitting, in pixels.
     pub height: Option<u32>,
-    /// Its images, decoded.
+    /// Decoded images.
     pub images: Vec<Picture>,
-    /// Documents that were made of it.
+    /// Documents made of the sample.
     pub documents: Vec<DocumentSummary>,
-    /// Documents in which it stands as a retrieved one.
+    /// Documents that retrieved the sample.
     pub retrieved_by: Vec<DocumentId>,
 }
 
@@ -61,50 +61,50 @@ pub struct SamplePlace {
     pub key: String,
     /// Window that read it.
     pub window: usize,
-    /// Unit in the window.
+    /// Index of its unit in the window.
     pub unit: usize,
-    /// What became of it.
+    /// State of this row.
     #[serde(flatten)]
     pub state: SampleState,
 }
 
-/// What became of a sample.
+/// State of a sample in a version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum SampleState {
     /// Documents were made of it.
     Kept,
-    /// Another one stands for it.
+    /// Another sample stands for it.
     Duplicate {
-        /// The other one; the same id if the sample itself is there twice.
+        /// The kept sample; the same id if the sources hold the sample twice.
         duplicate_of: SampleId,
     },
-    /// It is not wanted.
+    /// A stage refused it.
     Refused(Refusal),
-    /// It was taken out again; nothing of it is shown.
+    /// It was withdrawn; its content is not shown.
     Withdrawn {
-        /// The first version without it.
+        /// First version without it.
         withdrawn_in: u32,
     },
 }
 
-/// A document of a sample.
+/// A document of a sample, in short.
 #[derive(Debug, Clone, Serialize)]
 pub struct DocumentSummary {
-    /// Its id.
+    /// Id of the document.
     pub document_id: DocumentId,
     /// Task that made it.
     pub task: String,
     /// Number of tokens.
     pub tokens: u32,
-    /// Masked spans.
+    /// Number of masked spans.
     pub spans: u16,
-    /// Samples that were retrieved for it.
+    /// Samples that it retrieved.
     pub retrieved: Vec<Neighbour>,
-    /// Where it is packed.
+    /// Place in a pack; none for a refused document.
     #[serde(flatten)]
     pub place: Option<PackPlace>,
-    /// Why it is not packed.
+    /// Reason of refusal; none for a packed document.
     pub refusal: Option<Refusal>,
 }
 
@@ -133,7 +133,7 @@ struct PreparedRow {
 }
 
 impl PreparedRow {
-    /// Names, roles and codes of its images.
+    /// Returns file names, roles and codes of its images.
     fn images(&self) -> Vec<(String, String, ImageCodes)> {
         let image = |image: &RoleCodes| {
             let grid = RoleGrid::of(&self.image_grids, &image.role);
@@ -155,7 +155,7 @@ impl PreparedRow {
     ];
 }
 
-/// What a search has found.
+/// Matches of a search so far.
 #[derive(Default)]
 struct Matches {
     ids: BTreeSet<SampleId>,
@@ -164,11 +164,11 @@ struct Matches {
 }
 
 impl Inspector {
-    /// The sample whose id is or begins with `id`.
+    /// Shows the sample whose id is or begins with `id`.
     ///
     /// # Errors
-    /// [`crate::PipelineError::NoId`], [`crate::PipelineError::UnknownId`], [`crate::PipelineError::AmbiguousId`], or what store and models
-    /// say.
+    /// [`crate::PipelineError::NoId`], [`crate::PipelineError::UnknownId`], [`crate::PipelineError::AmbiguousId`], or those of the
+    /// store and the models.
     pub async fn sample(&self, id: &str) -> Result<SampleView> {
         let prefix = Prefix::try_new("sample", id)?;
         let Matches { ids, settled, refused } = self.matches(&prefix).await?;
@@ -224,7 +224,7 @@ impl Inspector {
         let visit = |place, row: SettledRow| {
             if prefix.begins(&row.sample_id.0) {
                 matches.ids.insert(row.sample_id);
-                // A window is settled as a whole; the row says which of its units holds the sample.
+                // A window is settled as a whole; the row names the unit that holds the sample.
                 matches.settled.push((UnitPlace { unit: row.unit as usize, ..place }, row));
             }
             go_on(&matches.ids)
@@ -242,7 +242,7 @@ impl Inspector {
         Ok(matches)
     }
 
-    /// Prepared rows of a sample with their places, and whether each is the kept one; adds to `places`.
+    /// Reads the prepared rows of a sample with their places; the flag marks the kept one. Adds to `places`.
     async fn prepared(
         &self,
         sample: SampleId,
@@ -270,7 +270,7 @@ impl Inspector {
     fn place(&self, UnitPlace { window, unit }: UnitPlace, (source, key, row): (String, String, u64), state: SampleState) -> SamplePlace {
         let read = self.windows[window].units.get(unit);
         let file = read.map_or_else(String::new, |read| read.file.clone());
-        // Of a unit of some rows the file's own numbers are listed.
+        // In a unit of single rows, the file's own row numbers apply.
         let row = read.map_or(row, |read| read.only.get(row as usize).copied().unwrap_or(read.first_row + row));
         SamplePlace { source, file, row, key, window, unit, state }
     }
@@ -311,7 +311,7 @@ impl Inspector {
         Ok(documents)
     }
 
-    /// Documents that retrieved a sample of `window`: only its own and later windows can.
+    /// Finds the documents that retrieved a sample of `window`: only its own and later windows can hold some.
     async fn retrieved_by(&self, sample: SampleId, window: usize) -> Result<Vec<DocumentId>> {
         #[derive(Deserialize)]
         struct Row {

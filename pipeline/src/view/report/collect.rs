@@ -1,4 +1,4 @@
-//! Collects what the page shows from the store, and the photos from their sources.
+//! Collects the content of the page from the store, and photos from the sources.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -28,15 +28,15 @@ use crate::source::photos::derived_batches;
 use crate::train::evaluate::{Evaluation, evaluations_folder};
 use crate::view::inspect::is_document_withdrawn;
 
-/// Samples that are shown.
+/// Number of samples shown.
 const SAMPLES: usize = 12;
-/// Queries of the neighbour gallery.
+/// Number of queries in the neighbour gallery.
 const QUERIES: usize = 6;
-/// Packs that are drawn.
+/// Number of packs drawn.
 const PACKS: usize = 24;
-/// Refused rows that are listed.
+/// Number of refused rows listed.
 const REFUSED: usize = 50;
-/// Credits that are listed.
+/// Number of credits listed.
 const CREDITS: usize = 1000;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -135,8 +135,8 @@ fn funnel(subject: &Subject<'_>) -> Vec<FunnelStep> {
     steps.map(|(name, count)| FunnelStep { name: name.into(), count, percent: percent(count) }).into()
 }
 
-/// Fitted photos with their derived images by sample, as far as the sources still hold them. Looks no further than the units that
-/// `wanted`, which stand among the first [`CREDITS`] samples, can be in.
+/// Reads fitted photos and their derived images by sample, as far as the sources still hold them. Stops at the units that can hold one of
+/// the first [`CREDITS`] samples, which include `wanted`.
 async fn photos(subject: &Subject<'_>, wanted: &[&Prepared]) -> Result<HashMap<SampleId, Vec<(RoleImage, Option<Grid>)>>> {
     #[derive(Deserialize)]
     struct Row {
@@ -202,7 +202,7 @@ async fn samples(subject: &Subject<'_>, prepared: &[Prepared]) -> Result<Vec<Sam
     Ok(samples)
 }
 
-/// At most `count` items, evenly spread.
+/// Picks at most `count` items, evenly spread.
 fn spread<T>(items: &[T], count: usize) -> Vec<&T> {
     let step = items.len().div_ceil(count.max(1)).max(1);
     items.iter().step_by(step).collect()
@@ -234,7 +234,7 @@ async fn neighbours(subject: &Subject<'_>, units: &WindowTables<'_>, prepared: &
     Ok(gallery)
 }
 
-/// A sample of the bank.
+/// A sample in the bank.
 #[derive(Deserialize)]
 struct Banked {
     sample_id: SampleId,
@@ -244,8 +244,8 @@ struct Banked {
     grid: Option<Grid>,
 }
 
-/// The rows of `wanted` samples in the banks of all windows, with their grids if they have some. Only banks that hold one are fetched as a
-/// whole.
+/// Reads the rows of `wanted` samples from the banks of all windows, with their grids if they have some. Fetches only those banks as a
+/// whole that hold one of them.
 async fn banked(units: &WindowTables<'_>, mut wanted: HashSet<SampleId>, has_grids: bool) -> Result<HashMap<SampleId, Banked>> {
     #[derive(Deserialize)]
     struct Id {
@@ -275,7 +275,7 @@ async fn banked(units: &WindowTables<'_>, mut wanted: HashSet<SampleId>, has_gri
     Ok(found)
 }
 
-/// The first document of every task that has masked spans, or else the first of the task.
+/// Shows a document of every task: the first with masked spans, else the first.
 fn masked(subject: &Subject<'_>, documents: &[Document]) -> Result<Vec<MaskedDocument>> {
     let mut by_task: BTreeMap<&str, &Document> = BTreeMap::new();
     for document in documents {
@@ -327,7 +327,7 @@ fn fill((split, statistics): (&String, &PackStatistics), seq_len: u32) -> Fill {
     }
 }
 
-/// Sum over both splits.
+/// Sums the counts of tasks over both splits.
 fn tasks(statistics: &BTreeMap<String, PackStatistics>) -> BTreeMap<String, TaskStatistics> {
     let mut sum = PackStatistics::default();
     statistics.values().for_each(|split| sum.add(split));

@@ -1,11 +1,11 @@
-//! Drawings as SVG: only numbers and names of ours go in, never text from data.
+//! SVG drawings. Only numbers and our own names go in, never text from data.
 
 use std::fmt::Write;
 
 use cm3flow_schemas::document::{Modality, Role, Segment};
 use cm3flow_schemas::pack::Pack;
 
-/// Colour class of a segment, as the page's style sheet names it.
+/// Returns the class of a segment in the page's style sheet, which sets its colour.
 pub(super) const fn class(segment: &Segment) -> &'static str {
     match (segment.role, segment.modality) {
         (Role::Sentinel | Role::SpanEnd, _) => "mask",
@@ -17,7 +17,7 @@ pub(super) const fn class(segment: &Segment) -> &'static str {
     }
 }
 
-/// A row of segments, `capacity` tokens wide.
+/// Draws a row of segments; `scale` is the width of one token.
 fn segments_row(out: &mut String, segments: &[Segment], (y, height): (usize, usize), scale: f64) {
     for segment in segments {
         let (x, width) = (f64::from(segment.start) * scale, (f64::from(segment.len) * scale).max(1.0));
@@ -25,7 +25,7 @@ fn segments_row(out: &mut String, segments: &[Segment], (y, height): (usize, usi
     }
 }
 
-/// One document.
+/// Draws the segments of one document.
 pub(super) fn document(segments: &[Segment], tokens: usize) -> String {
     const WIDTH: f64 = 1000.0;
     let mut out = format!(r#"<svg viewBox="0 0 {WIDTH} 16" class="strip" role="img" aria-label="segments of a document">"#);
@@ -33,7 +33,7 @@ pub(super) fn document(segments: &[Segment], tokens: usize) -> String {
     out + "</svg>"
 }
 
-/// Packs under each other, documents separated by ticks, padding left white.
+/// Draws packs one below the other, with ticks between documents and white padding.
 pub(super) fn packs(packs: &[Pack]) -> String {
     const WIDTH: f64 = 1000.0;
     const ROW: usize = 20;
@@ -55,11 +55,11 @@ pub(super) fn packs(packs: &[Pack]) -> String {
 pub(super) struct Curve {
     pub class: &'static str,
     pub points: Vec<(f64, f64)>,
-    /// Drawn as dots joined by a line, for few points.
+    /// `true` to draw dots joined by a line, for few points.
     pub dots: bool,
 }
 
-/// Curves over common axes.
+/// Draws curves over common axes.
 pub(super) fn curves(curves: &[Curve]) -> String {
     const LEFT: f64 = 50.0;
     const RIGHT: f64 = 980.0;

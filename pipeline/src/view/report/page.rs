@@ -1,4 +1,4 @@
-//! What the page shows, as plain data for the template.
+//! Content of the page as plain data for the template.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::catalog::refused::RefusedSample;
 
-/// The page.
+/// Content of the page.
 #[derive(Debug, Serialize)]
 pub(super) struct Page {
     pub dataset: String,
@@ -19,13 +19,13 @@ pub(super) struct Page {
     pub documents: String,
     pub funnel: Vec<FunnelStep>,
     pub reasons: Vec<Reason>,
-    /// Parts that samples lost, one line for each reason.
+    /// Parts that samples lost, a line for each reason.
     pub dropped: Vec<String>,
-    /// Files of folders that are left alone, one line for each source; of a run's report alone.
+    /// Files of folders that hold no samples, a line for each source.
     pub left: Vec<String>,
-    /// Records that were not begun, by task and what is lacking.
+    /// Numbers of records that were not begun, by task and missing part.
     pub lacking: Vec<Reason>,
-    /// Records whose texts lost their end.
+    /// Number of records with a text that lost its end.
     pub shortened: u64,
     pub refused: Vec<RefusedSample>,
     pub samples: Vec<Sample>,
@@ -34,7 +34,7 @@ pub(super) struct Page {
     /// SVG of some packs.
     pub packs: String,
     pub fill: Vec<Fill>,
-    /// Over both splits.
+    /// Counts of each task over both splits.
     pub tasks: BTreeMap<String, TaskStatistics>,
     pub stages: Vec<StageTime>,
     pub training: Option<TrainingPart>,
@@ -46,7 +46,7 @@ pub(super) struct Page {
 pub(super) struct FunnelStep {
     pub name: String,
     pub count: u64,
-    /// Share of what came in, in percent.
+    /// Share of the input, in percent.
     pub percent: f64,
 }
 
@@ -57,7 +57,7 @@ pub(super) struct Reason {
     pub count: u64,
 }
 
-/// A sample with its pictures as data URLs.
+/// A sample with its pictures, as data URLs.
 #[derive(Debug, Serialize)]
 pub(super) struct Sample {
     pub sample_id: SampleId,
@@ -69,7 +69,7 @@ pub(super) struct Sample {
     pub caption: String,
 }
 
-/// A sample with what was retrieved for it.
+/// A sample with its retrieved neighbours.
 #[derive(Debug, Serialize)]
 pub(super) struct Query {
     pub caption: String,
@@ -113,15 +113,15 @@ pub(super) struct Fill {
     pub used: u64,
     pub capacity: u64,
     pub percent: f64,
-    /// Packs that no packing can do without, if they were counted.
+    /// Lower bound on packs for any packing, if computed.
     pub least_packs: Option<u64>,
-    /// Cost of attention in the most expensive pack over that of the mean one.
+    /// Cost of attention in the most expensive pack over the mean cost.
     pub imbalance: Option<f64>,
-    /// Another length that would fill better, and the fill rate in percent.
+    /// Length in tokens that would fill better, with its fill rate in percent.
     pub better: Option<(u32, f64)>,
 }
 
-/// What a stage did in this run.
+/// Work of a stage in this run.
 #[derive(Debug, Serialize)]
 pub(super) struct StageTime {
     pub name: &'static str,
@@ -140,13 +140,13 @@ pub(super) struct TrainingPart {
     /// SVG of the losses.
     pub curve: String,
     pub evaluations: Vec<EvaluationRow>,
-    /// Of the last evaluation.
+    /// Step of the last evaluation, which made the images and captions.
     pub step: u64,
     pub images: Vec<GeneratedPicture>,
     pub captions: Vec<GeneratedText>,
 }
 
-/// Perplexities of an evaluation; `None` where there were no such tokens.
+/// Perplexities of an evaluation; `None` without tokens of the modality.
 #[derive(Debug, Serialize)]
 pub(super) struct EvaluationRow {
     pub step: u64,
@@ -172,7 +172,7 @@ pub(super) struct GeneratedText {
     pub generated: String,
 }
 
-/// Whom a picture is owed to.
+/// Credit for a picture.
 #[derive(Debug, Serialize)]
 pub(super) struct Credit {
     pub key: String,

@@ -10,7 +10,7 @@ use crate::error::{PipelineError, Result};
 /// Quality of the embedded photos, 1 to 100.
 const JPEG_QUALITY: u8 = 88;
 
-/// An RGB image of width and height `size` as a data URL.
+/// Encodes an RGB image of width and height `size` as a data URL.
 pub(super) fn photo(pixels: &[u8], size: (u32, u32)) -> Result<String> {
     let mut bytes = Vec::new();
     let encoder = JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY);
@@ -19,7 +19,7 @@ pub(super) fn photo(pixels: &[u8], size: (u32, u32)) -> Result<String> {
     Ok(format!("data:image/jpeg;base64,{}", STANDARD.encode(bytes)))
 }
 
-/// The bytes of a PNG file as a data URL.
+/// Encodes the bytes of a PNG file as a data URL.
 pub(super) fn png(bytes: &[u8]) -> String {
     format!("data:image/png;base64,{}", STANDARD.encode(bytes))
 }

@@ -1,4 +1,4 @@
-//! A manifest that is lost: it follows from the records of its windows, the configuration and the artefacts, and its digest is recorded.
+//! Repair of a lost manifest: it follows from its window records, configuration and artefacts, and its recorded digest proves it.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ use crate::plan::Plan;
 use crate::source::scan::Drift;
 use crate::store::record_bytes;
 
-/// Most runs of window records that are tried.
+/// Sequences of window records that are tried, at most.
 const MOST_RUNS: usize = 64;
 
-/// What a manifest says beyond its windows, configuration and artefacts.
+/// Possible values of those fields that windows, configuration and artefacts do not give.
 struct Candidates {
     base: Vec<Option<u32>>,
     code_changes: Vec<BTreeMap<String, CodeChange>>,
@@ -26,7 +26,7 @@ struct Candidates {
 }
 
 impl Work {
-    /// Makes the manifest again; returns whether it is whole now.
+    /// Makes the manifest again; returns `true` if it is whole now.
     pub(super) async fn restore_manifest(&mut self) -> Result<bool> {
         let path = layout::manifest(self.catalog.dataset(), self.version);
         let recorded = match self.catalog.recorded_digest(self.version).await {
@@ -67,7 +67,7 @@ impl Work {
         Ok(false)
     }
 
-    /// Runs of window records that may be those of the version, the longest first. Runs that were given up may have left some too.
+    /// Returns sequences of window records that may be the version's, the longest first. Abandoned runs may have left other records.
     async fn possible_windows(&self) -> Result<Vec<Vec<WindowRecord>>> {
         let folder = layout::windows(self.job.dataset(), self.version);
         let mut runs: Vec<Vec<WindowRecord>> = vec![Vec::new()];
@@ -97,7 +97,7 @@ impl Work {
         let earlier = self.catalog.versions().await?.into_iter().filter(|number| *number < self.version);
         let mut base: Vec<Option<u32>> = earlier.map(Some).collect();
         base.push(None);
-        // The version before is the likely one.
+        // The previous version is the most likely base.
         base.reverse();
         let mut code_changes = vec![BTreeMap::new()];
         let mut beside = self.job.store.entries(&layout::artefact(artefacts.image_spec.digest));
@@ -115,7 +115,7 @@ impl Work {
         Ok(Candidates { base, code_changes, blocklists })
     }
 
-    /// The manifest among all candidates that has the recorded digest.
+    /// Returns the manifest with the recorded digest, if it is among the candidates.
     fn matching(
         &self,
         artefacts: &mut Artefacts,
@@ -135,7 +135,7 @@ impl Work {
                 made_anew_from: None,
                 replayed_samples: 0,
             };
-            // Sums that do not add up belong to a run that was given up.
+            // Sums that do not add up come from records of an abandoned run.
             let Ok((mut manifest, _)) = self.catalog.manifest_of(&self.job.config, artefacts, &plan, windows) else { return Ok(None) };
             for base in &candidates.base {
                 for blocklist in &candidates.blocklists {

@@ -1,4 +1,4 @@
-//! Units, shards and records of windows: made again window by window in a scratch store, and taken over if they are equal.
+//! Repair of units, shards and window records: makes each damaged window again in a scratch store, and takes equal results over.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -37,7 +37,7 @@ struct LineageRow {
     compose: Digest,
 }
 
-/// Index of the window that a damaged object belongs to.
+/// Returns the index of the window that a damaged object belongs to.
 const fn window_of(place: &Place) -> Option<usize> {
     match place {
         Place::Window(window) | Place::Unit { window, .. } | Place::Shard { window, .. } => Some(*window),
@@ -46,14 +46,14 @@ const fn window_of(place: &Place) -> Option<usize> {
 }
 
 impl Work {
-    /// Makes again what is damaged of the windows. Records that are healed are put into `windows`.
+    /// Makes damaged objects of the windows again. Adds healed records to `windows`.
     pub(super) async fn units(
         &mut self,
         manifest: &VersionManifest,
         windows: &mut [Option<WindowRecord>],
         damaged: &[Damage],
     ) -> Result<()> {
-        // Records of which a copy was found are whole by now.
+        // Records restored from a copy are whole by now.
         let is_open = |damage: &&Damage| !matches!(damage.place, Place::Window(window) if windows[window].is_some());
         let mut damaged: Vec<Damage> =
             damaged.iter().filter(|damage| window_of(&damage.place).is_some()).filter(is_open).cloned().collect();
@@ -95,7 +95,7 @@ impl Work {
         Ok(())
     }
 
-    /// What is damaged of windows whose records are lost, which were not looked into before. All of their shards are made again.
+    /// Returns the damage in windows with lost records, which verification could not look into. Counts all their shards as damaged.
     async fn behind_lost_records(&self, plans: &[WindowPlan], damaged: &[Damage]) -> Result<Vec<Damage>> {
         let mut verifier = Verifier::new(&self.job.store, self.job.dataset());
         let mut found = Verification { version: self.version, objects: 0, bytes: 0, damaged: Vec::new() };
@@ -119,8 +119,9 @@ impl Work {
         Again::try_new(self.job.on(scratch.store.clone()), artefacts, plan, manifest.numerics.clone(), sources)
     }
 
-    /// A store without what is damaged, and without the records of the version's windows: they are compared with the manifest. Packs that samples
-    /// were withdrawn from are made again before those are withdrawn once more.
+    /// Makes a scratch store that hides the damaged objects, and the version's window records, since the new ones are compared with the
+    /// manifest. Hides the pack units of a window with a damaged shard, since shards are made with their unit. Hides them also in a window
+    /// with later withdrawals, since those are repeated on packs without holes.
     fn scratch(&self, manifest: &VersionManifest, plans: &[WindowPlan], damaged: &[Damage]) -> Result<Scratch> {
         let windows = format!("{}/", layout::windows(self.job.dataset(), self.version));
         let mut hidden = HashSet::new();
@@ -143,7 +144,7 @@ impl Work {
         Scratch::over(&self.job.store, Arc::new(is_hidden))
     }
 
-    /// Plans of all windows, up to the first that cannot be told.
+    /// Returns the plans of all windows, up to the first one that is unknown.
     async fn plans(&self, manifest: &VersionManifest, windows: &[Option<WindowRecord>], artefacts: &Artefacts) -> Result<Vec<WindowPlan>> {
         let mut plans: Vec<WindowPlan> = Vec::with_capacity(windows.len());
         for (index, record) in windows.iter().enumerate() {
@@ -160,7 +161,7 @@ impl Work {
         Ok(plans)
     }
 
-    /// The plan of a window of which the record is lost, if this configuration makes the units that the lineage names.
+    /// Plans a window whose record is lost, if this configuration makes the units that the lineage names.
     async fn plan_of_lineage(
         &self,
         manifest: &VersionManifest,
@@ -196,7 +197,7 @@ impl Work {
         Ok(None)
     }
 
-    /// Puts what was made again into the store, if it is equal.
+    /// Puts the objects of a window that was made again into the store, if they are equal.
     async fn take_over(
         &mut self,
         manifest: &VersionManifest,
@@ -229,7 +230,7 @@ impl Work {
                 _ => {}
             }
         }
-        // Shards are made together with their unit.
+        // A unit of `pack` makes its shards too, so missing ones are at hand.
         for shard in &made.shards {
             let path = layout::shard(shard.digest);
             if self.job.store.get(&path).await?.is_none()
@@ -246,7 +247,7 @@ impl Work {
         Ok(self.job.store.get(path).await?.is_some_and(|bytes| Some(Digest::of(&bytes)) == name))
     }
 
-    /// Puts a unit that was made again into the store, if nothing that is recorded of it says otherwise; returns whether it did.
+    /// Puts a unit that was made again into the store, unless its recorded facts contradict; returns whether it did.
     async fn take_unit(&self, segment: SegmentName, key: Digest, scratch: &Scratch) -> Result<bool> {
         let folder = layout::unit(segment, key);
         let record_path = format!("{folder}/unit.json");
@@ -269,7 +270,7 @@ impl Work {
         Ok(true)
     }
 
-    /// Digests of the files in the folder of a unit whose bytes are those that their names say.
+    /// Returns the digests of the whole files in the folder of a unit: those with the digest in their name.
     async fn whole_files(&self, folder: &str) -> Result<HashSet<Digest>> {
         let mut whole = HashSet::new();
         for name in self.job.store.names(folder).await? {
@@ -282,8 +283,8 @@ impl Work {
     }
 }
 
-/// Whether a unit that was made again is the one that was there: each of its files is still there, or was listed. Where the record is
-/// lost too, what files are left must all be its own.
+/// Checks whether a unit that was made again is the recorded one: each of its files still exists whole, or its record lists it. If the
+/// record is lost too, all whole files in its folder must be its own.
 fn is_same_unit(made: &UnitRecord, recorded: Option<&UnitRecord>, whole: &HashSet<Digest>) -> bool {
     let made: HashSet<Digest> = made.files.values().map(|file| file.digest).collect();
     match recorded {
