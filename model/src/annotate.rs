@@ -3,9 +3,12 @@
 //! Every computation has the same batch size; a short tail is padded with black. The output is checked against the configuration. It is
 //! converted to levels on the CPU in f64, so a device affects only the network's values.
 
+use std::ops::RangeInclusive;
+
 use cm3flow_schemas::digest::{Digest, PartHasher};
 use cm3flow_schemas::traits::{AnnotatedImage, ImageAnnotator, ImageAnnotatorSpec, NotFinite};
-use cm3flow_schemas::{DynError, canonical};
+use cm3flow_schemas::{DynError, canonical, limits};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
@@ -17,17 +20,17 @@ use crate::torchscript::{kind_of, load, tensors_of};
 const MAX_SIDE: i64 = 4096;
 
 /// Scale of a module's input values.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "it must be \"unit\", \"signed\", or { mean = [red, green, blue], std = [red, green, blue] }")]
 pub enum InputValues {
     /// A range.
     Range(InputRange),
-    /// Levels as 0 to 1, less the mean of the channel, over its deviation.
+    /// Levels as 0 to 1, less the mean of the channel, over its standard deviation.
     Normalized(Moments),
 }
 
 /// A range of input values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum InputRange {
     /// 0 to 1.
@@ -37,12 +40,12 @@ pub enum InputRange {
 }
 
 /// Mean and deviation of each channel, on the scale of 0 to 1.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Moments {
-    /// Mean of red, green, blue.
+    /// Means of red, green and blue.
     pub mean: [f64; 3],
-    /// Deviation of red, green, blue, each above 0.
+    /// Standard deviations of red, green and blue, each above 0.
     pub std: [f64; 3],
 }
 
@@ -59,17 +62,17 @@ impl InputValues {
 }
 
 /// Output values that stand for black and for white.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "it must be \"picture\" or [black, white]")]
 pub enum OutputRange {
-    /// The same values for all pictures: black and white. Values outside are clamped.
+    /// The values of black and of white for all pictures, the first one below the second. Values outside are clamped.
     Fixed([f64; 2]),
     /// A range for each picture.
     Own(OwnRange),
 }
 
 /// A range derived from the values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OwnRange {
     /// Least and largest value of the picture, over all its channels. If they are equal, the picture is black.
@@ -80,7 +83,7 @@ pub enum OwnRange {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AnnotatorConfig {
-    /// Side of the input square, in pixels: 8 to 4096.
+    /// Side of the input square, in pixels.
     pub side_px: u32,
     /// Scale of the input values.
     pub input: InputValues,
@@ -93,12 +96,19 @@ pub struct AnnotatorConfig {
 }
 
 impl AnnotatorConfig {
+    /// Limits of [`Self::side_px`].
+    pub const SIDE_PX: RangeInclusive<u32> = 8..=4096;
+    /// Limits of [`Self::output`].
+    pub const OUTPUT: RangeInclusive<u32> = 0..=255;
+    /// Limits of the number of pictures that are computed together.
+    pub const BATCH_SIZE: RangeInclusive<u32> = 1..=1024;
+
     /// Returns the problems of the fields, each with the field's name.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Problems::default();
-        problems.range("side_px", self.side_px, 8, 4096);
-        problems.range("output", self.output, 0, 255);
+        problems.within("side_px", self.side_px, &Self::SIDE_PX);
+        problems.within("output", self.output, &Self::OUTPUT);
         if let InputValues::Normalized(Moments { mean, std }) = self.input {
             let is_usable = mean.iter().all(|mean| mean.is_finite()) && std.iter().all(|std| std.is_normal() && *std > 0.0);
             problems.require(is_usable, || format!("input.mean must be finite and input.std above 0, got {mean:?} and {std:?}"));
@@ -143,9 +153,7 @@ impl TorchScriptAnnotator {
     ) -> Result<Self, ModelError> {
         let name = name.into();
         let mut problems = config.problems();
-        if !(1..=1024).contains(&batch_size) {
-            problems.push(format!("batch_size must be in 1..=1024, got {batch_size}"));
-        }
+        problems.extend(limits::problem("batch_size", batch_size, &AnnotatorConfig::BATCH_SIZE));
         if !problems.is_empty() {
             return Err(ModelError::Config { what: "annotator", problems });
         }

@@ -15,13 +15,14 @@ use cm3flow_schemas::unit::NumericsClass;
 pub use cuda::{CudaMissing, CudaProblem};
 pub use driver::CudaDevice;
 pub use libtorch::Libtorch;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 use crate::error::ModelError;
 
 /// Choice of a device.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceChoice {
     /// The first CUDA device if there is one, else the CPU.

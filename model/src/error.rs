@@ -2,7 +2,10 @@
 //!
 //! Causes are typed and kept in `source`. Everything that a caller can get wrong is checked before libtorch sees it.
 
-use cm3flow_schemas::{DynError, Grid, VocabularyError};
+use std::fmt::Display;
+use std::ops::RangeBounds;
+
+use cm3flow_schemas::{DynError, Grid, VocabularyError, limits};
 use safetensors::SafeTensorError;
 use tch::TchError;
 use thiserror::Error;
@@ -435,9 +438,9 @@ impl Problems {
         }
     }
 
-    /// Adds a problem unless `field` is in `low..=high`.
-    pub(crate) fn range<T: PartialOrd + std::fmt::Display>(&mut self, field: &str, value: T, low: T, high: T) {
-        self.require(value >= low && value <= high, || format!("{field} must be in {low}..={high}, got {value}"));
+    /// Adds a problem unless `field` is in `range`.
+    pub(crate) fn within<T: PartialOrd + Display>(&mut self, field: &str, value: T, range: &impl RangeBounds<T>) {
+        self.0.extend(limits::problem(field, value, range));
     }
 
     /// Returns all problems.

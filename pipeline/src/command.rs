@@ -1,5 +1,6 @@
 //! Command line. Progress and errors go to standard error, results to standard output.
 
+mod config;
 mod doctor;
 mod fit;
 mod inspect;
@@ -64,6 +65,8 @@ enum Command {
     Refused(refused::RefusedCommand),
     /// Shows what stands behind an id of a published version, or how much of the codebook is used
     Inspect(inspect::InspectArgs),
+    /// Describes the fields of a configuration: a reference for people, a JSON Schema for editors
+    Config(config::DescribeArgs),
     /// Shows what tensors would be computed on, why CUDA is not used, and what a store lacks
     Doctor(doctor::DoctorArgs),
 }
@@ -74,7 +77,7 @@ struct Session {
     log: LogFormat,
     progress: Progress,
     stop: CancellationToken,
-    /// StoreLayer between the command's stores and their retries.
+    /// Layer between the command's stores and their retries.
     layer: Option<StoreLayer>,
 }
 
@@ -177,6 +180,10 @@ impl Session {
             Command::Versions(command) => versions::versions(&command, self).await,
             Command::Refused(command) => return refused::refused(command, self).await,
             Command::Inspect(args) => inspect::inspect(&args, self).await,
+            Command::Config(args) => {
+                config::describe(&args);
+                Ok(())
+            }
             Command::Doctor(args) => doctor::doctor(args, self).await,
         }?;
         Ok(Done::All)

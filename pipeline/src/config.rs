@@ -4,9 +4,12 @@
 
 mod annotate;
 mod buckets;
+mod facts;
 mod job;
 mod model;
+mod reference;
 mod runtime;
+mod schema;
 mod vocabulary;
 
 use std::collections::BTreeSet;
@@ -27,21 +30,25 @@ use cm3flow_stages::pack::PackConfig;
 use cm3flow_stages::retrieve::RetrieveConfig;
 use cm3flow_stages::shard::ShardConfig;
 use cm3flow_stages::split::SplitConfig;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
 pub use job::Job;
 pub use model::{
     EvalConfig, FitConfig, GivenConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, PerceptualFiles, TextConfig, TokenizeConfig,
     VqTokenizerConfig,
 };
+pub use reference::reference;
 pub use runtime::{DatasetConfig, RuntimeConfig, WindowConfig};
-use serde::Deserialize;
-use serde_json::{Value, json};
+pub use schema::schema;
 pub use vocabulary::{RangeConfig, SentinelsConfig, TokenRef, VocabularyConfig, VocabularyPreset};
 
 use crate::error::{PipelineError, Result};
 use crate::store::config::{StoreConfig, address_problem, masked};
 
 /// The whole configuration.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Folder that relative paths start from: that of the file.
@@ -55,8 +62,9 @@ pub struct Config {
     /// `[runtime]`.
     #[serde(default)]
     pub runtime: RuntimeConfig,
-    /// `[[source]]`, one or more.
+    /// `[[source]]`.
     #[serde(default)]
+    #[schemars(!default, extend("minItems" = 1))]
     pub source: Vec<SourceConfig>,
     /// `[window]`.
     #[serde(default)]
@@ -70,7 +78,7 @@ pub struct Config {
     /// `[annotate]`.
     #[serde(default)]
     pub annotate: AnnotateConfig,
-    /// `[tokenize.image]` and `[tokenize.text]`.
+    /// `[tokenize]`.
     #[serde(default)]
     pub tokenize: TokenizeConfig,
     /// `[vocabulary]`.
@@ -106,7 +114,7 @@ pub struct Config {
     /// `[model]`.
     #[serde(default)]
     pub model: ModelConfig,
-    /// `[train]`; without it no training follows the run.
+    /// `[train]`.
     #[serde(default)]
     pub train: Option<cm3flow_model::train::TrainConfig>,
     /// `[eval]`.

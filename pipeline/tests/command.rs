@@ -52,6 +52,28 @@ fn an_unknown_field_is_named_with_its_line() {
 }
 
 #[test]
+fn a_configuration_is_described_for_people_and_for_editors() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let printed = cm3flow(folder.path(), &["config", "--reference"]);
+    assert!(printed.status.success(), "{}", stderr(&printed));
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("guide/configuration.md");
+    assert!(stdout(&printed) == std::fs::read_to_string(page).expect("a page of the guide"), "the page is another one");
+
+    let printed = cm3flow(folder.path(), &["config", "--schema"]);
+    let schema: serde_json::Value = serde_json::from_str(&stdout(&printed)).expect("JSON");
+    assert_eq!(schema["$schema"], "http://json-schema.org/draft-07/schema#");
+    let units = &schema["properties"]["window"]["properties"]["units"];
+    assert_eq!((&units["minimum"], &units["maximum"], &units["default"]), (&1.into(), &65_536.into(), &16.into()));
+
+    for flags in [&[][..], &["--reference", "--schema"]] {
+        let refused = cm3flow(folder.path(), &[&["config"], flags].concat());
+        let error = stderr(&refused);
+        assert_eq!(refused.status.code(), Some(2), "{error}");
+        assert!(error.contains("--reference") && error.contains("--schema"), "{error}");
+    }
+}
+
+#[test]
 fn what_libtorch_says_is_one_line_without_the_stack_of_its_cpp() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(folder.path().join("m.pt"), b"\x01no TorchScript").expect("a temporary folder");

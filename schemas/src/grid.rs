@@ -8,6 +8,7 @@ use crate::sample::MAIN_IMAGE;
 
 /// Rows and columns of codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Grid {
     /// Number of rows: codes in a column.

@@ -5,6 +5,7 @@
 //! - Rows and columns: [`columns`] (Arrow schemas by state), [`rows`] (conversion between batches and Rust structs), [`sample`].
 //! - Identity: [`digest`], [`canonical`] (configuration as bytes), [`random`] (draws keyed by their purpose).
 //! - Tokens: [`vocabulary`], [`document`], [`pack`]; shapes of images: [`grid`].
+//! - Numbers in configurations: [`limits`].
 //! - Runtime records: [`mod@unit`], [`window`], [`version`], [`ledger`].
 //! - Traits of models and stores: [`traits`]; from pictures to model input: [`preparation`].
 
@@ -16,6 +17,7 @@ pub mod error;
 pub mod grid;
 pub mod layout;
 pub mod ledger;
+pub mod limits;
 pub mod pack;
 pub mod preparation;
 pub mod random;

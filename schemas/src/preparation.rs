@@ -148,6 +148,7 @@ impl AspectBuckets {
 
 /// Place of the square in a picture whose short side has been resized to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Crop {
     /// The middle; of an odd rest, the smaller part is cut off before the square.

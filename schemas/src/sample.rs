@@ -29,6 +29,7 @@ pub const OUTSIDE_BOX: &str = "boxes.outside";
 
 /// Frame of coordinates, for pictures whose EXIF orientation is not upright.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Orientation {
     /// Pixels of the stored picture: when it is turned upright, boxes and masks are turned with it.

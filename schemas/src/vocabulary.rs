@@ -28,6 +28,7 @@ pub enum TokenWidth {
 
 /// A run of ids: `start..start + len`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct IdRange {
     /// First id.
@@ -64,11 +65,12 @@ impl IdRange {
 
 /// Tokens before and after every image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Brackets {
-    /// Token before an image.
+    /// Id of the token before an image.
     pub open: u32,
-    /// Token after an image.
+    /// Id of the token after an image.
     pub close: u32,
 }
 
@@ -79,45 +81,48 @@ pub struct Brackets {
 /// paper, section 2.1, <https://arxiv.org/abs/2309.02591>. Brackets and names of `chameleon`: Chameleon paper, section 2,
 /// <https://arxiv.org/abs/2405.09818>, and the tokenizer that was published with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Vocabulary {
-    /// Name of the preset, or the user's own.
+    /// Name of the preset, or one of your own.
     pub name: String,
     /// Number of ids, reserved ones included.
     pub size: u32,
-    /// `<s>`.
+    /// Id of `<s>`.
     pub begin: u32,
-    /// `<pad>`: fills a pack, has no loss.
+    /// Id of `<pad>`, which fills a pack and has no loss.
     pub pad: u32,
-    /// `</s>`: opens and closes every document.
+    /// Id of `</s>`, which opens and closes every document.
     pub boundary: u32,
-    /// `<unk>`: never written.
+    /// Id of `<unk>`, which is never written.
     pub unknown: u32,
-    /// `<break>`: separates any two parts; where images have brackets, only two parts that are no images.
+    /// Id of `<break>`, which separates any two parts; where images have brackets, only two parts that are no images.
     pub break_: u32,
     /// Brackets of images. Without them, `<break>` separates images from their neighbours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_brackets: Option<Brackets>,
-    /// `<eoss>`: ends an infilled span; `None` if nothing can be masked.
+    /// Id of `<eoss>`, which ends an infilled span. Without it nothing can be masked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub span_end: Option<u32>,
-    /// `<sentinel:i>`: marks a masked span; empty if nothing can be masked.
+    /// Ids of `<sentinel:i>`, which mark masked spans; none if nothing can be masked.
     pub sentinels: IdRange,
     /// Ids of the text tokenizer, from `text_first` on.
     pub text: IdRange,
     /// Id of the text tokenizer that becomes `text.start`: 0 where ids are shifted, `text.start` where they stay as they are.
     #[serde(default, skip_serializing_if = "is_zero")]
+    #[cfg_attr(feature = "json-schema", schemars(!skip_serializing_if))]
     pub text_first: u32,
-    /// Codes of the image tokenizer.
+    /// Ids of the image tokenizer's codes.
     pub image: IdRange,
-    /// Order of the codes, a permutation of `0..image.len`: code `c` has the id `image.start + image_order[c]`. Empty for codes in their
-    /// own order. Serialized as numbers in one line of text.
+    /// Order of the codes: code `c` has the id `image.start + image_order[c]`. A permutation of the numbers below `image.len`, written as one
+    /// line of text; empty for codes in their own order.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "ids::numbers")]
+    #[cfg_attr(feature = "json-schema", schemars(with = "String"))]
     pub image_order: Vec<u32>,
-    /// Shapes of images, with the tokens that express them; `None` where all images are squares.
+    /// Shapes of images, with the tokens that express them; left out where all images are squares.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shapes: Option<ImageShapes>,
-    /// Codes of further modalities, by the modality's name.
+    /// Ids of further modalities' codes, by the modality's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub modalities: BTreeMap<String, IdRange>,
 }

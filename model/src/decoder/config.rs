@@ -1,11 +1,14 @@
 //! Sizes of a decoder, as plain data. They determine the network's shapes, and thus the tensors of its weights.
 
+use std::ops::RangeInclusive;
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Problems};
 
 /// Earlier tokens of a pack that a token sees.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AttentionScope {
     /// All earlier tokens. Positions count from the pack's first token. As in metaseq.
@@ -42,18 +45,25 @@ const fn four() -> u32 {
 }
 
 impl DecoderConfig {
+    /// Limits of [`Self::layers`].
+    pub const LAYERS: RangeInclusive<u32> = 1..=256;
+    /// Limits of [`Self::width`].
+    pub const WIDTH: RangeInclusive<u32> = 8..=1 << 16;
+    /// Limits of [`Self::heads`].
+    pub const HEADS: RangeInclusive<u32> = 1..=1024;
+
     /// Returns the problems of all fields, each with the field's path, the rule and the value.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Problems::default();
-        problems.range("layers", self.layers, 1, 256);
-        problems.range("width", self.width, 8, 1 << 16);
-        problems.range("heads", self.heads, 1, 1024);
+        problems.within("layers", self.layers, &Self::LAYERS);
+        problems.within("width", self.width, &Self::WIDTH);
+        problems.within("heads", self.heads, &Self::HEADS);
         let (width, heads) = (self.width, self.heads);
         problems.require(heads > 0 && width.is_multiple_of(heads), || format!("width must be a multiple of heads {heads}, got {width}"));
-        problems.range("ffn_multiplier", self.ffn_multiplier, 1, 16);
-        problems.range("vocabulary_size", self.vocabulary_size, 2, 1 << 22);
-        problems.range("seq_len", self.seq_len, 2, 1 << 17);
+        problems.within("ffn_multiplier", self.ffn_multiplier, &(1..=16));
+        problems.within("vocabulary_size", self.vocabulary_size, &(2..=1 << 22));
+        problems.within("seq_len", self.seq_len, &(2..=1 << 17));
         problems.into_list()
     }
 
@@ -81,7 +91,7 @@ impl DecoderConfig {
 ///
 /// # Source
 /// CM3Leon paper, table 3, <https://arxiv.org/abs/2309.02591>; heads: metaseq's sizes of the same width. `tiny` is for two CPU cores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DecoderPreset {
     /// 4 layers of width 128.
     #[serde(rename = "tiny")]

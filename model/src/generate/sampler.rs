@@ -10,7 +10,7 @@ pub(super) fn check(sampling: &Sampling) -> Result<(), ModelError> {
     let Sampling { temperature, top_p, guidance, seed: _ } = *sampling;
     let mut problems = Problems::default();
     problems.require(temperature >= 0.0 && temperature.is_finite(), || format!("temperature must be 0 or more, got {temperature}"));
-    problems.range("top_p", top_p, 0.0, 1.0);
+    problems.within("top_p", top_p, &(0.0..=1.0));
     problems.require(guidance.is_finite(), || format!("guidance must be finite, got {guidance}"));
     problems.finish("sampling")
 }

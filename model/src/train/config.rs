@@ -1,32 +1,47 @@
 //! Configuration of a training, as plain data.
 
+use std::ops::{Bound, RangeInclusive};
+
+use cm3flow_schemas::limits::within;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Problems};
 
-/// Settings of a training. The defaults are meant for [`crate::decoder::DecoderPreset::Tiny`] on two CPU cores.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+const STEPS: RangeInclusive<u64> = 1..=1_000_000_000;
+const BATCH_PACKS: RangeInclusive<u32> = 1..=65_536;
+const LEARNING_RATE: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Included(1.0));
+const WEIGHT_DECAY: RangeInclusive<f64> = 0.0..=10.0;
+const CLIP_NORM: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Unbounded);
+
+/// `[train]`: the training of the decoder. Without this section nothing is trained. The defaults are meant for the preset `tiny` on two CPU cores.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// Total number of steps, 1 to 1,000,000,000. Default: 200.
+    /// Total number of steps.
+    #[schemars(transform = within(STEPS))]
     pub steps: u64,
-    /// Number of packs in a step, 1 to 65,536. Default: 4.
+    /// Number of packs in a step.
+    #[schemars(transform = within(BATCH_PACKS))]
     pub batch_packs: u32,
-    /// Number of packs computed together, with their gradients added up: 0 for all of a step. Bounds memory. Default: 0.
+    /// Number of packs computed together, with their gradients added up; 0 for all packs of a step. Fewer take less memory.
     pub packs_at_once: u32,
-    /// Peak learning rate, above 0 and at most 1; it falls to a tenth at the last step. Default: 0.003.
+    /// Peak learning rate; it falls to a tenth at the last step.
+    #[schemars(transform = within(LEARNING_RATE))]
     pub learning_rate: f64,
-    /// Number of steps in which the learning rate rises, 0 to `steps`. Default: 20.
+    /// Number of steps in which the learning rate rises, at most `steps`.
     pub warm_up_steps: u64,
-    /// Decay of weights, times the learning rate, 0 to 10. Default: 0.1.
+    /// Decay of weights, times the learning rate.
+    #[schemars(transform = within(WEIGHT_DECAY))]
     pub weight_decay: f64,
-    /// Largest norm of the gradient, above 0; a longer one is scaled down. Default: 1.
+    /// Largest norm of the gradient; a longer one is scaled down.
+    #[schemars(transform = within(CLIP_NORM))]
     pub clip_norm: f64,
-    /// Number of steps between checkpoints; 0 for one behind the last step only. Default: 100.
+    /// Number of steps between checkpoints; 0 for one behind the last step only.
     pub checkpoint_every: u64,
-    /// Number of steps between evaluations; 0 for one behind the last step only. Default: 100.
+    /// Number of steps between evaluations; 0 for one behind the last step only.
     pub evaluate_every: u64,
-    /// Number of steps between log lines; 0 for none. The observer gets every step. Default: 10.
+    /// Number of steps between log lines; 0 for none.
     pub log_every: u64,
 }
 
@@ -52,14 +67,13 @@ impl TrainConfig {
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Problems::default();
-        problems.range("steps", self.steps, 1, 1_000_000_000);
-        problems.range("batch_packs", self.batch_packs, 1, 65_536);
-        let rate = self.learning_rate;
-        problems.require(rate > 0.0 && rate <= 1.0, || format!("learning_rate must be above 0 and at most 1, got {rate}"));
-        problems.range("warm_up_steps", self.warm_up_steps, 0, self.steps);
-        problems.range("weight_decay", self.weight_decay, 0.0, 10.0);
-        let norm = self.clip_norm;
-        problems.require(norm > 0.0 && norm.is_finite(), || format!("clip_norm must be above 0, got {norm}"));
+        problems.within("steps", self.steps, &STEPS);
+        problems.within("batch_packs", self.batch_packs, &BATCH_PACKS);
+        problems.within("learning_rate", self.learning_rate, &LEARNING_RATE);
+        problems.within("warm_up_steps", self.warm_up_steps, &(0..=self.steps));
+        problems.within("weight_decay", self.weight_decay, &WEIGHT_DECAY);
+        problems.within("clip_norm", self.clip_norm, &CLIP_NORM);
+        problems.require(self.clip_norm < f64::INFINITY, || "clip_norm must be finite".to_owned());
         problems.into_list()
     }
 
@@ -94,7 +108,7 @@ mod tests {
                 "batch_packs must be in 1..=65536, got 0",
                 "learning_rate must be above 0 and at most 1, got 0",
                 "warm_up_steps must be in 0..=10, got 20",
-                "clip_norm must be above 0, got inf",
+                "clip_norm must be finite",
             ]
         );
     }

@@ -1,18 +1,22 @@
 //! Sizes of a VQGAN, as plain data. They determine the network's shapes, and thus the tensors of its weights.
 
+use std::ops::RangeInclusive;
+
+use cm3flow_schemas::limits::{items_within, length_within, within};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 use crate::error::{ModelError, Problems};
 
 /// Precision of encoder and decoder. In either case weights are stored in f32, and latents are compared with codes in f32.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit floats.
     #[default]
     Float32,
-    /// 16-bit floats with the exponent of f32.
+    /// 16-bit floats with the exponent of f32. Faster on a GPU; a few codes differ.
     Bfloat16,
 }
 
@@ -26,38 +30,58 @@ impl Precision {
     }
 }
 
+const RESOLUTION: RangeInclusive<u32> = 8..=4096;
+const PATCH_PX: RangeInclusive<u32> = 1..=64;
+const CHANNELS: RangeInclusive<u32> = 1..=4096;
+const LEVELS: RangeInclusive<usize> = 1..=8;
+const CHANNEL_MULTIPLIER: RangeInclusive<u32> = 1..=64;
+const RESIDUAL_BLOCKS: RangeInclusive<u32> = 1..=16;
+const Z_CHANNELS: RangeInclusive<u32> = 1..=4096;
+const EMBEDDING_DIM: RangeInclusive<u32> = 1..=4096;
+const CODEBOOK_SIZE: RangeInclusive<u32> = 2..=1 << 20;
+const NORM_GROUPS: RangeInclusive<u32> = 1..=256;
+
 /// Sizes of a VQGAN.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VqConfig {
-    /// Side of the square to encode, in pixels: 8 to 4096, a multiple of the downsampling factor.
+    /// Side of the square to encode, in pixels: a multiple of the downsampling factor.
+    #[schemars(transform = within(RESOLUTION))]
     pub resolution: u32,
-    /// Side of the squares of pixels that are folded into channels before the first convolution, and unfolded behind the last one, 1 to 64.
-    /// Default: 1, no folding.
+    /// Side in pixels of the squares that are folded into channels before the first convolution, and unfolded behind the last one; 1 folds
+    /// nothing.
     #[serde(default = "one", skip_serializing_if = "is_one")]
+    #[schemars(!skip_serializing_if, transform = within(PATCH_PX))]
     pub patch_px: u32,
-    /// Number of channels of the first level, 1 to 4096; a multiple of `norm_groups`.
+    /// Number of channels of the first level, a multiple of `norm_groups`.
+    #[schemars(transform = within(CHANNELS))]
     pub channels: u32,
-    /// Channels of each level as a multiple of `channels`, 1 to 64 each; one to eight levels. Each level but the last halves the side.
+    /// Channels of each level as a multiple of `channels`. Each level but the last halves the side.
+    #[schemars(transform = length_within(LEVELS), transform = items_within(CHANNEL_MULTIPLIER))]
     pub channel_multipliers: Vec<u32>,
-    /// Number of residual blocks in a level of the encoder, 1 to 16; the decoder has one more.
+    /// Number of residual blocks in a level of the encoder; the decoder has one more.
+    #[schemars(transform = within(RESIDUAL_BLOCKS))]
     pub residual_blocks: u32,
-    /// Sides of the levels with attention behind their blocks; the first level's is `resolution / patch_px`. Default: none.
+    /// Sides of the levels with attention behind their blocks; the first level's side is `resolution / patch_px`.
     #[serde(default)]
     pub attention_resolutions: Vec<u32>,
-    /// `true` for attention between the two middle blocks of the narrowest level. Default: true.
+    /// `true` for attention between the two middle blocks of the narrowest level.
     #[serde(default = "yes")]
     pub middle_attention: bool,
-    /// Number of channels between encoder and `quant_conv`, 1 to 4096.
+    /// Number of channels between encoder and `quant_conv`.
+    #[schemars(transform = within(Z_CHANNELS))]
     pub z_channels: u32,
-    /// Length of a codebook vector, 1 to 4096.
+    /// Length of a codebook vector.
+    #[schemars(transform = within(EMBEDDING_DIM))]
     pub embedding_dim: u32,
-    /// Number of codes, 2 to 1,048,576.
+    /// Number of codes.
+    #[schemars(transform = within(CODEBOOK_SIZE))]
     pub codebook_size: u32,
-    /// Number of groups in the group normalisation, 1 to 256. Default: 32.
+    /// Number of groups in the group normalisation.
     #[serde(default = "thirty_two")]
+    #[schemars(transform = within(NORM_GROUPS))]
     pub norm_groups: u32,
-    /// `true` to normalise latents and codebook vectors to unit length, as in LlamaGen. Default: false.
+    /// `true` to normalise latents and codebook vectors to unit length, as in LlamaGen.
     #[serde(default)]
     pub l2_normalized_codes: bool,
 }
@@ -235,38 +259,47 @@ impl VqConfig {
         self.attention_resolutions.contains(&self.side_of(level))
     }
 
+    /// Returns the problems of all fields, each with the field's path, the rule and the value.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Problems::default();
+        let levels = self.channel_multipliers.len();
+        problems.require(LEVELS.contains(&levels), || format!("channel_multipliers must have {LEVELS:?} levels, got {levels}"));
+        for (level, multiplier) in self.channel_multipliers.iter().enumerate() {
+            problems.within(&format!("channel_multipliers[{level}]"), *multiplier, &CHANNEL_MULTIPLIER);
+        }
+        problems.within("resolution", self.resolution, &RESOLUTION);
+        problems.within("patch_px", self.patch_px, &PATCH_PX);
+        let (resolution, factor) = (self.resolution, self.factor());
+        problems.require(factor > 0 && resolution.is_multiple_of(factor), || {
+            format!("resolution must be a multiple of the downsampling factor {factor}, got {resolution}")
+        });
+        problems.within("channels", self.channels, &CHANNELS);
+        problems.within("norm_groups", self.norm_groups, &NORM_GROUPS);
+        let (channels, groups) = (self.channels, self.norm_groups);
+        problems.require(groups > 0 && channels.is_multiple_of(groups), || {
+            format!("channels must be a multiple of norm_groups {groups}, got {channels}")
+        });
+        problems.within("residual_blocks", self.residual_blocks, &RESIDUAL_BLOCKS);
+        for (index, side) in self.attention_resolutions.iter().enumerate() {
+            let exists = (0..levels.min(8)).any(|level| self.side_of(level) == *side);
+            problems.require(exists, || format!("attention_resolutions[{index}] must be the side of a level, got {side}"));
+        }
+        problems.within("z_channels", self.z_channels, &Z_CHANNELS);
+        problems.within("embedding_dim", self.embedding_dim, &EMBEDDING_DIM);
+        problems.within("codebook_size", self.codebook_size, &CODEBOOK_SIZE);
+        problems.into_list()
+    }
+
     /// Checks every field.
     ///
     /// # Errors
     /// [`ModelError::Config`] with all problems.
     pub fn check(&self) -> Result<(), ModelError> {
-        let mut problems = Problems::default();
-        let levels = self.channel_multipliers.len();
-        problems.require((1..=8).contains(&levels), || format!("channel_multipliers must have 1..=8 levels, got {levels}"));
-        for (level, multiplier) in self.channel_multipliers.iter().enumerate() {
-            problems.range(&format!("channel_multipliers[{level}]"), *multiplier, 1, 64);
+        match self.problems() {
+            problems if problems.is_empty() => Ok(()),
+            problems => Err(ModelError::Config { what: "vq configuration", problems }),
         }
-        problems.range("resolution", self.resolution, 8, 4096);
-        problems.range("patch_px", self.patch_px, 1, 64);
-        let (resolution, factor) = (self.resolution, self.factor());
-        problems.require(factor > 0 && resolution.is_multiple_of(factor), || {
-            format!("resolution must be a multiple of the downsampling factor {factor}, got {resolution}")
-        });
-        problems.range("channels", self.channels, 1, 4096);
-        problems.range("norm_groups", self.norm_groups, 1, 256);
-        let (channels, groups) = (self.channels, self.norm_groups);
-        problems.require(groups > 0 && channels.is_multiple_of(groups), || {
-            format!("channels must be a multiple of norm_groups {groups}, got {channels}")
-        });
-        problems.range("residual_blocks", self.residual_blocks, 1, 16);
-        for (index, side) in self.attention_resolutions.iter().enumerate() {
-            let exists = (0..levels.min(8)).any(|level| self.side_of(level) == *side);
-            problems.require(exists, || format!("attention_resolutions[{index}] must be the side of a level, got {side}"));
-        }
-        problems.range("z_channels", self.z_channels, 1, 4096);
-        problems.range("embedding_dim", self.embedding_dim, 1, 4096);
-        problems.range("codebook_size", self.codebook_size, 2, 1 << 20);
-        problems.finish("vq configuration")
     }
 }
 

@@ -44,7 +44,7 @@ impl VqTokenizer {
     /// checkpoints and tensors for weights that are damaged or of another network.
     pub fn try_new(config: &VqConfig, weights: &[u8], batch_size: u32, choice: DeviceChoice) -> Result<Self, ModelError> {
         let mut problems = Problems::default();
-        problems.range("batch_size", batch_size, 1, 4096);
+        problems.within("batch_size", batch_size, &(1..=4096));
         problems.finish("vq tokenizer")?;
         let device = device::open(choice)?;
         let network = VqNetwork::loaded(config, weights, device)?;

@@ -3,6 +3,8 @@
 //! **TorchScript is code.** It is no Python pickle, but it runs as given, with all that libtorch can do: load only modules that you trust.
 //! Their output is checked against the configuration, image by image.
 
+use std::ops::RangeInclusive;
+
 use cm3flow_schemas::digest::{Digest, PartHasher};
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
 use cm3flow_schemas::{DynError, Grid, canonical};
@@ -27,16 +29,30 @@ pub struct TorchScriptConfig {
 }
 
 impl TorchScriptConfig {
+    /// Limits of [`Self::side_px`].
+    pub const SIDE_PX: RangeInclusive<u32> = 8..=4096;
+    /// Limits of [`Self::codebook_size`].
+    pub const CODEBOOK_SIZE: RangeInclusive<u32> = 2..=1 << 20;
+
+    /// Returns the problems of all fields, each with the field's path, the rule and the value.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Problems::default();
+        problems.within("side_px", self.side_px, &Self::SIDE_PX);
+        problems.within("grid", self.grid, &(1..=self.side_px));
+        problems.within("codebook_size", self.codebook_size, &Self::CODEBOOK_SIZE);
+        problems.into_list()
+    }
+
     /// Checks every field.
     ///
     /// # Errors
     /// [`ModelError::Config`] with all problems.
     pub fn check(&self) -> Result<(), ModelError> {
-        let mut problems = Problems::default();
-        problems.range("side_px", self.side_px, 8, 4096);
-        problems.range("grid", self.grid, 1, self.side_px);
-        problems.range("codebook_size", self.codebook_size, 2, 1 << 20);
-        problems.finish("torchscript configuration")
+        match self.problems() {
+            problems if problems.is_empty() => Ok(()),
+            problems => Err(ModelError::Config { what: "torchscript configuration", problems }),
+        }
     }
 }
 
@@ -68,7 +84,7 @@ impl TorchScriptTokenizer {
     ) -> Result<Self, ModelError> {
         config.check()?;
         let mut problems = Problems::default();
-        problems.range("batch_size", batch_size, 1, 4096);
+        problems.within("batch_size", batch_size, &(1..=4096));
         problems.finish("torchscript tokenizer")?;
         let device = device::open(choice)?;
         let mut digest = PartHasher::new("torchscript-tokenizer");

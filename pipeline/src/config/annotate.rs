@@ -4,43 +4,51 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use cm3flow_model::annotate::{AnnotatorConfig, InputRange, InputValues, OutputRange, OwnRange};
+use cm3flow_schemas::limits::{problem, within};
 use cm3flow_schemas::sample::{DEPTH_IMAGE, NORMAL_IMAGE};
 use cm3flow_stages::instruct::InstructConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ImageTokenizerConfig;
 
 /// `[annotate]`: annotators by the role of the image that each makes.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(extend("x-key" = "ROLE"))]
 pub struct AnnotateConfig(pub BTreeMap<String, RoleConfig>);
 
-/// `[annotate.ROLE]`. TorchScript is code and runs as given: name modules that you trust.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// `[annotate.ROLE]`: a TorchScript module that makes the image of a role from the main image: `hed`, `depth`, `normal`, `pose`, or what a
+/// template of your own takes. An image that a sample brings for the role wins. TorchScript is code and runs as given: name only what you trust.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RoleConfig {
-    /// Module that turns `[n, 3, side, side]` into `[n, c, s, s]` with one or three channels, or `[n, s, s]`. In no key: its bytes are.
+    /// File of the module. It turns `[n, 3, side, side]` into `[n, c, s, s]` with one or three channels, or `[n, s, s]`.
     #[serde(skip_serializing)]
+    #[schemars(extend("format" = "path"))]
     pub module: PathBuf,
-    /// Side of the square that it takes, in pixels, 8..=4096. Default: that of the image tokenizer.
+    /// Side of the input square, in pixels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = within(AnnotatorConfig::SIDE_PX), extend("x-default" = "that of the image tokenizer"))]
     pub side_px: Option<u32>,
-    /// What a level is to it: `unit` (0 to 1), `signed` (-1 to 1), or `mean` and `std` of the channels on the scale of 0 to 1. Default `unit`.
+    /// Scale of the module's input values.
     #[serde(default = "unit")]
     pub input: InputValues,
-    /// Which of the tensors that it returns is taken, from 0. Default 0.
+    /// Index of the output tensor to use, from 0.
     #[serde(default)]
+    #[schemars(transform = within(AnnotatorConfig::OUTPUT))]
     pub output: u32,
-    /// Values of black and white, or `picture` for the least and the largest one of each picture. Default: `picture` for the role `depth`, -1 and 1
-    /// for `normal`, else 0 and 1.
+    /// Output values that stand for black and for white.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "`\"picture\"` for the role `depth`, `[-1, 1]` for `normal`, else `[0, 1]`"))]
     pub range: Option<OutputRange>,
-    /// Whether black and white change places. Default false.
+    /// `true` to swap black and white.
     #[serde(default)]
     pub inverted: bool,
-    /// Pictures that are computed together, 1..=1024: part of the numerics class. Default 8.
+    /// Number of pictures computed together: part of the numerics class.
     #[serde(default = "eight")]
+    #[schemars(transform = within(AnnotatorConfig::BATCH_SIZE))]
     pub batch_size: u32,
 }
 
@@ -118,9 +126,7 @@ impl AnnotateConfig {
             // A tokenizer without a side is reported by itself.
             let annotator = config.annotator(role, if side == 0 { 256 } else { side });
             problems.extend(annotator.problems().into_iter().map(|problem| format!("annotate.{role}.{problem}")));
-            if !(1..=1024).contains(&config.batch_size) {
-                problems.push(format!("annotate.{role}.batch_size must be in 1..=1024, got {}", config.batch_size));
-            }
+            problems.extend(problem(&format!("annotate.{role}.batch_size"), config.batch_size, &AnnotatorConfig::BATCH_SIZE));
         }
         problems
     }

@@ -1,19 +1,26 @@
 //! `tokenize.image.aspect_buckets`: shapes beside the square that pictures are fitted to.
 
+use std::ops::{RangeFrom, RangeInclusive};
+
+use cm3flow_schemas::limits::{problem, within};
 use cm3flow_schemas::preparation::AspectBuckets;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Most steps of the grid along the side of the square.
 const MOST_STEPS: u32 = 64;
+const MAX_ASPECT: RangeInclusive<u32> = 1..=16;
+const GRID_PX: RangeFrom<u32> = 1..;
 
-/// Which shapes there are: `aspect_buckets = true`, or a table with these fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Shapes beside the square: `aspect_buckets = true`, or a table with these fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BucketsConfig {
-    /// Longest side over the shortest, at most: 1..=16. Default 4.
+    /// Largest ratio of the long side to the short one; longer pictures are cut.
+    #[schemars(transform = within(MAX_ASPECT))]
     pub max_aspect: u32,
-    /// What sides are multiples of, in pixels: a multiple of those of a code that divides the side of the square, at least a 64th of it.
-    /// Default 32.
+    /// Step of the sides, in pixels: a multiple of the pixels of a code that divides the side of the square, at least a 64th of it.
+    #[schemars(transform = within(GRID_PX))]
     pub grid_px: u32,
 }
 
@@ -33,10 +40,7 @@ impl BucketsConfig {
     /// Problems of the fields for a square of `grid` codes a side, each of `code_px` pixels.
     pub(super) fn problems(self, grid: u32, code_px: u32) -> Vec<String> {
         let Self { max_aspect, grid_px } = self;
-        let mut problems = Vec::new();
-        if !(1..=16).contains(&max_aspect) {
-            problems.push(format!("tokenize.image.aspect_buckets.max_aspect must be in 1..=16, got {max_aspect}"));
-        }
+        let mut problems: Vec<String> = problem("tokenize.image.aspect_buckets.max_aspect", max_aspect, &MAX_ASPECT).into_iter().collect();
         let side = u64::from(grid) * u64::from(code_px);
         let is_multiple = code_px > 0 && grid_px > 0 && grid_px.is_multiple_of(code_px);
         if !is_multiple || !side.is_multiple_of(u64::from(grid_px)) || side / u64::from(grid_px) > u64::from(MOST_STEPS) {
@@ -49,14 +53,18 @@ impl BucketsConfig {
     }
 }
 
+/// As the file holds it.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "aspect_buckets must be true, false, or a table of max_aspect and grid_px")]
+pub(super) enum Switch {
+    /// `true` for the shapes of the table's defaults, `false` for the square alone.
+    Flag(bool),
+    /// Sizes of the shapes.
+    Sizes(BucketsConfig),
+}
+
 /// Reads `true`, `false` or a table.
 pub(super) fn switched<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BucketsConfig>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "aspect_buckets must be true, false, or a table of max_aspect and grid_px")]
-    enum Switch {
-        Flag(bool),
-        Sizes(BucketsConfig),
-    }
     Ok(match Switch::deserialize(deserializer)? {
         Switch::Flag(is_on) => is_on.then(BucketsConfig::default),
         Switch::Sizes(sizes) => Some(sizes),

@@ -1,17 +1,35 @@
 //! Sections that name models: tokenizers, fitting, the decoder and its evaluation.
 
+use std::ops::{Bound, RangeFrom, RangeInclusive};
 use std::path::PathBuf;
 
 use cm3flow_model::decoder::{AttentionScope, DecoderConfig, DecoderPreset};
 use cm3flow_model::vq::{Precision, TorchScriptConfig, VqConfig, VqFitConfig};
+use cm3flow_schemas::limits::{problem, within};
 use cm3flow_schemas::preparation::{Crop, Preparation};
 use cm3flow_stages::derive;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::buckets::BucketsConfig;
+use super::buckets::{BucketsConfig, Switch};
 
-/// `[tokenize]`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+const BATCH_SIZE: RangeInclusive<u32> = 1..=1024;
+const CODEBOOK_SIZE: RangeInclusive<u32> = 2..=1 << 20;
+const GIVEN_SIDE_PX: RangeInclusive<u32> = 1..=4096;
+const PATCHES_SIDE_PX: RangeFrom<u32> = 1..;
+const PATCH_PX: RangeFrom<u32> = 1..;
+const PATCH_CODES: RangeInclusive<u32> = 2..=65_536;
+const TEXT_VOCABULARY_SIZE: RangeInclusive<u32> = 256..=1 << 20;
+const MAX_SAMPLES: RangeFrom<u64> = 1..;
+const PACKS: RangeFrom<u32> = 1..;
+const MAX_CAPTION_TOKENS: RangeInclusive<u32> = 1..=1024;
+const GUIDANCE: RangeInclusive<f64> = 1.0..=20.0;
+const TEMPERATURE: RangeInclusive<f64> = 0.0..=5.0;
+const TOP_P: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Included(1.0));
+
+/// `[tokenize]`: the tokenizers of images and of text.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizeConfig {
     /// `[tokenize.image]`.
@@ -20,17 +38,18 @@ pub struct TokenizeConfig {
     pub text: TextConfig,
 }
 
-/// `[tokenize.image]`, by `kind`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// `[tokenize.image]`: the tokenizer that turns pictures into codes. Its `kind` decides about the other fields.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum ImageTokenizerConfig {
-    /// A network of the VQGAN family.
+    /// A network of the VQGAN family, with the weights of others or fitted here.
     Vq(VqTokenizerConfig),
     /// k-means over square patches: a baseline without libtorch.
     Patches(PatchesConfig),
-    /// A pair of TorchScript modules, such as `encoder.jit` and `decoder.jit` of Cosmos.
+    /// A pair of TorchScript modules, such as `encoder.jit` and `decoder.jit` of Cosmos. TorchScript is code and runs as given: name only what you
+    /// trust.
     TorchScript(TorchScriptTokenizerConfig),
-    /// Nothing: all samples come with their codes.
+    /// No tokenizer: all samples come with their codes.
     Given(GivenConfig),
 }
 
@@ -41,40 +60,56 @@ impl Default for ImageTokenizerConfig {
 }
 
 /// `kind = "vq"`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VqTokenizerConfig {
-    /// One of [`VqConfig::PRESETS`]. Default `photos-tiny`.
+    /// Sizes of the network, by name.
+    #[schemars(transform = vq_presets)]
     pub preset: String,
-    /// Sizes of the network, instead of a preset.
+    /// `[tokenize.image.network]`: sizes of the network, instead of a preset.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "those of the preset"))]
     pub network: Option<VqConfig>,
-    /// File of its weights: safetensors, or a PyTorch checkpoint, of which no code is run. Layouts of taming-transformers, Chameleon,
-    /// transformers, diffusers and LlamaGen are known. Without it weights are fitted.
+    /// File of the network's weights: safetensors, or a PyTorch checkpoint, of which no code is run. Layouts of taming-transformers, Chameleon,
+    /// transformers, diffusers and LlamaGen are known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path", "x-default" = "weights are fitted, as `[fit.codebook]` says"))]
     pub weights: Option<PathBuf>,
-    /// What the network computes in, `float32` or `bfloat16`: part of the numerics class. Default `float32`.
+    /// Precision of the network: part of the numerics class.
     pub precision: Precision,
-    /// Images that are encoded together, 1..=1024: part of the numerics class. Default 16.
+    /// Number of images encoded together: part of the numerics class.
+    #[schemars(transform = within(BATCH_SIZE))]
     pub batch_size: u32,
-    /// How pictures are prepared: `chameleon` or `chameleon-hf`, as Chameleon's own code and as transformers do it; the latter for given
-    /// weights only. Default `chameleon`.
+    /// Preparation of pictures for the network.
     pub preparation: PreparationName,
-    /// Which square of a picture is taken: `center` or `random`. Default `center`.
+    /// Place of the square in a picture.
     pub crop: Crop,
-    /// Whether pictures are fitted to the nearest of several shapes instead of the square. Default false.
+    /// Shapes beside the square, to the nearest of which pictures are fitted. `true` for the shapes of the table's defaults.
     #[serde(deserialize_with = "super::buckets::switched", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Switch>", extend("default" = false))]
     pub aspect_buckets: Option<BucketsConfig>,
 }
 
 /// Preparations to choose from; [`Preparation`] says what each does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PreparationName {
-    /// [`Preparation::chameleon`].
+    /// As Chameleon's own code prepares them.
     Chameleon,
-    /// [`Preparation::chameleon_hf`].
+    /// As transformers prepares them for Chameleon; for given weights only.
     ChameleonHf,
+}
+
+/// Lists the presets with their sizes.
+fn vq_presets(schema: &mut Schema) {
+    let listed = VqConfig::PRESETS.iter().filter_map(|name| Some((name, VqConfig::preset(name)?)));
+    let listed = listed.map(|(name, network)| {
+        let (side, grid, codes) = (network.resolution, network.grid(), network.codebook_size);
+        json!({ "const": name, "type": "string", "description": format!("{side} pixels to {grid} x {grid} codes out of {codes}.") })
+    });
+    let listed: Vec<Value> = listed.collect();
+    schema.remove("type");
+    schema.insert("oneOf".into(), listed.into());
 }
 
 impl Default for VqTokenizerConfig {
@@ -101,23 +136,29 @@ impl VqTokenizerConfig {
 }
 
 /// `kind = "torchscript"`. TorchScript is code and runs as given: name modules that you trust.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TorchScriptTokenizerConfig {
-    /// Module that turns `[n, 3, side, side]` in -1 to 1 into codes.
+    /// File of the module that turns `[n, 3, side, side]` in -1 to 1 into codes.
+    #[schemars(extend("format" = "path"))]
     pub encoder: PathBuf,
-    /// Module that turns `[n, grid, grid]` codes into `[n, 3, side, side]`.
+    /// File of the module that turns `[n, grid, grid]` codes into `[n, 3, side, side]`.
+    #[schemars(extend("format" = "path"))]
     pub decoder: PathBuf,
-    /// Side of an image in pixels, 8..=4096.
+    /// Side of the square to encode, in pixels.
+    #[schemars(transform = within(TorchScriptConfig::SIDE_PX))]
     pub side_px: u32,
-    /// Codes in a row and in a column, 1..=`side_px`.
+    /// Number of codes in a row and in a column of the square, at most `side_px`.
+    #[schemars(transform = within(1..=*TorchScriptConfig::SIDE_PX.end()))]
     pub grid: u32,
-    /// Number of codes, 2..=1048576.
+    /// Number of codes.
+    #[schemars(transform = within(TorchScriptConfig::CODEBOOK_SIZE))]
     pub codebook_size: u32,
-    /// Images that are encoded together, 1..=1024: part of the numerics class. Default 16.
+    /// Number of images encoded together: part of the numerics class.
     #[serde(default = "sixteen")]
+    #[schemars(transform = within(BATCH_SIZE))]
     pub batch_size: u32,
-    /// Which square of a picture is taken. Default `center`.
+    /// Place of the square in a picture.
     #[serde(default = "center")]
     pub crop: Crop,
 }
@@ -139,19 +180,23 @@ impl TorchScriptTokenizerConfig {
 }
 
 /// `kind = "patches"`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PatchesConfig {
-    /// Side of an image in pixels, a multiple of `patch_px`. Default 128.
+    /// Side of the square to encode, in pixels: a multiple of `patch_px`.
+    #[schemars(transform = within(PATCHES_SIDE_PX))]
     pub side_px: u32,
-    /// Side of a patch in pixels, 1 or more. Default 8.
+    /// Side of a patch, which becomes one code, in pixels.
+    #[schemars(transform = within(PATCH_PX))]
     pub patch_px: u32,
-    /// Number of codes, 2..=65536. Default 512.
+    /// Number of codes.
+    #[schemars(transform = within(PATCH_CODES))]
     pub codes: u32,
-    /// Which square of a picture is taken. Default `center`.
+    /// Place of the square in a picture.
     pub crop: Crop,
-    /// Whether pictures are fitted to the nearest of several shapes instead of the square. Default false.
+    /// Shapes beside the square, to the nearest of which pictures are fitted. `true` for the shapes of the table's defaults.
     #[serde(deserialize_with = "super::buckets::switched", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Switch>", extend("default" = false))]
     pub aspect_buckets: Option<BucketsConfig>,
 }
 
@@ -161,33 +206,33 @@ impl Default for PatchesConfig {
     }
 }
 
-/// `kind = "given"`: what the codes are that samples come with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// `kind = "given"`: the codes that samples come with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GivenConfig {
-    /// Side of the square that was encoded, in pixels, 1..=4096: what boxes are counted in.
+    /// Side of the square that was encoded, in pixels, which boxes are counted in.
+    #[schemars(transform = within(GIVEN_SIDE_PX))]
     pub side_px: u32,
-    /// Codes in a row and in a column, 1..=`side_px`.
+    /// Number of codes in a row and in a column of the square, at most `side_px`.
+    #[schemars(transform = within(GIVEN_SIDE_PX))]
     pub grid: u32,
-    /// Number of codes, 2..=1048576.
+    /// Number of codes.
+    #[schemars(transform = within(CODEBOOK_SIZE))]
     pub codebook_size: u32,
-    /// Whether codes may have the grids of several shapes. Default false.
+    /// Shapes beside the square, whose grids codes may have. `true` for the shapes of the table's defaults.
     #[serde(default, deserialize_with = "super::buckets::switched", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Switch>", extend("default" = false))]
     pub aspect_buckets: Option<BucketsConfig>,
 }
 
 impl GivenConfig {
     fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut check = |field: &str, value: u32, least: u32, most: u32| {
-            if !(least..=most).contains(&value) {
-                problems.push(format!("tokenize.image.{field} must be in {least}..={most}, got {value}"));
-            }
-        };
-        check("side_px", self.side_px, 1, 4096);
-        check("grid", self.grid, 1, self.side_px.clamp(1, 4096));
-        check("codebook_size", self.codebook_size, 2, 1 << 20);
-        problems
+        let limits = [
+            problem("tokenize.image.side_px", self.side_px, &GIVEN_SIDE_PX),
+            problem("tokenize.image.grid", self.grid, &(1..=self.side_px.clamp(1, *GIVEN_SIDE_PX.end()))),
+            problem("tokenize.image.codebook_size", self.codebook_size, &CODEBOOK_SIZE),
+        ];
+        limits.into_iter().flatten().collect()
     }
 }
 
@@ -275,11 +320,7 @@ impl ImageTokenizerConfig {
                         let known = VqConfig::PRESETS.join(", ");
                         problems.push(format!("tokenize.image.preset must be one of {known}, got {:?}", vq.preset));
                     }
-                    Some(network) => {
-                        if let Err(error) = network.check() {
-                            problems.push(format!("tokenize.image.network: {error}"));
-                        }
-                    }
+                    Some(network) => problems.extend(below("tokenize.image.network", network.problems())),
                 }
                 if vq.preparation == PreparationName::ChameleonHf && vq.weights.is_none() {
                     let problem = "tokenize.image.preparation = \"chameleon-hf\" needs tokenize.image.weights; what is fitted here takes \"chameleon\"";
@@ -288,9 +329,7 @@ impl ImageTokenizerConfig {
                 problems.extend(batch_size_problem(vq.batch_size));
             }
             Self::TorchScript(script) => {
-                if let Err(error) = script.modules().check() {
-                    problems.push(format!("tokenize.image: {error}"));
-                }
+                problems.extend(below("tokenize.image", script.modules().problems()));
                 problems.extend(batch_size_problem(script.batch_size));
             }
             Self::Given(given) => problems.extend(given.problems()),
@@ -299,9 +338,7 @@ impl ImageTokenizerConfig {
                     let (side, patch) = (patches.side_px, patches.patch_px);
                     problems.push(format!("tokenize.image.side_px must be a multiple of tokenize.image.patch_px, got {side} and {patch}"));
                 }
-                if !(2..=65_536).contains(&patches.codes) {
-                    problems.push(format!("tokenize.image.codes must be in 2..=65536, got {}", patches.codes));
-                }
+                problems.extend(problem("tokenize.image.codes", patches.codes, &PATCH_CODES));
             }
         }
         problems
@@ -309,18 +346,24 @@ impl ImageTokenizerConfig {
 }
 
 fn batch_size_problem(batch_size: u32) -> Option<String> {
-    let fits = (1..=1024).contains(&batch_size);
-    (!fits).then(|| format!("tokenize.image.batch_size must be in 1..=1024, got {batch_size}"))
+    problem("tokenize.image.batch_size", batch_size, &BATCH_SIZE)
 }
 
-/// `[tokenize.text]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Problems of a part, whose paths begin at `path`.
+fn below(path: &str, problems: Vec<String>) -> impl Iterator<Item = String> {
+    problems.into_iter().map(move |problem| format!("{path}.{problem}"))
+}
+
+/// `[tokenize.text]`: the text tokenizer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TextConfig {
-    /// Ids of a fitted tokenizer, 256..=1048576. Default 4096.
+    /// Largest number of ids of a fitted tokenizer.
+    #[schemars(transform = within(TEXT_VOCABULARY_SIZE))]
     pub vocabulary_size: u32,
-    /// A `tokenizer.json`; without it one is fitted.
+    /// File of a tokenizer, a `tokenizer.json` as Hugging Face's tokenizers writes it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path", "x-default" = "a tokenizer is fitted"))]
     pub file: Option<PathBuf>,
 }
 
@@ -333,34 +376,35 @@ impl Default for TextConfig {
 impl TokenizeConfig {
     pub(super) fn problems(&self) -> Vec<String> {
         let mut problems = self.image.problems();
-        let size = self.text.vocabulary_size;
-        if !(256..=1 << 20).contains(&size) {
-            problems.push(format!("tokenize.text.vocabulary_size must be in 256..=1048576, got {size}"));
-        }
+        problems.extend(problem("tokenize.text.vocabulary_size", self.text.vocabulary_size, &TEXT_VOCABULARY_SIZE));
         problems
     }
 }
 
-/// `[fit]`: what is fitted when no weights are given.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// `[fit]`: the fit of tokenizers and tables that are not given: image codebook, text tokenizer, idf table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FitConfig {
-    /// First samples of the sources that are fitted on, held-out ones left out; 1 or more. Default 2000.
+    /// Largest number of samples to fit on: the first ones of the sources that are not held out.
+    #[schemars(transform = within(MAX_SAMPLES))]
     pub max_samples: u64,
-    /// `[fit.codebook]`. What it leaves out is as the preset of the tokenizer needs it.
+    /// `[fit.codebook]`.
     pub codebook: VqFitConfig,
-    /// `[fit.perceptual]`: files of the perceptual loss, asked for if `fit.codebook.perceptual_weight` is above 0.
+    /// `[fit.perceptual]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub perceptual: Option<PerceptualFiles>,
 }
 
-/// `[fit.perceptual]`: safetensors files or PyTorch checkpoints, of which no code is run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// `[fit.perceptual]`: files of the perceptual loss, which a `fit.codebook.perceptual_weight` above 0 needs: safetensors or PyTorch checkpoints, of
+/// which no code is run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PerceptualFiles {
-    /// A VGG-16 as torchvision names its tensors.
+    /// File of a VGG-16, its tensors named as torchvision does.
+    #[schemars(extend("format" = "path"))]
     pub features: PathBuf,
-    /// The linear layers of LPIPS for it.
+    /// File of the linear layers of LPIPS for it.
+    #[schemars(extend("format" = "path"))]
     pub linear: PathBuf,
 }
 
@@ -372,40 +416,40 @@ impl Default for FitConfig {
 
 impl FitConfig {
     pub(super) fn problems(&self, image: &ImageTokenizerConfig) -> Vec<String> {
-        let mut problems = Vec::new();
-        if self.max_samples == 0 {
-            problems.push("fit.max_samples must be 1 or more, got 0".into());
-        }
+        let mut problems: Vec<String> = problem("fit.max_samples", self.max_samples, &MAX_SAMPLES).into_iter().collect();
         if self.codebook.perceptual_weight > 0.0 && self.perceptual.is_none() {
             problems.push("fit.codebook.perceptual_weight is above 0, so [fit.perceptual] must name features and linear".into());
         }
         if let ImageTokenizerConfig::Vq(vq) = image
             && vq.weights.is_none()
             && let Some(network) = vq.network()
-            && let Err(error) = self.codebook.check(&network)
         {
-            problems.push(format!("fit.codebook: {error}"));
+            problems.extend(below("fit.codebook", self.codebook.problems(&network)));
         }
         problems
     }
 }
 
 /// `[model]`: the decoder that is trained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
-    /// `tiny`, `cm3leon-350m`, `cm3leon-760m` or `cm3leon-7b`. Default `tiny`.
+    /// Sizes of the decoder, by name.
+    #[schemars(with = "DecoderPreset")]
     pub preset: String,
-    /// Instead of the preset's number of layers.
+    /// Number of layers.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = within(DecoderConfig::LAYERS), extend("x-default" = "that of the preset"))]
     pub layers: Option<u32>,
-    /// Instead of the preset's width.
+    /// Length of a token's vector, a multiple of `heads`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = within(DecoderConfig::WIDTH), extend("x-default" = "that of the preset"))]
     pub width: Option<u32>,
-    /// Instead of the preset's number of heads.
+    /// Heads of the attention.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = within(DecoderConfig::HEADS), extend("x-default" = "that of the preset"))]
     pub heads: Option<u32>,
-    /// What a token sees. Default `causal`.
+    /// Earlier tokens of a pack that a token sees.
     pub attention: AttentionScope,
 }
 
@@ -429,28 +473,33 @@ impl ModelConfig {
     pub(super) fn problems(&self) -> Vec<String> {
         match self.decoder(64, 128) {
             None => vec![format!("model.preset must be tiny, cm3leon-350m, cm3leon-760m or cm3leon-7b, got {:?}", self.preset)],
-            Some(config) => config.problems().into_iter().map(|problem| format!("model.{problem}")).collect(),
+            Some(config) => below("model", config.problems()).collect(),
         }
     }
 }
 
-/// `[eval]`: what is evaluated every `train.evaluate_every` steps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// `[eval]`: the evaluation on held-out packs, every `train.evaluate_every` steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvalConfig {
-    /// Held-out packs whose loss is taken, 1 or more. Default 8.
+    /// Number of held-out packs whose loss is measured.
+    #[schemars(transform = within(PACKS))]
     pub packs: u32,
-    /// Images generated from held-out captions, 0 or more. Default 4.
+    /// Number of images generated from held-out captions.
     pub images: u32,
-    /// Captions generated for held-out images, 0 or more. Default 4.
+    /// Number of captions generated for held-out images.
     pub captions: u32,
-    /// Longest generated caption in tokens, 1..=1024. Default 32.
+    /// Largest number of tokens of a generated caption.
+    #[schemars(transform = within(MAX_CAPTION_TOKENS))]
     pub max_caption_tokens: u32,
-    /// Strength of classifier-free guidance for images, 1 (none) to 20. Default 3.
+    /// Strength of classifier-free guidance for images; 1 is none.
+    #[schemars(transform = within(GUIDANCE))]
     pub guidance: f64,
-    /// Temperature of images, 0 or more and at most 5. Default 1.
+    /// Temperature that images are sampled at; 0 takes the likeliest code.
+    #[schemars(transform = within(TEMPERATURE))]
     pub temperature: f64,
-    /// Probability mass that is sampled from, above 0 and at most 1. Default 0.95.
+    /// Probability mass of the likeliest tokens that are sampled from.
+    #[schemars(transform = within(TOP_P))]
     pub top_p: f64,
 }
 
@@ -462,17 +511,13 @@ impl Default for EvalConfig {
 
 impl EvalConfig {
     pub(super) fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut check = |holds: bool, field: &str, range: &str, value: String| {
-            if !holds {
-                problems.push(format!("eval.{field} must be {range}, got {value}"));
-            }
-        };
-        check(self.packs > 0, "packs", "1 or more", self.packs.to_string());
-        check((1..=1024).contains(&self.max_caption_tokens), "max_caption_tokens", "in 1..=1024", self.max_caption_tokens.to_string());
-        check((1.0..=20.0).contains(&self.guidance), "guidance", "in 1..=20", self.guidance.to_string());
-        check((0.0..=5.0).contains(&self.temperature), "temperature", "in 0..=5", self.temperature.to_string());
-        check(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", "above 0 and at most 1", self.top_p.to_string());
-        problems
+        let limits = [
+            problem("eval.packs", self.packs, &PACKS),
+            problem("eval.max_caption_tokens", self.max_caption_tokens, &MAX_CAPTION_TOKENS),
+            problem("eval.guidance", self.guidance, &GUIDANCE),
+            problem("eval.temperature", self.temperature, &TEMPERATURE),
+            problem("eval.top_p", self.top_p, &TOP_P),
+        ];
+        limits.into_iter().flatten().collect()
     }
 }

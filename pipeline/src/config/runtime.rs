@@ -1,21 +1,25 @@
-//! What the runtime itself is told: names, places, resources.
+//! Sections for the runtime itself: names, places, resources.
+
+use std::ops::{RangeFrom, RangeInclusive};
 
 use cm3flow_model::device::DeviceChoice;
+use cm3flow_schemas::limits::{problem, within};
 use cm3flow_stages::{ByteBudget, ChannelLimits};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::MetricsAddress;
 
-/// `[dataset]`: what is made and where it is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// `[dataset]`: the dataset that is made, and where it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetConfig {
-    /// Name of the dataset in paths: letters, digits, `-` and `_`.
+    /// Name of the dataset in the store: letters, digits, `-` and `_`. A store may hold several datasets.
     pub name: String,
-    /// Seed of every draw.
+    /// Seed of all draws: the split, masks, wordings, retrieved pairs and orders.
     #[serde(default)]
     pub seed: u64,
-    /// Address of the store: a path relative to the file, or a URL that `object_store` knows. Default `.cm3flow`.
+    /// Address of the store: a path from this file's folder, or a URL (`s3://`, `gs://`, `az://`, `abfss://`, `memory://`).
     #[serde(default = "default_store")]
     pub store: String,
 }
@@ -38,36 +42,50 @@ impl DatasetConfig {
     }
 }
 
+const WORKERS: RangeInclusive<u32> = 1..=1024;
+const THREADS: RangeInclusive<u32> = 1..=1024;
+const PROCESSES: RangeInclusive<u32> = 0..=1024;
 /// A batch of photos takes more than this; with less, no two would ever wait.
-const MIN_MEMORY_BUDGET: u64 = 1 << 20;
+const MEMORY_BUDGET: RangeFrom<u64> = 1 << 20..;
+const UNIT_ATTEMPTS: RangeInclusive<u32> = 1..=100;
+const MAX_REFUSED_FRACTION: RangeInclusive<f64> = 0.0..=1.0;
+const MAX_REFUSED_MIN_SAMPLES: RangeFrom<u64> = 1..;
 
-/// `[runtime]`: resources. They change no output, but `threads` is part of the numerics class.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// `[runtime]`: resources of a run. They change no output, except that `device` and `threads` are part of the numerics class, within which results
+/// have the same bits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuntimeConfig {
-    /// Units that are worked on at once, 1..=1024. Default: number of cores.
+    /// Number of units worked on at once.
+    #[schemars(transform = within(WORKERS), extend("x-default" = "the number of cores"))]
     pub workers: u32,
-    /// Where tensors are computed. Default `auto`: CUDA when it is there.
+    /// Device for tensor operations.
     pub device: DeviceChoice,
-    /// Threads of one tensor operation, 1..=1024. Default: number of cores.
+    /// Number of threads of one tensor operation.
+    #[schemars(transform = within(THREADS), extend("x-default" = "the number of cores"))]
     pub threads: u32,
-    /// Processes that units are made in, 0..=1024. Default 0: all in the process of the run. In processes of their own, a unit that ends its
-    /// process costs that unit alone.
+    /// Number of processes that make units; 0 for the process of the run alone. In a process of its own, a unit that ends its process costs that unit
+    /// alone.
+    #[schemars(transform = within(PROCESSES))]
     pub processes: u32,
-    /// Bytes of batches that may wait between the stages of all units that are worked on at once, and of pictures that are decoded, 1 MiB or more;
-    /// `processes` share it. A picture that takes more is decoded while no other one is. Default 256 MiB. What libtorch and Polars hold, and the rows
-    /// of a unit until they are written, come on top.
+    /// Bytes of batches that wait between the stages of all units that are worked on at once, and of pictures that are decoded; `processes` share
+    /// them. A picture that takes more is decoded while no other one is. Memory of libtorch and Polars, and the rows of a unit until they are
+    /// written, come on top.
+    #[schemars(transform = within(MEMORY_BUDGET))]
     pub memory_budget: u64,
-    /// How often a unit that fails, or that ends its process, is tried before it is quarantined, 1..=100. Default 3.
+    /// Number of attempts at a unit that fails, or ends its process, before it is quarantined.
+    #[schemars(transform = within(UNIT_ATTEMPTS))]
     pub unit_attempts: u32,
-    /// Where metrics are offered for Prometheus while a command runs: a port of the loopback address, as 9464, or an address with a port, as
-    /// `"0.0.0.0:9464"`. Nowhere by default.
+    /// Address where metrics are offered for Prometheus while a command runs.
+    #[schemars(extend("x-default" = "nowhere"))]
     pub metrics: Option<MetricsAddress>,
-    /// Fraction of the samples that a run may refuse, 0..=1; a run that refuses more stops and publishes nothing. Default 0.9, which only a run
-    /// exceeds that has gone wrong; 1 allows any.
+    /// Share of the samples that a run may refuse: one that refuses more stops and publishes nothing. Only a run that has gone wrong exceeds the
+    /// default; 1 allows any.
+    #[schemars(transform = within(MAX_REFUSED_FRACTION))]
     pub max_refused_fraction: f64,
-    /// Samples that a run must have looked at before that fraction stops it, 1 or more. Default 100: a few bad ones among a few new ones are no
-    /// reason to stop.
+    /// Number of samples that a run must have looked at before `max_refused_fraction` stops it: a few bad ones among a few new ones are no reason to
+    /// stop.
+    #[schemars(transform = within(MAX_REFUSED_MIN_SAMPLES))]
     pub max_refused_min_samples: u64,
 }
 
@@ -96,33 +114,28 @@ impl RuntimeConfig {
     }
 
     pub(super) fn problems(&self) -> Vec<String> {
-        let fields = [
-            ("workers", self.workers, 1..=1024),
-            ("threads", self.threads, 1..=1024),
-            ("processes", self.processes, 0..=1024),
-            ("unit_attempts", self.unit_attempts, 1..=100),
+        let limits = [
+            problem("runtime.workers", self.workers, &WORKERS),
+            problem("runtime.threads", self.threads, &THREADS),
+            problem("runtime.processes", self.processes, &PROCESSES),
+            problem("runtime.memory_budget", self.memory_budget, &MEMORY_BUDGET),
+            problem("runtime.unit_attempts", self.unit_attempts, &UNIT_ATTEMPTS),
+            problem("runtime.max_refused_fraction", self.max_refused_fraction, &MAX_REFUSED_FRACTION),
+            problem("runtime.max_refused_min_samples", self.max_refused_min_samples, &MAX_REFUSED_MIN_SAMPLES),
         ];
-        let bad = fields.into_iter().filter(|(_, value, range)| !range.contains(value));
-        let mut problems: Vec<String> =
-            bad.map(|(name, value, range)| format!("runtime.{name} must be in {range:?}, got {value}")).collect();
-        if self.memory_budget < MIN_MEMORY_BUDGET {
-            problems.push(format!("runtime.memory_budget must be {MIN_MEMORY_BUDGET} bytes or more, got {}", self.memory_budget));
-        }
-        if !(0.0..=1.0).contains(&self.max_refused_fraction) {
-            problems.push(format!("runtime.max_refused_fraction must be in 0..=1, got {}", self.max_refused_fraction));
-        }
-        if self.max_refused_min_samples == 0 {
-            problems.push("runtime.max_refused_min_samples must be 1 or more, got 0".into());
-        }
-        problems
+        limits.into_iter().flatten().collect()
     }
 }
 
+const UNITS: RangeInclusive<u32> = 1..=65_536;
+
 /// `[window]`: the horizon of deduplication, retrieval and shuffling.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WindowConfig {
-    /// Units of a window, 1..=65536. Default 16.
+    /// Number of units in a window, each of `source.unit_samples` samples. A window is deduplicated together with all windows before it, shuffled and packed
+    /// as a whole, and a trainer that follows the run reads window by window. Larger windows mix better, take more memory and come later.
+    #[schemars(transform = within(UNITS))]
     pub units: u32,
 }
 
@@ -134,6 +147,6 @@ impl Default for WindowConfig {
 
 impl WindowConfig {
     pub(super) fn problems(&self) -> Vec<String> {
-        if (1..=65_536).contains(&self.units) { Vec::new() } else { vec![format!("window.units must be in 1..=65536, got {}", self.units)] }
+        problem("window.units", self.units, &UNITS).into_iter().collect()
     }
 }

@@ -2,8 +2,11 @@
 
 use super::*;
 
+/// Reads a configuration. The schema allows each that is good.
 fn parse(text: &str) -> Result<Config> {
-    Config::parse(text, Path::new("conf/photos.toml"))
+    let config = Config::parse(text, Path::new("conf/photos.toml"))?;
+    assert_eq!(super::schema::tests::refused(text), [""; 0], "{text}");
+    Ok(config)
 }
 
 const SMALLEST: &str = "[dataset]\nname = \"photos\"\n[[source]]\nname = \"s\"\nformat = \"folder\"\nurl = \"photos\"\n";
@@ -149,7 +152,7 @@ fn shapes_are_switched_on_by_a_word_or_a_table() {
         let text = format!(
             "[dataset]\nname = \"d\"\n[[source]]\nname = \"s\"\nformat = \"folder\"\nurl = \"photos\"\n[tokenize.image]\n{image}\n"
         );
-        Config::parse(&text, Path::new("d.toml"))
+        parse(&text)
     };
     let grids = |image: &str| parsed(image).expect("complete").tokenize.image.preparation().grids().len();
     let patches = "kind = \"patches\"\nside_px = 128\n";

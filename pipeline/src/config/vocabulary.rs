@@ -1,44 +1,52 @@
-//! `[vocabulary]`: which id means what.
+//! `[vocabulary]`: the meaning of each token id.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use cm3flow_schemas::Grid;
+use cm3flow_schemas::limits::{problem, within};
 use cm3flow_schemas::vocabulary::{IdRange, ImageShapes, NamedToken, Vocabulary, VocabularySizes};
 use cm3flow_stages::mask::MaskConfig;
 use cm3flow_stages::tokenize::TextTokenizer;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::TextConfig;
 use crate::error::{Mismatch, Result};
 
 /// Sentinels of a fitted vocabulary that does not ask for more or fewer.
 const FITTED_SENTINELS: u32 = 64;
+const SIZE: RangeInclusive<u32> = 1..=1 << 22;
+const RUN: RangeInclusive<u32> = 2..=512;
 
-/// `[vocabulary]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+/// `[vocabulary]`: the meaning of each token id.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VocabularyConfig {
-    /// How ids are laid out. Default `fitted`.
+    /// Layout of the ids.
     pub preset: VocabularyPreset,
-    /// Number of ids, 1 or more, at most 4194304. Default: what the preset needs. More leave room for further modalities.
+    /// Number of ids. A larger number than the preset needs leaves room for further modalities.
+    #[schemars(transform = within(SIZE), extend("x-default" = "the number that the preset needs"))]
     pub size: Option<u32>,
-    /// `fitted`: number of sentinels, 2..=512, default 64. `chameleon`: the reserved tokens that serve as sentinels, a list or a first
-    /// one with their number; default none.
+    /// Sentinels, which stand for masked spans. Of the preset `fitted` their number, 2 to 512; of `chameleon` the reserved tokens that serve as
+    /// sentinels, 2 to 512 whose ids follow each other. Other presets have their own.
+    #[schemars(extend("x-default" = "64 of `fitted`, none of `chameleon`, which then masks nothing"))]
     pub sentinels: Option<SentinelsConfig>,
-    /// `chameleon`: the reserved token that ends an infilled span; given together with `sentinels`.
+    /// Reserved token of the preset `chameleon` that ends an infilled span; given together with `sentinels`.
     pub span_end: Option<TokenRef>,
-    /// `chameleon`: the reserved tokens that say numbers of rows and columns, as `sentinels`; with `tokenize.image.aspect_buckets` alone.
+    /// Reserved tokens of the preset `chameleon` that say numbers of rows and columns, named as `sentinels` are; with
+    /// `tokenize.image.aspect_buckets` alone.
     pub sizes: Option<SentinelsConfig>,
-    /// `chameleon`: the reserved token that ends a row of codes; given together with `sizes`.
+    /// Reserved token of the preset `chameleon` that ends a row of codes; given together with `sizes`.
     pub line_end: Option<TokenRef>,
-    /// Codes of further modalities by name: their number, which places them behind everything else, or their range of ids.
+    /// Codes of further modalities, by the modality's name.
     pub modalities: BTreeMap<String, RangeConfig>,
-    /// `custom`: every id and range, as a manifest's `vocabulary` holds them.
+    /// `[vocabulary.custom]`: every id and range of the preset `custom`, as a manifest's `vocabulary` holds them.
     pub custom: Option<Vocabulary>,
 }
 
 /// `vocabulary.preset`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum VocabularyPreset {
     /// As small as the tokenizers allow.
@@ -48,49 +56,50 @@ pub enum VocabularyPreset {
     Cm3leon,
     /// The ids of Chameleon's own `tokenizer.json`, which `tokenize.text.file` names.
     Chameleon,
-    /// As `vocabulary.custom` says.
+    /// Those of `[vocabulary.custom]`.
     Custom,
 }
 
 /// `vocabulary.sentinels`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum SentinelsConfig {
-    /// So many, laid out by the preset.
+    /// The number of tokens, which the preset lays out.
     Count(u32),
-    /// These tokens, whose ids follow each other.
+    /// The tokens, whose ids follow each other.
     Tokens(Vec<TokenRef>),
     /// A first token and those behind it.
     From(SentinelRun),
 }
 
 /// A run of tokens.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SentinelRun {
-    /// The first.
+    /// The first token.
     pub first: TokenRef,
-    /// Their number, 2..=512.
+    /// Number of tokens.
+    #[schemars(transform = within(RUN))]
     pub count: u32,
 }
 
 /// A token of the text tokenizer, by id or by name.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum TokenRef {
-    /// Its id.
+    /// The token's id.
     Id(u32),
-    /// Its name.
+    /// The token's name.
     Name(String),
 }
 
 /// Ids of a further modality.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum RangeConfig {
-    /// So many.
+    /// The number of codes, which are placed behind everything else.
     Len(u32),
-    /// These.
+    /// The ids of the codes.
     At(IdRange),
 }
 
@@ -98,6 +107,7 @@ impl VocabularyConfig {
     /// Problems of the fields; `sides` is the number of different sides of images that are no squares alone.
     pub(super) fn problems(&self, text: &TextConfig, mask: &MaskConfig, sides: Option<usize>) -> Vec<String> {
         let mut problems = self.shape_problems(sides);
+        problems.extend(self.size.and_then(|size| problem("vocabulary.size", size, &SIZE)));
         let mut check = |holds: bool, problem: &str| {
             if !holds {
                 problems.push(format!("vocabulary.{problem}"));
@@ -105,11 +115,13 @@ impl VocabularyConfig {
         };
         let is_chameleon = self.preset == VocabularyPreset::Chameleon;
         let is_custom = self.preset == VocabularyPreset::Custom;
-        check(self.size.is_none_or(|size| (1..=1 << 22).contains(&size)), "size must be in 1..=4194304");
         check(self.custom.is_some() == is_custom, "custom and vocabulary.preset = \"custom\" must be given together");
         check(self.span_end.is_none() || is_chameleon, "span_end is for vocabulary.preset = \"chameleon\"");
         if let Some(problem) = self.sentinels.as_ref().and_then(|sentinels| self.problem_of(sentinels)) {
             check(false, problem);
+        }
+        if let Some(SentinelsConfig::From(SentinelRun { count, .. })) = &self.sizes {
+            check(RUN.contains(count), "sizes.count must be in 2..=512");
         }
         if is_chameleon {
             check(text.file.is_some(), "preset \"chameleon\" needs Chameleon's tokenizer.json in tokenize.text.file");
@@ -168,16 +180,17 @@ impl VocabularyConfig {
     fn problem_of(&self, sentinels: &SentinelsConfig) -> Option<&'static str> {
         use VocabularyPreset::{Chameleon, Cm3leon, Custom, Fitted};
         match (self.preset, sentinels) {
-            (Fitted, SentinelsConfig::Count(2..=512)) | (Cm3leon, SentinelsConfig::Count(512)) => None,
+            (Fitted, SentinelsConfig::Count(count)) if RUN.contains(count) => None,
+            (Cm3leon, SentinelsConfig::Count(512)) => None,
             (Fitted, _) => Some("sentinels must be a number in 2..=512 with vocabulary.preset = \"fitted\""),
             (Cm3leon, _) => Some("sentinels are 512 with vocabulary.preset = \"cm3leon\"; leave the field out"),
             (Custom, _) => Some("sentinels stand in vocabulary.custom with vocabulary.preset = \"custom\""),
             (Chameleon, SentinelsConfig::Count(_)) => Some(
                 "sentinels must name reserved tokens with vocabulary.preset = \"chameleon\": a list, or { first = \"<reserved…>\", count = … }",
             ),
-            (Chameleon, SentinelsConfig::From(run)) => (!(2..=512).contains(&run.count)).then_some("sentinels.count must be in 2..=512"),
+            (Chameleon, SentinelsConfig::From(run)) => (!RUN.contains(&run.count)).then_some("sentinels.count must be in 2..=512"),
             (Chameleon, SentinelsConfig::Tokens(tokens)) => {
-                (!(2..=512).contains(&tokens.len())).then_some("sentinels must be 2 to 512 tokens")
+                (!RUN.contains(&(tokens.len() as u32))).then_some("sentinels must be 2 to 512 tokens")
             }
         }
     }

@@ -4,18 +4,21 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// An address with a port. A port alone means the loopback address: other machines see metrics only on request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Written", into = "String")]
 pub struct MetricsAddress(pub SocketAddr);
 
 /// The forms that configurations may write.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Written {
+    /// A port of the loopback address, as `9464`: other machines see nothing.
     Port(u16),
+    /// An address with a port, as `"0.0.0.0:9464"`.
     Text(String),
 }
 

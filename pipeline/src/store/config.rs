@@ -2,43 +2,57 @@
 //!
 //! It may hold secrets: values of `options`, and of lines that do not parse, are never printed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use cm3flow_schemas::limits::{self, within};
 use cm3flow_stages::store_options::problem;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::Error as _;
 use url::Url;
 
 use crate::store::{Limiter, RetryPolicy, StoreLayer};
 
-/// `[store]`: settings for the dataset's store and all sources. The environment fills missing ones, by the names that the services' own
-/// tools use (`AWS_…`, `AZURE_…`, `GOOGLE_…`).
-#[derive(Debug, Clone, Deserialize)]
+const REQUESTS_PER_SECOND: RangeInclusive<u32> = 1..=100_000;
+const RETRY_DEADLINE_SECONDS: RangeInclusive<u32> = 0..=86_400;
+const STALL_TIMEOUT_SECONDS: RangeInclusive<u32> = 1..=3600;
+
+/// `[store]`: access to the dataset's store and to all sources. It changes no output, and stands in no key, manifest or report. The environment
+/// fills fields that are left out, by the names that the services' own tools use (`AWS_…`, `AZURE_…`, `GOOGLE_…`).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
-    /// Address of the service, for S3, Azure or GCS of another provider: `http://host:9000`. Default: the provider's own.
+    /// Address of the service, for S3, Azure or GCS elsewhere, as `"https://host:9000"`.
+    #[schemars(extend("x-default" = "the provider's own"))]
     pub endpoint: Option<String>,
-    /// Region of S3. Default: `us-east-1`.
+    /// Region of S3.
+    #[schemars(extend("x-default" = "`\"us-east-1\"`"))]
     pub region: Option<String>,
-    /// `true` if the path holds S3's bucket instead of the host name. Default true.
+    /// `true` for S3's bucket in the path, `false` for the host name.
+    #[schemars(extend("x-default" = "`true`"))]
     pub path_style: Option<bool>,
-    /// `true` to send unsigned requests, for public data. Default false.
+    /// `true` for unsigned requests, for public data.
     pub anonymous: bool,
-    /// `true` to allow connections without TLS. Default false.
+    /// `true` to allow connections without TLS.
     pub allow_http: bool,
-    /// `true` to wait in a local store until files and folders are on disk. Default false: a power cut may lose the last writes.
+    /// `true` for a local store that waits until files and folders are on disk. Otherwise a power cut may lose the last writes.
     pub fsync: bool,
-    /// Requests per second, at most, 1..=100000. Default: no limit.
+    /// Largest number of requests in a second.
+    #[schemars(transform = within(REQUESTS_PER_SECOND), extend("x-default" = "no limit"))]
     pub requests_per_second: Option<u32>,
-    /// Seconds for an operation with its retries, 0..=86400; 0 tries once. Default 180.
+    /// Seconds that an operation may take with its retries; 0 tries once.
+    #[schemars(transform = within(RETRY_DEADLINE_SECONDS))]
     pub retry_deadline_seconds: u32,
-    /// Seconds without a byte after which a request is abandoned and retried, 1..=3600; an upload has them for each 4 MiB. Default 60.
+    /// Seconds without a byte after which a request is given up and tried again; an upload has them for each 4 MiB.
+    #[schemars(transform = within(STALL_TIMEOUT_SECONDS))]
     pub stall_timeout_seconds: u32,
-    /// Options of the crate `object_store` by their names there, such as `access_key_id` and `secret_access_key`.
+    /// Options of the crate `object_store` by its own names, such as `access_key_id` and `secret_access_key`. Their values are printed nowhere.
     pub options: StoreOptions,
-    /// StoreLayer between the stores and their retries, for tests.
+    /// Layer between the stores and their retries, for tests.
     #[serde(skip)]
     pub layer: Option<StoreLayer>,
     /// Limiter of requests, shared by all stores of a configuration.
@@ -67,15 +81,12 @@ impl Default for StoreConfig {
 
 impl StoreConfig {
     pub(crate) fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut check = |name: &str, value: u32, range: std::ops::RangeInclusive<u32>| {
-            if !range.contains(&value) {
-                problems.push(format!("store.{name} must be in {}..={}, got {value}", range.start(), range.end()));
-            }
-        };
-        check("requests_per_second", self.requests_per_second.unwrap_or(1), 1..=100_000);
-        check("retry_deadline_seconds", self.retry_deadline_seconds, 0..=86_400);
-        check("stall_timeout_seconds", self.stall_timeout_seconds, 1..=3600);
+        let limits = [
+            self.requests_per_second.and_then(|rate| limits::problem("store.requests_per_second", rate, &REQUESTS_PER_SECOND)),
+            limits::problem("store.retry_deadline_seconds", self.retry_deadline_seconds, &RETRY_DEADLINE_SECONDS),
+            limits::problem("store.stall_timeout_seconds", self.stall_timeout_seconds, &STALL_TIMEOUT_SECONDS),
+        ];
+        let mut problems: Vec<String> = limits.into_iter().flatten().collect();
         problems.extend(self.endpoint.as_deref().and_then(|endpoint| self.endpoint_problem(endpoint)));
         problems.extend(self.options.problems());
         problems
@@ -121,6 +132,16 @@ impl StoreOptions {
     fn problems(&self) -> Vec<String> {
         let problem = |name: &String| Some(format!("store.options.{name}: {}", problem(&[], name)?));
         self.0.keys().filter_map(problem).collect()
+    }
+}
+
+impl JsonSchema for StoreOptions {
+    fn schema_name() -> Cow<'static, str> {
+        "StoreOptions".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "additionalProperties": { "type": ["string", "integer", "boolean"] } })
     }
 }
 

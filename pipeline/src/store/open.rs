@@ -24,7 +24,7 @@ use crate::store::config::{StoreConfig, has_login, printable_address};
 
 type Wrap = dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync;
 
-/// StoreLayer between opened stores and their retries, with which tests make requests fail.
+/// Layer between opened stores and their retries, with which tests make requests fail.
 #[derive(Clone)]
 pub struct StoreLayer(Arc<Wrap>);
 

@@ -14,11 +14,12 @@ use crate::grid::Grid;
 /// A pair of size tokens before the codes and a token at the end of each row: Lumina-mGPT, section 2.2,
 /// <https://arxiv.org/abs/2408.02657>.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ImageShapes {
-    /// Size tokens, one for each of [`Self::sides`], in that order. Rows and columns share them.
+    /// Ids of the size tokens, one for each different number of rows or columns of `grids`, ascending: the same for rows and for columns.
     pub sizes: IdRange,
-    /// Token at the end of every row of codes.
+    /// Id of the token that ends every row of codes.
     pub line_end: u32,
     /// Grids that an image may have, ascending.
     pub grids: Vec<Grid>,

@@ -13,6 +13,7 @@ use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::{SchemaError, columns};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::channel::{BatchSender, BatchStream};
@@ -24,16 +25,16 @@ pub const REVISION: u32 = 1;
 /// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "dedup";
 
-/// `[dedup]`: the equality of samples.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// `[dedup]`: samples that count as equal, of which one is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DedupConfig {
-    /// Content that equal samples share. Default `image`.
+    /// Content that equal samples share.
     pub by: DedupKey,
 }
 
 /// Content that equal samples share.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DedupKey {
     /// Bytes of the main image.

@@ -1,25 +1,38 @@
 //! Configuration of the condition images that `derive` makes.
 
+use std::ops::{Bound, RangeInclusive};
+
+use cm3flow_schemas::limits::{problem, within};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `[derive]`: condition images made of the pixels.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// No gradient is above 1140.4.
+const CANNY: (Bound<f32>, Bound<f32>) = (Bound::Excluded(0.0), Bound::Included(1140.0));
+const OBJECT_MASKS: RangeInclusive<u32> = 0..=16;
+
+/// `[derive]`: condition images made from the pixels. Each of them costs as much to encode as a photo.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeriveConfig {
-    /// `true` to make a Canny edge map of the main image. Default true.
+    /// `true` to make a Canny edge map of the main image.
     pub edges: bool,
-    /// Gradient below which no pixel is an edge, above 0. Default 50.
+    /// Gradient of levels of grey below which no pixel is an edge, at most `canny_high`.
+    #[schemars(transform = within(CANNY))]
     pub canny_low: f32,
-    /// Gradient above which every pixel is an edge, at least `canny_low`, at most 1140. Default 100.
+    /// Gradient of levels of grey above which every pixel is an edge. Between the two limits, a pixel is an edge if it touches one.
+    #[schemars(transform = within(CANNY))]
     pub canny_high: f32,
-    /// `true` to make a scribble of the main image: a few thick strokes along its strongest edges. Default false.
+    /// `true` to make a scribble of the main image: a few thick strokes along its strongest edges.
     #[serde(skip_serializing_if = "is_false")]
+    #[schemars(!skip_serializing_if)]
     pub scribbles: bool,
-    /// `true` to make the outlines of a segmentation's objects. Default false.
+    /// `true` to make the outlines of a segmentation's objects.
     #[serde(skip_serializing_if = "is_false")]
+    #[schemars(!skip_serializing_if)]
     pub outlines: bool,
-    /// Largest number of masks of single objects made of a segmentation, 0..=16. Default 1.
+    /// Largest number of masks of single objects made of a segmentation.
     #[serde(skip_serializing_if = "is_one")]
+    #[schemars(!skip_serializing_if, transform = within(OBJECT_MASKS))]
     pub object_masks: u32,
 }
 
@@ -42,13 +55,12 @@ impl DeriveConfig {
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let (low, high) = (self.canny_low, self.canny_high);
-        let mut problems = Vec::new();
-        if !(low > 0.0 && low <= high && high <= 1140.0) {
-            problems.push(format!("derive.canny_low and derive.canny_high must satisfy 0 < low <= high <= 1140, got {low} and {high}"));
-        }
-        if self.object_masks > 16 {
-            problems.push(format!("derive.object_masks must be in 0..=16, got {}", self.object_masks));
-        }
-        problems
+        let order = (low > high).then(|| format!("derive.canny_low must not exceed derive.canny_high, got {low} and {high}"));
+        let limits = [
+            problem("derive.canny_low", low, &CANNY),
+            problem("derive.canny_high", high, &CANNY),
+            problem("derive.object_masks", self.object_masks, &OBJECT_MASKS),
+        ];
+        limits.into_iter().flatten().chain(order).collect()
     }
 }

@@ -364,7 +364,7 @@ fn a_real_photograph_is_fitted_with_its_edges() {
 fn thresholds_out_of_order_are_named() {
     assert!(DeriveConfig::default().problems().is_empty());
     for (canny_low, canny_high) in [(0.0, 10.0), (20.0, 10.0), (1.0, 2000.0), (f32::NAN, 10.0)] {
-        assert!(DeriveConfig { canny_low, canny_high, ..DeriveConfig::default() }.problems()[0].starts_with("derive.canny_low"));
+        assert!(DeriveConfig { canny_low, canny_high, ..DeriveConfig::default() }.problems()[0].starts_with("derive.canny_"));
     }
 }
 

@@ -7,8 +7,12 @@
 //! signed counts of the hashed codes take the place of the colours. They are not comparable with colours, so a dataset of such a tokenizer
 //! should not mix images with and without pixels where retrieval matters.
 
+use std::ops::RangeInclusive;
+
+use cm3flow_schemas::limits::{problem, within};
 use cm3flow_schemas::traits::{ImageView, PairEmbedder};
 use cm3flow_schemas::{Digest, DynError, canonical};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StageError};
@@ -16,15 +20,22 @@ use crate::error::{Result, StageError};
 /// Number of cells of the colour layout along one side.
 const LAYOUT_CELLS: usize = 4;
 
-/// `[embed]`: settings of the default embedder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+const TEXT_BUCKETS: RangeInclusive<u32> = 16..=65_536;
+const NGRAM: RangeInclusive<u32> = 1..=8;
+
+/// `[embed]`: the embedder that retrieval compares samples by. Texts are alike when they share letters, images when they share codes and
+/// colours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EmbedConfig {
-    /// Number of buckets that character n-grams are hashed into, 16..=65536. Default 256.
+    /// Number of buckets that character n-grams are hashed into: the length of a text's embedding.
+    #[schemars(transform = within(TEXT_BUCKETS))]
     pub text_buckets: u32,
-    /// Shortest n-gram in characters, 1 or more. Default 3.
+    /// Shortest n-gram in characters, at most `max_ngram`.
+    #[schemars(transform = within(NGRAM))]
     pub min_ngram: u32,
-    /// Longest n-gram in characters, at least `min_ngram`, at most 8. Default 5.
+    /// Longest n-gram in characters.
+    #[schemars(transform = within(NGRAM))]
     pub max_ngram: u32,
 }
 
@@ -38,17 +49,15 @@ impl EmbedConfig {
     /// Returns the problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        if !(16..=65_536).contains(&self.text_buckets) {
-            problems.push(format!("embed.text_buckets must be in 16..=65536, got {}", self.text_buckets));
-        }
-        if self.min_ngram == 0 || self.min_ngram > self.max_ngram || self.max_ngram > 8 {
-            problems.push(format!(
-                "embed.min_ngram and embed.max_ngram must satisfy 1 <= min <= max <= 8, got {} and {}",
-                self.min_ngram, self.max_ngram
-            ));
-        }
-        problems
+        let Self { text_buckets, min_ngram, max_ngram } = *self;
+        let order =
+            (min_ngram > max_ngram).then(|| format!("embed.min_ngram must not exceed embed.max_ngram, got {min_ngram} and {max_ngram}"));
+        let limits = [
+            problem("embed.text_buckets", text_buckets, &TEXT_BUCKETS),
+            problem("embed.min_ngram", min_ngram, &NGRAM),
+            problem("embed.max_ngram", max_ngram, &NGRAM),
+        ];
+        limits.into_iter().flatten().chain(order).collect()
     }
 
     /// Returns the buckets of the n-grams of `text`, with repetitions. A space pads the text on both sides.

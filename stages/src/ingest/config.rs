@@ -1,35 +1,42 @@
 //! Configuration of sources.
 
 use std::collections::BTreeSet;
+use std::ops::RangeFrom;
 
+use cm3flow_schemas::limits::{problem, within};
 use cm3flow_schemas::sample::Orientation;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::location::Location;
 use super::rows::RowReading;
 
-/// One `[[source]]` of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+const UNIT_SAMPLES: RangeFrom<u32> = 1..;
+const MAX_MEMBER_BYTES: RangeFrom<u64> = 1..;
+
+/// `[[source]]`: a place that samples come from, one section for each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
-    /// Name of the source in tables and reports; unique.
+    /// Name of the source in tables and reports: letters, digits, `-` and `_`. No two sources have the same.
     pub name: String,
     /// Layout of the samples.
     pub format: SourceFormat,
-    /// Address of the file or folder: a path relative to the configuration file, or a URL that `object_store` knows (`s3://`, `gs://`,
-    /// `az://`, `https://`, `file://`). The last part may contain `*` and `?`.
+    /// Address of the file or folder: a path from the configuration's folder, or a URL (`s3://`, `gs://`, `az://`, `https://`, `file://`). The
+    /// last part may contain `*` and `?`.
     pub url: String,
-    /// Number of samples in a unit, the unit of work and resume; 1 or more. Default 256.
+    /// Number of samples in a unit, the unit of work and resume. Units that a version already has keep their size.
     #[serde(default = "default_unit_samples")]
+    #[schemars(transform = within(UNIT_SAMPLES))]
     pub unit_samples: u32,
-    /// Rows that make a sample, in a list. Default `image`.
+    /// Rows that make a sample, in a list.
     #[serde(default)]
     pub group_by: GroupBy,
-    /// Largest size in bytes of a tar's member or of a file that a row names, 1 or more. Larger ones are not read, and are refused. Default
-    /// `filter.max_image_bytes`.
+    /// Largest size in bytes of a tar's member or of a file that a row names. Larger ones are not read, and are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = within(MAX_MEMBER_BYTES), extend("x-default" = "`filter.max_image_bytes`"))]
     pub max_member_bytes: Option<u64>,
-    /// Frame of coordinates for pictures whose EXIF orientation is not upright. Default `stored`.
+    /// Frame of coordinates for pictures whose EXIF orientation is not upright.
     #[serde(default)]
     pub orientation: Orientation,
 }
@@ -39,13 +46,13 @@ const fn default_unit_samples() -> u32 {
 }
 
 /// Rows of a list that make a sample.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GroupBy {
     /// All consecutive rows that name the same image.
     #[default]
     Image,
-    /// Every row.
+    /// Every row by itself.
     Row,
 }
 
@@ -74,7 +81,7 @@ impl ReadOptions {
 }
 
 /// Layout of a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceFormat {
     /// Tars with members `KEY.jpg`, `KEY.json`, `KEY.txt`, … side by side.
@@ -136,12 +143,8 @@ impl SourceConfig {
         if self.url.is_empty() {
             problems.push(format!("{at}.url must not be empty"));
         }
-        if self.max_member_bytes == Some(0) {
-            problems.push(format!("{at}.max_member_bytes must be 1 or more, got 0"));
-        }
-        if self.unit_samples == 0 {
-            problems.push(format!("{at}.unit_samples must be 1 or more, got 0"));
-        }
+        problems.extend(self.max_member_bytes.and_then(|bytes| problem(&format!("{at}.max_member_bytes"), bytes, &MAX_MEMBER_BYTES)));
+        problems.extend(problem(&format!("{at}.unit_samples"), self.unit_samples, &UNIT_SAMPLES));
         problems
     }
 }

@@ -1,8 +1,11 @@
 //! Configuration of `instruct`: the mixture of tasks, and settings of each.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, RangeFrom, RangeInclusive};
 
+use cm3flow_schemas::limits::{problem, within};
 use cm3flow_schemas::sample::{EDGE_IMAGE, MAIN_IMAGE, OUTLINE_IMAGE, SCRIBBLE_IMAGE, SEGMENTATION_IMAGE};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::template::{DEFAULT_TASKS, Form, Loss, Order, Task, Templates, parse_tasks};
@@ -14,23 +17,31 @@ use crate::error::Result;
 /// CM3Leon paper, appendix E.1: down- and up-sampling clipped at 0.3 and 3 of the natural frequency.
 const SAMPLING: std::ops::RangeInclusive<f64> = 0.3..=3.0;
 
-/// `[instruct]`: the mixture of tasks.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+const WEIGHT: RangeInclusive<f64> = 0.0..=100.0;
+const SHARE: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Included(1.0));
+const MOST_PER_SAMPLE: RangeFrom<u32> = 1..;
+const RETRIEVED_LOSS: RangeInclusive<f32> = 0.0..=1.0;
+
+/// `[instruct]`: tasks, by which samples become documents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct InstructConfig {
-    /// Tasks by name, each with a weight or a table of settings. Default: every known task, with weight 1.
+    /// Tasks to make documents by, each with a weight or a table of settings: tasks that ship, and those of `[instruct.templates]`. A task makes
+    /// records of the samples that have all that its template names.
+    #[schemars(extend("x-default" = "every known task, with weight 1"))]
     pub tasks: BTreeMap<String, TaskConfig>,
-    /// Further tasks, in the format of `stages/src/instruct/templates.toml`. One with the name of a known task replaces it.
+    /// Further tasks, by name. One with the name of a known task replaces it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub templates: BTreeMap<String, Task>,
-    /// Treatment of a record that is too long without retrieved pairs. Default `cut`.
+    /// Treatment of a record that is too long without retrieved pairs.
     pub long_text: LongText,
-    /// Loss weight of the tokens of retrieved pairs, 0..=1. Default 1.
+    /// Loss weight of the tokens of retrieved pairs; 0.1 in RA-CM3.
+    #[schemars(transform = within(RETRIEVED_LOSS))]
     pub retrieved_loss: f32,
 }
 
 /// Treatment of a record that is too long.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LongText {
     /// Texts that may be cut lose their end, the longest first. A record that is still too long is refused.
@@ -40,22 +51,21 @@ pub enum LongText {
     Refuse,
 }
 
-/// Settings of a task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Settings of a task, as they are written in a table of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(from = "TaskEntry", into = "TaskEntry")]
 pub struct TaskConfig {
-    /// Number of records made of each item, 0..=100; a fraction is drawn. Default 1.
+    /// Number of records made of each item.
     pub weight: f64,
-    /// Share of the task among all records of a window, above 0 and at most 1. The weight is multiplied by this share over the task's
-    /// natural share; the factor is clamped to 0.3..=3. None by default.
+    /// Share among all records of a window.
     pub share: Option<f64>,
-    /// Largest number of records of one sample, 1 or more. No limit by default.
+    /// Largest number of records of one sample.
     pub most_per_sample: Option<u32>,
-    /// Masking of the task's records. Default: that of the task.
+    /// Masking of the task's records; `None` for that of the task.
     pub form: Option<Form>,
-    /// Order of text and image. Default: that of the task.
+    /// Order of text and image; `None` for that of the task.
     pub order: Option<Order>,
-    /// Tokens with loss. Default: those of the task.
+    /// Tokens with loss; `None` for those of the task.
     pub loss: Option<Loss>,
 }
 
@@ -74,27 +84,43 @@ impl TaskConfig {
 }
 
 /// Entry of a task in a file: `pair = 1.0`, or `pair = { weight = 1.0, order = "either" }`.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum TaskEntry {
+    /// The task's weight, as in `pair = 1.0`.
+    #[schemars(transform = within(WEIGHT))]
     Weight(f64),
+    /// Settings of the task, as in `pair = { weight = 1.0, order = "either" }`.
     Settings(TaskSettings),
 }
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct TaskSettings {
+    /// Number of records made of each item; a fraction is drawn.
     #[serde(default = "one")]
+    #[schemars(transform = within(WEIGHT))]
     weight: f64,
+    /// Share of the task among all records of a window. The weight is multiplied by this share over the task's natural share; the factor is clamped
+    /// to 0.3 at least and 3 at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = within(SHARE), extend("x-default" = "the natural share"))]
     share: Option<f64>,
+    /// Largest number of records of one sample.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = within(MOST_PER_SAMPLE), extend("x-default" = "no limit"))]
     most_per_sample: Option<u32>,
+    /// Masking of the task's records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "that of the task"))]
     form: Option<Form>,
+    /// Order of texts and image, in a record with one image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "that of the task"))]
     order: Option<Order>,
+    /// Tokens with loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "those of the task"))]
     loss: Option<Loss>,
 }
 
@@ -207,22 +233,15 @@ impl InstructConfig {
             Err(error) => problems.push(format!("instruct.{error}")),
         }
         for (name, task) in &self.tasks {
-            if !(0.0..=100.0).contains(&task.weight) {
-                problems.push(format!("instruct.tasks.{name} must be in 0..=100, got {}", task.weight));
-            }
-            if let Some(share) = task.share.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
-                problems.push(format!("instruct.tasks.{name}.share must be above 0 and at most 1, got {share}"));
-            }
-            if task.most_per_sample == Some(0) {
-                problems.push(format!("instruct.tasks.{name}.most_per_sample must be 1 or more, got 0"));
-            }
+            let path = |field: &str| format!("instruct.tasks.{name}.{field}");
+            problems.extend(problem(&path("weight"), task.weight, &WEIGHT));
+            problems.extend(task.share.and_then(|share| problem(&path("share"), share, &SHARE)));
+            problems.extend(task.most_per_sample.and_then(|most| problem(&path("most_per_sample"), most, &MOST_PER_SAMPLE)));
         }
         if !self.tasks.is_empty() && self.tasks.values().all(|task| task.weight == 0.0) {
             problems.push("instruct.tasks must give at least one task a weight above 0".into());
         }
-        if !(0.0..=1.0).contains(&self.retrieved_loss) {
-            problems.push(format!("instruct.retrieved_loss must be in 0..=1, got {}", self.retrieved_loss));
-        }
+        problems.extend(problem("instruct.retrieved_loss", self.retrieved_loss, &RETRIEVED_LOSS));
         problems
     }
 }

@@ -3,37 +3,38 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use minijinja::{Environment, UndefinedBehavior};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::config::TaskConfig;
 use crate::error::{Result, StageError};
 
 /// Items of a sample that a task makes records of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Each {
     /// The sample as a whole.
     Sample,
-    /// Every question without options.
+    /// Every question without options. Its template may name `question`, `answer`, `context` and `explanation`.
     Questions,
-    /// Every question with options.
+    /// Every question with options. Its template may name `options` too.
     Choices,
-    /// Every edit.
+    /// Every edit. Its template may name `instruction`, and `image = "edit"` for the result.
     Edits,
-    /// Every mask of a single object.
+    /// Every mask of a single object. Its template may name `label`, and `image = "mask"`.
     Masks,
-    /// Every long description.
+    /// Every long description. Its template may name `narrative`.
     Narratives,
-    /// Every caption with a language.
+    /// Every caption with a language. Its template may name `language`; `caption` is the one in that language.
     Translations,
-    /// Every reference image.
+    /// Every reference image. Its template may name `image = "reference"`.
     References,
     /// The interleaved texts and images: one record for each run of them that fits.
     Items,
 }
 
 /// Masking of a record.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
     /// Spans are masked, so that a part is also learnt from the parts behind it.
@@ -44,7 +45,7 @@ pub enum Form {
 }
 
 /// Order of texts and image, in a record with one image.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
     /// Order of the wording.
@@ -59,7 +60,7 @@ pub enum Order {
 }
 
 /// Tokens with loss.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Loss {
     /// All tokens.
@@ -69,27 +70,33 @@ pub enum Loss {
     Target,
 }
 
-/// A part of a record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A part of a record: exactly one of `text`, `image`, `retrieved` and `items`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
-    /// Text as a minijinja template.
+    /// Text as a minijinja template. It may name `caption`, `objects` (which lists the boxes), `ocr`, `fields.NAME` of the source's `fields`, and
+    /// what an item of `each` has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// Role of an image; `edit`, `mask` and `reference` are the item's own.
+    /// Role of an image: `main`, `edge`, `scribble`, `seg`, `outline`, or a name that the source or an annotator gives; `edit`, `mask` and
+    /// `reference` are those of the item.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// `true` for the place of retrieved pairs.
     #[serde(default, skip_serializing_if = "is_false")]
+    #[schemars(!skip_serializing_if)]
     pub retrieved: bool,
-    /// `true` for the place of the sample's interleaved texts and images.
+    /// `true` for the place of the sample's interleaved texts and images, in a task of `each = "items"`.
     #[serde(default, skip_serializing_if = "is_false")]
+    #[schemars(!skip_serializing_if)]
     pub items: bool,
     /// `true` for an input of the task, `false` for its output.
     #[serde(default, skip_serializing_if = "is_false")]
+    #[schemars(!skip_serializing_if)]
     pub given: bool,
-    /// `true` for a text that may lose its end if the record is too long otherwise.
+    /// `true` for texts that may lose their end, up to a half, if the record is too long otherwise.
     #[serde(default, skip_serializing_if = "is_false")]
+    #[schemars(!skip_serializing_if)]
     pub cut: bool,
 }
 
@@ -98,22 +105,23 @@ const fn is_false(flag: &bool) -> bool {
     !*flag
 }
 
-/// A task: its records, their wordings, and default settings.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// `[instruct.templates.NAME]`: a further task: its records, their wordings, and default settings. Where `[instruct.tasks]` is given, it must name the task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
     /// Items that records are made of.
     pub each: Each,
-    /// Default masking of its records.
+    /// Masking of the task's records.
     #[serde(default)]
     pub form: Form,
-    /// Default order of text and image.
+    /// Order of texts and image, in a record with one image.
     #[serde(default)]
     pub order: Order,
-    /// Default choice of tokens with loss.
+    /// Tokens with loss.
     #[serde(default)]
     pub loss: Loss,
-    /// Wordings, of which one is drawn for each record.
+    /// Wordings, each a list of parts with a break between any two. For each record one is drawn, of those whose values and images the sample
+    /// has.
     pub wordings: Vec<Vec<Part>>,
 }
 

@@ -8,14 +8,18 @@
 
 mod spans;
 
+use std::ops::RangeInclusive;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use cm3flow_schemas::document::{Modality, Role, Segment};
+use cm3flow_schemas::limits::{problem, within};
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::Refusal;
 use cm3flow_schemas::vocabulary::Vocabulary;
 use cm3flow_schemas::{DocumentId, SchemaError, columns};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StageError};
@@ -28,23 +32,32 @@ pub const NAME: &str = "mask";
 /// Number of tokens that a masked span adds to its document.
 pub const TOKENS_PER_SPAN: usize = 3;
 
-/// `[mask]`: number and kind of masked spans.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+const MEAN_SPANS: RangeInclusive<f64> = 0.0..=16.0;
+const FULL_SEGMENT: RangeInclusive<f64> = 0.0..=1.0;
+const SENTINEL_LOSS: RangeInclusive<f32> = 0.0..=1.0;
+const VARIANTS: RangeInclusive<u16> = 1..=64;
+
+/// `[mask]`: number and kind of masked spans, which move to the end of their document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MaskConfig {
-    /// Mean of the Poisson distribution of the number of spans, 0 (no masking) to 16. Default 1.
+    /// Mean number of a document's spans, which are drawn from a Poisson distribution; 0 masks nothing.
+    #[schemars(transform = within(MEAN_SPANS))]
     pub mean_spans: f64,
-    /// Largest number of spans of a document, 0 or more; always below the number of sentinels. Default 16.
+    /// Largest number of spans of a document; always below the number of sentinels.
     pub max_spans: u16,
-    /// Share of the documents that mask one whole text or image instead of spans, 0..=1. Default 0.
+    /// Share of the documents that mask one whole text or image instead of spans.
     #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(!skip_serializing_if, transform = within(FULL_SEGMENT))]
     pub full_segment: f64,
-    /// Loss weight of sentinels, 0..=1. Default 1; 0 in the CM3 paper.
+    /// Loss weight of sentinels; 0 in the CM3 paper.
     #[serde(skip_serializing_if = "is_one")]
+    #[schemars(!skip_serializing_if, transform = within(SENTINEL_LOSS))]
     pub sentinel_loss: f32,
-    /// Number of variants of every train document, 1..=64, each with masks, retrieved documents and wordings of its own. Epoch `e` reads
-    /// variant `e` modulo their number. Each takes as many bytes as the first. Default 1.
+    /// Number of variants of every train document, each with masks, retrieved documents and wordings of its own. Epoch `e` reads variant `e`
+    /// modulo their number. Each takes as many bytes as the first.
     #[serde(skip_serializing_if = "is_single")]
+    #[schemars(!skip_serializing_if, transform = within(VARIANTS))]
     pub variants: u16,
 }
 
@@ -73,19 +86,13 @@ impl MaskConfig {
     /// Returns the problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut within = |name: &str, value: f64, most: f64| {
-            if !(0.0..=most).contains(&value) {
-                problems.push(format!("mask.{name} must be in 0..={most}, got {value}"));
-            }
-        };
-        within("mean_spans", self.mean_spans, 16.0);
-        within("full_segment", self.full_segment, 1.0);
-        within("sentinel_loss", self.sentinel_loss.into(), 1.0);
-        if !(1..=64).contains(&self.variants) {
-            problems.push(format!("mask.variants must be in 1..=64, got {}", self.variants));
-        }
-        problems
+        let limits = [
+            problem("mask.mean_spans", self.mean_spans, &MEAN_SPANS),
+            problem("mask.full_segment", self.full_segment, &FULL_SEGMENT),
+            problem("mask.sentinel_loss", self.sentinel_loss, &SENTINEL_LOSS),
+            problem("mask.variants", self.variants, &VARIANTS),
+        ];
+        limits.into_iter().flatten().collect()
     }
 }
 

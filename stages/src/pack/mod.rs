@@ -7,10 +7,13 @@
 mod bins;
 mod withdraw;
 
+use std::ops::RangeInclusive;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 pub use bins::{Bins, fit, least_bins, packs_at_other_lengths};
 use cm3flow_schemas::document::Segment;
+use cm3flow_schemas::limits::{problem, within};
 use cm3flow_schemas::pack::{Pack as PackRow, PackStatistics, PlacedDocument};
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::sample::Refusal;
@@ -18,6 +21,7 @@ use cm3flow_schemas::vocabulary::Vocabulary;
 use cm3flow_schemas::{DocumentId, SampleId, SchemaError, columns, rows};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use withdraw::withdraw;
 
@@ -32,11 +36,15 @@ pub const NAME: &str = "pack";
 /// Number of packs in a batch sent.
 const BATCH_ROWS: usize = 256;
 
-/// `[pack]`: the shape of packs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+const SEQ_LEN: RangeInclusive<u32> = 128..=131_072;
+
+/// `[pack]`: packs, rows of equal length that whole documents stand in side by side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PackConfig {
-    /// Number of tokens in a pack, 128..=131072. Default 4096.
+    /// Number of tokens in a pack: the length of the sequences that a model is trained on, and of the longest document. An image with its
+    /// boundaries must fit.
+    #[schemars(transform = within(SEQ_LEN))]
     pub seq_len: u32,
 }
 
@@ -50,10 +58,7 @@ impl PackConfig {
     /// Returns the problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        if (128..=131_072).contains(&self.seq_len) {
-            return Vec::new();
-        }
-        vec![format!("pack.seq_len must be in 128..=131072, got {}", self.seq_len)]
+        problem("pack.seq_len", self.seq_len, &SEQ_LEN).into_iter().collect()
     }
 }
 

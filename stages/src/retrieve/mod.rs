@@ -6,15 +6,18 @@
 //! CM3Leon paper, section 2.1, <https://arxiv.org/abs/2309.02591>: two candidates by image and two by text, of which some are drawn. A
 //! candidate too similar to the query or to a chosen one is skipped. A fifth of the query's words is dropped.
 
+use std::ops::{Bound, Range, RangeFrom};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use cm3flow_schemas::document::Neighbour;
+use cm3flow_schemas::limits::{problem, within};
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::Annotations;
 use cm3flow_schemas::{ImageId, SampleId, SchemaError, columns};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::embed::EmbedderOwner;
@@ -29,21 +32,28 @@ pub const NAME: &str = "retrieve";
 /// Largest number of candidates of each query, whether or not enough of them differ.
 const CANDIDATES: usize = 64;
 
-/// `[retrieve]`: number and choice of neighbours.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+const MAX_SIMILARITY: (Bound<f32>, Bound<f32>) = (Bound::Excluded(-1.0), Bound::Included(1.0));
+const QUERY_DROPOUT: Range<f64> = 0.0..1.0;
+const BANK_ROWS: RangeFrom<u64> = 2..;
+
+/// `[retrieve]`: neighbours, similar pairs that stand in front of a sample in its documents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetrieveConfig {
-    /// Number of neighbours of a sample, 0 for none, at most `by_text + by_image`. Default 3.
+    /// Number of neighbours of a sample, at most `by_text + by_image`; 0 for none.
     pub documents: u32,
-    /// Number of candidates found by text. Default 2.
+    /// Number of candidates found by text.
     pub by_text: u32,
-    /// Number of candidates found by image. Default 2.
+    /// Number of candidates found by image.
     pub by_image: u32,
-    /// Largest inner product with the query or another neighbour, above -1 and up to 1. Default 0.9.
+    /// Largest inner product of a neighbour with the sample or with another neighbour: closer ones would repeat it.
+    #[schemars(transform = within(MAX_SIMILARITY))]
     pub max_similarity: f32,
-    /// Share of the query's words that are dropped, at least 0 and below 1. Default 0.2.
+    /// Share of the words that are dropped from the caption that neighbours are searched by.
+    #[schemars(transform = within(QUERY_DROPOUT))]
     pub query_dropout: f64,
-    /// Largest number of rows of the bank, 2 or more: half for the newest windows, half for a draw of all earlier ones. Default 1,000,000.
+    /// Largest number of rows of the bank, in which neighbours are found: half for the newest windows, half for a draw of all earlier ones.
+    #[schemars(transform = within(BANK_ROWS))]
     pub bank_rows: u64,
 }
 
@@ -57,24 +67,16 @@ impl RetrieveConfig {
     /// Returns the problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        if self.documents > self.by_text + self.by_image {
-            problems.push(format!(
-                "retrieve.documents must not exceed by_text + by_image, got {} of {}",
-                self.documents,
-                self.by_text + self.by_image
-            ));
-        }
-        if !(self.max_similarity > -1.0 && self.max_similarity <= 1.0) {
-            problems.push(format!("retrieve.max_similarity must be above -1 and at most 1, got {}", self.max_similarity));
-        }
-        if !(0.0..1.0).contains(&self.query_dropout) {
-            problems.push(format!("retrieve.query_dropout must be 0 or more and below 1, got {}", self.query_dropout));
-        }
-        if self.bank_rows < 2 {
-            problems.push(format!("retrieve.bank_rows must be 2 or more, got {}", self.bank_rows));
-        }
-        problems
+        let (documents, candidates) = (u64::from(self.documents), u64::from(self.by_text) + u64::from(self.by_image));
+        let too_many = documents > candidates;
+        let documents = too_many.then(|| format!("retrieve.documents must not exceed by_text + by_image, got {documents} of {candidates}"));
+        let limits = [
+            documents,
+            problem("retrieve.max_similarity", self.max_similarity, &MAX_SIMILARITY),
+            problem("retrieve.query_dropout", self.query_dropout, &QUERY_DROPOUT),
+            problem("retrieve.bank_rows", self.bank_rows, &BANK_ROWS),
+        ];
+        limits.into_iter().flatten().collect()
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Last stage of the segment `pack`. A file depends on its packs and the limits alone. Format: `schemas/README.md`.
 
+use std::ops::RangeInclusive;
+
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
@@ -9,8 +11,10 @@ use arrow::error::ArrowError;
 use arrow::ipc::reader::read_footer_length;
 use arrow::ipc::writer::FileWriter;
 use cm3flow_schemas::Digest;
+use cm3flow_schemas::limits::{problem, within};
 use cm3flow_schemas::pack::{BlockEntry, ShardEntry};
 use cm3flow_schemas::sample::Split;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StageError};
@@ -22,13 +26,16 @@ pub const NAME: &str = "shard";
 /// Size in bytes of the end of an IPC file: footer length and magic.
 const TRAILER_BYTES: usize = 10;
 
-/// `[shard]`: sizes of files and blocks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+const BLOCK_BYTES: RangeInclusive<u64> = 64 << 10..=64 << 20;
+
+/// `[shard]`: sizes of the files that packs are written to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ShardConfig {
-    /// Token bytes of a block, 64 KiB to 64 MiB, but at least one pack. Default 2 MiB.
+    /// Token bytes of a block, which readers fetch as a whole; at least one pack.
+    #[schemars(transform = within(BLOCK_BYTES))]
     pub block_bytes: u64,
-    /// Token bytes of a file, at least `block_bytes`. Default 256 MiB.
+    /// Bytes of tokens of a file, at least `block_bytes`.
     pub max_shard_bytes: u64,
 }
 
@@ -42,10 +49,7 @@ impl ShardConfig {
     /// Returns the problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        if !((64 << 10)..=(64 << 20)).contains(&self.block_bytes) {
-            problems.push(format!("shard.block_bytes must be in 65536..=67108864, got {}", self.block_bytes));
-        }
+        let mut problems: Vec<String> = problem("shard.block_bytes", self.block_bytes, &BLOCK_BYTES).into_iter().collect();
         if self.max_shard_bytes < self.block_bytes {
             problems.push(format!(
                 "shard.max_shard_bytes must be at least shard.block_bytes, got {} and {}",

@@ -2,11 +2,15 @@
 //!
 //! First stage of `settle`. Keeps order and number of rows. It stands before `dedup`, whose election prefers held-out rows.
 
+use std::ops::Range;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use cm3flow_schemas::limits::{problem, within};
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::Split as SplitName;
 use cm3flow_schemas::{ImageId, SchemaError, columns};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StageError};
@@ -17,11 +21,14 @@ pub const REVISION: u32 = 1;
 /// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "split";
 
+const HELD_OUT: Range<f64> = 0.0..1.0;
+
 /// `[split]`: the share for evaluation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitConfig {
-    /// Share of the images to hold out, at least 0 and below 1. Default 0.05.
+    /// Share of the images to hold out. Nothing is trained or fitted on them. The image's id decides, so copies of an image stay together.
+    #[schemars(transform = within(HELD_OUT))]
     pub held_out: f64,
 }
 
@@ -35,10 +42,7 @@ impl SplitConfig {
     /// Returns the problems of the fields, each with the field's path.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        if (0.0..1.0).contains(&self.held_out) {
-            return Vec::new();
-        }
-        vec![format!("split.held_out must be 0 or more and below 1, got {}", self.held_out)]
+        problem("split.held_out", self.held_out, &HELD_OUT).into_iter().collect()
     }
 }
 

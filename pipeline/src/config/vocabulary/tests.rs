@@ -14,7 +14,9 @@ const LLAMA: &[u8] = include_bytes!("../../../../stages/fixtures/tokenizers/sent
 
 fn config(sections: &str) -> Result<VocabularyConfig> {
     let text = format!("[dataset]\nname = \"d\"\n[[source]]\nname = \"s\"\nformat = \"folder\"\nurl = \"photos\"\n{sections}");
-    Ok(Config::parse(&text, Path::new("d.toml"))?.vocabulary)
+    let config = Config::parse(&text, Path::new("d.toml"))?;
+    assert_eq!(crate::config::schema::tests::refused(&text), [""; 0], "{text}");
+    Ok(config.vocabulary)
 }
 
 fn problems(sections: &str) -> String {
