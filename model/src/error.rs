@@ -2,7 +2,7 @@
 //!
 //! Causes are typed and kept in `source`. Everything that a caller can get wrong is checked before libtorch sees it.
 
-use cm3flow_schemas::{DynError, Grid, VocabularyError};
+use cm3flow_schemas::{DynError, ImageInputError, VocabularyError};
 use safetensors::SafeTensorError;
 use tch::TchError;
 use thiserror::Error;
@@ -168,39 +168,12 @@ pub enum ModelError {
         /// Element types that will do.
         expected: &'static str,
     },
-    /// Pixels that are no whole number of images.
-    #[error("{bytes} bytes of pixels are no whole number of images of {bytes_per_image} bytes")]
-    Pixels {
-        /// Bytes given.
-        bytes: usize,
-        /// Bytes of one image.
-        bytes_per_image: usize,
-    },
-    /// An image tokenizer is asked for a grid that it does not have.
-    #[error("{tokenizer} takes squares alone, no image of {grid} codes")]
-    Grid {
-        /// Name of the tokenizer.
-        tokenizer: String,
-        /// What was asked for.
-        grid: Grid,
-    },
-    /// Codes that are no whole number of images.
-    #[error("{codes} codes are no whole number of images of {codes_per_image} codes")]
-    Codes {
-        /// Codes given.
-        codes: usize,
-        /// Codes of one image.
-        codes_per_image: usize,
-    },
-    /// A code that the codebook does not have.
-    #[error("code {code} at {position} is out of range 0..{codebook_size}")]
-    CodeOutOfRange {
-        /// Index of the code.
-        position: usize,
-        /// The code.
-        code: u32,
-        /// Number of codes.
-        codebook_size: u32,
+    /// Pixels or codes that are no images of the model's.
+    #[error(transparent)]
+    Input {
+        /// Why not.
+        #[from]
+        source: ImageInputError,
     },
     /// Nothing to fit on.
     #[error("there are {images} images, fitting needs at least {needed}")]

@@ -7,9 +7,12 @@
 //! - Tokens: [`vocabulary`], [`document`], [`pack`]; shapes of images: [`grid`].
 //! - Runtime records: [`mod@unit`], [`window`], [`version`], [`ledger`].
 //! - Traits that models and stores implement: [`traits`]; how pictures become what a model takes: [`preparation`].
+//! - `conformance`, behind the feature `testing`: the contract of the image tokenizers, as a suite that their tests run.
 
 pub mod canonical;
 pub mod columns;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 pub mod digest;
 pub mod document;
 pub mod error;
@@ -27,5 +30,5 @@ pub mod vocabulary;
 pub mod window;
 
 pub use digest::{Digest, DocumentId, ImageId, SampleId};
-pub use error::{DynError, GrammarError, LedgerError, ParseIdError, SchemaError, VocabularyError};
+pub use error::{DynError, GrammarError, ImageInputError, LedgerError, ParseIdError, SchemaError, VocabularyError};
 pub use grid::{Grid, RoleGrid};
