@@ -1,9 +1,10 @@
-//! CM3Leon's decoder-only transformer over the vocabulary, with its loss; what [`crate::train`] trains and [`crate::generate`] runs.
+//! CM3Leon's decoder-only transformer over the vocabulary, with its loss. [`crate::train`] trains it, and [`crate::generate`] runs it.
 //!
 //! ```text
-//! ids ─► embedding + positions ─► (norm ─► attention ─► + ─► norm ─► ReLU network ─► +) x layers ─► norm ─► embedding, transposed ─► logits
+//! ids ─► embedding + positions ─► (norm ─► attention ─► + ─► norm ─► ReLU network ─► +) x layers ─► norm ─► embedding^T ─► logits
 //! ```
-//! No biases, no dropout, no learned norms. [`TokenModel`] puts the network and its [`cm3flow_schemas::vocabulary::Vocabulary`] together.
+//! There are no biases, no dropout and no learned norms. [`TokenModel`] combines the network with its
+//! [`cm3flow_schemas::vocabulary::Vocabulary`].
 
 mod config;
 mod head;

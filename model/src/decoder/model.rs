@@ -1,4 +1,4 @@
-//! A decoder with the vocabulary that it speaks: what evaluates and generates.
+//! Decoder with its vocabulary, for evaluation and generation.
 
 use cm3flow_schemas::DynError;
 use cm3flow_schemas::document::Modality;
@@ -20,8 +20,8 @@ use crate::train::adamw::AdamW;
 
 /// A decoder that implements [`LanguageModel`].
 ///
-/// Losses are means in nats over predicted tokens without their weights; tokens of weight 0 and the first token of a pack are not
-/// predicted. Packs are computed one by one, so their losses do not depend on their neighbours.
+/// Losses are in nats, over predicted tokens, and unweighted. Tokens of weight 0 and the first token of a pack are not predicted. Packs are
+/// computed one by one, so their losses do not depend on their neighbours.
 #[derive(Debug)]
 pub struct TokenModel {
     pub(crate) decoder: Decoder,
@@ -29,10 +29,10 @@ pub struct TokenModel {
 }
 
 impl TokenModel {
-    /// A model with weights drawn from `seed`, which predicts nearly nothing yet.
+    /// Creates a model with weights drawn from `seed`; its predictions are nearly uniform.
     ///
     /// # Errors
-    /// [`ModelError::Config`] for bad settings, or a size other than the vocabulary's; [`ModelError::Vocabulary`] for one that
+    /// [`ModelError::Config`] for bad settings, or a size other than the vocabulary's; [`ModelError::Vocabulary`] for a vocabulary that
     /// contradicts itself; [`ModelError::CudaUnavailable`]; [`ModelError::Torch`] if memory is short.
     pub fn drawn(config: &DecoderConfig, vocabulary: Vocabulary, seed: u64, choice: DeviceChoice) -> Result<Self, ModelError> {
         check(config, &vocabulary)?;
@@ -40,11 +40,11 @@ impl TokenModel {
         Ok(Self { decoder, vocabulary })
     }
 
-    /// The model of a checkpoint, as [`crate::train::Trainer`] writes them. Its optimizer's file may be missing.
+    /// Loads the model of a checkpoint, as [`crate::train::Trainer`] writes it. The optimizer's file may be missing.
     ///
     /// # Errors
-    /// [`ModelError::CheckpointFile`] or [`ModelError::CheckpointState`] for missing or damaged files, [`ModelError::Safetensors`] and
-    /// the errors about tensors for weights of another network; else as [`Self::drawn`].
+    /// [`ModelError::CheckpointFile`] or [`ModelError::CheckpointState`] for missing or damaged files; [`ModelError::Safetensors`] and the
+    /// errors about tensors for weights of another network; otherwise those of [`Self::drawn`].
     pub fn from_checkpoint(files: &CheckpointFiles, choice: DeviceChoice) -> Result<Self, ModelError> {
         let state = checkpoint::state(files)?;
         check(&state.decoder, &state.vocabulary)?;
@@ -52,13 +52,13 @@ impl TokenModel {
         Ok(Self { decoder, vocabulary: state.vocabulary })
     }
 
-    /// Its sizes.
+    /// Returns the sizes.
     #[must_use]
     pub const fn config(&self) -> &DecoderConfig {
         &self.decoder.config
     }
 
-    /// Its vocabulary.
+    /// Returns the vocabulary.
     #[must_use]
     pub const fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
@@ -88,8 +88,8 @@ impl LanguageModel for TokenModel {
     }
 }
 
-/// Losses of the packs, and the gradient of their weighted mean for every parameter, in the order of `optimizer`. `packs_at_once` are
-/// computed together.
+/// Computes the losses of the packs, and the gradient of their weighted mean for every parameter, in the order of `optimizer`.
+/// `packs_at_once` packs are computed together.
 pub(crate) fn loss_gradients(
     decoder: &Decoder,
     optimizer: &AdamW,
@@ -107,7 +107,10 @@ pub(crate) fn loss_gradients(
         let mut by_head = decoder.embedding.f_detach()?.f_zeros_like()?;
         let head = head_loss(&hidden, &decoder.embedding, &tensors.targets, Some((scale, &mut by_head)))?;
         let by_hidden = head.hidden_gradient.expect("the gradient was asked for");
-        // The gradient of this product is what the gradient by the hidden vectors leads to in the layers below.
+        // `head_loss` works outside of autograd, and returns the gradient of the loss by `hidden` as a constant. By the chain rule, the
+        // derivative of the sum of `hidden * by_hidden` by a parameter of the layers is then that of the loss, so backward through this
+        // product carries the head's gradient into the layers. The embedding is used twice: as the input, which the product covers, and as
+        // the output matrix, for which `by_head` is added.
         let product = hidden.f_mul(&by_hidden)?.f_sum(Kind::Float)?;
         let mut gradients = optimizer.gradients(&product)?;
         let _ = gradients[embedding].f_add_(&by_head)?;
@@ -125,7 +128,7 @@ pub(crate) fn loss_gradients(
     Ok((sums, weighted * scale, total))
 }
 
-/// Out: `[rows, seq_len, width]`.
+/// Returns the hidden vectors, `[rows, seq_len, width]`.
 pub(super) fn hidden_of(decoder: &Decoder, tensors: &PackTensors) -> Result<Tensor, TchError> {
     decoder.hidden(&tensors.ids, &tensors.positions, &mut |_, q, k, v| attention(q, k, v, tensors.mask.as_ref()))
 }
@@ -144,7 +147,7 @@ fn by_modality(targets: &[Target], losses: &[f32]) -> ModalityLosses {
     sums
 }
 
-/// Checks configuration and vocabulary, and one against the other.
+/// Checks configuration and vocabulary, by themselves and against each other.
 pub(crate) fn check(config: &DecoderConfig, vocabulary: &Vocabulary) -> Result<(), ModelError> {
     vocabulary.check()?;
     let mut problems = config.problems();

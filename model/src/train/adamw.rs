@@ -1,6 +1,6 @@
-//! AdamW with moments that can be saved, since tch's optimizers keep theirs to themselves, and clipping by the global norm.
+//! AdamW with gradient clipping by the global norm. tch's optimizers do not expose their moments; these can be saved.
 //!
-//! Parameters are visited in the order of their names and updated in place; on the CPU equal gradients give equal bits.
+//! Parameters are visited in the order of their names and updated in place. On the CPU equal gradients give equal bits.
 
 use tch::{Kind, TchError, Tensor};
 
@@ -10,19 +10,19 @@ use crate::weights::{NamedTensors, left_in};
 /// Settings of the update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct AdamWSettings {
-    /// Decay of the mean of gradients.
+    /// Decay rate of the mean of gradients.
     pub(crate) beta1: f64,
-    /// Decay of the mean of squared gradients.
+    /// Decay rate of the mean of squared gradients.
     pub(crate) beta2: f64,
-    /// Added to the root of the mean square.
+    /// Term added to the root of the mean square.
     pub(crate) epsilon: f64,
-    /// Decay of weights per unit of learning rate.
+    /// Decay of weights, times the learning rate.
     pub(crate) weight_decay: f64,
     /// Largest norm of all gradients together; longer ones are scaled down.
     pub(crate) clip_norm: f64,
 }
 
-/// One parameter with its moments.
+/// A parameter with its moments.
 struct Slot {
     name: String,
     parameter: Tensor,
@@ -31,7 +31,7 @@ struct Slot {
     decays: bool,
 }
 
-/// The optimizer.
+/// Optimizer with its state.
 ///
 /// # Source
 /// Loshchilov and Hutter 2019, algorithm 2, <https://arxiv.org/abs/1711.05101>, in the form of `torch.optim.AdamW`.
@@ -42,7 +42,7 @@ pub(crate) struct AdamW {
 }
 
 impl AdamW {
-    /// Optimizes `parameters`; `decays` says by name and tensor which of them decay. Turns their gradients on.
+    /// Optimizes `parameters`. `decays` decides by name and tensor which of them decay. Enables their gradients.
     ///
     /// # Errors
     /// [`TchError`] if memory is short.
@@ -55,23 +55,23 @@ impl AdamW {
         Ok(Self { settings, slots: slots.collect::<Result<_, TchError>>()?, steps: 0 })
     }
 
-    /// Steps done.
+    /// Returns the number of finished steps.
     pub(crate) const fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// Gradients of `loss` for all parameters, in the order of their names.
+    /// Computes the gradients of `loss` for all parameters, in the order of their names.
     pub(crate) fn gradients(&self, loss: &Tensor) -> Result<Vec<Tensor>, TchError> {
         let parameters: Vec<&Tensor> = self.slots.iter().map(|slot| &slot.parameter).collect();
         Tensor::f_run_backward(&[loss], &parameters, false, false)
     }
 
-    /// Index of the gradient of parameter `name`.
+    /// Returns the index of the gradient of parameter `name`.
     pub(crate) fn index_of(&self, name: &str) -> Option<usize> {
         self.slots.iter().position(|slot| slot.name == name)
     }
 
-    /// Norm of all `gradients` together.
+    /// Returns the norm of all `gradients` together.
     pub(crate) fn norm(gradients: &[Tensor]) -> Result<f64, TchError> {
         let norms: Vec<Tensor> = gradients.iter().map(Tensor::f_norm).collect::<Result<_, _>>()?;
         Tensor::f_stack(&norms, 0)?.f_to_kind(Kind::Double)?.f_norm()?.f_double_value(&[])
@@ -95,14 +95,14 @@ impl AdamW {
             let _ = slot.mean.f_lerp_(gradient, 1.0 - beta1)?;
             let _ = slot.square.f_mul_scalar_(beta2)?.f_add_(&gradient.f_square()?.f_mul_scalar_(1.0 - beta2)?)?;
             let mut root = slot.square.f_sqrt()?.f_div_scalar_(unbias_root)?.f_add_scalar_(epsilon)?;
-            // The quotient is written over the root, which nobody needs any more.
+            // The quotient is written over the root, which is no longer needed.
             let _ = root.f_reciprocal_()?.f_mul_(&slot.mean)?.f_mul_scalar_(-learning_rate / unbias_mean)?;
             let _ = slot.parameter.f_add_(&root)?;
         }
         Ok(())
     }
 
-    /// The moments by name: `<parameter>.mean` and `<parameter>.square`.
+    /// Returns the moments by name: `<parameter>.mean` and `<parameter>.square`.
     pub(crate) fn moments(&self) -> NamedTensors {
         let both = |slot: &Slot| {
             [(format!("{}.mean", slot.name), slot.mean.shallow_clone()), (format!("{}.square", slot.name), slot.square.shallow_clone())]
@@ -110,10 +110,10 @@ impl AdamW {
         self.slots.iter().flat_map(both).collect()
     }
 
-    /// Puts saved moments back, as they were after `steps` steps.
+    /// Restores saved moments, as they were after `steps` steps.
     ///
     /// # Errors
-    /// [`ModelError::TensorMissing`], [`ModelError::TensorShape`] or [`ModelError::TensorExtra`] if they are another network's.
+    /// [`ModelError::TensorMissing`], [`ModelError::TensorShape`] or [`ModelError::TensorExtra`] if they belong to another network.
     pub(crate) fn restore(&mut self, mut moments: NamedTensors, steps: u64) -> Result<(), ModelError> {
         let _no_grad = tch::no_grad_guard();
         for slot in &mut self.slots {

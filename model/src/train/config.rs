@@ -1,32 +1,32 @@
-//! How a decoder is trained, as plain data.
+//! Configuration of a training, as plain data.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Problems};
 
-/// How a decoder is trained. The defaults are made for [`crate::decoder::DecoderPreset::Tiny`] on two CPU cores.
+/// Settings of a training. The defaults are meant for [`crate::decoder::DecoderPreset::Tiny`] on two CPU cores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// Steps in all, 1 to 1,000,000,000. Default: 200.
+    /// Total number of steps, 1 to 1,000,000,000. Default: 200.
     pub steps: u64,
-    /// Packs of a step, 1 to 65,536. Default: 4.
+    /// Number of packs in a step, 1 to 65,536. Default: 4.
     pub batch_packs: u32,
-    /// Packs that are computed together, their gradients summed up: 0 for all of a step, else 1 or more. Bounds memory. Default: 0.
+    /// Number of packs computed together, with their gradients added up: 0 for all of a step. Bounds memory. Default: 0.
     pub packs_at_once: u32,
-    /// Highest learning rate, above 0, to 1; it falls to a tenth at the last step. Default: 0.003.
+    /// Peak learning rate, above 0 and at most 1; it falls to a tenth at the last step. Default: 0.003.
     pub learning_rate: f64,
-    /// Steps in which the learning rate rises, 0 to `steps`. Default: 20.
+    /// Number of steps in which the learning rate rises, 0 to `steps`. Default: 20.
     pub warm_up_steps: u64,
-    /// Decay of weights per unit of learning rate, 0 to 10. Default: 0.1.
+    /// Decay of weights, times the learning rate, 0 to 10. Default: 0.1.
     pub weight_decay: f64,
-    /// Largest norm of the gradient, above 0; longer ones are scaled down. Default: 1.
+    /// Largest norm of the gradient, above 0; a longer one is scaled down. Default: 1.
     pub clip_norm: f64,
-    /// Steps between checkpoints; 0 for one behind the last step only. Default: 100.
+    /// Number of steps between checkpoints; 0 for one behind the last step only. Default: 100.
     pub checkpoint_every: u64,
-    /// Steps between evaluations; 0 for one behind the last step only. Default: 100.
+    /// Number of steps between evaluations; 0 for one behind the last step only. Default: 100.
     pub evaluate_every: u64,
-    /// Steps between lines in the log; 0 for none. The observer hears of every step. Default: 10.
+    /// Number of steps between log lines; 0 for none. The observer gets every step. Default: 10.
     pub log_every: u64,
 }
 
@@ -48,7 +48,7 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// Every bad field, by its path, with the rule and the value; empty if there is none.
+    /// Returns the problems of all fields, each with the field's path, the rule and the value.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Problems::default();
@@ -74,7 +74,7 @@ impl TrainConfig {
         }
     }
 
-    /// Whether what is done `every` so many steps is due behind `step`.
+    /// Checks whether an action with the interval `every` is due behind `step`.
     pub(super) const fn due(&self, every: u64, step: u64) -> bool {
         step == self.steps || (every > 0 && step > 0 && step.is_multiple_of(every))
     }

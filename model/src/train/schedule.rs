@@ -7,18 +7,18 @@
 /// <https://arxiv.org/abs/2205.01068>.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Schedule {
-    /// Highest rate, reached at the last step of the warm-up.
+    /// Peak rate, at the last step of the warm-up.
     pub(crate) peak: f64,
-    /// Steps of the warm-up.
+    /// Number of steps in the warm-up.
     pub(crate) warm_up_steps: u64,
-    /// Steps in all.
+    /// Total number of steps.
     pub(crate) steps: u64,
     /// Rate of the last step as a share of the peak.
     pub(crate) final_share: f64,
 }
 
 impl Schedule {
-    /// Rate of `step`, which counts from 1; behind the last step, the last one's.
+    /// Returns the rate of `step`, which counts from 1; behind the last step, that of the last one.
     pub(crate) fn rate(&self, step: u64) -> f64 {
         if step <= self.warm_up_steps {
             return self.peak * step as f64 / self.warm_up_steps as f64;
