@@ -7,14 +7,14 @@ use std::ops::RangeInclusive;
 
 use cm3flow_schemas::digest::{Digest, PartHasher};
 use cm3flow_schemas::traits::{AnnotatedImage, ImageAnnotator, ImageAnnotatorSpec, NotFinite};
-use cm3flow_schemas::{DynError, canonical, limits};
+use cm3flow_schemas::{DynError, ImageInputError, canonical, limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
 use crate::device::{self, DeviceChoice};
 use crate::error::{ModelError, Problems};
-use crate::torchscript::{kind_of, load, tensors_of};
+use crate::torchscript::{kind_of, load, run_as_written, tensors_of};
 
 /// Largest side of a module's output, in values.
 const MAX_SIDE: i64 = 4096;
@@ -247,12 +247,10 @@ impl ImageAnnotator for TorchScriptAnnotator {
     fn annotate(&mut self, pixels: &[u8]) -> Result<Vec<Result<AnnotatedImage, NotFinite>>, DynError> {
         let bytes_per_image = self.spec.bytes_per_image();
         if !pixels.len().is_multiple_of(bytes_per_image) {
-            return Err(ModelError::Pixels { bytes: pixels.len(), bytes_per_image }.into());
+            return Err(ImageInputError::Pixels { bytes: pixels.len(), bytes_per_image }.into());
         }
         let _no_grad = tch::no_grad_guard();
-        // The setting is per thread. Optimized graphs may round differently after the first call, and pictures must not depend on the
-        // number of calls.
-        tch::jit::f_set_graph_executor_optimize(false).map_err(ModelError::torch("set up TorchScript"))?;
+        run_as_written()?;
         let mut pictures = Vec::with_capacity(pixels.len() / bytes_per_image);
         for batch in pixels.chunks(self.spec.numerics.batch_size as usize * bytes_per_image) {
             pictures.extend(self.annotate_batch(batch)?);

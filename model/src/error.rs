@@ -5,7 +5,7 @@
 use std::fmt::Display;
 use std::ops::RangeBounds;
 
-use cm3flow_schemas::{DynError, Grid, VocabularyError, limits};
+use cm3flow_schemas::{DynError, ImageInputError, VocabularyError, limits};
 use safetensors::SafeTensorError;
 use tch::TchError;
 use thiserror::Error;
@@ -171,39 +171,12 @@ pub enum ModelError {
         /// Supported element types.
         expected: &'static str,
     },
-    /// Pixels are no whole number of images.
-    #[error("{bytes} bytes of pixels are no whole number of images of {bytes_per_image} bytes")]
-    Pixels {
-        /// Number of bytes given.
-        bytes: usize,
-        /// Number of bytes of one image.
-        bytes_per_image: usize,
-    },
-    /// An image tokenizer does not support the requested grid.
-    #[error("{tokenizer} takes squares alone, no image of {grid} codes")]
-    Grid {
-        /// Name of the tokenizer.
-        tokenizer: String,
-        /// Requested grid.
-        grid: Grid,
-    },
-    /// Codes are no whole number of images.
-    #[error("{codes} codes are no whole number of images of {codes_per_image} codes")]
-    Codes {
-        /// Number of codes given.
-        codes: usize,
-        /// Number of codes of one image.
-        codes_per_image: usize,
-    },
-    /// A code is outside the codebook.
-    #[error("code {code} at {position} is out of range 0..{codebook_size}")]
-    CodeOutOfRange {
-        /// Index of the code in the input.
-        position: usize,
-        /// Value of the code.
-        code: u32,
-        /// Size of the codebook.
-        codebook_size: u32,
+    /// Pixels or codes that the model does not take as images.
+    #[error(transparent)]
+    Input {
+        /// Reason.
+        #[from]
+        source: ImageInputError,
     },
     /// There are too few images to fit on.
     #[error("there are {images} images, fitting needs at least {needed}")]

@@ -22,6 +22,12 @@ pub(crate) fn load(mut bytes: &[u8], device: Device) -> Result<CModule, TchError
     Ok(module)
 }
 
+/// Makes this thread run modules as they are written. Code that libtorch optimizes after a first call may round otherwise, and results must not depend
+/// on the number of calls.
+pub(crate) fn run_as_written() -> Result<(), ModelError> {
+    tch::jit::f_set_graph_executor_optimize(false).map_err(ModelError::torch("set up TorchScript"))
+}
+
 /// Returns the type of the first float parameter; f32 if there is none, as in frozen modules.
 pub(crate) fn kind_of(module: &CModule) -> Result<Kind, TchError> {
     let kinds = module.named_parameters()?.into_iter().map(|(_, parameter)| parameter.kind());

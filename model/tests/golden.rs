@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use cm3flow_model::device::{DeviceChoice, set_threads};
 use cm3flow_model::vq::{TorchScriptConfig, TorchScriptTokenizer, VqConfig, VqTokenizer};
+use cm3flow_schemas::conformance::check_image_tokenizer;
 use cm3flow_schemas::traits::ImageTokenizer;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
@@ -103,6 +104,25 @@ fn codes_and_pixels_are_those_of_the_reference() {
         let found = tokenizer.decode_values(&expected.codes).expect("codes of the codebook");
         check_pixels(name, expected.decoded.as_ref().expect("decoded pixels"), &found);
     }
+}
+
+/// The pictures of `expected`, and the two halves of the first one in reverse: three that differ.
+fn squares(expected: &Expected) -> Vec<u8> {
+    let (first, half) = (&expected.pixels[..expected.pixels.len() / 2], expected.pixels.len() / 4);
+    [&expected.pixels, &first[half..], &first[..half]].concat()
+}
+
+#[test]
+fn weights_as_others_publish_them_keep_the_contract() {
+    for name in ["taming", "diffusers", "llamagen", "chameleon"] {
+        check_image_tokenizer(|| tokenizer(name), &squares(&expected(name)));
+    }
+}
+
+#[test]
+fn torchscript_modules_keep_the_contract() {
+    let config = described("torchscript").modules.expect("modules");
+    check_image_tokenizer(|| modules(&config), &squares(&expected("torchscript")));
 }
 
 #[test]

@@ -8,9 +8,12 @@
 //! - Numbers in configurations: [`limits`].
 //! - Runtime records: [`mod@unit`], [`window`], [`version`], [`ledger`].
 //! - Traits of models and stores: [`traits`]; from pictures to model input: [`preparation`].
+//! - `conformance` (feature `testing`): the contract of image tokenizers as a suite, which their tests run.
 
 pub mod canonical;
 pub mod columns;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 pub mod digest;
 pub mod document;
 pub mod error;
@@ -30,5 +33,5 @@ pub mod vocabulary;
 pub mod window;
 
 pub use digest::{Digest, DocumentId, ImageId, SampleId};
-pub use error::{DynError, GrammarError, LedgerError, ParseIdError, SchemaError, VocabularyError};
+pub use error::{DynError, GrammarError, ImageInputError, LedgerError, ParseIdError, SchemaError, VocabularyError};
 pub use grid::{Grid, RoleGrid};

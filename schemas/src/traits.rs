@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::digest::Digest;
 use crate::document::Modality;
-use crate::error::DynError;
+use crate::error::{DynError, ImageInputError};
 use crate::grid::Grid;
 use crate::pack::PackBatch;
 use crate::unit::NumericsClass;
@@ -41,7 +41,12 @@ impl ImageTokenizerSpec {
     /// Returns width and height in pixels of an image of `grid`.
     #[must_use]
     pub const fn size_px(&self, grid: Grid) -> (u32, u32) {
-        (self.side_px * grid.columns / self.grid, self.side_px * grid.rows / self.grid)
+        (self.side_of(grid.columns) as u32, self.side_of(grid.rows) as u32)
+    }
+
+    /// Returns the pixels that `codes` codes in a row stand for.
+    const fn side_of(&self, codes: u32) -> u64 {
+        self.side_px as u64 * codes as u64 / self.grid as u64
     }
 
     /// Returns the bytes of one fitted image of `grid`: RGB, row-major, interleaved.
@@ -49,6 +54,44 @@ impl ImageTokenizerSpec {
     pub const fn bytes_of(&self, grid: Grid) -> usize {
         let (width, height) = self.size_px(grid);
         width as usize * height as usize * 3
+    }
+
+    /// Returns the number of images of `grid` in `pixels`.
+    ///
+    /// # Errors
+    /// [`ImageInputError::Grid`] for a grid without codes, or so large that no memory holds its images; [`ImageInputError::Pixels`].
+    pub fn images_of_pixels(&self, pixels: &[u8], grid: Grid) -> Result<usize, ImageInputError> {
+        let (bytes, bytes_per_image) = (pixels.len(), self.possible_bytes_of(grid)?);
+        if !bytes.is_multiple_of(bytes_per_image) {
+            return Err(ImageInputError::Pixels { bytes, bytes_per_image });
+        }
+        Ok(bytes / bytes_per_image)
+    }
+
+    /// Returns the number of images of `grid` in `codes`.
+    ///
+    /// # Errors
+    /// [`ImageInputError::Grid`] as for [`Self::images_of_pixels`], [`ImageInputError::Codes`], [`ImageInputError::CodeOutOfRange`].
+    pub fn images_of_codes(&self, codes: &[u32], grid: Grid) -> Result<usize, ImageInputError> {
+        self.possible_bytes_of(grid)?;
+        let (codes_per_image, codebook_size) = (grid.codes(), self.codebook_size);
+        if !codes.len().is_multiple_of(codes_per_image) {
+            return Err(ImageInputError::Codes { codes: codes.len(), codes_per_image });
+        }
+        match codes.iter().position(|code| *code >= codebook_size) {
+            Some(position) => Err(ImageInputError::CodeOutOfRange { position, code: codes[position], codebook_size }),
+            None => Ok(codes.len() / codes_per_image),
+        }
+    }
+
+    /// Returns [`Self::bytes_of`] a grid that images can have.
+    fn possible_bytes_of(&self, grid: Grid) -> Result<usize, ImageInputError> {
+        let side = |codes| u32::try_from(self.side_of(codes)).ok();
+        let bytes = side(grid.columns).zip(side(grid.rows)).map(|(width, height)| u128::from(width) * u128::from(height) * 3);
+        match bytes.map(isize::try_from) {
+            Some(Ok(bytes)) if bytes > 0 => Ok(bytes.unsigned_abs()),
+            _ => Err(ImageInputError::Grid { model: self.name.clone(), takes: "images that have codes and fit into memory", grid }),
+        }
     }
 
     /// Returns the number of codes of one square.
@@ -65,6 +108,20 @@ impl ImageTokenizerSpec {
 }
 
 /// Converter between fitted images and codes.
+///
+/// Contract, run for every implementation by `conformance::check_image_tokenizer` (feature `testing`):
+/// 1. specification, codebook and abilities never change, and are the same for all tokenizers made alike; sizes in the specification are 1 or
+///    more, and the codebook has `codebook_size * codebook_dim` finite values;
+/// 2. `n` images give `n` times [`Grid::codes`] codes, each below `codebook_size`; so many codes, each below `codebook_size`, give `n` images
+///    of [`ImageTokenizerSpec::bytes_of`] bytes; nothing gives nothing;
+/// 3. codes and pixels of an image stand row-major, the upper left first;
+/// 4. the same input gives the same output, whatever calls came before, from all tokenizers of this digest and numerics class;
+/// 5. each image has the output that it has alone, in the order of the images, wherever calls cut them;
+/// 6. squares are taken, by [`Self::encode`] and [`Self::decode`] too; images of another grid are taken both ways or neither way;
+/// 7. pixels that are no whole number of images, codes that are none, a code out of range and a grid that is not taken are an
+///    [`ImageInputError`], and no panic;
+/// 8. after an error everything is as before;
+/// 9. a tokenizer that cannot encode, or cannot decode, answers each such call with an error.
 pub trait ImageTokenizer: Send {
     /// Returns identity and shapes.
     fn spec(&self) -> &ImageTokenizerSpec;
@@ -79,8 +136,8 @@ pub trait ImageTokenizer: Send {
     /// size, and a short tail is padded.
     ///
     /// # Errors
-    /// The implementor's error if there is no encoder or none for this grid, if the bytes are no whole number of images, or if the device
-    /// fails.
+    /// [`ImageInputError`] if the bytes are no whole number of images, or the grid is not taken; the implementor's error if there is no encoder,
+    /// or the device fails.
     fn encode_grid(&mut self, pixels: &[u8], grid: Grid) -> Result<Vec<u32>, DynError>;
 
     /// Encodes squares as [`Self::encode_grid`] does.
@@ -100,8 +157,8 @@ pub trait ImageTokenizer: Send {
     /// Decodes codes. In and out are those of [`Self::encode_grid`], exchanged.
     ///
     /// # Errors
-    /// The implementor's error if there is no decoder or none for this grid, if the codes are no whole number of images or one is out of
-    /// range, or if the device fails.
+    /// [`ImageInputError`] if the codes are no whole number of images, or one is out of range, or the grid is not taken; the implementor's error
+    /// if there is no decoder, or the device fails.
     fn decode_grid(&mut self, codes: &[u32], grid: Grid) -> Result<Vec<u8>, DynError>;
 
     /// Decodes squares as [`Self::decode_grid`] does.

@@ -66,7 +66,7 @@ pub struct FitProgress {
 /// job on one numerics class, whatever else runs in the process.
 ///
 /// # Errors
-/// [`ModelError::Config`] for bad settings, [`ModelError::Pixels`] or [`ModelError::TooFewImages`] for the pictures,
+/// [`ModelError::Config`] for bad settings, [`ModelError::Input`] or [`ModelError::TooFewImages`] for the pictures,
 /// [`ModelError::Diverged`] if the loss is no number any more, [`ModelError::Store`] if a checkpoint cannot be kept or read, the errors
 /// about tensors for weights of another network, [`ModelError::Torch`] if the device fails, [`ModelError::Stopped`] if `progress` breaks off:
 /// then the last step is the latest of `checkpoints`.

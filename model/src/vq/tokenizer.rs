@@ -155,7 +155,8 @@ impl VqTokenizer {
     /// As for [`ImageTokenizer::decode`].
     pub fn decode_values(&mut self, codes: &[u32]) -> Result<Vec<f32>, ModelError> {
         let square = self.spec.square();
-        self.check_codes(codes, square)?;
+        self.check_decoder()?;
+        self.spec.images_of_codes(codes, square)?;
         let _no_grad = tch::no_grad_guard();
         let mut values = Vec::new();
         for batch in codes.chunks(self.batch_size * self.spec.codes_per_image()) {
@@ -166,11 +167,8 @@ impl VqTokenizer {
         Ok(values)
     }
 
-    fn check_codes(&self, codes: &[u32], grid: Grid) -> Result<(), ModelError> {
-        if !self.network.has_decoder() {
-            return Err(ModelError::NoDecoder { tokenizer: self.spec.name.clone() });
-        }
-        check_codes(&self.spec, codes, grid)
+    fn check_decoder(&self) -> Result<(), ModelError> {
+        if self.network.has_decoder() { Ok(()) } else { Err(ModelError::NoDecoder { tokenizer: self.spec.name.clone() }) }
     }
 }
 
@@ -180,9 +178,8 @@ impl ImageTokenizer for VqTokenizer {
     }
 
     fn encode_grid(&mut self, pixels: &[u8], grid: Grid) -> Result<Vec<u32>, DynError> {
-        let bytes_per_image = self.spec.bytes_of(grid);
-        if bytes_per_image == 0 || !pixels.len().is_multiple_of(bytes_per_image) {
-            return Err(ModelError::Pixels { bytes: pixels.len(), bytes_per_image }.into());
+        if self.spec.images_of_pixels(pixels, grid)? == 0 {
+            return Ok(Vec::new());
         }
         let _no_grad = tch::no_grad_guard();
         Ok(self.encode_batches(pixels, grid).map_err(ModelError::torch("encode images"))?)
@@ -193,9 +190,13 @@ impl ImageTokenizer for VqTokenizer {
     }
 
     fn decode_grid(&mut self, codes: &[u32], grid: Grid) -> Result<Vec<u8>, DynError> {
-        self.check_codes(codes, grid)?;
+        self.check_decoder()?;
+        let images = self.spec.images_of_codes(codes, grid)?;
+        if images == 0 {
+            return Ok(Vec::new());
+        }
         let _no_grad = tch::no_grad_guard();
-        let mut pixels = Vec::with_capacity(codes.len() / grid.codes() * self.spec.bytes_of(grid));
+        let mut pixels = Vec::with_capacity(images * self.spec.bytes_of(grid));
         for batch in codes.chunks(self.batch_size * grid.codes()) {
             let decoded = self.decoded(batch, grid).and_then(|pixels| levels(&pixels, batch.len() / grid.codes()));
             pixels.extend(decoded.map_err(ModelError::torch("decode images"))?);
@@ -223,18 +224,6 @@ pub(super) fn levels(pixels: &Tensor, images: usize) -> Result<Vec<u8>, TchError
     let mut bytes = vec![0; levels.numel()];
     levels.f_copy_data_u8(&mut bytes, levels.numel())?;
     Ok(bytes)
-}
-
-/// Checks that `codes` are whole images of `grid`, with all codes in range.
-pub(super) fn check_codes(spec: &ImageTokenizerSpec, codes: &[u32], grid: Grid) -> Result<(), ModelError> {
-    let (codes_per_image, codebook_size) = (grid.codes(), spec.codebook_size);
-    if codes_per_image == 0 || !codes.len().is_multiple_of(codes_per_image) {
-        return Err(ModelError::Codes { codes: codes.len(), codes_per_image });
-    }
-    match codes.iter().position(|code| *code >= codebook_size) {
-        Some(position) => Err(ModelError::CodeOutOfRange { position, code: codes[position], codebook_size }),
-        None => Ok(()),
-    }
 }
 
 fn value_table(values: Values, device: Device) -> Result<Tensor, ModelError> {

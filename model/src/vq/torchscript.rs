@@ -7,14 +7,14 @@ use std::ops::RangeInclusive;
 
 use cm3flow_schemas::digest::{Digest, PartHasher};
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
-use cm3flow_schemas::{DynError, Grid, canonical};
+use cm3flow_schemas::{DynError, Grid, ImageInputError, canonical};
 use serde::{Deserialize, Serialize};
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
 use crate::device::{self, DeviceChoice};
 use crate::error::{ModelError, Problems};
 use crate::torchscript::{is_whole, kind_of, load, tensors_of};
-use crate::vq::tokenizer::{check_codes, levels, scaled};
+use crate::vq::tokenizer::{levels, scaled};
 
 /// Interface of a pair of modules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,13 +176,14 @@ impl TorchScriptTokenizer {
     /// # Errors
     /// As for [`ImageTokenizer::decode`].
     pub fn decode_values(&mut self, codes: &[u32]) -> Result<Vec<f32>, ModelError> {
+        self.spec.images_of_codes(codes, self.spec.square())?;
         self.decode_batches(codes, |pixels, images| {
             Vec::try_from(pixels.f_narrow(0, 0, images as i64)?.f_to_device(Device::Cpu)?.f_contiguous()?.f_reshape([-1])?)
         })
     }
 
+    /// `values` of all batches of codes, which are whole squares in range.
     fn decode_batches<T>(&self, codes: &[u32], values: impl Fn(&Tensor, usize) -> Result<Vec<T>, TchError>) -> Result<Vec<T>, ModelError> {
-        check_codes(&self.spec, codes, self.spec.square())?;
         let _no_grad = tch::no_grad_guard();
         let mut all = Vec::new();
         for batch in codes.chunks(self.batch_size * self.spec.codes_per_image()) {
@@ -196,8 +197,11 @@ impl TorchScriptTokenizer {
 
 impl TorchScriptTokenizer {
     /// Refuses grids other than the square, since modules are published for one size.
-    fn check_square(&self, grid: Grid) -> Result<(), ModelError> {
-        if grid == self.spec.square() { Ok(()) } else { Err(ModelError::Grid { tokenizer: self.spec.name.clone(), grid }) }
+    fn check_square(&self, grid: Grid) -> Result<(), ImageInputError> {
+        if grid == self.spec.square() {
+            return Ok(());
+        }
+        Err(ImageInputError::Grid { model: self.spec.name.clone(), takes: "squares alone", grid })
     }
 }
 
@@ -208,13 +212,10 @@ impl ImageTokenizer for TorchScriptTokenizer {
 
     fn encode_grid(&mut self, pixels: &[u8], grid: Grid) -> Result<Vec<u32>, DynError> {
         self.check_square(grid)?;
-        let bytes_per_image = self.spec.bytes_per_image();
-        if !pixels.len().is_multiple_of(bytes_per_image) {
-            return Err(ModelError::Pixels { bytes: pixels.len(), bytes_per_image }.into());
-        }
+        self.spec.images_of_pixels(pixels, grid)?;
         let _no_grad = tch::no_grad_guard();
         let mut codes = Vec::new();
-        for batch in pixels.chunks(self.batch_size * bytes_per_image) {
+        for batch in pixels.chunks(self.batch_size * self.spec.bytes_per_image()) {
             codes.extend(self.encode_batch(batch)?);
         }
         Ok(codes)
@@ -222,6 +223,7 @@ impl ImageTokenizer for TorchScriptTokenizer {
 
     fn decode_grid(&mut self, codes: &[u32], grid: Grid) -> Result<Vec<u8>, DynError> {
         self.check_square(grid)?;
+        self.spec.images_of_codes(codes, grid)?;
         Ok(self.decode_batches(codes, levels)?)
     }
 

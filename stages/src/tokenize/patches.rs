@@ -138,20 +138,12 @@ impl ImageTokenizer for PatchTokenizer {
     }
 
     fn encode_grid(&mut self, pixels: &[u8], grid: Grid) -> Result<Vec<u32>, DynError> {
-        let size = self.spec.bytes_of(grid);
-        if size == 0 || !pixels.len().is_multiple_of(size) {
-            return Err(format!("{} bytes are no whole number of images of {size}", pixels.len()).into());
-        }
-        Ok(pixels.par_chunks_exact(size).flat_map_iter(|image| self.encode_image(image, grid)).collect())
+        self.spec.images_of_pixels(pixels, grid)?;
+        Ok(pixels.par_chunks_exact(self.spec.bytes_of(grid)).flat_map_iter(|image| self.encode_image(image, grid)).collect())
     }
 
     fn decode_grid(&mut self, codes: &[u32], grid: Grid) -> Result<Vec<u8>, DynError> {
-        if grid.codes() == 0 || !codes.len().is_multiple_of(grid.codes()) {
-            return Err(format!("{} codes are no whole number of images of {}", codes.len(), grid.codes()).into());
-        }
-        if let Some(code) = codes.iter().find(|code| **code >= self.spec.codebook_size) {
-            return Err(format!("code {code} is out of range 0..{}", self.spec.codebook_size).into());
-        }
+        self.spec.images_of_codes(codes, grid)?;
         Ok(codes.par_chunks_exact(grid.codes()).flat_map_iter(|codes| self.decode_image(codes, grid)).collect())
     }
 

@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use cm3flow_schemas::conformance::check_image_tokenizer;
 use cm3flow_schemas::sample::Edit;
 use cm3flow_schemas::{DynError, Grid};
 use proptest::prelude::*;
@@ -141,6 +142,15 @@ fn an_error_of_the_tokenizer_stops_the_stage() {
     let owner = Owner::spawn("broken", Box::new(Broken(patch_tokenizer())) as Box<dyn ImageTokenizer>).unwrap();
     let error = run(Tokenize::new(owner, patch_tokenizer().spec().clone()), vec![derived()]).unwrap_err();
     assert!(matches!(error, StageError::Model { component: "image tokenizer", .. }), "{error:?}");
+}
+
+#[test]
+fn image_tokenizers_keep_the_contract() {
+    let squares: Vec<u8> = (20..25).flat_map(|kind| picture(kind, SIDE, SIDE).into_raw()).collect();
+    check_image_tokenizer(patch_tokenizer, &squares);
+    let bytes = patch_tokenizer().to_bytes();
+    check_image_tokenizer(|| PatchTokenizer::from_bytes(&bytes, SIDE, PATCH).unwrap(), &squares);
+    check_image_tokenizer(|| GivenTokenizer::new(SIDE, SIDE / PATCH, CODES), &[]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! A batch depends only on the seed and its number.
 
+use cm3flow_schemas::ImageInputError;
 use cm3flow_schemas::random::Draws;
 use tch::{Device, TchError, Tensor};
 
@@ -28,7 +29,7 @@ impl<'a> Crops<'a> {
         let bytes_per_image = job.config.bytes_per_image();
         let bytes = job.images.len();
         if !bytes.is_multiple_of(bytes_per_image) {
-            return Err(ModelError::Pixels { bytes, bytes_per_image });
+            return Err(ImageInputError::Pixels { bytes, bytes_per_image }.into());
         }
         let count = bytes / bytes_per_image;
         if count == 0 {

@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 use std::sync::Mutex;
 
 use cm3flow_schemas::DynError;
+use cm3flow_schemas::conformance::check_image_tokenizer;
 use cm3flow_schemas::random::Draws;
-use cm3flow_schemas::traits::{CheckpointFiles, ImageTokenizer};
+use cm3flow_schemas::traits::CheckpointFiles;
 
 use super::*;
 use crate::vq::VqTokenizer;
@@ -64,10 +65,8 @@ fn fit_is_a_function_of_its_seed_and_its_weights_make_a_tokenizer() {
     let (first, last) = (seen[0], seen[59]);
     assert!(last.reconstruction_loss < 0.7 * first.reconstruction_loss, "{first:?} {last:?}");
     assert!(last.codes_used >= 16 && last.codes_used <= 32, "{last:?}");
-    let mut tokenizer = VqTokenizer::try_new(&config(), &weights, 4, DeviceChoice::Cpu).expect("its own weights");
-    let codes = tokenizer.encode(&pictures(3, 32)).expect("whole pictures");
-    assert_eq!(codes.len(), 3 * 64);
-    assert_eq!(tokenizer.decode(&codes).expect("its own codes").len(), 3 * 32 * 32 * 3);
+    let tokenizer = || VqTokenizer::try_new(&config(), &weights, 4, DeviceChoice::Cpu).expect("its own weights");
+    check_image_tokenizer(tokenizer, &pictures(3, 32));
 }
 
 #[test]
