@@ -3,7 +3,8 @@
 //! - [`device`]: CPU or CUDA, found when the process starts; the numerics class of results.
 //! - [`vq`]: image tokenizers of the VQGAN family, and fitting one on pictures.
 //! - [`annotate`]: depth, edges and the like of pictures, by TorchScript modules.
-//! - [`decoder`]: CM3Leon's decoder with its loss; [`generate`]: sampling from it; [`train`]: training it, with checkpoints.
+//! - [`decoder`]: CM3Leon's decoder with its loss; [`generate`]: sampling from it; [`language`]: both with a vocabulary; [`train`]: training it, with
+//!   checkpoints.
 //!
 //! Bytes come in and go out as slices and vectors: no module here opens a file or a store ([`device`] loads libraries). All arithmetic is f32. On one numerics
 //! class every result is a function of its arguments and seeds.
@@ -14,6 +15,9 @@ pub mod decoder;
 pub mod device;
 pub mod error;
 pub mod generate;
+mod hyperparameters;
+pub mod language;
+mod optimizer;
 mod parameters;
 mod torchscript;
 pub mod train;

@@ -329,8 +329,8 @@ fn image_tokenizer(config: &Config, contents: &Contents) -> Result<Box<dyn Image
         }
         ImageTokenizerConfig::Given(given) => Ok(Box::new(GivenTokenizer::new(given.side_px, given.grid, given.codebook_size))),
         ImageTokenizerConfig::TorchScript(script) => {
-            let modules = (&contents[CODEBOOK][..], &contents[DECODER][..]);
-            Ok(Box::new(TorchScriptTokenizer::try_new(&script.modules(), modules, script.batch_size, config.runtime.device)?))
+            let (modules, encoder, decoder) = (script.modules(), &contents[CODEBOOK], &contents[DECODER]);
+            Ok(Box::new(TorchScriptTokenizer::try_new(&modules, encoder, decoder, script.batch_size, config.runtime.device)?))
         }
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! [`crate::events::progress::Progress::tell`] is the one place that gets events. They hold times, so they lie under `runs/` alone.
 
+mod buffer;
 mod elsewhere;
 pub mod progress;
 mod recording;
+mod reporter;
 mod scope;
 
 use std::collections::BTreeMap;
@@ -19,9 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::PipelineError;
 
-pub(crate) use elsewhere::{Elsewhere, Reporter};
+pub(crate) use elsewhere::Elsewhere;
 pub use recording::Recording;
-pub(crate) use recording::SharedBuffer;
+pub(crate) use reporter::Reporter;
 pub(crate) use scope::RunScope;
 
 /// Counts by `stage.reason`.

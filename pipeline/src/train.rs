@@ -14,7 +14,7 @@ use cm3flow_model::train::{TrainConfig, Trainer};
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::{Digest, columns};
-use cm3flow_stages::read::PackReader;
+use cm3flow_stages::read::{PackOrder, PackReader};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -78,7 +78,7 @@ impl Training {
         let decoder = config.model.decoder(vocabulary.size, seq_len).expect("presets are checked with the configuration");
         let seed = config.dataset.seed;
         let schema = columns::pack(seq_len as usize, vocabulary.width());
-        let order = (Split::Train, seed, seq_len as usize);
+        let order = PackOrder { split: Split::Train, seed, seq_len: seq_len as usize };
         let mut packs = PackReader::new(self.store.objects(), Box::new(self.feed.clone()), Arc::clone(&schema), order, runtime.clone());
         let checkpoints =
             Checkpoints::new(self.store.clone(), &config.dataset.name, self.key, runtime.clone()).with_progress(&self.progress);

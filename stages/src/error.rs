@@ -6,6 +6,34 @@ use thiserror::Error;
 /// What stages return.
 pub type Result<T, E = StageError> = std::result::Result<T, E>;
 
+/// Why a text has no tokens.
+#[cfg(feature = "prepare")]
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
+pub enum Unrepresentable {
+    /// A part of the text has no token.
+    #[error("the text tokenizer has no token for a part of the text: {problem}")]
+    Unknown {
+        /// What the tokenizer says.
+        problem: String,
+    },
+    /// The tokenizer said what is no text.
+    #[error("the text tokenizer made id {id} of the text, which is no text")]
+    Control {
+        /// The id.
+        id: u32,
+    },
+    /// The tokens say something else than the text.
+    #[error("the text tokenizer changes the text, for the first time at character {at}")]
+    Changed {
+        /// Character of the normalized text, from 0.
+        at: usize,
+    },
+}
+
+/// Why a picture cannot be decoded: a reason to count, and what exactly.
+#[cfg(feature = "prepare")]
+pub type DecodeError = (&'static str, String);
+
 /// Why a stage, a source or a reader had to stop.
 #[derive(Debug, Error)]
 pub enum StageError {
@@ -88,7 +116,7 @@ pub enum StageError {
     /// A text that had been encoded before can be no more.
     #[cfg(feature = "prepare")]
     #[error("a text cannot be encoded")]
-    Text(#[from] crate::tokenize::Unrepresentable),
+    Text(#[from] Unrepresentable),
     /// A fitted table or a bank is damaged or of another kind.
     #[error("{what} is unusable: {problem}")]
     Artefact {

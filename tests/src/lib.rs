@@ -3,6 +3,7 @@
 //! The tests themselves stand in `tests/tests/`, the sample corpus in `tests/corpus/`.
 
 pub mod fault;
+pub mod functions;
 pub mod given;
 pub mod hostile;
 pub mod job;

@@ -1,5 +1,6 @@
 //! The shard reader of cm3flow for Python: what `cm3flow._reader` holds. `python/cm3flow` wraps it into a PyTorch dataset.
 
+mod error;
 mod gather;
 mod options;
 mod reader;

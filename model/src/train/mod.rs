@@ -4,13 +4,10 @@
 //! PackSource ─► loss and gradient ─► clip, AdamW ─► observer ─► every N steps: checkpoint, evaluation
 //! ```
 
-pub(crate) mod adamw;
-mod config;
 mod observer;
-pub(crate) mod schedule;
 mod trainer;
 
-pub use config::TrainConfig;
+pub use crate::hyperparameters::TrainConfig;
 pub use observer::{TrainObserver, TrainSummary};
 pub use trainer::Trainer;
 

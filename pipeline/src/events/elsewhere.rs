@@ -1,16 +1,14 @@
 //! What a process that makes units for a run tells and counts meanwhile: it rides on the answer for each unit, and the run tells it as its own.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 
 use cm3flow_stages::{
     StageCounts, annotate, dedup, derive, embed, filter, index, ingest, instruct, mask, pack, retrieve, shard, shuffle, split, tokenize,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Event, SharedBuffer, Told};
-use crate::events::progress::Progress;
-use crate::store::{RequestCounts, requests};
+use super::Event;
+use crate::store::RequestCounts;
 
 /// Stages whose counts are taken over.
 const STAGES: [&str; 15] = [
@@ -46,68 +44,5 @@ impl Elsewhere {
     /// The stages by the names that meters have.
     pub(crate) fn stages(&self) -> impl Iterator<Item = (&'static str, &StageCounts)> {
         STAGES.into_iter().filter_map(|stage| Some((stage, self.stages.get(stage)?)))
-    }
-}
-
-/// Gathers what is told and counted in this process.
-pub(crate) struct Reporter {
-    progress: Progress,
-    events: SharedBuffer,
-    stages: BTreeMap<&'static str, StageCounts>,
-    requests: RequestCounts,
-}
-
-impl Reporter {
-    /// Gathers what `progress` is told from now on.
-    pub(crate) fn begin(progress: &Progress) -> Self {
-        // What was asked before the first unit counts with it.
-        Self { progress: progress.clone(), events: progress.begin_recording(), stages: BTreeMap::new(), requests: RequestCounts::new() }
-    }
-
-    /// What is new since the last report.
-    pub(crate) fn report(&mut self) -> Elsewhere {
-        let lines = self.events.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut found = Elsewhere { events: lines.lines().filter_map(event_of).collect(), ..Elsewhere::default() };
-        for meter in self.progress.meters().all() {
-            let now = meter.counts();
-            let before = self.stages.insert(meter.stage, now).unwrap_or_default();
-            if now != before {
-                found.stages.insert(meter.stage.to_owned(), now.since(&before));
-            }
-        }
-        let now = requests();
-        for (action, requests) in &now {
-            let before = self.requests.get(action).copied().unwrap_or_default();
-            if *requests != before {
-                found.requests.insert(action.clone(), requests.since(before));
-            }
-        }
-        self.requests = now;
-        found
-    }
-}
-
-fn event_of(line: &str) -> Option<Event> {
-    serde_json::from_str::<Told>(line).ok().map(|told| told.event)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_counted_and_told_elsewhere_comes_in_once() {
-        let (there, here) = (Progress::silent(), Progress::silent());
-        let mut reporter = Reporter::begin(&there);
-        let counts = StageCounts { rows_in: 5, rows_out: 4, ..StageCounts::default() };
-        for _ in 0..2 {
-            there.meters().of(filter::NAME).add(&counts);
-            there.tell(Event::Stopping);
-            let line = serde_json::to_string(&reporter.report()).expect("plain");
-            here.include(serde_json::from_str(&line).expect("its own form"));
-        }
-        let meter = here.meters().of(filter::NAME);
-        assert_eq!((meter.rows_in(), meter.rows_out()), (10, 8));
-        assert!(reporter.report().stages.is_empty() && reporter.report().events.is_empty());
     }
 }

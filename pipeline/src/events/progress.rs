@@ -16,7 +16,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 pub use draw::StageWatch;
 pub use tally::{Tally, UnitState};
 
-use crate::events::{Elsewhere, Event, SharedBuffer, Told};
+use crate::events::buffer::SharedBuffer;
+use crate::events::{Elsewhere, Event, Told};
 use crate::store;
 use crate::store::RequestCounts;
 use crate::terminal::printable;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use cm3flow_schemas::Digest;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_stages::ChannelLimits;
+use cm3flow_stages::index::{Bank, BoundedBank};
 use cm3flow_stages::instruct::InstructContext;
 use tokio::sync::Mutex;
 use tracing::Instrument;
 
-use super::bank::WindowBank;
 use super::task::{UnitTask, WindowTask};
 use crate::artefact::Artefacts;
 use crate::catalog::blocklist::Blocklist;
@@ -33,6 +33,14 @@ pub(crate) struct Worker {
     pub(super) limits: ChannelLimits,
     /// The bank of the window that is composed.
     pub(super) bank: Mutex<Option<WindowBank>>,
+}
+
+/// The bank of a window, and what that of the next one grows from.
+pub(super) struct WindowBank {
+    pub(super) settle: Digest,
+    pub(super) blocklist: Option<Digest>,
+    pub(super) rows: BoundedBank,
+    pub(super) bank: Arc<Bank>,
 }
 
 impl Worker {

@@ -1,6 +1,5 @@
 //! From addresses to stores: local folders, memory, and services by URL, each with the retries of `resilient` around it.
 
-use std::fmt;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
@@ -16,37 +15,12 @@ use object_store::prefix::PrefixStore;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
-use super::Store;
 use super::http::Connector;
-use super::resilient::Resilient;
+use super::layer::Layer;
+use super::objects::Store;
+use super::resilient::{Listing, Resilient};
 use crate::error::{PipelineError, Result};
 use crate::store::config::{StoreConfig, has_login, printable_address};
-
-type Wrap = dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync;
-
-/// What is put between opened stores and their retries, so that tests can make requests fail.
-#[derive(Clone)]
-pub struct Layer(Arc<Wrap>);
-
-impl Layer {
-    /// A layer that `wrap` puts on.
-    pub fn new(wrap: impl Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(wrap))
-    }
-}
-
-impl fmt::Debug for Layer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Layer").finish_non_exhaustive()
-    }
-}
-
-/// Whether listings come in order of paths, which lets a broken one go on from where it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Listing {
-    InOrder,
-    Unordered,
-}
 
 impl Store {
     /// Opens the store at `address` with the settings of `[store]`: a URL, or a path that is made if it does not exist; a relative one starts
@@ -81,7 +55,7 @@ impl Store {
             source,
         })?;
         let objects = guarded(Arc::new(local.with_fsync(config.fsync)), Listing::Unordered, config);
-        Ok(Self { folder: Some(path.clone()), ..Self::new(objects, &path.display().to_string()) })
+        Ok(Self::new(objects, &path.display().to_string()).with_folder(path))
     }
 
     /// Opens the store at `address` with default settings, as [`Self::open_with`] does.

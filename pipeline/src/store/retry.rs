@@ -3,6 +3,7 @@
 use crate::error::PipelineError;
 use cm3flow_stages::StageError;
 use std::error::Error as StdError;
+use std::future::Future;
 use std::io;
 use std::time::Duration;
 
@@ -181,6 +182,21 @@ impl<'a> Attempts<'a> {
         self.failed > 0
     }
 
+    /// Does `request` until it succeeds, fails for good, or time is up; `limit` is what one attempt may take.
+    pub(super) async fn run<T, F: Future<Output = Result<T, Error>>>(
+        &mut self,
+        limit: Duration,
+        request: impl Fn() -> F,
+    ) -> Result<T, Error> {
+        loop {
+            self.count();
+            match within(limit, request()).await {
+                Ok(done) => return Ok(done),
+                Err(error) => self.pause(error).await?,
+            }
+        }
+    }
+
     /// Waits before the next attempt, after `error`. Gives it back if it is of no use or too late to try again.
     pub(super) async fn pause(&mut self, error: Error) -> Result<(), Error> {
         self.failed += 1;
@@ -202,6 +218,11 @@ impl<'a> Attempts<'a> {
         let bound = self.policy.first_wait.saturating_mul(1 << (self.failed - 1).min(16)).min(self.policy.longest_wait);
         bound.mul_f64(fastrand::f64()).max(asked_for.unwrap_or_default().min(self.policy.longest_wait))
     }
+}
+
+/// The outcome of `request`, or [`AttemptError::Stalled`] after `limit`.
+pub(super) async fn within<T>(limit: Duration, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(limit, request).await.unwrap_or_else(|_| Err(AttemptError::Stalled { seconds: limit.as_secs() }.into()))
 }
 
 #[cfg(test)]

@@ -117,7 +117,10 @@ struct Row {
 type Annotation = Result<AnnotatedImage, NotFinite>;
 
 /// A row with what each annotator made for it, in the annotators' order; none where its role was there.
-type Annotated = (Columns, Vec<Option<Annotation>>);
+struct Annotated {
+    columns: Columns,
+    made: Vec<Option<Annotation>>,
+}
 
 /// Pictures on their way through one annotator.
 #[derive(Default)]
@@ -180,7 +183,7 @@ impl Waiting {
         let (batch, rows) = self.batches.pop_front()?;
         let mut finish = |Row { columns, is_wanted }: Row| {
             let take = |(queue, is_wanted): (&mut Queue, bool)| if is_wanted { queue.made.pop_front() } else { None };
-            (columns, self.queues.iter_mut().zip(is_wanted).map(take).collect())
+            Annotated { columns, made: self.queues.iter_mut().zip(is_wanted).map(take).collect() }
         };
         let rows = rows.into_iter().map(&mut finish).collect();
         Some((batch, rows))
@@ -198,8 +201,8 @@ fn fit_row(columns: Columns, annotators: &[Annotator], side: u32) -> Result<Fitt
     let Some(main) = columns.main() else {
         return Ok(Fitted { columns, inputs: vec![None; annotators.len()] });
     };
-    let picture =
-        picture(columns.size_px(main, side), main.bytes.clone()).map_err(|problem| failed(format!("the main image {problem}").into()))?;
+    let (width, height) = columns.size_px(main, side);
+    let picture = picture(width, height, main.bytes.clone()).map_err(|problem| failed(format!("the main image {problem}").into()))?;
     let has = |role: &str| columns.pixels.iter().chain(&columns.given_codes).any(|image| image.role == role);
     let input = |Annotator { role, spec, .. }: &Annotator| (!has(role)).then(|| lanczos(&picture, spec.side_px, spec.side_px).into_raw());
     let inputs = annotators.iter().map(input).collect();
@@ -208,13 +211,14 @@ fn fit_row(columns: Columns, annotators: &[Annotator], side: u32) -> Result<Fitt
 
 /// Adds to a row what was made for it, in the shape of its main image, a square of `side` pixels if nothing else is said; or refuses it, as
 /// `derive` refuses a sample of which one image is broken.
-fn finished((mut columns, made): Annotated, annotators: &[Annotator], side: u32) -> Result<Columns> {
+fn finished(annotated: Annotated, annotators: &[Annotator], side: u32) -> Result<Columns> {
+    let Annotated { mut columns, made } = annotated;
     let (width, height) = columns.main().map_or((side, side), |main| columns.size_px(main, side));
     for (annotation, Annotator { role, .. }) in made.into_iter().zip(annotators) {
         match annotation {
             None => {}
             Some(Ok(AnnotatedImage { side_px, pixels })) => {
-                let picture = picture((side_px, side_px), pixels)
+                let picture = picture(side_px, side_px, pixels)
                     .map_err(|problem| failed(format!("the annotator of {role}: its picture {problem}").into()))?;
                 columns.pixels.push(RoleImage { role: role.clone(), bytes: lanczos(&picture, width, height).into_raw() });
             }
@@ -228,7 +232,7 @@ fn finished((mut columns, made): Annotated, annotators: &[Annotator], side: u32)
 }
 
 /// A picture of `bytes`.
-fn picture((width, height): (u32, u32), bytes: Vec<u8>) -> Result<RgbImage, String> {
+fn picture(width: u32, height: u32, bytes: Vec<u8>) -> Result<RgbImage, String> {
     let (found, expected) = (bytes.len(), width as usize * height as usize * 3);
     let picture = if found == expected { RgbImage::from_raw(width, height, bytes) } else { None };
     picture.ok_or_else(|| format!("has {found} bytes, one of {width}x{height} pixels has {expected}"))

@@ -11,9 +11,7 @@ use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, Im
 
 use super::damage::PictureFile;
 use super::frame::Stored;
-
-/// Why a picture cannot be decoded: a reason to count, and what exactly.
-pub type DecodeError = (&'static str, String);
+use crate::error::DecodeError;
 
 /// Decodes `bytes`; transparent pictures become opaque as `transparency` says. Sizes have been checked by `filter` before.
 ///

@@ -5,6 +5,7 @@ use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, RoleImage};
 use cm3flow_schemas::{Grid, RoleGrid};
 
 use super::frame::Stored;
+use super::size::Size;
 use crate::codes;
 
 /// Grid of the main image, and of those images that have one of their own: all others are shaped as the main one. None if all are fitted to
@@ -28,6 +29,6 @@ fn grid_of(image: &RoleImage, preparation: &Preparation) -> Option<Grid> {
         let own = codes::grid_of(&image.bytes).filter(|grid| preparation.grids().contains(grid));
         return own.or_else(|| preparation.grid_for(1, 1));
     }
-    let (width, height) = Stored::read(&image.bytes)?.upright();
+    let Size { width, height } = Stored::read(&image.bytes)?.upright();
     preparation.grid_for(width, height)
 }

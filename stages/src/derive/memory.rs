@@ -6,6 +6,7 @@ use image::{ColorType, ImageDecoder, ImageFormat};
 use super::damage;
 use super::decode::opened;
 use super::frame::Stored;
+use super::size::Size;
 
 /// The memory that a picture takes while it is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,7 @@ impl Needs {
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         let (format, mut decoder) = opened(bytes).ok()?;
         let stored = Stored::of(&mut decoder);
-        let (width, height) = stored.size;
+        let Size { width, height } = stored.size;
         let pixels = u64::from(width) * u64::from(height);
         let reading = decoder.total_bytes() + own_bytes(format, bytes, &decoder, pixels);
         // Rows that are being worked on, tables, names.
@@ -36,7 +37,7 @@ impl Needs {
     /// Most bytes that are allocated at once until the picture is turned, its pixels among them.
     pub(super) fn decoding_bytes(&self, orientation: Orientation) -> u64 {
         // Pixels whose sides are exchanged are written beside the stored ones; others are mirrored in place.
-        let (width, height) = self.stored.size;
+        let Size { width, height } = self.stored.size;
         let is_written_anew = matches!(
             orientation,
             Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH

@@ -10,8 +10,8 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::disk::{self, FolderListing, ListedFile};
+use super::facts::{FileContent, FileFacts};
 use super::names;
-use super::planned::FileFacts;
 use crate::error::{Result, StageError};
 
 /// An address within a store: a folder, and a file name in it that may be a pattern.
@@ -23,18 +23,6 @@ pub struct Location {
     pub path: Path,
     /// Whether paths of the store are those of this machine's disks, from their root on.
     pub is_disk: bool,
-}
-
-/// What could be read of a file that a row names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum FileContent {
-    Bytes(Bytes),
-    /// Nothing: there is no such file.
-    Missing,
-    /// Nothing, for this reason.
-    Unreadable(String),
-    /// Nothing: it has so many bytes.
-    TooLarge(u64),
 }
 
 impl Location {

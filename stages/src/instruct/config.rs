@@ -73,6 +73,16 @@ impl TaskConfig {
     }
 }
 
+impl Task {
+    /// The task as the configuration has it.
+    pub(super) fn configured(mut self, config: &TaskConfig) -> Self {
+        self.form = config.form.unwrap_or(self.form);
+        self.order = config.order.unwrap_or(self.order);
+        self.loss = config.loss.unwrap_or(self.loss);
+        self
+    }
+}
+
 /// How a task stands in a file: `pair = 1.0`, or `pair = { weight = 1.0, order = "either" }`.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(untagged)]

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use minijinja::{Environment, UndefinedBehavior};
 use serde::{Deserialize, Serialize};
 
-use super::config::TaskConfig;
 use crate::error::{Result, StageError};
 
 /// Items of a sample that a task makes records of.
@@ -266,16 +265,6 @@ fn compile(name: &str, task: &Task, environment: &mut Environment<'static>) -> R
         all.push(needs);
     }
     Ok(all)
-}
-
-impl Task {
-    /// The task as the configuration has it.
-    pub(super) fn configured(mut self, config: &TaskConfig) -> Self {
-        self.form = config.form.unwrap_or(self.form);
-        self.order = config.order.unwrap_or(self.order);
-        self.loss = config.loss.unwrap_or(self.loss);
-        self
-    }
 }
 
 fn template_id(task: &str, wording: usize, part: usize) -> String {

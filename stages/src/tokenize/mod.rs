@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use given::GivenTokenizer;
 use groups::Groups;
 pub use patches::PatchTokenizer;
-pub use text::{Fidelity, TextTokenizer, Unrepresentable, fit as fit_text};
+pub use text::{Fidelity, TextTokenizer, fit as fit_text};
 
 use crate::channel::{BatchSender, BatchStream};
 use crate::codes;

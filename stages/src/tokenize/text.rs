@@ -15,11 +15,10 @@ use std::sync::Arc;
 
 use cm3flow_schemas::vocabulary::NamedToken;
 use cm3flow_schemas::{Digest, DynError};
-use thiserror::Error;
 use tokenizers::normalizers::NFC;
 use tokenizers::{Decoder, NormalizedString, Normalizer, Tokenizer};
 
-use crate::error::{Result, StageError};
+use crate::error::{Result, StageError, Unrepresentable};
 pub use fit::fit;
 
 /// How a text comes back from its tokens.
@@ -31,29 +30,6 @@ pub enum Fidelity {
     Composed,
     /// As the tokenizer's own normalizer makes it, white space aside: lower case, without accents, words apart, whatever the file says.
     Normalized,
-}
-
-/// Why a text has no tokens.
-#[derive(Debug, Clone, Error, PartialEq, Eq)]
-pub enum Unrepresentable {
-    /// A part of the text has no token.
-    #[error("the text tokenizer has no token for a part of the text: {problem}")]
-    Unknown {
-        /// What the tokenizer says.
-        problem: String,
-    },
-    /// The tokenizer said what is no text.
-    #[error("the text tokenizer made id {id} of the text, which is no text")]
-    Control {
-        /// The id.
-        id: u32,
-    },
-    /// The tokens say something else than the text.
-    #[error("the text tokenizer changes the text, for the first time at character {at}")]
-    Changed {
-        /// Character of the normalized text, from 0.
-        at: usize,
-    },
 }
 
 /// A text tokenizer. Cloning shares it.

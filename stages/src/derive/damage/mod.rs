@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use image::ImageFormat;
 
 use self::jpeg::Ending;
-use super::decode::DecodeError;
+use crate::error::DecodeError;
 
 pub(super) use self::jpeg::coefficient_bytes as coefficient_bytes_of_jpeg;
 
