@@ -1,4 +1,4 @@
-//! Links binaries against the libtorch that torch-sys found, so that they start without `LD_LIBRARY_PATH`.
+//! Links binaries to the libtorch that torch-sys found, so that they start without `LD_LIBRARY_PATH`.
 
 fn main() {
     println!("cargo::rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");

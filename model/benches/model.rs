@@ -1,4 +1,4 @@
-//! Throughput of what takes the time: encoding pictures (images/s) and one training step (tokens/s).
+//! Benchmarks of the expensive parts: encoding of pictures (images/s) and a training step (tokens/s).
 
 use std::hint::black_box;
 
@@ -25,7 +25,7 @@ fn noise(images: usize) -> Vec<u8> {
 
 fn encode(criterion: &mut Criterion) {
     let (config, images) = (VqConfig::photos_tiny(), noise(IMAGES));
-    // The fewest steps make weights of the right shapes.
+    // One step suffices for weights of the right shapes.
     let fit_config = VqFitConfig { steps: 1, warm_up_steps: 1, ..VqFitConfig::default() };
     let job = FitJob { config: &config, fit: &fit_config, images: &images, perceptual: None, seed: 1, device: DeviceChoice::Cpu };
     let weights = fit(&job, None, &mut |_| ()).expect("one step");
@@ -36,7 +36,7 @@ fn encode(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The same packs again and again: one document of three captions and three images each.
+/// Source that repeats the same packs: one document of three captions and three images each.
 struct Packs(PackBatch);
 
 impl Packs {
@@ -72,7 +72,7 @@ impl PackSource for Packs {
     fn restore(&mut self, _: ReaderState) {}
 }
 
-/// Keeps nothing.
+/// Store that keeps nothing.
 struct Nowhere;
 
 impl CheckpointStore for Nowhere {
@@ -99,7 +99,7 @@ impl TrainObserver for Nowhere {
     }
 }
 
-/// Four steps, with one checkpoint that goes nowhere.
+/// Measures four steps, with one checkpoint that is discarded.
 fn train(criterion: &mut Criterion) {
     let vocabulary =
         Vocabulary::try_new("bench", &VocabularySizes { text: 3_500, image: 512, sentinels: 16, total: None }).expect("adds up");

@@ -1,7 +1,7 @@
-//! Runs an image tokenizer on given pixels and codes and writes what it computes, for comparison with other implementations.
+//! Runs an image tokenizer on given pixels and codes, and writes the results, for comparison with other implementations.
 //!
-//! `vq_values JOB OUT`: `JOB` is JSON (see [`Job`]), `OUT` becomes a safetensors file with `codes` (i32, of the pixels), `decoded` (f32,
-//! `[n, 3, side, side]`, of the job's codes) if there were codes to decode, and `seconds` (f64, of each encoding, the first not counted).
+//! `vq_values JOB OUT`: `JOB` is JSON (see [`Job`]). `OUT` becomes a safetensors file with `codes` (i32, of the pixels) and `seconds` (f64,
+//! of each encoding except the first). If the job has codes, it also has `decoded` (f32, `[n, 3, side, side]`).
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -13,29 +13,29 @@ use cm3flow_schemas::traits::ImageTokenizer;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::Deserialize;
 
-/// What is run on what.
+/// Model, inputs and settings of a run.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Job {
-    /// Sizes of a network with `weights`, or else `modules`.
+    /// Sizes of a network with `weights`; or else `modules`.
     network: Option<VqConfig>,
-    /// File of its weights.
+    /// File of the network's weights.
     weights: Option<PathBuf>,
-    /// What a pair of TorchScript modules takes and returns, with the files of encoder and decoder.
+    /// Interface of a pair of TorchScript modules, with the files of encoder and decoder.
     modules: Option<(TorchScriptConfig, PathBuf, PathBuf)>,
-    /// Safetensors file with `pixels` (u8, `[n, side, side, 3]`) and perhaps `codes` (i32, `[n, grid, grid]`).
+    /// Safetensors file with `pixels` (u8, `[n, side, side, 3]`) and optionally `codes` (i32, `[n, grid, grid]`).
     inputs: PathBuf,
-    /// Images that are computed together.
+    /// Number of images that are computed together.
     batch_size: u32,
-    /// Threads of one operation.
+    /// Number of threads of one operation.
     threads: u32,
-    /// Where it is computed: `auto`, `cpu` or `cuda`. Default `cpu`.
+    /// Device: `auto`, `cpu` or `cuda`. Default `cpu`.
     #[serde(default = "cpu")]
     device: DeviceChoice,
-    /// What a network computes in. Default `float32`.
+    /// Precision of a network. Default `float32`.
     #[serde(default)]
     precision: Precision,
-    /// How often the pixels are encoded and timed; 0 encodes them once, without time.
+    /// Number of timed encodings of the pixels; 0 encodes them once, without time.
     #[serde(default)]
     timed: u32,
 }

@@ -1,7 +1,7 @@
-//! Image annotators made of TorchScript modules: soft edges, depth, normals, poses and the like, of which others publish the networks.
+//! Image annotators made of TorchScript modules, for soft edges, depth, normals, poses and the like; the networks are published elsewhere.
 //!
-//! Every computation has the fixed batch size; a short tail is padded with black. What comes out is checked against the configuration, and becomes
-//! levels on the CPU in f64, so that a device decides about the network's values alone.
+//! Every computation has the same batch size; a short tail is padded with black. The output is checked against the configuration. It is
+//! converted to levels on the CPU in f64, so a device affects only the network's values.
 
 use cm3flow_schemas::digest::{Digest, PartHasher};
 use cm3flow_schemas::traits::{AnnotatedImage, ImageAnnotator, ImageAnnotatorSpec, NotFinite};
@@ -13,16 +13,16 @@ use crate::device::{self, DeviceChoice};
 use crate::error::{ModelError, Problems};
 use crate::torchscript::{kind_of, load, tensors_of};
 
-/// Most values along a side of what a module returns.
+/// Largest side of a module's output, in values.
 const MAX_SIDE: i64 = 4096;
 
-/// What a level of a picture is to a module.
+/// Scale of a module's input values.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "it must be \"unit\", \"signed\", or { mean = [red, green, blue], std = [red, green, blue] }")]
 pub enum InputValues {
     /// A range.
     Range(InputRange),
-    /// 0 to 1, less the mean of the channel, over its deviation.
+    /// Levels as 0 to 1, less the mean of the channel, over its deviation.
     Normalized(Moments),
 }
 
@@ -47,7 +47,7 @@ pub struct Moments {
 }
 
 impl InputValues {
-    /// Value of each level in each channel: computed in f64 and rounded once.
+    /// Returns the value of each level in each channel, computed in f64 and rounded once.
     fn table(self) -> [[f32; 256]; 3] {
         let Moments { mean, std } = match self {
             Self::Range(InputRange::Unit) => Moments { mean: [0.0; 3], std: [1.0; 3] },
@@ -58,42 +58,42 @@ impl InputValues {
     }
 }
 
-/// Which values a module returns for black and for white.
+/// Output values that stand for black and for white.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "it must be \"picture\" or [black, white]")]
 pub enum OutputRange {
-    /// The same for all pictures: those of black and of white. What lies outside is cut.
+    /// The same values for all pictures: black and white. Values outside are clamped.
     Fixed([f64; 2]),
-    /// Of each picture its own.
+    /// A range for each picture.
     Own(OwnRange),
 }
 
-/// A range that is found in the values.
+/// A range derived from the values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OwnRange {
-    /// The least and the largest value of the picture, over all its channels. Where they are one, all is black.
+    /// Least and largest value of the picture, over all its channels. If they are equal, the picture is black.
     Picture,
 }
 
-/// What a module takes, and how what it returns becomes a picture.
+/// Interface of a module, and conversion of its output to pictures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AnnotatorConfig {
-    /// Side of the square that it takes, in pixels: 8 to 4096.
+    /// Side of the input square, in pixels: 8 to 4096.
     pub side_px: u32,
-    /// Values of its input.
+    /// Scale of the input values.
     pub input: InputValues,
-    /// Which of the tensors is taken that it returns, from 0.
+    /// Index of the output tensor to use, from 0.
     pub output: u32,
-    /// Values of its output.
+    /// Output values of black and white.
     pub range: OutputRange,
-    /// Whether black and white change places.
+    /// `true` to exchange black and white.
     pub inverted: bool,
 }
 
 impl AnnotatorConfig {
-    /// What is wrong with the fields, each by its name.
+    /// Returns the problems of the fields, each with the field's name.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Problems::default();
@@ -114,9 +114,9 @@ impl AnnotatorConfig {
 
 /// A TorchScript module that implements [`ImageAnnotator`].
 ///
-/// It takes `[n, 3, side, side]` in the type of its first parameter, f32 without any, and returns a tensor, or tuples, lists and dictionaries of tensors. The one
-/// that is taken has the shape `[n, 1, s, s]`, `[n, 3, s, s]` or `[n, s, s]` for any side `s`; one channel becomes grey. What it makes of a picture
-/// must not depend on the other ones of the batch.
+/// The module takes `[n, 3, side, side]` in the type of its first parameter, or f32 if it has none. It returns a tensor, or tuples, lists
+/// and dictionaries of tensors. The tensor in use has the shape `[n, 1, s, s]`, `[n, 3, s, s]` or `[n, s, s]` for any side `s`; one channel
+/// becomes grey. The output for a picture must not depend on others in the batch.
 #[derive(Debug)]
 pub struct TorchScriptAnnotator {
     name: String,
@@ -130,7 +130,7 @@ pub struct TorchScriptAnnotator {
 }
 
 impl TorchScriptAnnotator {
-    /// Loads a module from the bytes of its file. `name` is what errors call it by; `batch_size` pictures, 1 to 1024, are computed together.
+    /// Loads a module from the bytes of its file. `name` is for errors; `batch_size` pictures, 1 to 1024, are computed together.
     ///
     /// # Errors
     /// [`ModelError::Config`] for bad settings, [`ModelError::CudaUnavailable`], [`ModelError::Annotator`] for bytes that are no module.
@@ -170,7 +170,7 @@ impl TorchScriptAnnotator {
         Ok(values.chunks_exact(channels * side * side).take(images).map(one).collect())
     }
 
-    /// `[batch_size, 3, side, side]`; black behind the pictures that are given.
+    /// Returns `[batch_size, 3, side, side]`, padded with black pictures.
     fn input(&self, pixels: &[u8]) -> Result<Tensor, TchError> {
         let (count, side) = (i64::from(self.spec.numerics.batch_size), i64::from(self.spec.side_px));
         let mut levels = pixels.to_vec();
@@ -183,7 +183,7 @@ impl TorchScriptAnnotator {
         batch.f_permute([0, 3, 1, 2])?.f_contiguous()?.f_to_kind(self.kind)
     }
 
-    /// The values in what the module returned, with the number of their channels and the side of their squares.
+    /// Returns the values of the module's output, with the number of channels and the side of their squares.
     fn values_of(&self, output: IValue) -> Result<(Vec<f32>, usize, usize), ModelError> {
         let count = i64::from(self.spec.numerics.batch_size);
         let refused = |found: String| ModelError::ModuleOutput {
@@ -207,7 +207,7 @@ impl TorchScriptAnnotator {
         Ok((flat.and_then(Vec::<f32>::try_from).map_err(copied)?, channels as usize, side as usize))
     }
 
-    /// The picture of values that stand channel by channel.
+    /// Converts values, channel by channel, to a picture.
     fn picture(&self, values: &[f32], channels: usize, side: usize) -> Result<AnnotatedImage, NotFinite> {
         let wrong = values.iter().filter(|value| !value.is_finite()).count();
         if wrong > 0 {
@@ -242,7 +242,8 @@ impl ImageAnnotator for TorchScriptAnnotator {
             return Err(ModelError::Pixels { bytes: pixels.len(), bytes_per_image }.into());
         }
         let _no_grad = tch::no_grad_guard();
-        // Of this thread. What a device runs once a first call has been optimized may round otherwise, and pictures must not depend on how many came before.
+        // The setting is per thread. Optimized graphs may round differently after the first call, and pictures must not depend on the
+        // number of calls.
         tch::jit::f_set_graph_executor_optimize(false).map_err(ModelError::torch("set up TorchScript"))?;
         let mut pictures = Vec::with_capacity(pixels.len() / bytes_per_image);
         for batch in pixels.chunks(self.spec.numerics.batch_size as usize * bytes_per_image) {

@@ -1,7 +1,7 @@
-//! What a checkpoint consists of: `model.safetensors`, `optimizer.safetensors` and `state.json`. Where the files are kept is the
-//! [`cm3flow_schemas::traits::CheckpointStore`]'s affair.
+//! Content of a checkpoint: `model.safetensors`, `optimizer.safetensors` and `state.json`. A [`cm3flow_schemas::traits::CheckpointStore`]
+//! keeps the files.
 //!
-//! Weights and moments are stored as the f32 that they are, so a training that goes on from a checkpoint goes on to the bit.
+//! Weights and moments are stored as f32, as they are in memory, so a resumed training continues bit by bit.
 
 use cm3flow_schemas::traits::{CheckpointFiles, ReaderState};
 use cm3flow_schemas::vocabulary::Vocabulary;
@@ -14,37 +14,37 @@ use crate::hyperparameters::TrainConfig;
 use crate::optimizer::AdamW;
 use crate::weights::{NamedTensors, from_safetensors, to_safetensors};
 
-/// File of the weights.
+/// Name of the file with the weights.
 pub const MODEL_FILE: &str = "model.safetensors";
-/// File of the optimizer's moments.
+/// Name of the file with the optimizer's moments.
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
-/// File of everything else.
+/// Name of the file with everything else.
 pub const STATE_FILE: &str = "state.json";
-/// Format that this release writes, and the only one that it reads.
+/// Format that this release writes; it reads no other.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 
-/// Everything of a training that is no tensor.
+/// State of a training, except its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointState {
     /// Format of the checkpoint: 1.
     pub format_version: u32,
-    /// Steps done.
+    /// Number of finished steps.
     pub step: u64,
-    /// Seed of the weights at the start.
+    /// Seed of the initial weights.
     pub seed: u64,
     /// Sizes of the network.
     pub decoder: DecoderConfig,
-    /// Its vocabulary.
+    /// Vocabulary of the network.
     pub vocabulary: Vocabulary,
-    /// How it was trained; a training that goes on may differ in it.
+    /// Settings of the training; a resumed one may have others.
     pub train: TrainConfig,
     /// Position of the source of packs behind the last step.
     pub reader: ReaderState,
 }
 
 impl CheckpointState {
-    /// Checks that a training with these settings may go on from here.
+    /// Checks that a training with these settings can resume from this state.
     ///
     /// # Errors
     /// [`ModelError::Vocabulary`] or [`ModelError::CheckpointDiffers`] with the first field that differs.
@@ -77,8 +77,8 @@ fn fields(config: &DecoderConfig) -> Result<serde_json::Map<String, Value>, Mode
 /// Reads the state of a checkpoint: its step, sizes and vocabulary.
 ///
 /// # Errors
-/// [`ModelError::CheckpointFile`] if it is missing, [`ModelError::CheckpointState`] if it is damaged,
-/// [`ModelError::CheckpointDiffers`] for another format.
+/// [`ModelError::CheckpointFile`] if it is missing, [`ModelError::CheckpointState`] if it is damaged, [`ModelError::CheckpointDiffers`] if
+/// it has another format.
 pub fn state(files: &CheckpointFiles) -> Result<CheckpointState, ModelError> {
     let value: Value = serde_json::from_slice(file(files, STATE_FILE)?).map_err(|source| ModelError::CheckpointState { source })?;
     match value.get("format_version") {
@@ -93,17 +93,17 @@ pub fn state(files: &CheckpointFiles) -> Result<CheckpointState, ModelError> {
     }
 }
 
-/// Weights of a checkpoint, on the CPU.
+/// Returns the weights of a checkpoint, on the CPU.
 pub(crate) fn weights(files: &CheckpointFiles) -> Result<NamedTensors, ModelError> {
     from_safetensors(file(files, MODEL_FILE)?)
 }
 
-/// Moments of a checkpoint, on the CPU.
+/// Returns the moments of a checkpoint, on the CPU.
 pub(crate) fn moments(files: &CheckpointFiles) -> Result<NamedTensors, ModelError> {
     from_safetensors(file(files, OPTIMIZER_FILE)?)
 }
 
-/// Writes a checkpoint. Equal trainings give equal bytes.
+/// Returns the files of a checkpoint. Equal trainings give equal bytes.
 pub(crate) fn write(parameters: &NamedTensors, optimizer: &AdamW, state: &CheckpointState) -> Result<CheckpointFiles, ModelError> {
     let state = serde_json::to_vec_pretty(state).map_err(|source| ModelError::CheckpointState { source })?;
     let model = to_safetensors(parameters)?;
@@ -111,7 +111,7 @@ pub(crate) fn write(parameters: &NamedTensors, optimizer: &AdamW, state: &Checkp
     Ok([(MODEL_FILE, model), (OPTIMIZER_FILE, optimizer), (STATE_FILE, state)].map(|(name, bytes)| (name.to_owned(), bytes)).into())
 }
 
-/// Bytes of a file of a checkpoint.
+/// Returns the bytes of a file of a checkpoint.
 ///
 /// # Errors
 /// [`ModelError::CheckpointFile`] if it is missing.

@@ -1,8 +1,7 @@
-//! Which device computes, and what makes its results equal to the bit. CUDA is loaded here, before the first tensor.
+//! Devices: the choice of one, and settings that make its results repeatable bit by bit. CUDA is loaded here, before the first tensor.
 //!
-//! The binary is linked without `libtorch_cuda`; a machine that has one (in `LD_LIBRARY_PATH`, or in the PyTorch of the Python that
-//! `LIBTORCH_USE_PYTORCH` asks for) gets it by `dlopen`, whose static initialisers register the device with the libtorch that is
-//! already there.
+//! The binary is linked without `libtorch_cuda`. It is loaded by `dlopen` where a machine has it: in `LD_LIBRARY_PATH`, or in the PyTorch
+//! of the Python that `LIBTORCH_USE_PYTORCH` selects. Its static initialisers register the device with the libtorch in the process.
 
 mod cuda;
 mod cudnn;
@@ -22,11 +21,11 @@ pub use libtorch::Libtorch;
 
 use crate::error::ModelError;
 
-/// Device asked for.
+/// Choice of a device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceChoice {
-    /// The first CUDA device when there is one, else the CPU.
+    /// The first CUDA device if there is one, else the CPU.
     #[default]
     Auto,
     /// The CPU.
@@ -35,27 +34,28 @@ pub enum DeviceChoice {
     Cuda,
 }
 
-/// What was found on this machine.
+/// Report on the devices of this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeviceReport {
-    /// Device that `auto` takes: `cpu` or `cuda`.
+    /// Device chosen by `auto`: `cpu` or `cuda`.
     pub device: String,
     /// CUDA devices; empty if CUDA cannot be used.
     pub cuda_devices: Vec<CudaDevice>,
-    /// Why CUDA cannot be used, and what to do; none if it can.
+    /// Reason why CUDA cannot be used, with advice; `None` if it can.
     pub cuda_missing: Option<CudaMissing>,
-    /// The libtorch of this process.
+    /// libtorch of this process.
     pub libtorch: Libtorch,
-    /// Threads of one operation.
+    /// Number of threads of one operation.
     pub threads: u32,
-    /// Widest instruction set that libtorch uses: `default`, `avx2` or `avx512`; and MKL's matrix products in use where they are not those for AVX2.
+    /// Widest instruction set that libtorch uses: `default`, `avx2` or `avx512`. MKL's matrix products are appended where they are not
+    /// those for AVX2.
     pub cpu_capability: String,
 }
 
-/// Opens the device for `choice`; the first call also sees to it that results have the same bits each time.
+/// Opens the device for `choice`. The first call also makes results repeatable bit by bit.
 ///
 /// # Errors
-/// [`ModelError::CudaUnavailable`] if CUDA was asked for and is not there.
+/// [`ModelError::CudaUnavailable`] if CUDA was chosen and cannot be used.
 pub fn open(choice: DeviceChoice) -> Result<Device, ModelError> {
     let _ = mkl::products_in_use();
     cudnn::choose_exact_convolutions();
@@ -68,7 +68,7 @@ pub fn open(choice: DeviceChoice) -> Result<Device, ModelError> {
     }
 }
 
-/// Says what this machine offers.
+/// Reports on the devices of this machine.
 #[must_use]
 pub fn report() -> DeviceReport {
     let found = cuda::found();
@@ -82,7 +82,7 @@ pub fn report() -> DeviceReport {
     }
 }
 
-/// What makes the results of a tensor stage equal to the bit.
+/// Returns the numerics class: everything that decides the results of a tensor stage to the bit.
 #[must_use]
 pub fn numerics_class(device: Device, dtype: Kind, batch_size: u32) -> NumericsClass {
     let dtype = match dtype {
@@ -101,7 +101,7 @@ pub fn numerics_class(device: Device, dtype: Kind, batch_size: u32) -> NumericsC
     }
 }
 
-/// `cpu`, or `cuda` with the name of the GPU: libraries choose their kernels by it.
+/// Returns `cpu`, or `cuda` with the name of the GPU, by which libraries choose their kernels.
 fn name(device: Device) -> String {
     match device {
         Device::Cuda(index) => {
@@ -112,7 +112,7 @@ fn name(device: Device) -> String {
     }
 }
 
-/// Loads the compiler of kernels, NVRTC.
+/// Loads NVRTC, the compiler of kernels.
 ///
 /// # Errors
 /// [`ModelError::Kernels`] if PyTorch's packages lack it.
@@ -120,7 +120,7 @@ pub(crate) fn open_compiler() -> Result<(), ModelError> {
     cuda::open_compiler().map_err(|reason| ModelError::Kernels { reason })
 }
 
-/// Sets the threads of one operation, 1 or more, for this thread and those that use libtorch for the first time afterwards.
+/// Sets the number of threads of one operation, 1 or more, for this thread and for threads that use libtorch for the first time afterwards.
 pub fn set_threads(threads: u32) {
     tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(i32::MAX));
 }
@@ -129,7 +129,7 @@ fn threads() -> u32 {
     u32::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
-/// The kernels that ATen chooses, by its own rule, and the matrix products in use where they are not MKL's for AVX2.
+/// Returns the kernels that ATen chooses, by its own rule, and the matrix products where they are not MKL's for AVX2.
 ///
 /// # Source
 /// `compute_cpu_capability` in PyTorch's aten/src/ATen/native/DispatchStub.cpp.

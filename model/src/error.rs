@@ -1,4 +1,4 @@
-//! Errors of the models: bad settings, weights that do not fit, input of the wrong size, and what libtorch reports.
+//! Errors of the models: invalid settings, weights that do not match, input of the wrong size, and failures of libtorch.
 //!
 //! Causes are typed and kept in `source`. Everything that a caller can get wrong is checked before libtorch sees it.
 
@@ -8,57 +8,57 @@ use tch::TchError;
 use thiserror::Error;
 use zip::result::ZipError;
 
-/// What can go wrong in this crate.
+/// Errors of this crate.
 #[derive(Debug, Error)]
 pub enum ModelError {
     /// A configuration breaks its rules.
     #[error("{what} is invalid: {}", problems.join("; "))]
     Config {
-        /// Which configuration.
+        /// Kind of configuration.
         what: &'static str,
-        /// Every bad field, by its path, with the rule and the value.
+        /// Problems of all fields, each with the field's path, the rule and the value.
         problems: Vec<String>,
     },
-    /// CUDA was asked for and is not there.
+    /// CUDA was requested but cannot be used.
     #[error("cuda was asked for but cannot be used: {reason}; {advice}")]
     CudaUnavailable {
-        /// What is missing.
+        /// Missing or failing part.
         reason: String,
-        /// What to do.
+        /// Advice for people.
         advice: String,
     },
-    /// The kernels for bf16 on a GPU cannot be made.
+    /// The bf16 kernels for a GPU cannot be compiled or loaded.
     #[error(
         "the image tokenizer's kernels for CUDA cannot be prepared: {reason}; they need NVRTC, which PyTorch's wheels bring in nvidia-cuda-nvrtc, \
          and a driver for the CUDA that it is of: install PyTorch anew, update the driver, or set precision to float32"
     )]
     Kernels {
-        /// What the compiler or the driver says.
+        /// Message of the compiler or the driver.
         reason: String,
     },
     /// libtorch refused or failed.
     #[error("libtorch failed to {doing}")]
     Torch {
-        /// What it was asked to do.
+        /// Attempted step.
         doing: &'static str,
-        /// What it says.
+        /// Error of libtorch.
         source: TchError,
     },
-    /// Bytes that are no safetensors file, or tensors that cannot be written as one.
+    /// Bytes that are no safetensors file, or tensors that cannot be written to one.
     #[error("cannot convert tensors to or from safetensors")]
     Safetensors {
-        /// What the format's library says.
+        /// Error of the safetensors library.
         source: SafeTensorError,
     },
-    /// A file that is something else than weights.
+    /// A file has another format than weights.
     #[error("the file is {found}; {advice}")]
     NotWeights {
-        /// What it is.
+        /// Format that was recognised.
         found: String,
-        /// What to do.
+        /// Advice for people.
         advice: String,
     },
-    /// Weights in a format of PyTorch's from before 2020.
+    /// Weights in a PyTorch format from before 2020.
     #[error(
         "weights are a PyTorch checkpoint of the old {format} format, which is not read; convert them with PyTorch 1.6 or later: \
          torch.save(torch.load(old, map_location=\"cpu\"), new)"
@@ -70,35 +70,35 @@ pub enum ModelError {
     /// The ZIP archive of a PyTorch checkpoint cannot be read.
     #[error("cannot read {entry} of the PyTorch checkpoint")]
     Archive {
-        /// Entry of the archive, or what else was read.
+        /// Entry of the archive, or another part that was read.
         entry: String,
-        /// What the format's library says.
+        /// Error of the ZIP library.
         source: ZipError,
     },
-    /// A PyTorch checkpoint that contradicts itself, or is none.
+    /// A PyTorch checkpoint contradicts itself, or is none.
     #[error("the PyTorch checkpoint cannot be used: {problem}")]
     Checkpoint {
-        /// What is wrong, and what to do.
+        /// Problem and advice.
         problem: String,
     },
     /// The list of tensors of a PyTorch checkpoint is damaged.
     #[error("cannot read the list of tensors of the PyTorch checkpoint")]
     Pickle {
-        /// Where.
+        /// Problem and its position.
         source: PickleError,
     },
-    /// A tensor of a PyTorch checkpoint leaves its storage.
+    /// A tensor of a PyTorch checkpoint exceeds its storage.
     #[error("tensor {name} cannot be read: {problem}")]
     TensorPlace {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
-        /// How.
+        /// Numbers of the mismatch.
         problem: String,
     },
-    /// No image tokenizer of a known layout is in the weights.
+    /// The weights have no image tokenizer of a known layout.
     #[error("weights hold no VQ image tokenizer: {problem}")]
     Layout {
-        /// What was looked for and found.
+        /// Names that were sought and found.
         problem: String,
     },
     /// Codes cannot be decoded with these weights.
@@ -107,137 +107,137 @@ pub enum ModelError {
          take weights with tensors decoder.*, such as vqgan.ckpt of the original Chameleon"
     )]
     NoDecoder {
-        /// Its name.
+        /// Name of the tokenizer.
         tokenizer: String,
     },
     /// libtorch refused or failed on the TorchScript module of an annotator.
     #[error("libtorch failed to {doing} annotator {annotator}")]
     Annotator {
-        /// What the configuration calls it.
+        /// Name in the configuration.
         annotator: String,
-        /// What it was asked to do.
+        /// Attempted step.
         doing: &'static str,
-        /// What it says.
+        /// Error of libtorch.
         source: TchError,
     },
-    /// A TorchScript module returned something else than it was described to return.
+    /// The output of a TorchScript module has not the described form.
     #[error("the {module} returned {found}, expected {expected}")]
     ModuleOutput {
         /// `encoder`, `decoder`, or `annotator` with its name.
         module: String,
-        /// What it returned.
+        /// Form of the output.
         found: String,
-        /// What the configuration makes of it.
+        /// Form that follows from the configuration.
         expected: String,
     },
     /// The weights lack a tensor.
     #[error("weights lack tensor {name} of shape {shape:?}; {left}")]
     TensorMissing {
-        /// Its name.
+        /// Name in the file.
         name: String,
-        /// Its shape under the configuration.
+        /// Shape that follows from the configuration.
         shape: Vec<i64>,
-        /// How many of their tensors nothing asked for yet, with the first names.
+        /// Number of unused tensors, with the first names.
         left: String,
     },
-    /// The weights hold a tensor that the configuration has no place for.
+    /// The weights have a tensor that the configuration has no place for.
     #[error("weights hold tensor {name}, which the configuration has no place for ({others} more such)")]
     TensorExtra {
         /// Name of the first one.
         name: String,
-        /// Number of further ones.
+        /// Number of further tensors.
         others: usize,
     },
-    /// A tensor has another shape than the configuration says.
+    /// A tensor has another shape than the configuration implies.
     #[error("tensor {name} has shape {found:?}, expected {expected:?}")]
     TensorShape {
-        /// Its name.
+        /// Name in the file.
         name: String,
-        /// Shape under the configuration.
+        /// Expected shape.
         expected: Vec<i64>,
-        /// Shape found.
+        /// Actual shape.
         found: Vec<i64>,
     },
-    /// A tensor is stored as something else than the numbers expected.
+    /// A tensor has an unsupported element type.
     #[error("tensor {name} is stored as {found}, expected {expected}")]
     TensorType {
-        /// Its name.
+        /// Name in the file.
         name: String,
-        /// Element type found, as its file names it.
+        /// Actual element type, as the file names it.
         found: String,
-        /// Element types that will do.
+        /// Supported element types.
         expected: &'static str,
     },
-    /// Pixels that are no whole number of images.
+    /// Pixels are no whole number of images.
     #[error("{bytes} bytes of pixels are no whole number of images of {bytes_per_image} bytes")]
     Pixels {
-        /// Bytes given.
+        /// Number of bytes given.
         bytes: usize,
-        /// Bytes of one image.
+        /// Number of bytes of one image.
         bytes_per_image: usize,
     },
-    /// An image tokenizer is asked for a grid that it does not have.
+    /// An image tokenizer does not support the requested grid.
     #[error("{tokenizer} takes squares alone, no image of {grid} codes")]
     Grid {
         /// Name of the tokenizer.
         tokenizer: String,
-        /// What was asked for.
+        /// Requested grid.
         grid: Grid,
     },
-    /// Codes that are no whole number of images.
+    /// Codes are no whole number of images.
     #[error("{codes} codes are no whole number of images of {codes_per_image} codes")]
     Codes {
-        /// Codes given.
+        /// Number of codes given.
         codes: usize,
-        /// Codes of one image.
+        /// Number of codes of one image.
         codes_per_image: usize,
     },
-    /// A code that the codebook does not have.
+    /// A code is outside the codebook.
     #[error("code {code} at {position} is out of range 0..{codebook_size}")]
     CodeOutOfRange {
-        /// Index of the code.
+        /// Index of the code in the input.
         position: usize,
-        /// The code.
+        /// Value of the code.
         code: u32,
-        /// Number of codes.
+        /// Size of the codebook.
         codebook_size: u32,
     },
-    /// Nothing to fit on.
+    /// There are too few images to fit on.
     #[error("there are {images} images, fitting needs at least {needed}")]
     TooFewImages {
-        /// Images given.
+        /// Number of images given.
         images: usize,
-        /// Fewest that will do.
+        /// Number of images required.
         needed: usize,
     },
-    /// Packs of another length than the model's, or arrays that do not fit together.
+    /// Packs have another length than the model's, or arrays of different sizes.
     #[error("batch of {rows} packs of {seq_len} tokens has {tokens} tokens; the model takes packs of {expected}")]
     PackShape {
-        /// Packs.
+        /// Number of packs.
         rows: usize,
-        /// Tokens of a pack, as the batch says.
+        /// Tokens of a pack, according to the batch.
         seq_len: usize,
-        /// Tokens in all.
+        /// Total number of tokens.
         tokens: usize,
-        /// Tokens of a pack that the model takes.
+        /// Tokens of a pack that the model expects.
         expected: usize,
     },
-    /// A token that the vocabulary does not have.
+    /// A token is outside the vocabulary.
     #[error("token {token} at {position} of row {row} is out of range 0..{vocabulary_size}")]
     TokenOutOfRange {
-        /// Pack or prompt.
+        /// Index of the pack or prompt.
         row: usize,
-        /// Index in it.
+        /// Index in the pack or prompt.
         position: usize,
-        /// The id.
+        /// Id of the token.
         token: u32,
-        /// Number of ids.
+        /// Number of ids in the vocabulary.
         vocabulary_size: u32,
     },
-    /// A segment that leaves its pack, or whose weight is negative or not finite.
+    /// A segment exceeds its pack, or has a negative or infinite weight.
     #[error("segment {segment} of row {row} covers tokens {start}..{end} of {seq_len} with loss weight {loss_weight}")]
     Segment {
-        /// Pack.
+        /// Index of the pack.
         row: usize,
         /// Index of the segment.
         segment: usize,
@@ -245,111 +245,111 @@ pub enum ModelError {
         start: usize,
         /// One past the last token.
         end: usize,
-        /// Tokens of the pack.
+        /// Number of tokens in the pack.
         seq_len: usize,
-        /// Its weight.
+        /// Loss weight of the segment.
         loss_weight: f32,
     },
-    /// A prompt without tokens.
+    /// A prompt has no tokens.
     #[error("prompt {prompt} is empty")]
     PromptEmpty {
         /// Index of the prompt.
         prompt: usize,
     },
-    /// A prompt that leaves no room for its continuation.
+    /// A prompt leaves no room for its continuation.
     #[error("prompt {prompt} has {tokens} tokens; with {continuation} more it exceeds the sequence length of {seq_len}")]
     PromptTooLong {
         /// Index of the prompt.
         prompt: usize,
-        /// Tokens of the longer of its two prompts.
+        /// Number of tokens of the longer one of its two prompts.
         tokens: usize,
-        /// Tokens to be sampled.
+        /// Number of tokens to sample.
         continuation: usize,
-        /// Tokens that the model takes.
+        /// Sequence length of the model.
         seq_len: usize,
     },
-    /// Loss or gradient became infinite or no number.
+    /// Loss or gradient is infinite or NaN.
     #[error("training diverged: loss {loss}, gradient norm {gradient_norm} at step {step}")]
     Diverged {
-        /// The step.
+        /// Number of the step.
         step: u64,
-        /// Mean loss.
+        /// Mean loss over the tokens.
         loss: f64,
-        /// Norm of the gradient.
+        /// Norm of the gradient before clipping.
         gradient_norm: f64,
     },
     /// A checkpoint lacks a file.
     #[error("checkpoint lacks file {name}")]
     CheckpointFile {
-        /// Its name.
+        /// Name of the file.
         name: &'static str,
     },
     /// The state of a checkpoint cannot be written or read.
     #[error("cannot convert the state of the checkpoint to or from JSON")]
     CheckpointState {
-        /// What the format's library says.
+        /// Error of the JSON library.
         source: serde_json::Error,
     },
-    /// A checkpoint was made under other settings.
+    /// A checkpoint has other settings.
     #[error("checkpoint differs in {field}: {ours} here, {theirs} in the checkpoint")]
     CheckpointDiffers {
-        /// Path of the first field that differs.
+        /// Path of the first differing field.
         field: String,
-        /// Value of this run.
+        /// Value in this run.
         ours: String,
-        /// Value of the checkpoint.
+        /// Value in the checkpoint.
         theirs: String,
     },
     /// Vocabularies differ, or one contradicts itself.
     #[error("the vocabulary cannot be used")]
     Vocabulary {
-        /// Where.
+        /// Mismatch or contradiction.
         #[from]
         source: VocabularyError,
     },
-    /// The source of packs handed out fewer than asked for, though by its contract it never ends.
+    /// The source of packs returned fewer than requested, although it should never end.
     #[error("the source of packs handed out {found} of {asked} packs at step {step}; it must go on for ever")]
     PacksEnded {
-        /// The step.
+        /// Number of the step.
         step: u64,
-        /// Packs asked for.
+        /// Number of packs requested.
         asked: usize,
-        /// Packs handed out.
+        /// Number of packs returned.
         found: usize,
     },
     /// The source of packs failed.
     #[error("cannot read packs at step {step}")]
     Source {
-        /// The step.
+        /// Number of the step.
         step: u64,
-        /// The source's error.
+        /// Error of the source.
         source: DynError,
     },
     /// The store of checkpoints failed.
     #[error("cannot reach the checkpoints at step {step}")]
     Store {
-        /// Steps done.
+        /// Number of finished steps.
         step: u64,
-        /// The store's error.
+        /// Error of the store.
         source: DynError,
     },
     /// The observer of a training failed.
     #[error("the observer failed at step {step}")]
     Observer {
-        /// Steps done.
+        /// Number of finished steps.
         step: u64,
-        /// The observer's error.
+        /// Error of the observer.
         source: DynError,
     },
 }
 
 impl ModelError {
-    /// Names what libtorch was asked to do: for `map_err`.
+    /// Adds the attempted step to an error of libtorch, for `map_err`.
     pub(crate) fn torch(doing: &'static str) -> impl FnOnce(TchError) -> Self {
         move |source| Self::Torch { doing, source }
     }
 
-    /// Whether a file that the caller handed over is something else than it should be.
+    /// Checks whether the cause is a file with other content than expected.
     #[must_use]
     pub const fn is_of_the_file(&self) -> bool {
         matches!(
@@ -369,77 +369,77 @@ impl ModelError {
         )
     }
 
-    /// Whether the same call may succeed later: only failures of what stands outside this crate.
+    /// Checks whether the same call may succeed later: only failures outside of this crate are temporary.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Source { .. } | Self::Store { .. })
     }
 }
 
-/// What can be wrong with a pickle. Positions are bytes from its start.
+/// Problems of a pickle. Positions are bytes from its start.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PickleError {
-    /// It ends within an instruction, or without its last one.
+    /// It ends within an instruction, or before the last one.
     #[error("the pickle ends at byte {position}, in the middle")]
     Truncated {
-        /// Where.
+        /// Length of the pickle in bytes.
         position: usize,
     },
-    /// An instruction that nothing here knows.
+    /// An unknown instruction.
     #[error("the pickle has unknown instruction {code:#04x} at byte {position}")]
     Instruction {
-        /// The instruction.
+        /// Code of the instruction.
         code: u8,
-        /// Where it stands.
+        /// Position of the instruction.
         position: usize,
     },
-    /// An instruction without the values that it works on.
+    /// An instruction lacks its operands.
     #[error("the pickle lacks {what} at byte {position}")]
     Missing {
-        /// What the instruction needs.
+        /// Missing operand.
         what: &'static str,
-        /// Where.
+        /// Position behind the instruction's code.
         position: usize,
     },
-    /// A number or text that is none.
+    /// A malformed number or text.
     #[error("the pickle has a malformed {what} at byte {position}")]
     Malformed {
-        /// What it should be.
+        /// Expected content.
         what: &'static str,
-        /// Where.
+        /// Position of the content.
         position: usize,
     },
     /// More values than any checkpoint has.
     #[error("the pickle makes more than {limit} values")]
     TooLarge {
-        /// Most values.
+        /// Largest number of values.
         limit: usize,
     },
 }
 
-/// Collects the problems of a configuration.
+/// Collector of the problems of a configuration.
 #[derive(Debug, Default)]
 pub(crate) struct Problems(Vec<String>);
 
 impl Problems {
-    /// Notes `problem` unless `holds`.
+    /// Adds `problem` unless `holds`.
     pub(crate) fn require(&mut self, holds: bool, problem: impl FnOnce() -> String) {
         if !holds {
             self.0.push(problem());
         }
     }
 
-    /// Notes `field` unless it is in `low..=high`.
+    /// Adds a problem unless `field` is in `low..=high`.
     pub(crate) fn range<T: PartialOrd + std::fmt::Display>(&mut self, field: &str, value: T, low: T, high: T) {
         self.require(value >= low && value <= high, || format!("{field} must be in {low}..={high}, got {value}"));
     }
 
-    /// All problems that were noted.
+    /// Returns all problems.
     pub(crate) fn into_list(self) -> Vec<String> {
         self.0
     }
 
-    /// An error if any problem was noted; `what` names the configuration.
+    /// Returns an error if there are problems; `what` names the configuration.
     pub(crate) fn finish(self, what: &'static str) -> Result<(), ModelError> {
         if self.0.is_empty() { Ok(()) } else { Err(ModelError::Config { what, problems: self.0 }) }
     }

@@ -1,7 +1,7 @@
-//! Where a network's parameters come from: drawn from a seed, or loaded. Networks ask for each by name and shape.
+//! Parameters of networks: drawn from a seed, or loaded. Networks request each by name and shape.
 //!
-//! Drawn values depend on the seed and the parameter's name alone, so neither threads nor the order of construction nor
-//! another model in the same process changes them.
+//! Drawn values depend only on the seed and the parameter's name. Threads, the order of construction and other models in the process do not
+//! change them.
 
 use std::fmt::Display;
 
@@ -11,12 +11,12 @@ use tch::{Device, Tensor};
 use crate::error::ModelError;
 use crate::weights::{NamedTensors, left_in};
 
-/// How a parameter starts when it is drawn.
+/// Distribution of a drawn parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Init {
-    /// All zero.
+    /// All zeros.
     Zeros,
-    /// All one.
+    /// All ones.
     Ones,
     /// Uniform in `-bound..bound`.
     Uniform {
@@ -36,12 +36,12 @@ enum Origin {
     },
     Loaded {
         tensors: NamedTensors,
-        /// What the file that they come from calls a parameter.
+        /// Function from our name of a parameter to that in the file.
         name_in_file: Box<dyn Fn(&str) -> String>,
     },
 }
 
-/// Hands out parameters and remembers them.
+/// Source of parameters, which records those requested.
 pub(crate) struct Parameters {
     origin: Origin,
     device: Device,
@@ -49,31 +49,31 @@ pub(crate) struct Parameters {
 }
 
 impl Parameters {
-    /// Parameters drawn from `seed`.
+    /// Draws parameters from `seed`.
     pub(crate) fn drawn(seed: u64, device: Device) -> Self {
         Self { origin: Origin::Drawn { seed }, device, handed_out: NamedTensors::new() }
     }
 
-    /// Parameters out of `tensors`.
+    /// Takes parameters from `tensors`.
     pub(crate) fn loaded(tensors: NamedTensors, device: Device) -> Self {
         Self::renamed(tensors, str::to_owned, device)
     }
 
-    /// Parameters out of `tensors`, which go by the names that `name_in_file` makes of ours. Errors use those of the file.
+    /// Takes parameters from `tensors`, under the names that `name_in_file` returns for ours. Errors use the names in the file.
     pub(crate) fn renamed(tensors: NamedTensors, name_in_file: impl Fn(&str) -> String + 'static, device: Device) -> Self {
         let origin = Origin::Loaded { tensors, name_in_file: Box::new(name_in_file) };
         Self { origin, device, handed_out: NamedTensors::new() }
     }
 
-    /// The scope without prefix.
+    /// Returns the scope without prefix.
     pub(crate) fn root(&mut self) -> Scope<'_> {
         Scope { parameters: self, prefix: String::new() }
     }
 
-    /// All parameters handed out, by name. They share storage with the network's.
+    /// Returns all requested parameters, by name. They share storage with the network's.
     ///
     /// # Errors
-    /// [`ModelError::TensorExtra`] if loaded tensors were not asked for.
+    /// [`ModelError::TensorExtra`] if loaded tensors were not requested.
     pub(crate) fn finish(self) -> Result<NamedTensors, ModelError> {
         match self.origin {
             Origin::Loaded { tensors, .. } if !tensors.is_empty() => {
@@ -106,19 +106,19 @@ impl Parameters {
     }
 }
 
-/// A place in the tree of names, as PyTorch's modules form it.
+/// A node in the tree of names, as in PyTorch's modules.
 pub(crate) struct Scope<'a> {
     parameters: &'a mut Parameters,
     prefix: String,
 }
 
 impl Scope<'_> {
-    /// The scope below.
+    /// Returns the scope below.
     pub(crate) fn sub(&mut self, name: impl Display) -> Scope<'_> {
         Scope { prefix: format!("{}{name}.", self.prefix), parameters: self.parameters }
     }
 
-    /// The parameter `name` of this scope, f32.
+    /// Returns the parameter `name` of this scope, in f32.
     ///
     /// # Errors
     /// [`ModelError::TensorMissing`] or [`ModelError::TensorShape`] for loaded weights, [`ModelError::Torch`] if memory is short.
@@ -139,14 +139,14 @@ fn drawn(seed: u64, name: &str, shape: &[i64], init: Init) -> Result<Tensor, Mod
     Tensor::f_from_slice(&values).and_then(|tensor| tensor.f_reshape(shape)).map_err(ModelError::torch("create weights"))
 }
 
-/// Normal values by pairs, those beyond three deviations thrown away.
+/// Draws normal values in pairs, and drops those beyond three deviations.
 ///
 /// # Source
 /// Box and Muller 1958, <https://doi.org/10.1214/aoms/1177706645>.
 fn truncated_normal(draws: &mut Draws, count: usize, deviation: f64) -> Vec<f32> {
     let mut values = Vec::with_capacity(count + 1);
     while values.len() < count {
-        // Half of the 64 bits for each uniform; the first is moved off zero, whose logarithm is infinite.
+        // Each uniform takes half of the 64 bits. The first one is moved off zero, whose logarithm is infinite.
         let bits = draws.next_u64();
         let (low, high) = ((bits as u32) as f64, (bits >> 32) as f64);
         let radius = (-2.0 * ((low + 1.0) / 4_294_967_296.0).ln()).sqrt();
@@ -178,7 +178,7 @@ mod tests {
         let values = truncated_normal(&mut Draws::new(1, "t", b""), 200_000, 0.5);
         let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / 200_000.0;
         let deviation = (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / 200_000.0).sqrt();
-        // A normal cut at three deviations has 0.9866 of its deviation left.
+        // A normal truncated at three deviations keeps 0.9866 of its deviation.
         assert!(mean.abs() < 0.005 && (deviation - 0.5 * 0.9866).abs() < 0.003, "{mean} {deviation}");
         assert!(values.iter().all(|v| v.abs() <= 1.5));
     }

@@ -1,6 +1,6 @@
-//! Named tensors as safetensors bytes and back. Where the bytes are kept is the caller's affair.
+//! Conversion of named tensors to safetensors bytes and back. Callers decide where the bytes are kept.
 //!
-//! Written tensors are f32, sorted by name, so that equal weights give equal bytes. Weights that users bring come in more formats:
+//! Written tensors are f32 and sorted by name, so equal weights give equal bytes. Weights of users come in more formats: see
 //! [`WeightsFile`].
 
 mod file;
@@ -23,11 +23,11 @@ pub(crate) use foreign::listed;
 /// Tensors by name.
 pub(crate) type NamedTensors = BTreeMap<String, Tensor>;
 
-/// Checks that the bytes of a file are weights: that their list of tensors can be read.
+/// Checks that the bytes of a file are weights: their list of tensors must be readable.
 ///
 /// # Errors
-/// [`ModelError::NotWeights`], [`ModelError::OldCheckpoint`], [`ModelError::Safetensors`], [`ModelError::Archive`], [`ModelError::Pickle`] or
-/// [`ModelError::Checkpoint`] if they are something else.
+/// [`ModelError::NotWeights`], [`ModelError::OldCheckpoint`], [`ModelError::Safetensors`], [`ModelError::Archive`], [`ModelError::Pickle`]
+/// or [`ModelError::Checkpoint`] if they are not.
 pub fn check(bytes: &[u8]) -> Result<(), ModelError> {
     WeightsFile::open(bytes).map(drop)
 }
@@ -35,13 +35,13 @@ pub fn check(bytes: &[u8]) -> Result<(), ModelError> {
 /// Checks that the bytes of a file may be a TorchScript module.
 ///
 /// # Errors
-/// [`ModelError::NotWeights`], [`ModelError::Archive`] or [`ModelError::Checkpoint`] if it is known that they are something else.
+/// [`ModelError::NotWeights`], [`ModelError::Archive`] or [`ModelError::Checkpoint`] if they are known to be something else.
 pub(crate) fn check_module(bytes: &[u8]) -> Result<(), ModelError> {
     foreign::check(bytes, Wanted::Module)?;
     if bytes.starts_with(foreign::ZIP) { torch::check_module(bytes) } else { Ok(()) }
 }
 
-/// Says which of the loaded tensors nothing asked for yet: what is missed may go by one of their names.
+/// Describes the loaded tensors that are still unused: a missing one may have one of their names.
 pub(crate) fn left_in(tensors: &NamedTensors) -> String {
     match tensors.len() {
         0 => "none of their tensors is left".to_owned(),
@@ -92,7 +92,7 @@ pub(crate) fn to_safetensors(tensors: &NamedTensors) -> Result<Vec<u8>, ModelErr
     safetensors::serialize(views, None).map_err(|source| ModelError::Safetensors { source })
 }
 
-/// Reads all tensors, onto the CPU.
+/// Reads all tensors to the CPU.
 ///
 /// # Errors
 /// [`ModelError::Safetensors`] if the bytes are damaged, [`ModelError::TensorType`] for a tensor that is not f32.

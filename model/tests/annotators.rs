@@ -1,4 +1,4 @@
-//! Annotators against what PyTorch computed with the same modules, whose files `tests/parity/annotators.py` makes.
+//! Annotators, compared with PyTorch's results for the same modules; `tests/parity/annotators.py` makes the files.
 
 use std::path::PathBuf;
 
@@ -54,7 +54,7 @@ fn annotations_are_those_that_pytorch_computes() {
         assert!(made.iter().all(|picture| picture.side_px == side_px), "{name}");
         let (found, expected): (Vec<u8>, _) = (made.into_iter().flat_map(|picture| picture.pixels).collect(), expected(name));
         assert_eq!(found.len(), expected.len(), "{name}");
-        // A value on the edge between two levels may fall to either side.
+        // A value on the border of two levels may become either.
         let furthest = found.iter().zip(&expected).map(|(found, expected)| found.abs_diff(*expected)).max();
         let others = found.iter().zip(&expected).filter(|(found, expected)| found != expected).count();
         assert!(furthest <= Some(1) && others * 1000 < found.len(), "{name}: {others} of {} levels differ, by {furthest:?}", found.len());
@@ -88,7 +88,7 @@ fn inverted_pictures_are_negatives() {
 fn a_picture_of_one_level_where_the_range_is_its_own_is_black() {
     let range = OutputRange::Own(OwnRange::Picture);
     let config = AnnotatorConfig { range, ..normals() };
-    // A plain has the normal (0, 0, 1) everywhere; of the edges there is nothing at all.
+    // A plane has the normal (0, 0, 1) everywhere, and no edges.
     assert_eq!(pictures(&mut annotator("normals", &config, 1), &[9; BYTES])[0].pixels[..3], [0, 0, 255]);
     let config = AnnotatorConfig { range, ..edges() };
     assert_eq!(pictures(&mut annotator("edges", &config, 1), &[9; BYTES])[0].pixels, [0; BYTES]);

@@ -1,5 +1,5 @@
-//! Image tokenizers against what reference implementations computed with the same weights, each in its own file layout. The files are
-//! made by `tests/parity/parity.py --golden`.
+//! Image tokenizers, compared with reference implementations on the same weights, each in its own file layout.
+//! `tests/parity/parity.py --golden` makes the files.
 
 use std::path::PathBuf;
 
@@ -10,11 +10,11 @@ use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use serde::Deserialize;
 
-/// Margin between the two nearest codes below which rounding decides.
+/// Difference of the two nearest distances below which rounding decides.
 const MARGIN: f32 = 1e-4;
 const LARGEST_PIXEL_DIFFERENCE: f32 = 1e-4;
 
-/// What `golden/<name>.json` says.
+/// Content of `golden/<name>.json`.
 #[derive(Deserialize)]
 struct Described {
     network: Option<VqConfig>,
@@ -120,7 +120,7 @@ fn torchscript_modules_compute_what_they_were_made_of() {
     check_codes("torchscript", &expected, &tokenizer.encode(&expected.pixels).expect("whole pictures"));
     let found = tokenizer.decode_values(&expected.codes).expect("codes in range");
     check_pixels("torchscript", expected.decoded.as_ref().expect("decoded pixels"), &found);
-    // Padding to the batch changes nothing.
+    // Padding of the batch changes nothing.
     let one = expected.codes.len() / 2;
     let (bytes, pictures) = (expected.pixels.len() / 2, tokenizer.decode(&expected.codes).expect("codes in range"));
     assert_eq!(tokenizer.encode(&expected.pixels[bytes..]).expect("a picture"), tokenizer.encode(&expected.pixels).expect("two")[one..]);

@@ -1,4 +1,4 @@
-//! From rows of blocks to arrays: one copy of the tokens, which widens them or does not, or none.
+//! Conversion of rows of blocks to arrays: tokens are copied once, widened or not, or viewed without a copy.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ const SEGMENT_COLUMNS: usize = 5;
 /// Columns of the document table: row, start.
 const DOCUMENT_COLUMNS: usize = 2;
 
-/// Segments and documents of a batch.
+/// Segments and documents of a batch, as tables.
 pub(crate) struct Tables {
     segments: Vec<i32>,
     weights: Vec<f32>,
@@ -36,7 +36,7 @@ impl Tables {
         tables
     }
 
-    /// `[segments, 5]` i32, `[segments]` f32, `[documents, 2]` i32.
+    /// Returns `[segments, 5]` i32, `[segments]` f32, `[documents, 2]` i32.
     #[allow(clippy::type_complexity)]
     pub(crate) fn into_arrays<'py>(
         self,
@@ -50,11 +50,11 @@ impl Tables {
     }
 }
 
-/// `[rows, seq_len]` i64. The copy runs without the interpreter's lock.
+/// Returns tokens as `[rows, seq_len]` i64. The copy runs without the interpreter's lock.
 #[allow(unsafe_code)]
 pub(crate) fn widened<'py>(py: Python<'py>, rows: &[PackRow]) -> PyResult<Bound<'py, PyArray2<i64>>> {
     let seq_len = rows.first().map_or(0, PackRow::seq_len);
-    // SAFETY: every element is written below before anybody else sees the array.
+    // SAFETY: every element is written below before anything else sees the array.
     let array = unsafe { PyArray2::<i64>::new(py, [rows.len(), seq_len], false) };
     {
         let mut view = array.try_readwrite()?;
@@ -64,7 +64,7 @@ pub(crate) fn widened<'py>(py: Python<'py>, rows: &[PackRow]) -> PyResult<Bound<
     Ok(array)
 }
 
-/// `[rows, seq_len]` u16, or u32 for large vocabularies: the ids as they are stored, which take a fraction of the room to send elsewhere.
+/// Returns tokens as `[rows, seq_len]` u16, or u32 for large vocabularies: stored ids, which are smaller to send elsewhere.
 pub(crate) fn stored<'py>(py: Python<'py>, rows: &[PackRow]) -> PyResult<Bound<'py, PyAny>> {
     let seq_len = rows.first().map_or(0, PackRow::seq_len);
     let (mut narrow, mut wide): (Vec<u16>, Vec<u32>) = (Vec::new(), Vec::new());
@@ -74,7 +74,7 @@ pub(crate) fn stored<'py>(py: Python<'py>, rows: &[PackRow]) -> PyResult<Bound<'
             TokenIds::U32(ids) => wide.extend_from_slice(ids),
         }
     }
-    // A reader's sources have ids of one width.
+    // All sources of a reader have ids of one width.
     let shape = [rows.len(), seq_len];
     if wide.is_empty() {
         return Ok(PyArray1::from_vec(py, narrow).reshape(shape)?.into_any());
@@ -82,13 +82,13 @@ pub(crate) fn stored<'py>(py: Python<'py>, rows: &[PackRow]) -> PyResult<Bound<'
     Ok(PyArray1::from_vec(py, wide).reshape(shape)?.into_any())
 }
 
-/// Keeps a block in memory as long as an array views it.
+/// Guard that keeps a block in memory as long as an array views it.
 #[pyclass(frozen)]
 struct Owner {
     _row: Arc<PackRow>,
 }
 
-/// Read-only views of each row where it lies: `[seq_len]` u16, or u32 for large vocabularies.
+/// Returns read-only views of each row in its block: `[seq_len]` u16, or u32 for large vocabularies.
 pub(crate) fn views<'py>(py: Python<'py>, rows: Vec<PackRow>) -> PyResult<Bound<'py, PyList>> {
     let list = PyList::empty(py);
     for row in rows {
@@ -101,7 +101,7 @@ pub(crate) fn views<'py>(py: Python<'py>, rows: Vec<PackRow>) -> PyResult<Bound<
 fn view(py: Python<'_>, row: PackRow) -> PyResult<Bound<'_, PyAny>> {
     let row = Arc::new(row);
     let owner = Bound::new(py, Owner { _row: Arc::clone(&row) })?.into_any();
-    // SAFETY: the array's base is `owner`, which keeps the block that holds the ids.
+    // SAFETY: the array's base is `owner`, which keeps the block with the ids alive.
     let array = unsafe {
         match row.tokens() {
             TokenIds::U16(ids) => PyArray1::borrow_from_array(&ArrayView1::from(ids), owner).into_any(),

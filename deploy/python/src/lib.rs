@@ -1,4 +1,4 @@
-//! The shard reader of cm3flow for Python: what `cm3flow._reader` holds. `python/cm3flow` wraps it into a PyTorch dataset.
+//! Shard reader of cm3flow for Python, the module `cm3flow._reader`. `python/cm3flow` wraps it into a PyTorch dataset.
 
 mod error;
 mod gather;

@@ -1,4 +1,4 @@
-//! What a reader is asked for, as Python hands it over: one JSON text, so that both sides have one description of it.
+//! Options of a reader from Python: one JSON text, so that both sides share one description.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(crate) struct Options {
     pub slice: Slice,
     pub end: End,
     pub limits: PoolLimits,
-    /// Follow the run that makes the version, and how often it is looked at.
+    /// Intervals of following the run that makes the version; `None` to read a published one.
     pub follow: Option<FollowTimes>,
 }
 
@@ -77,19 +77,19 @@ impl Options {
     }
 }
 
-/// Where a reader begins, as Python hands it over.
+/// Place where a reader begins, from Python.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Start {
-    /// Where all ranks and workers stand.
+    /// State of all ranks and workers.
     state: Option<MixState>,
-    /// The last batch of this very worker, instead.
+    /// Last batch of this same worker, instead.
     last: Option<MixState>,
-    /// The next batch of this very worker in pass 0, instead: how earlier releases kept it.
+    /// Next batch of this same worker in pass 0, instead: the form of earlier releases.
     next: Option<MixState>,
-    /// The pass to begin with, unless the state lies in it.
+    /// Pass to begin with, unless the state lies in it.
     epoch: Option<u64>,
-    /// Begin with the next pass if nothing is left of that of the state.
+    /// `true` to begin with the next pass if nothing is left of that of the state.
     or_next: bool,
 }
 
@@ -98,7 +98,7 @@ impl Start {
         serde_json::from_str(text).map_err(|error| PyValueError::new_err(format!("this is no state of a reader: {error}")))
     }
 
-    /// Takes a new reader there.
+    /// Moves a new reader to the place.
     pub(crate) fn apply(&self, batches: &mut BatchReader) -> PyResult<()> {
         match (&self.last, &self.next, &self.state) {
             (Some(last), _, _) => batches.restore_behind_own(last),

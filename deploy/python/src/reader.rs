@@ -1,4 +1,4 @@
-//! The reader as a Python class. It belongs to the process that made it: in a forked child it is of no use, and harmless.
+//! Reader as a Python class. It belongs to the process that made it: in a forked child it is useless, but harmless.
 
 use std::mem::ManuallyDrop;
 use std::sync::{Mutex, PoisonError};
@@ -19,26 +19,26 @@ use crate::error::raised;
 use crate::gather::{Tables, stored, views, widened};
 use crate::options::{Options, Start};
 
-/// Threads that fetch blocks of remote sources.
+/// Number of threads that fetch blocks of remote sources.
 const FETCHERS: usize = 2;
-/// Time between two looks for signals while a batch is waited for.
+/// Interval of checks for signals during a wait for a batch.
 const SIGNALS: Duration = Duration::from_millis(100);
 
-/// Reads the batches of one rank and worker.
+/// Reader of the batches of one rank and worker.
 #[pyclass]
 pub(crate) struct Reader {
-    /// Never contended: Python hands it out to one method at a time.
+    /// Never contended: Python passes it to one method at a time.
     inner: ManuallyDrop<Mutex<Inner>>,
     process: u32,
 }
 
 struct Inner {
-    // Before the runtime, so that fetches end first.
+    // Dropped before the runtime, so that fetches end first.
     batches: BatchReader,
     runtime: Runtime,
 }
 
-/// Tokens, segments, weights, documents and state of a batch, and whether it is known to be the last one of the pass.
+/// Tokens, segments, weights, documents and state of a batch, and `true` if it is known to be the last one of the pass.
 type Parts<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, String, bool);
 
 #[pymethods]
@@ -51,8 +51,8 @@ impl Reader {
         Ok(Self { inner: ManuallyDrop::new(Mutex::new(inner)), process: std::process::id() })
     }
 
-    /// The next batch, or `None` at the end. `form` is that of its tokens: `"int64"` or `"stored"` for one array of them, `"views"` for the rows
-    /// where they lie.
+    /// Returns the next batch, or `None` at the end. `form` is that of its tokens: `"int64"` or `"stored"` for one array, `"views"` for
+    /// views of the rows in their blocks.
     fn next<'py>(&mut self, py: Python<'py>, form: &str) -> PyResult<Option<Parts<'py>>> {
         let inner = self.own()?;
         let Some(RowBatch { rows, state, is_last }) = py.detach(|| inner.next())? else { return Ok(None) };
@@ -65,12 +65,12 @@ impl Reader {
         Ok(Some((tokens, segments.into_any(), weights.into_any(), documents.into_any(), to_json(&state), is_last)))
     }
 
-    /// The pass that is read, once the first batch was asked for; `None` for a reader without end.
+    /// Returns the present pass, once the first batch was requested; `None` for a reader without end.
     fn epoch(&mut self) -> PyResult<Option<u64>> {
         Ok(self.own()?.batches.pass())
     }
 
-    /// Batches by how long they waited, as JSON.
+    /// Returns the histogram of batches by waiting time, as JSON.
     fn stalls(&mut self) -> PyResult<String> {
         Ok(serde_json::to_string(self.own()?.batches.stalls()).expect("numbers"))
     }
@@ -88,9 +88,9 @@ impl Reader {
 impl Drop for Reader {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
-        // A forked child has none of the threads that the runtime would wait for.
+        // A forked child lacks the threads that the runtime would wait for.
         if self.process == std::process::id() {
-            // SAFETY: nothing uses it after this.
+            // SAFETY: nothing uses it afterwards.
             unsafe { ManuallyDrop::drop(&mut self.inner) };
         }
     }
@@ -126,7 +126,7 @@ impl Inner {
         Ok(Self { batches, runtime })
     }
 
-    /// The next batch; signals end the wait.
+    /// Returns the next batch. Signals end the wait.
     fn next(&mut self) -> PyResult<Option<RowBatch>> {
         let Self { batches, runtime } = self;
         let read = runtime.block_on(async {
@@ -145,11 +145,11 @@ impl Inner {
     }
 }
 
-/// What has to be known of a source before it is read.
+/// Facts of a source that are needed before it is read.
 struct Opened {
     feed: Box<dyn WindowFeed>,
     schema: SchemaRef,
-    /// Not known of a version that is still being made.
+    /// `None` for a version in the making.
     vocabulary: Option<Vocabulary>,
 }
 
@@ -167,7 +167,7 @@ impl Opened {
     }
 }
 
-/// Sources that are mixed have packs of one length over one vocabulary.
+/// Checks that mixed sources have packs of one length over one vocabulary.
 fn check_alike(names: &[String], opened: &[Opened]) -> PyResult<()> {
     let (Some(name), Some(first)) = (names.first(), opened.first()) else { return Ok(()) };
     for (other, source) in names.iter().zip(opened) {
@@ -184,7 +184,7 @@ fn check_alike(names: &[String], opened: &[Opened]) -> PyResult<()> {
     Ok(())
 }
 
-/// Version, `seq_len`, vocabulary and packs of the split of a published version, of all and of each variant of its documents, as JSON.
+/// Returns dataset, version, `seq_len`, vocabulary and packs of the split of a published version, in total and of each variant, as JSON.
 #[pyfunction]
 pub(crate) fn describe(py: Python<'_>, options: &str, source: usize) -> PyResult<String> {
     let options = Options::parse(options)?;
@@ -202,7 +202,7 @@ pub(crate) fn describe(py: Python<'_>, options: &str, source: usize) -> PyResult
     })
 }
 
-/// Batches of each rank in the whole pass that begins at `start`; `None` for a reader without end.
+/// Returns the number of batches of each rank in the whole pass that begins at `start`; `None` for a reader without end.
 #[pyfunction]
 pub(crate) fn pass_batches(py: Python<'_>, options: &str, start: &str) -> PyResult<Option<u64>> {
     let (options, start) = (Options::parse(options)?, Start::parse(start)?);
@@ -212,7 +212,7 @@ pub(crate) fn pass_batches(py: Python<'_>, options: &str, start: &str) -> PyResu
     })
 }
 
-/// A runtime on this thread alone, or one with threads that fetch.
+/// Builds a runtime on this thread alone, or one with threads that fetch.
 fn runtime(needs_threads: bool) -> PyResult<Runtime> {
     let mut builder = if needs_threads { Builder::new_multi_thread() } else { Builder::new_current_thread() };
     let built = builder.worker_threads(FETCHERS).thread_name("cm3flow-read").enable_all().build();

@@ -1,4 +1,4 @@
-//! Checkpoints that fit, and those that are refused with the difference.
+//! Checkpoints: those that match resume; others are refused with the difference.
 
 use cm3flow_schemas::traits::LanguageModel;
 

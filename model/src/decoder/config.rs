@@ -1,17 +1,17 @@
-//! Sizes of a decoder, as plain data. The network's shapes follow from them, and so do the tensors that its weights must hold.
+//! Sizes of a decoder, as plain data. They determine the network's shapes, and thus the tensors of its weights.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Problems};
 
-/// Which earlier tokens of a pack a token sees.
+/// Earlier tokens of a pack that a token sees.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttentionScope {
-    /// All of them; positions count from the pack's first token. As in metaseq.
+    /// All earlier tokens. Positions count from the pack's first token. As in metaseq.
     #[default]
     Causal,
-    /// Those of its own document; positions count from the document's first token, so a document's loss depends on nothing else.
+    /// Earlier tokens of the same document. Positions count from the document's first token, so a document's loss depends on nothing else.
     Document,
 }
 
@@ -19,20 +19,20 @@ pub enum AttentionScope {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DecoderConfig {
-    /// Layers, 1 to 256.
+    /// Number of layers, 1 to 256.
     pub layers: u32,
     /// Length of a token's vector, 8 to 65,536; a multiple of `heads`.
     pub width: u32,
-    /// Heads of the attention, 1 to 1024.
+    /// Number of attention heads, 1 to 1024.
     pub heads: u32,
     /// Width of a layer's ReLU network as a multiple of `width`, 1 to 16. Default: 4.
     #[serde(default = "four")]
     pub ffn_multiplier: u32,
-    /// Number of ids, that of the vocabulary: 2 to 4,194,304.
+    /// Number of ids, equal to that of the vocabulary: 2 to 4,194,304.
     pub vocabulary_size: u32,
-    /// Tokens of a pack, and most tokens of a prompt with its continuation: 2 to 131,072.
+    /// Number of tokens in a pack, and limit of a prompt with its continuation: 2 to 131,072.
     pub seq_len: u32,
-    /// Which earlier tokens a token sees: `causal` or `document`. Default: `causal`.
+    /// Earlier tokens that a token sees: `causal` or `document`. Default: `causal`.
     #[serde(default)]
     pub attention: AttentionScope,
 }
@@ -42,7 +42,7 @@ const fn four() -> u32 {
 }
 
 impl DecoderConfig {
-    /// Every bad field, by its path, with the rule and the value; empty if there is none.
+    /// Returns the problems of all fields, each with the field's path, the rule and the value.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Problems::default();
@@ -68,7 +68,7 @@ impl DecoderConfig {
         }
     }
 
-    /// Number of parameters.
+    /// Returns the number of parameters.
     #[must_use]
     pub const fn parameters(&self) -> u64 {
         let (width, ffn) = (self.width as u64, self.ffn_multiplier as u64);
@@ -77,10 +77,10 @@ impl DecoderConfig {
     }
 }
 
-/// Sizes by name.
+/// Named sizes.
 ///
 /// # Source
-/// CM3Leon paper, table 3, <https://arxiv.org/abs/2309.02591>; heads: metaseq's sizes of the same width. `tiny` is made for two CPU cores.
+/// CM3Leon paper, table 3, <https://arxiv.org/abs/2309.02591>; heads: metaseq's sizes of the same width. `tiny` is for two CPU cores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DecoderPreset {
     /// 4 layers of width 128.
@@ -101,7 +101,7 @@ impl DecoderPreset {
     /// All presets, smallest first.
     pub const ALL: [Self; 4] = [Self::Tiny, Self::Cm3leon350m, Self::Cm3leon760m, Self::Cm3leon7b];
 
-    /// Name in configurations.
+    /// Returns the name in configurations.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -112,13 +112,13 @@ impl DecoderPreset {
         }
     }
 
-    /// The preset with that name.
+    /// Returns the preset with that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|preset| preset.name() == name)
     }
 
-    /// Its sizes, for a vocabulary of `vocabulary_size` ids and packs of `seq_len` tokens, with causal attention.
+    /// Returns the sizes for a vocabulary of `vocabulary_size` ids and packs of `seq_len` tokens, with causal attention.
     #[must_use]
     pub const fn config(self, vocabulary_size: u32, seq_len: u32) -> DecoderConfig {
         let (layers, width, heads) = match self {
@@ -130,7 +130,7 @@ impl DecoderPreset {
         DecoderConfig { layers, width, heads, ffn_multiplier: 4, vocabulary_size, seq_len, attention: AttentionScope::Causal }
     }
 
-    /// Highest learning rate that goes with it.
+    /// Returns the peak learning rate for the preset.
     #[must_use]
     pub const fn learning_rate(self) -> f64 {
         match self {

@@ -1,31 +1,31 @@
-//! Cross entropy over the vocabulary with its gradient in closed form, piece by piece.
+//! Cross entropy over the vocabulary, with its gradient in closed form, piece by piece.
 //!
-//! Logits of all tokens at once would be the largest tensor by far (4096 x 65,536 for one pack); automatic differentiation would keep
-//! them. Here a piece's logits are gone before the next piece's are made.
+//! The logits of all tokens would be by far the largest tensor (4096 x 65,536 for one pack), and automatic differentiation would keep them.
+//! Here a piece's logits are freed before the next piece's are computed.
 
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::decoder::packs::Target;
 
-/// Logits that exist at a time: what stays in a CPU's cache.
+/// Number of logits in memory at once on a CPU: they fit in its cache.
 const LOGITS_ON_CPU: i64 = 1 << 20;
-/// Logits that exist at a time: 512 MiB of a GPU's memory.
+/// Number of logits in memory at once on a GPU: 512 MiB.
 const LOGITS_ON_GPU: i64 = 1 << 27;
 
-/// Loss of each target, in nats, and the gradient of their weighted sum.
+/// Losses of the targets in nats, and the gradient of their weighted sum.
 pub(super) struct HeadLoss {
-    /// In the order of the targets.
+    /// Loss of each target, in their order.
     pub(super) losses: Vec<f32>,
-    /// With respect to the hidden vectors, as these: `[rows, tokens, width]`.
+    /// Gradient with respect to the hidden vectors, in their shape `[rows, tokens, width]`.
     pub(super) hidden_gradient: Option<Tensor>,
 }
 
-/// Predicts `targets` from `hidden`, `[rows, tokens, width]`. With `gradient = Some((scale, out))` the gradient of `scale` times the
-/// weighted sum of losses is computed, and its part for the embedding added to `out`.
+/// Predicts `targets` from `hidden`, `[rows, tokens, width]`. With `gradient = Some((scale, out))` it computes the gradient of `scale`
+/// times the weighted sum of losses, and adds its part for the embedding to `out`.
 ///
 /// # Source
-/// The gradient of cross entropy by the logits is softmax minus one-hot: Bishop 2006, Pattern Recognition and Machine Learning,
-/// eq. 4.109.
+/// The gradient of cross entropy with respect to the logits is softmax minus one-hot: Bishop 2006, Pattern Recognition and Machine
+/// Learning, eq. 4.109.
 pub(super) fn head_loss(
     hidden: &Tensor,
     embedding: &Tensor,

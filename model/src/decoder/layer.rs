@@ -1,4 +1,4 @@
-//! One layer: attention and a ReLU network, each on normalised input and beside a shortcut.
+//! One layer: attention and a ReLU network, each on normalised input and with a shortcut.
 
 use tch::{TchError, Tensor};
 
@@ -6,13 +6,13 @@ use crate::decoder::config::DecoderConfig;
 use crate::error::ModelError;
 use crate::parameters::{Init, Scope};
 
-/// Deviation of matrices that are not zero at the start.
+/// Initial deviation of matrices that are not zero.
 pub(super) const DEVIATION: f64 = 0.006;
 
-/// A layer's weights, PyTorch's `[out, in]`.
+/// Weights of a layer, in PyTorch's layout `[out, in]`.
 #[derive(Debug)]
 pub(super) struct Layer {
-    /// Queries, keys and values one below the other, `[3 * width, width]`.
+    /// Queries, keys and values, stacked: `[3 * width, width]`.
     qkv: Tensor,
     out: Tensor,
     ffn_in: Tensor,
@@ -21,7 +21,7 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// Both matrices that end in a shortcut are zero at the start, so a fresh layer passes its input on.
+    /// Creates a layer. Both matrices before a shortcut are zero at the start, so a fresh layer passes its input on.
     pub(super) fn try_new(mut scope: Scope<'_>, config: &DecoderConfig) -> Result<Self, ModelError> {
         let width = i64::from(config.width);
         let ffn = width * i64::from(config.ffn_multiplier);
@@ -52,13 +52,14 @@ impl Layer {
     }
 }
 
-/// Layer normalisation over the last dimension without learned parameters; epsilon 1e-5.
+/// Normalises over the last dimension, without learned parameters; epsilon 1e-5.
 pub(super) fn norm(x: &Tensor) -> Result<Tensor, TchError> {
     let width = x.size().last().copied().unwrap_or(1);
     x.f_layer_norm([width], None::<&Tensor>, None::<&Tensor>, 1e-5, false)
 }
 
-/// Softmax attention, scaled by the root of the head's width. `mask`: true where a query sees a key; `None` for all up to itself.
+/// Computes softmax attention, scaled by the root of the head's width. `mask` is true where a query sees a key; `None` means all keys up to
+/// the query.
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
     Tensor::f_scaled_dot_product_attention(q, k, v, mask, 0.0, mask.is_none(), None, false)
 }

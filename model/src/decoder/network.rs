@@ -1,6 +1,7 @@
-//! The decoder's network: embeddings, layers, final norm. The output matrix is the embedding itself.
+//! Network of the decoder: embeddings, layers, final norm. The output matrix is the embedding.
 //!
-//! Tied, as in metaseq: with 65,536 ids an own output matrix would add 18 % to the 350M model, and rare ids learn from both sides.
+//! They are tied as in metaseq. With 65,536 ids, a separate output matrix would add 18 % to the 350M model; tied, rare ids learn from both
+//! sides.
 //!
 //! # Source
 //! Section 2.3 and appendix of the CM3Leon paper, <https://arxiv.org/abs/2309.02591>; `share_decoder_input_output_embed` in
@@ -16,13 +17,13 @@ use crate::weights::NamedTensors;
 
 /// Name of the embedding among the parameters.
 pub(super) const EMBEDDING: &str = "embed_tokens.weight";
-/// Deviation of the learned positions at the start.
+/// Initial deviation of the learned positions.
 const POSITION_DEVIATION: f64 = 0.0002;
 
-/// Mixes values of a layer, given its number, queries, keys and values.
+/// Function that mixes the values of a layer, given the layer's index, queries, keys and values.
 pub(crate) type Attend<'a> = dyn FnMut(usize, &Tensor, &Tensor, &Tensor) -> Result<Tensor, TchError> + 'a;
 
-/// A decoder's weights on a device.
+/// Weights of a decoder on a device.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     pub(crate) config: DecoderConfig,
@@ -30,18 +31,18 @@ pub(crate) struct Decoder {
     pub(crate) embedding: Tensor,
     positions: Tensor,
     layers: Vec<Layer>,
-    /// All parameters by name, sharing storage with those above.
+    /// All parameters by name; they share storage with the fields above.
     pub(crate) parameters: NamedTensors,
     pub(crate) device: Device,
 }
 
 impl Decoder {
-    /// A decoder with weights drawn from `seed`.
+    /// Creates a decoder with weights drawn from `seed`.
     pub(crate) fn drawn(config: &DecoderConfig, seed: u64, device: Device) -> Result<Self, ModelError> {
         Self::build(config, Parameters::drawn(seed, device), device)
     }
 
-    /// A decoder with these weights.
+    /// Creates a decoder with these weights.
     pub(crate) fn loaded(config: &DecoderConfig, tensors: NamedTensors, device: Device) -> Result<Self, ModelError> {
         Self::build(config, Parameters::loaded(tensors, device), device)
     }
@@ -57,7 +58,7 @@ impl Decoder {
         Ok(Self { config: config.clone(), embedding, positions, layers: layers?, parameters: parameters.finish()?, device })
     }
 
-    /// What the output matrix is applied to. In: ids and positions, `[rows, tokens]` i64. Out: `[rows, tokens, width]`.
+    /// Computes the input of the output matrix. In: ids and positions, `[rows, tokens]` i64. Out: `[rows, tokens, width]`.
     pub(crate) fn hidden(&self, ids: &Tensor, positions: &Tensor, attend: &mut Attend<'_>) -> Result<Tensor, TchError> {
         let lookup = |table: &Tensor, index: &Tensor| Tensor::f_embedding(table, index, -1, false, false);
         let mut x = lookup(&self.embedding, ids)?.f_add(&lookup(&self.positions, positions)?)?;

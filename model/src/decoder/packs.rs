@@ -1,7 +1,7 @@
-//! Packs as the decoder takes them: checked ids, positions, the mask between documents, and the tokens to predict with their weights.
+//! Packs in the decoder's form: checked ids, positions, the mask between documents, and the tokens to predict with their weights.
 //!
-//! A token is predicted if it has a weight above 0 and the token before it is covered by a segment too: the first token of a pack has
-//! nothing before it, and one behind padding has nothing of a document before it.
+//! A token is predicted if its weight is above 0 and a segment covers the token before it too. So the first token of a pack is not
+//! predicted, and neither is the first one behind padding.
 
 use cm3flow_schemas::document::Modality;
 use cm3flow_schemas::pack::PackBatch;
@@ -14,37 +14,37 @@ use crate::error::ModelError;
 /// A token to predict.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Target {
-    /// Index in its pack of the token from which it is predicted.
+    /// Index in the pack of the token that predicts it.
     pub(super) from: usize,
     pub(super) id: u32,
     pub(super) weight: f32,
     pub(super) modality: Modality,
 }
 
-/// One pack.
+/// A checked pack.
 #[derive(Debug)]
 struct ParsedPack {
     ids: Vec<i64>,
-    /// Number of the document of each token.
+    /// Index of each token's document.
     documents: Vec<i64>,
     positions: Vec<i64>,
     targets: Vec<Target>,
 }
 
-/// Checked packs.
+/// Checked packs of a batch.
 #[derive(Debug)]
 pub(crate) struct ParsedPacks(Vec<ParsedPack>);
 
-/// Some packs on the device.
+/// Some packs as tensors on the device.
 #[derive(Debug)]
 pub(super) struct PackTensors {
-    /// `[rows, seq_len]` i64.
+    /// Token ids, `[rows, seq_len]` i64.
     pub(super) ids: Tensor,
-    /// `[rows, seq_len]` i64.
+    /// Positions, `[rows, seq_len]` i64.
     pub(super) positions: Tensor,
-    /// True where a token sees an earlier one, `[rows, 1, seq_len, seq_len]`; none if all earlier ones are seen.
+    /// True where a token sees an earlier one, `[rows, 1, seq_len, seq_len]`; `None` if it sees all earlier ones.
     pub(super) mask: Option<Tensor>,
-    /// In the order of packs and tokens, `from` counted over all packs.
+    /// Targets in the order of packs and tokens, with `from` counted over all packs.
     pub(super) targets: Vec<Target>,
 }
 
@@ -52,7 +52,7 @@ impl ParsedPacks {
     /// Checks a batch.
     ///
     /// # Errors
-    /// [`ModelError::PackShape`], [`ModelError::TokenOutOfRange`] or [`ModelError::Segment`] for the first that does not fit.
+    /// [`ModelError::PackShape`], [`ModelError::TokenOutOfRange`] or [`ModelError::Segment`] for the first mismatch.
     pub(crate) fn try_new(batch: &PackBatch, config: &DecoderConfig) -> Result<Self, ModelError> {
         let (rows, seq_len, expected) = (batch.rows(), batch.seq_len, config.seq_len as usize);
         if seq_len != expected || batch.tokens.len() != rows * seq_len || batch.document_starts.len() != rows {
@@ -61,7 +61,7 @@ impl ParsedPacks {
         (0..rows).map(|row| parse(batch, row, config)).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Counts the tokens that say the shapes of images as control tokens, so that losses of images are those of their codes.
+    /// Counts the size and row-end tokens of images as control tokens, so that image losses are those of codes.
     #[must_use]
     pub(crate) fn with_shapes(mut self, shapes: Option<&ImageShapes>) -> Self {
         let targets = self.0.iter_mut().flat_map(|pack| &mut pack.targets);
@@ -71,17 +71,17 @@ impl ParsedPacks {
         self
     }
 
-    /// Number of packs.
+    /// Returns the number of packs.
     pub(crate) const fn rows(&self) -> usize {
         self.0.len()
     }
 
-    /// Sum of the weights of all targets.
+    /// Returns the sum of the weights of all targets.
     pub(crate) fn weight(&self) -> f64 {
         self.0.iter().flat_map(|pack| &pack.targets).map(|target| f64::from(target.weight)).sum()
     }
 
-    /// Packs `rows` on the device.
+    /// Copies the packs `rows` to the device.
     pub(super) fn tensors(&self, rows: std::ops::Range<usize>, scope: AttentionScope, device: Device) -> Result<PackTensors, TchError> {
         let packs = &self.0[rows];
         let together = |values: fn(&ParsedPack) -> &Vec<i64>| {
@@ -100,7 +100,8 @@ impl ParsedPacks {
     }
 }
 
-/// In: `[rows, tokens]`, documents of the tokens. Out: `[rows, 1, tokens, tokens]`, true for earlier tokens of the same document.
+/// Builds the mask of documents. In: `[rows, tokens]`, the document of each token. Out: `[rows, 1, tokens, tokens]`, true for earlier
+/// tokens of the same document.
 fn mask_of(documents: &Tensor) -> Result<Tensor, TchError> {
     let (_, tokens) = documents.size2()?;
     let same = documents.f_unsqueeze(2)?.f_eq_tensor(&documents.f_unsqueeze(1)?)?;
@@ -130,7 +131,7 @@ fn parse(batch: &PackBatch, row: usize, config: &DecoderConfig) -> Result<Parsed
     Ok(ParsedPack { ids: tokens.iter().map(|id| i64::from(*id)).collect(), documents, positions, targets: targets.collect() })
 }
 
-/// Refuses ids that the vocabulary does not have; `row` is for the error.
+/// Refuses ids outside the vocabulary; `row` is for the error.
 pub(crate) fn check_ids(tokens: &[u32], row: usize, vocabulary_size: u32) -> Result<(), ModelError> {
     match tokens.iter().position(|id| *id >= vocabulary_size) {
         Some(position) => Err(ModelError::TokenOutOfRange { row, position, token: tokens[position], vocabulary_size }),
@@ -138,7 +139,7 @@ pub(crate) fn check_ids(tokens: &[u32], row: usize, vocabulary_size: u32) -> Res
     }
 }
 
-/// Document and position of each token. A boundary that two documents share opens the second: for the first it is only predicted.
+/// Returns document and position of each token. A boundary that two documents share opens the second; for the first it is only a target.
 fn places(starts: &[u32], seq_len: usize, scope: AttentionScope) -> (Vec<i64>, Vec<i64>) {
     let (mut document, mut first, mut next) = (0, 0, starts.iter().peekable());
     let place = |token: usize| {

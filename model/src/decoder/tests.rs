@@ -1,4 +1,4 @@
-//! Tests of the whole decoder, and the small vocabulary, packs and model that other tests share.
+//! Tests of the whole decoder, and a small vocabulary, packs and model for other tests.
 
 use cm3flow_schemas::document::{DocumentBuilder, Role};
 use cm3flow_schemas::pack::PackBatch;
@@ -24,7 +24,7 @@ pub(crate) fn config(attention: AttentionScope) -> DecoderConfig {
     DecoderConfig { layers: 2, width: 16, heads: 2, attention, ..DecoderPreset::Tiny.config(64, SEQ_LEN as u32) }
 }
 
-/// Packs of three pairs that share their boundaries, with padding behind them; a function of `first` and the row.
+/// Makes packs of three pairs that share their boundaries, with padding behind them; they depend only on `first` and the row.
 pub(crate) fn packs(rows: usize, first: u64) -> PackBatch {
     let vocabulary = vocabulary();
     let mut batch = PackBatch { seq_len: SEQ_LEN, tokens: Vec::new(), segments: Vec::new(), document_starts: Vec::new() };
@@ -51,12 +51,12 @@ pub(crate) fn packs(rows: usize, first: u64) -> PackBatch {
     batch
 }
 
-/// A model whose matrices are all far from zero, so that every part of it matters.
+/// Makes a model with all matrices far from zero, so that every part of it matters.
 pub(crate) fn shaken(attention: AttentionScope) -> TokenModel {
     shaken_over(attention, vocabulary())
 }
 
-/// The same over another vocabulary of 64 ids.
+/// Makes the same model over another vocabulary of 64 ids.
 pub(crate) fn shaken_over(attention: AttentionScope, vocabulary: Vocabulary) -> TokenModel {
     let model = TokenModel::drawn(&config(attention), vocabulary, 1, DeviceChoice::Cpu).expect("small");
     for (name, tensor) in &model.decoder.parameters {
@@ -67,7 +67,7 @@ pub(crate) fn shaken_over(attention: AttentionScope, vocabulary: Vocabulary) -> 
     model
 }
 
-/// Logits of every token, `[rows, tokens, ids]`.
+/// Returns the logits of every token, `[rows, tokens, ids]`.
 fn logits(model: &TokenModel, batch: &PackBatch) -> Tensor {
     let parsed = ParsedPacks::try_new(batch, &model.decoder.config).expect("fits");
     let tensors = parsed.tensors(0..batch.rows(), model.decoder.config.attention, Device::Cpu).expect("small");
@@ -108,7 +108,7 @@ fn earlier_document_affects_a_later_one_only_with_causal_attention() {
 fn with_document_attention_a_document_is_predicted_alike_wherever_it_stands() {
     let model = shaken(AttentionScope::Document);
     let mut batch = packs(1, 0);
-    // The first document once more in the place of the second.
+    // The first document also takes the place of the second.
     let (first, second) = (batch.document_starts[0][0] as usize, batch.document_starts[0][1] as usize);
     let document = batch.tokens[first..second].to_vec();
     batch.tokens[second..second + document.len()].copy_from_slice(&document);
@@ -124,7 +124,7 @@ fn gradients_equal_those_of_automatic_differentiation_however_packs_are_taken() 
     let parsed = ParsedPacks::try_new(&batch, &model.decoder.config).expect("fits");
     let settings = AdamWSettings { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 };
     let optimizer = AdamW::try_new(settings, &model.decoder.parameters, |_, _| true).expect("small");
-    // All weights are 1 and every covered token but a pack's first is a target, so the mean over these is the loss.
+    // All weights are 1, and every covered token but a pack's first is a target, so the mean over these is the loss.
     let targets = parsed.tensors(0..3, AttentionScope::Causal, Device::Cpu).expect("small").targets;
     let from = Tensor::from_slice(&targets.iter().map(|target| target.from as i64).collect::<Vec<_>>());
     let ids = Tensor::from_slice(&targets.iter().map(|target| i64::from(target.id)).collect::<Vec<_>>());

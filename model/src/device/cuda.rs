@@ -1,4 +1,4 @@
-//! Loads CUDA into the process, or finds out exactly why that is not possible.
+//! Loader of CUDA, with a diagnosis if that fails.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -13,22 +13,22 @@ use super::library::{Library, Scope, loaded_symbol, path_of};
 use super::libtorch::EXPECTED;
 use super::python;
 
-/// File that CUDA comes in.
+/// File name of the CUDA library.
 const LIBRARY: &str = "libtorch_cuda.so";
-/// File beside it that brings NVRTC.
+/// File name of the library that has NVRTC; it lies beside the CUDA library.
 const COMPILER: &str = "libcaffe2_nvrtc.so";
 
-/// Kinds of what keeps CUDA from being used.
+/// Kinds of problems that prevent the use of CUDA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CudaProblem {
-    /// There is no libtorch for CUDA where it is looked for.
+    /// No libtorch for CUDA in the searched places.
     LibraryNotFound,
-    /// A library that it needs is not found.
+    /// A dependency of the library is missing.
     DependencyNotFound,
-    /// It is of another release than the libtorch that is loaded.
+    /// The library is of another release than the loaded libtorch.
     VersionMismatch,
-    /// It cannot be loaded.
+    /// The library cannot be loaded.
     LibraryBroken,
     /// The NVIDIA driver is not installed.
     DriverMissing,
@@ -38,26 +38,26 @@ pub enum CudaProblem {
     DriverFailed,
     /// The driver sees no device.
     NoDevice,
-    /// Driver and library are there, libtorch sees no device all the same.
+    /// Driver and library exist, but libtorch sees no device.
     Unexplained,
 }
 
-/// Why CUDA cannot be used.
+/// Reason why CUDA cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CudaMissing {
     /// Kind of the problem.
     pub problem: CudaProblem,
-    /// What was found.
+    /// Findings, for people.
     pub reason: String,
-    /// What to do.
+    /// Advice, for people.
     pub advice: String,
 }
 
 /// What came of looking for CUDA.
 pub(super) struct Found {
-    /// Devices; empty if CUDA cannot be used.
+    /// CUDA devices; empty if CUDA cannot be used.
     pub(super) devices: Vec<CudaDevice>,
-    /// Why it cannot be used; none if it can.
+    /// Reason why CUDA cannot be used; `None` if it can.
     pub(super) missing: Option<CudaMissing>,
 }
 
@@ -66,7 +66,7 @@ pub(super) fn found() -> &'static Found {
     static FOUND: OnceLock<Found> = OnceLock::new();
     FOUND.get_or_init(|| {
         let loaded = load();
-        // libtorch looks for CUDA once; what is loaded later is not seen.
+        // libtorch searches for CUDA once, and misses libraries that are loaded later.
         let available = Cuda::is_available();
         tracing::debug!(cuda = available, loaded = loaded.is_ok(), "looked for CUDA");
         match (available, loaded) {
@@ -86,9 +86,9 @@ fn devices() -> Vec<CudaDevice> {
     })
 }
 
-/// CUDA release of libtorch as `(major, minor)`; none if it does not say.
+/// Returns the CUDA release of libtorch as `(major, minor)`; `None` if libtorch does not report it.
 fn runtime_release() -> Option<(u32, u32)> {
-    // SAFETY: the call takes nothing and returns a number; when it fails, libtorch keeps a message, which is ours to free.
+    // SAFETY: the call has no arguments and returns a number. If it fails, libtorch keeps a message, which the caller must free.
     let version = unsafe {
         let version = torch_sys::at_context_version_cudart();
         let message = torch_sys::get_and_reset_last_err();
@@ -100,7 +100,7 @@ fn runtime_release() -> Option<(u32, u32)> {
     Some((version / 1000, version % 1000 / 10))
 }
 
-/// Loads the library from where the loader looks, then from the PyTorch of the user's Python.
+/// Loads the library by the loader's search path, then from the PyTorch of the user's Python.
 fn load() -> Result<(), CudaMissing> {
     let searched = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
     let name = CString::new(LIBRARY).expect("a constant without zero bytes");
@@ -121,7 +121,7 @@ fn load() -> Result<(), CudaMissing> {
     open_path(&path).map_err(|message| cannot_load(&message))
 }
 
-/// Loads NVRTC into the process, by the library through which libtorch itself uses it: that one knows where its PyTorch keeps it.
+/// Loads NVRTC, from the folder of the library through which libtorch itself uses it.
 pub(super) fn open_compiler() -> Result<(), String> {
     let symbol = loaded_symbol(c"_ZN2at4cuda26getCurrentDevicePropertiesEv").and_then(path_of);
     let folder = symbol.as_deref().and_then(|library| Path::new(library).parent()).ok_or("libtorch for CUDA is not loaded")?;
@@ -133,7 +133,7 @@ fn open_path(path: &Path) -> Result<(), String> {
     Library::open(&name, Scope::Everyone).map(drop)
 }
 
-/// Whether the loader says that `file` itself is not there.
+/// Checks whether the loader reports that `file` itself is missing.
 fn is_not_found(message: &str, file: &str) -> bool {
     message.starts_with(&format!("{file}: cannot open shared object file"))
 }
@@ -152,7 +152,7 @@ fn not_found(searched: &str, python: Option<&str>) -> CudaMissing {
     }
 }
 
-/// Tells from the loader's message what keeps a library that is there from being loaded.
+/// Diagnoses from the loader's message why an existing library cannot be loaded.
 fn cannot_load(message: &str) -> CudaMissing {
     let missing = message.split_once(": cannot open shared object file").map(|(file, _)| file);
     let (problem, advice) = if let Some(file) = missing {
@@ -168,7 +168,7 @@ fn cannot_load(message: &str) -> CudaMissing {
     CudaMissing { problem, reason: format!("{LIBRARY} was found but cannot be loaded: {message}"), advice }
 }
 
-/// Says why libtorch sees no device although its CUDA part is loaded, by what the driver says.
+/// Diagnoses from the driver's answer why libtorch sees no device although its CUDA part is loaded.
 fn unavailable(driver: Result<Driver, DriverProblem>, runtime: Option<(u32, u32)>) -> CudaMissing {
     let release = |(major, minor): (u32, u32)| format!("{major}.{minor}");
     let (problem, reason, advice) = match driver {

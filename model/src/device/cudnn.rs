@@ -1,14 +1,15 @@
-//! Convolutions on GPUs that compute in the type that is asked for, with the same bits each time.
+//! Settings of cuDNN: convolutions in the requested type, with repeatable bits.
 
 use std::ffi::c_void;
 use std::sync::Once;
 
 use super::library::loaded_symbol;
 
-/// Makes cuDNN compute f32 in f32, where PyTorch lets it round factors to TF32 (ten bits), and take only algorithms whose results repeat.
+/// Makes cuDNN compute f32 in f32 and use only algorithms with repeatable results. By default PyTorch lets it round factors to TF32 (ten
+/// bits), which changed 2 of 1,024 codes.
 ///
-/// libtorch has no C function for either; these are methods of the one [`at::Context`] under their C++ names. A libtorch without them is left alone:
-/// [`super::Libtorch::problem`] says that it is not the release that cm3flow is built for.
+/// libtorch has no C function for either setting. Both are methods of the global [`at::Context`], called by their C++ names. A libtorch
+/// without them is left as it is; [`super::Libtorch::problem`] then reports that cm3flow is built for another release.
 ///
 /// [`at::Context`]: https://github.com/pytorch/pytorch/blob/v2.11.0/aten/src/ATen/Context.h
 pub(super) fn choose_exact_convolutions() {
@@ -22,15 +23,15 @@ pub(super) fn choose_exact_convolutions() {
 /// Calls `void at::Context::…(bool)`.
 fn set(method: &std::ffi::CStr, value: bool) {
     let (Some(method), Some(context)) = (loaded_symbol(method), context()) else { return };
-    // SAFETY: this is how the C++ ABI calls such a method: with the object's address before its argument.
+    // SAFETY: the C++ ABI calls such a method with the object's address before its argument.
     let method = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(*mut c_void, bool)>(method.as_ptr()) };
     method(context, value);
 }
 
-/// Address of the context: what `Context& at::globalContext()` returns.
+/// Returns the address of the context, as `Context& at::globalContext()` does.
 fn context() -> Option<*mut c_void> {
     let function = loaded_symbol(c"_ZN2at13globalContextEv")?;
-    // SAFETY: the function takes nothing; a reference is returned as an address, which is that of a static.
+    // SAFETY: the function has no arguments, and returns a reference as the address of a static.
     let function = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> *mut c_void>(function.as_ptr()) };
     Some(function())
 }

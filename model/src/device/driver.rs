@@ -1,4 +1,4 @@
-//! What the CUDA driver says of the devices: asked directly, since libtorch's bindings offer nothing but their number.
+//! Queries of the CUDA driver about devices, since libtorch's bindings report only their number.
 //!
 //! # Source
 //! CUDA driver API, <https://docs.nvidia.com/cuda/cuda-driver-api/>; NVML, <https://docs.nvidia.com/deploy/nvml-api/>.
@@ -11,40 +11,40 @@ use super::library::{Library, Scope};
 
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR`.
 const COMPUTE_CAPABILITY: [c_int; 2] = [75, 76];
-/// Room for a name or bus id.
+/// Size of the buffer for a name or bus id.
 const NAME_BYTES: usize = 256;
 
 /// A CUDA device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CudaDevice {
-    /// Its number, from 0, among those that this process may see.
+    /// Index among the devices that this process sees, from 0.
     pub index: u32,
-    /// Its name.
+    /// Product name.
     pub name: String,
     /// Compute capability, as in `9.0`.
     pub compute_capability: String,
-    /// Its memory.
+    /// Total memory in bytes.
     pub memory_bytes: u64,
-    /// How much of it is free; none if the management library does not say.
+    /// Free memory in bytes; `None` if the management library does not report it.
     pub free_bytes: Option<u64>,
 }
 
-/// What the driver offers.
+/// Answer of the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Driver {
-    /// Latest CUDA release that it can run, as `(major, minor)`.
+    /// Latest CUDA release that the driver supports, as `(major, minor)`.
     pub(super) cuda: (u32, u32),
     pub(super) devices: Vec<CudaDevice>,
 }
 
-/// Why the driver cannot be asked.
+/// Reason why the driver gives no devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum DriverProblem {
-    /// Its library cannot be loaded, for the reason given.
+    /// Its library cannot be loaded, with the reason.
     Missing(String),
-    /// It fails, with the number and text given.
+    /// A call failed, with number and text.
     Failed(String),
-    /// It works and sees no device.
+    /// It works, but sees no device.
     NoDevice,
 }
 
@@ -74,7 +74,7 @@ struct Functions {
 
 impl Functions {
     fn of(library: &Library) -> Option<Self> {
-        // SAFETY: the types are those of cuda.h of all releases from 12 on.
+        // SAFETY: the types match cuda.h of all releases from 12 on.
         unsafe {
             Some(Self {
                 initialise: library.function(c"cuInit")?,
@@ -98,7 +98,7 @@ impl Functions {
                 let mut text = std::ptr::null();
                 // SAFETY: `text` is a place for a pointer to a string that the driver keeps; it stays null for an unknown number.
                 unsafe { (self.error_text)(code, &raw mut text) };
-                // SAFETY: if it is not null, it is such a string.
+                // SAFETY: if it is not null, it points to such a string.
                 let text = (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned());
                 Err(DriverProblem::Failed(format!("error {code}, {}", text.as_deref().unwrap_or("which it has no name for"))))
             }
@@ -114,9 +114,9 @@ impl Functions {
 
     fn text(&self, ask: AskText, device: c_int) -> Result<String, DriverProblem> {
         let mut text: [c_char; NAME_BYTES] = [0; NAME_BYTES];
-        // SAFETY: the driver writes at most so many bytes as it is told and ends them with a zero; the last place is kept from it.
+        // SAFETY: the driver writes at most the given number of bytes, with a final zero; the last place is not given to it.
         self.check(unsafe { ask(text.as_mut_ptr(), NAME_BYTES as c_int - 1, device) })?;
-        // SAFETY: the last byte is zero in any case.
+        // SAFETY: the last byte is always zero.
         Ok(unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned())
     }
 
@@ -153,7 +153,7 @@ struct Memory {
     used: u64,
 }
 
-/// The management library. Free memory is asked of it, because the driver tells it only to who takes a context, and memory, on the device.
+/// Management library of the driver. It reports free memory; the driver itself would need a context, and thus memory, on the device.
 struct Management {
     find: unsafe extern "C" fn(*const c_char, *mut *mut c_void) -> c_int,
     memory: unsafe extern "C" fn(*mut c_void, *mut Memory) -> c_int,
@@ -162,7 +162,7 @@ struct Management {
 impl Management {
     fn open() -> Option<Self> {
         let library = Library::open(c"libnvidia-ml.so.1", Scope::Holder).ok()?;
-        // SAFETY: the types are those of nvml.h.
+        // SAFETY: the types match nvml.h.
         unsafe {
             let initialise = library.function::<unsafe extern "C" fn() -> c_int>(c"nvmlInit_v2")?;
             let management = Self {
@@ -176,21 +176,21 @@ impl Management {
     fn free_bytes(&self, bus_id: &str) -> Option<u64> {
         let bus_id = std::ffi::CString::new(bus_id).ok()?;
         let (mut device, mut memory) = (std::ptr::null_mut(), Memory::default());
-        // SAFETY: the id is a valid C string, and `device` a place for the answer, which is only used after success.
+        // SAFETY: the id is a valid C string, and `device` is a place for the answer, which is only used after success.
         let is_found = unsafe { (self.find)(bus_id.as_ptr(), &raw mut device) } == 0;
-        // SAFETY: the handle was just given; `memory` has the layout of the first version of the call.
+        // SAFETY: the handle is from the call above; `memory` has the layout of the first version of the call.
         (is_found && unsafe { (self.memory)(device, &raw mut memory) } == 0).then_some(memory.free)
     }
 }
 
-/// Asks the driver.
+/// Queries the driver.
 ///
 /// # Errors
-/// [`DriverProblem`].
+/// [`DriverProblem`] if it gives no devices.
 pub(super) fn ask() -> Result<Driver, DriverProblem> {
     let library = Library::open(c"libcuda.so.1", Scope::Holder).map_err(DriverProblem::Missing)?;
     let functions = Functions::of(&library).ok_or_else(|| DriverProblem::Failed("it is too old: it lacks functions of CUDA 12".into()))?;
-    // SAFETY: 0 is the only argument that there is.
+    // SAFETY: 0 is the only valid argument.
     functions.check(unsafe { (functions.initialise)(0) })?;
     let version = functions.number(functions.version)?;
     let management = Management::open();

@@ -1,34 +1,34 @@
-//! Shared libraries that are looked for at run time. The only place that calls the dynamic loader.
+//! Shared libraries opened at run time. Only this module calls the dynamic loader.
 
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 
-/// A loaded library. It is never closed, so what it registered and what was taken from it stays valid.
+/// A loaded library. It is never closed, so its registrations and functions stay valid.
 pub(super) struct Library(NonNull<c_void>);
 
-/// Who may use the symbols of a library.
+/// Visibility of a library's symbols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// Libraries that are loaded later.
+    /// For all libraries loaded later.
     Everyone,
-    /// Whoever holds the [`Library`].
+    /// For the holder of the [`Library`].
     Holder,
 }
 
 impl Library {
-    /// Loads a library by file name, which is searched for as the loader does, or by path.
+    /// Loads a library by path, or by file name along the loader's search path.
     ///
     /// # Errors
-    /// What the loader says.
+    /// The message of the loader.
     pub(super) fn open(name: &CStr, scope: Scope) -> Result<Self, String> {
         let visibility = if scope == Scope::Everyone { libc::RTLD_GLOBAL } else { libc::RTLD_LOCAL };
-        // SAFETY: the name is a valid C string. Initialisers of the libraries that are loaded here (libtorch, the CUDA driver and its
-        // management library) are written to be run by dlopen, which is how PyTorch and the CUDA runtime load them.
+        // SAFETY: the name is a valid C string. The initialisers of the libraries loaded here (libtorch, the CUDA driver and its management
+        // library) are meant to be run by dlopen; PyTorch and the CUDA runtime load them so.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | visibility) };
         NonNull::new(handle).map(Self).ok_or_else(last_error)
     }
 
-    /// The function `name` as a pointer of type `F`.
+    /// Returns the function `name` as a pointer of type `F`.
     ///
     /// # Safety
     /// `F` must be an `extern "C"` function pointer of the type that the library declares for `name`.
@@ -36,18 +36,18 @@ impl Library {
         const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
         // SAFETY: the handle came from dlopen and is never closed; the name is a valid C string.
         let address = NonNull::new(unsafe { libc::dlsym(self.0.as_ptr(), name.as_ptr()) })?;
-        // SAFETY: both have the size of a pointer, and the caller answers for the type.
+        // SAFETY: both have the size of a pointer, and the caller guarantees the type.
         Some(unsafe { std::mem::transmute_copy::<NonNull<c_void>, F>(&address) })
     }
 }
 
-/// Address of a symbol that some library of the process offers.
+/// Returns the address of a symbol that some library of the process exports.
 pub(super) fn loaded_symbol(name: &CStr) -> Option<NonNull<c_void>> {
     // SAFETY: RTLD_DEFAULT needs no handle, and the name is a valid C string.
     NonNull::new(unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) })
 }
 
-/// Path of the library that `symbol` lies in.
+/// Returns the path of the library that has `symbol`.
 pub(super) fn path_of(symbol: NonNull<c_void>) -> Option<String> {
     let mut info = libc::Dl_info {
         dli_fname: std::ptr::null(),
@@ -57,7 +57,7 @@ pub(super) fn path_of(symbol: NonNull<c_void>) -> Option<String> {
     };
     // SAFETY: `info` is a valid place for the answer; the address is only compared with those of loaded libraries.
     let is_found = unsafe { libc::dladdr(symbol.as_ptr(), &raw mut info) } != 0;
-    // SAFETY: when dladdr succeeds, the name is null or a C string that lives as long as the library, which is never closed.
+    // SAFETY: after success, the name is null or a C string that lives as long as the library, which is never closed.
     (is_found && !info.dli_fname.is_null()).then(|| unsafe { CStr::from_ptr(info.dli_fname) }.to_string_lossy().into_owned())
 }
 

@@ -1,4 +1,4 @@
-//! Which libtorch the process runs on: it is found when the process starts, and need not be the one that was linked against.
+//! The libtorch of the process: the loader finds it at start, and it may differ from the one at link time.
 
 use std::sync::OnceLock;
 
@@ -6,23 +6,23 @@ use serde::Serialize;
 
 use super::library::{loaded_symbol, path_of};
 
-/// Release of libtorch that torch-sys 0.24 is made for; its build script refuses another.
+/// Release of libtorch that torch-sys 0.24 supports; its build script refuses others.
 pub(super) const EXPECTED: &str = "2.11.0";
 
 /// The libtorch of this process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Libtorch {
-    /// Its release; `unknown` if it does not say, as old ones do not.
+    /// Release; `unknown` if it does not report one, as old releases do not.
     pub version: String,
     /// Release that cm3flow is built for.
     pub expected: &'static str,
     /// File that it was loaded from.
     pub path: Option<String>,
-    /// What is wrong with it and what to do; none if nothing is.
+    /// Problem with the release, and advice; `None` if there is none.
     pub problem: Option<String>,
 }
 
-/// The libtorch of this process.
+/// Returns the libtorch of this process.
 pub(super) fn loaded() -> &'static Libtorch {
     static LOADED: OnceLock<Libtorch> = OnceLock::new();
     LOADED.get_or_init(|| {
@@ -42,7 +42,7 @@ pub(super) fn loaded() -> &'static Libtorch {
     })
 }
 
-/// Release behind a number of libtorch's.
+/// Decodes a release from libtorch's version number.
 ///
 /// # Source
 /// `TORCH_ABI_VERSION` in PyTorch's torch/headeronly/version.h: major, minor and patch in the three highest bytes.

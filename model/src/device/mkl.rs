@@ -1,4 +1,4 @@
-//! Matrix products on CPUs: asks MKL for those whose sums do not depend on how threads happen to run, and names the ones in use.
+//! MKL's matrix products on CPUs: requests those whose sums do not depend on thread timing, and names the ones in use.
 
 use std::ffi::c_int;
 use std::sync::OnceLock;
@@ -7,33 +7,33 @@ use super::library::loaded_symbol;
 
 /// Branch AVX2 of MKL's conditional numerical reproducibility: `MKL_CBWR_AVX2` of mkl_types.h.
 const AVX2: c_int = 10;
-/// Asks for the branch in use with its flags: `MKL_CBWR_ALL`.
+/// Request for the branch in use with its flags: `MKL_CBWR_ALL`.
 const ALL: c_int = !0;
 /// Flag of a branch: `MKL_CBWR_STRICT`.
 const STRICT: c_int = 0x1_0000;
-/// Answer to a branch that MKL takes: `MKL_CBWR_SUCCESS`.
+/// Answer to an accepted branch: `MKL_CBWR_SUCCESS`.
 const SUCCESS: c_int = 0;
-/// First leaf of CPUID in a processor that MKL has all its branches for.
+/// Vendor in CPUID of processors for which MKL supports all branches.
 const INTEL: &str = "GenuineIntel";
 
-/// What MKL offers to choose products by, and what decides which ones it takes.
+/// MKL's functions to choose products, and the processor's vendor, which limits the choice.
 struct Mkl {
     /// `int mkl_cbwr_set(int)` of mkl_service.h.
     set: extern "C" fn(c_int) -> c_int,
     /// `int mkl_cbwr_get(int)`.
     get: extern "C" fn(c_int) -> c_int,
-    /// What CPUID calls the processor's maker.
+    /// Name of the processor's vendor in CPUID.
     maker: String,
 }
 
-/// Makes the MKL inside libtorch take its AVX2 products, unless the user chose others by `MKL_CBWR`; MKL heeds it up to its first
-/// product. Returns the products in use as the numerics class names them, none if they are those for AVX2.
+/// Makes the MKL inside libtorch use its AVX2 products, unless the user chose others by `MKL_CBWR`. MKL accepts this only before its first
+/// product. Returns the products in use for the numerics class; `None` if they are those for AVX2.
 ///
-/// Those for AVX-512, which are its own choice on Intel's processors with AVX-512, now and then give other last bits in the first step of a
-/// process, even where `MKL_CBWR` asks for the same bits; convolutions and products in bf16 are oneDNN's, and stay as they are. On other
-/// makers' processors MKL refuses every named branch, and takes one in `MKL_CBWR` for `AUTO`; it knows `COMPATIBLE` alone. Its default stays in
-/// use there: it repeated in every run that was measured, as did `AUTO` (`tests/bench/RESULTS.md`). An MKL that does not offer the functions, or
-/// a processor without AVX2, is left alone.
+/// On Intel's processors with AVX-512, MKL by default uses the products for AVX-512. In the first step of a process these sometimes give
+/// other last bits, even if `MKL_CBWR` asks for equal bits. Convolutions and products in bf16 are oneDNN's, and stay as they are. On other
+/// vendors' processors MKL refuses every named branch, and treats one in `MKL_CBWR` as `AUTO`; it knows only `COMPATIBLE`. Its default
+/// stays in use there: it repeated in every measured run, as did `AUTO` (`tests/bench/RESULTS.md`). An MKL without these functions, or a
+/// processor without AVX2, is left as it is.
 pub(super) fn products_in_use() -> Option<&'static str> {
     static IN_USE: OnceLock<Option<String>> = OnceLock::new();
     let chosen = || std::env::var_os("MKL_CBWR").map(|products| products.to_string_lossy().into_owned());
@@ -50,7 +50,7 @@ fn choose(mkl: Option<&Mkl>, chosen_by_user: Option<String>, has_avx2: bool) -> 
 }
 
 impl Mkl {
-    /// The branch in use, as `MKL_CBWR` spells it, and whose processor it is for: MKL's own choice among its kernels depends on that.
+    /// Returns the branch in use, as `MKL_CBWR` spells it, and the processor's vendor: MKL's choice among its kernels depends on both.
     fn named(&self) -> String {
         let branch = (self.get)(ALL);
         let name = match branch & !STRICT {
@@ -68,7 +68,7 @@ impl Mkl {
 fn loaded() -> Option<Mkl> {
     let function = |name| {
         let address = loaded_symbol(name)?;
-        // SAFETY: both are what MKL declares in mkl_service.h as a function from int to int, under the name that it has inside.
+        // SAFETY: mkl_service.h declares both as functions from int to int; these are their internal names.
         Some(unsafe { std::mem::transmute::<*mut std::ffi::c_void, extern "C" fn(c_int) -> c_int>(address.as_ptr()) })
     };
     Some(Mkl { set: function(c"mkl_serv_cbwr_set")?, get: function(c"mkl_serv_cbwr_get")?, maker: maker() })
@@ -104,7 +104,7 @@ mod tests {
         SUCCESS
     }
 
-    /// `MKL_CBWR_ERR_UNSUPPORTED_BRANCH`, MKL's answer on AMD's processors.
+    /// Answers as MKL does on AMD's processors: `MKL_CBWR_ERR_UNSUPPORTED_BRANCH`.
     extern "C" fn refuse(branch: c_int) -> c_int {
         assert_eq!(branch, AVX2);
         -3
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn products_in_use_after_a_refusal_are_named_with_the_processor() {
         assert_eq!(choose(Some(&mkl(refuse, off, "AuthenticAMD")), None, true).as_deref(), Some("MKL_CBWR=OFF on AuthenticAMD"));
-        // On an Intel a refusal means that a product was asked for before.
+        // On Intel, a refusal means that a product was computed before.
         assert_eq!(choose(Some(&mkl(refuse, off, INTEL)), None, true).as_deref(), Some("MKL_CBWR=OFF on GenuineIntel"));
     }
 
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(choose(Some(&elsewhere), chosen(), true).as_deref(), Some("MKL_CBWR=AUTO,STRICT on AuthenticAMD"));
     }
 
-    /// Holds on every maker's processor: either MKL accepted, or the class says which products are in use instead.
+    /// On every vendor's processor, either MKL accepts the branch, or the class names the products in use.
     #[test]
     fn products_that_this_processor_computes_are_those_named() {
         if !has_avx2() || std::env::var_os("MKL_CBWR").is_some() {

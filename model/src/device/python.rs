@@ -1,27 +1,27 @@
-//! Looks for CUDA in the PyTorch of the user's Python, when `LIBTORCH_USE_PYTORCH` is set.
+//! Search for CUDA in the PyTorch of the user's Python, when `LIBTORCH_USE_PYTORCH` is set.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use super::libtorch::EXPECTED;
 
-/// Name of the variable by which torch-sys, too, is told to take libtorch from Python.
+/// Name of the variable that also makes torch-sys take libtorch from Python.
 pub(super) const VARIABLE: &str = "LIBTORCH_USE_PYTORCH";
 
-/// Finds PyTorch without importing it, which takes seconds and would load another libtorch into that process.
+/// Script that finds PyTorch without importing it, which would take seconds and load another libtorch into that process.
 const SCRIPT: &str = "import importlib.metadata as m, importlib.util as u\nprint(m.version('torch'))\nprint(u.find_spec('torch').submodule_search_locations[0])";
 
-/// Whether the user wants PyTorch's libraries.
+/// Checks whether the user wants PyTorch's libraries.
 pub(super) fn is_wanted() -> bool {
     std::env::var_os(VARIABLE).is_some_and(|value| !value.is_empty())
 }
 
-/// Path of PyTorch's `libtorch_cuda.so`, which need not exist.
+/// Returns the path of PyTorch's `libtorch_cuda.so`, which may not exist.
 ///
 /// # Errors
-/// Says why there is none that could be used: no Python, no PyTorch, or another release.
+/// The reason why none can be used: no Python, no PyTorch, or another release.
 pub(super) fn cuda_library() -> Result<PathBuf, String> {
-    // The same choice as that of torch-sys when it links.
+    // torch-sys makes the same choice when it links.
     let python = if std::env::var_os("VIRTUAL_ENV").is_some() { "python" } else { "python3" };
     let output = Command::new(python).args(["-c", SCRIPT]).output().map_err(|error| format!("{python} cannot be run: {error}"))?;
     if !output.status.success() {
@@ -31,11 +31,11 @@ pub(super) fn cuda_library() -> Result<PathBuf, String> {
     library_of(&String::from_utf8_lossy(&output.stdout)).map_err(|problem| format!("{python} has {problem}"))
 }
 
-/// The library named by the lines that the script prints: release, and folder of the package.
+/// Returns the library, given the output of the script: release, and folder of the package.
 fn library_of(printed: &str) -> Result<PathBuf, String> {
     let mut lines = printed.lines();
     let (Some(version), Some(folder)) = (lines.next(), lines.next()) else { return Err("a PyTorch that cannot be found".into()) };
-    // What follows a plus names the build, not the release.
+    // A suffix behind a plus names the build, not the release.
     if version.split('+').next() == Some(EXPECTED) {
         Ok(PathBuf::from(folder).join("lib/libtorch_cuda.so"))
     } else {

@@ -1,6 +1,6 @@
-//! Streams of tokens of different lengths side by side, with the keys and values of all that they have read.
+//! Parallel streams of tokens of different lengths, with cached keys and values of all tokens read.
 //!
-//! Streams start at the left: what a shorter prompt's row holds behind its end is overwritten before any token of it sees it.
+//! Streams start at the left: padding behind a shorter prompt is overwritten before any token of it sees it.
 
 use tch::{Kind, TchError, Tensor};
 
@@ -12,17 +12,17 @@ struct LayerCache {
     values: Tensor,
 }
 
-/// Streams under way.
+/// Streams of a generation.
 pub(super) struct Streams<'d> {
     decoder: &'d Decoder,
     layers: Vec<LayerCache>,
-    /// Tokens read of each stream.
+    /// Number of tokens read of each stream.
     lengths: Vec<i64>,
 }
 
 impl<'d> Streams<'d> {
-    /// Reads the prompts, none of which is empty; each stream can grow by `room` tokens. Returns the hidden vectors behind each
-    /// prompt's last token too, `[streams, width]`.
+    /// Reads the prompts, none of which is empty; each stream can grow by `room` tokens. Also returns the hidden vectors behind each
+    /// prompt's last token, `[streams, width]`.
     pub(super) fn read(decoder: &'d Decoder, prompts: &[&[u32]], room: usize) -> Result<(Self, Tensor), TchError> {
         let lengths: Vec<i64> = prompts.iter().map(|prompt| prompt.len() as i64).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);

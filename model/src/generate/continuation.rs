@@ -1,5 +1,5 @@
-//! Continues prompts by an image or by text; ids of any other kind cannot be sampled. Of an image that says its shape, only what may stand
-//! next can be.
+//! Continuation of prompts by an image or by text; ids of any other kind cannot be sampled. In an image with a shape, only ids that may
+//! follow can be sampled.
 
 use std::ops::Range;
 
@@ -14,21 +14,22 @@ use crate::error::ModelError;
 use crate::generate::cache::Streams;
 use crate::generate::sampler;
 
-/// Prompts that are continued together: bounds the memory of keys and values.
+/// Number of prompts that are continued together, which bounds the memory of keys and values.
 const PROMPTS_AT_ONCE: usize = 16;
 
 /// Ids that may be sampled.
 pub(super) struct Allowed {
-    /// Those that end the continuation stand last.
+    /// All allowed ids; those that end the continuation come last.
     ids: Vec<u32>,
-    /// Those that end the continuation.
+    /// Ids that end the continuation.
     stops: Vec<u32>,
-    /// Shapes of the image, whose size tokens and end of a row stand last among `ids`.
+    /// Shapes of the image; their size tokens and row end come last in `ids`.
     shapes: Option<ImageShapes>,
 }
 
 impl Allowed {
-    /// Text ends at a span end, and at a break, an image or a boundary too: behind those no text of this span follows.
+    /// Returns the allowed ids. Text ends at a span end, and also at a break, an image or a boundary: behind those no text of the span
+    /// follows.
     pub(super) fn of(continuation: Continuation, vocabulary: &Vocabulary) -> Self {
         let all = |range: IdRange| (range.start..range.end()).collect::<Vec<_>>();
         match continuation {
@@ -46,12 +47,12 @@ impl Allowed {
         }
     }
 
-    /// Whether `continued` is an image that has told its size, as a whole.
+    /// Checks whether `continued` is a whole image with a shape.
     fn is_whole(&self, continued: &[u32]) -> bool {
         self.shapes.as_ref().is_some_and(|shapes| next_in_image(shapes, continued) == NextInImage::Nothing)
     }
 
-    /// Which of `ids` may stand behind `continued`.
+    /// Returns the places in `ids` of those that may follow `continued`.
     fn next(&self, continued: &[u32]) -> Places {
         let Some(shapes) = &self.shapes else {
             // The first is none that ends the continuation: a masked span is never empty.
@@ -67,17 +68,17 @@ impl Allowed {
     }
 }
 
-/// Places of allowed ids.
+/// Places of allowed ids in their list.
 enum Places {
     Run(Range<usize>),
     Some(Vec<usize>),
 }
 
-/// Continues each prompt, as [`cm3flow_schemas::traits::LanguageModel::generate`] says.
+/// Continues each prompt, as [`cm3flow_schemas::traits::LanguageModel::generate`] specifies.
 ///
 /// # Errors
-/// [`ModelError::Config`] for bad sampling; [`ModelError::PromptEmpty`], [`ModelError::PromptTooLong`] or
-/// [`ModelError::TokenOutOfRange`] for a bad prompt; [`ModelError::Torch`] if the device fails.
+/// [`ModelError::Config`] for invalid sampling; [`ModelError::PromptEmpty`], [`ModelError::PromptTooLong`] or
+/// [`ModelError::TokenOutOfRange`] for an invalid prompt; [`ModelError::Torch`] if the device fails.
 pub(crate) fn generate(
     decoder: &Decoder,
     vocabulary: &Vocabulary,
@@ -126,7 +127,7 @@ struct Run<'a> {
     first: usize,
     allowed: &'a Allowed,
     sampling: &'a Sampling,
-    /// Most tokens of a continuation, 1 or more.
+    /// Largest number of tokens in a continuation, 1 or more.
     count: usize,
 }
 
@@ -169,7 +170,7 @@ impl Run<'_> {
         guided(&logits.f_narrow(0, 0, prompts)?, &logits.f_narrow(0, prompts, prompts)?, self.sampling.guidance)
     }
 
-    /// One id for each prompt, of those that may stand behind what it is continued by; any for one that is whole.
+    /// Draws one id for each prompt among those that may follow its continuation; any id for a finished one.
     fn choose(&self, logits: &Tensor, draws: &mut [Draws], continued: &[Vec<u32>]) -> Result<Vec<u32>, TchError> {
         let logits = Vec::<f32>::try_from(logits.f_to_device(Device::Cpu)?.f_reshape([-1])?)?;
         let rows = logits.chunks(self.allowed.ids.len()).zip(draws).zip(continued);
@@ -186,7 +187,7 @@ impl Run<'_> {
     }
 }
 
-/// Guidance of strength `a`: `u + a (c - u)` of conditional logits `c` and unconditional logits `u`.
+/// Applies guidance of strength `a`: `u + a (c - u)` of conditional logits `c` and unconditional logits `u`.
 ///
 /// # Source
 /// CM3Leon paper, eq. 2, <https://arxiv.org/abs/2309.02591>.

@@ -1,4 +1,4 @@
-//! Chooses one of the allowed ids by its logit: temperature, then top-p, then a draw.
+//! Sampler that draws one of the allowed ids by its logit: temperature, then top-p, then a draw.
 
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::traits::Sampling;
@@ -15,7 +15,7 @@ pub(super) fn check(sampling: &Sampling) -> Result<(), ModelError> {
     problems.finish("sampling")
 }
 
-/// Index of the chosen logit; there is at least one. Temperature 0 takes the first of the largest.
+/// Returns the index of the drawn logit; there is at least one. Temperature 0 takes the first of the largest.
 ///
 /// # Source
 /// Top-p: Holtzman et al. 2020, section 3.1, <https://arxiv.org/abs/1904.09751>.
@@ -34,11 +34,11 @@ pub(super) fn choose(logits: &[f32], sampling: &Sampling, draws: &mut Draws) -> 
         left -= share;
         left < 0.0
     });
-    // Rounding may leave a rest behind the last one.
+    // By rounding, the draw may lie behind the last share.
     chosen.or(shares.last()).map_or(largest, |(index, _)| *index)
 }
 
-/// Keeps the fewest largest shares that together reach `top_p` of all, at least one.
+/// Keeps the smallest number of largest shares that together reach `top_p` of all, at least one.
 fn keep_top(shares: &mut Vec<(usize, f64)>, top_p: f64) {
     shares.sort_by(|(first, one), (second, other)| other.total_cmp(one).then(first.cmp(second)));
     let wanted = top_p * shares.iter().map(|(_, share)| share).sum::<f64>();

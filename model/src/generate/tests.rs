@@ -22,7 +22,7 @@ fn sampling(temperature: f64, guidance: f64) -> Sampling {
     Sampling { temperature, top_p: 0.95, guidance, seed: 3 }
 }
 
-/// Hidden vector behind the last token, everything computed anew: `[width]`.
+/// Returns the hidden vector behind the last token, computed without a cache: `[width]`.
 fn hidden(model: &TokenModel, tokens: &[u32]) -> Tensor {
     let ids: Vec<i64> = tokens.iter().map(|id| i64::from(*id)).collect();
     let ids = Tensor::from_slice(&ids).unsqueeze(0);

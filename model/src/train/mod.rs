@@ -1,4 +1,4 @@
-//! Training a decoder on packs, with checkpoints from which it goes on to the bit.
+//! Training of a decoder on packs, with checkpoints from which it continues bit by bit.
 //!
 //! ```text
 //! PackSource ─► loss and gradient ─► clip, AdamW ─► observer ─► every N steps: checkpoint, evaluation

@@ -1,4 +1,4 @@
-//! Training: it learns, resumes to the bit, and refuses what does not fit.
+//! Training: learns, resumes bit by bit, and refuses mismatches.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use crate::decoder::tests::{config, packs, vocabulary};
 use crate::device::DeviceChoice;
 use crate::error::ModelError;
 
-/// Checkpoints in memory.
+/// Store of checkpoints in memory.
 #[derive(Default)]
 pub(crate) struct Memory(pub(crate) Mutex<BTreeMap<u64, CheckpointFiles>>);
 
@@ -35,7 +35,7 @@ impl Memory {
     }
 }
 
-/// Packs that repeat after `period`; `ends_at` and behind it there are none.
+/// Source of packs that repeat after `period`; from `ends_at` on there are none.
 struct Packs {
     position: u64,
     period: u64,
@@ -65,7 +65,7 @@ impl PackSource for Packs {
     }
 }
 
-/// Notes everything; stops or fails behind a step if told so.
+/// Observer that records everything, and stops or fails behind a chosen step.
 #[derive(Default)]
 struct Recorder {
     reports: Vec<StepReport>,
@@ -115,7 +115,7 @@ fn interrupted_training_goes_on_to_the_bit() {
     assert_eq!(summary, TrainSummary { resumed_from: None, steps: 8, stopped: false, last: whole.reports.last().copied() });
     assert_eq!(whole_store.steps(), [3, 6, 8]);
     assert_eq!((whole.evaluated.as_slice(), whole.positions.as_slice()), (&[4, 8][..], &[2, 4, 6, 8, 10, 12, 14, 16][..]));
-    // Stopped behind step 4, then killed behind step 6 with step 7 lost.
+    // The first run stops behind step 4; the second is killed behind step 6, and loses step 7.
     let (store, mut first) = (Memory::default(), Recorder { stop_at: Some(4), ..Recorder::default() });
     let summary = run(&mut trainer(settings()), &store, &mut first).expect("stops");
     assert_eq!((summary.steps, summary.stopped, store.steps()), (4, true, vec![3, 4]));
@@ -128,7 +128,7 @@ fn interrupted_training_goes_on_to_the_bit() {
     assert_eq!((summary.resumed_from, summary.steps), (Some(6), 8));
     let reports = [first.reports, second.reports, third.reports].concat();
     assert_eq!(reports, whole.reports);
-    // Step 4 was evaluated before it was left and once more behind it.
+    // Step 4 was evaluated before the stop, and again after it.
     assert_eq!([first.evaluated, second.evaluated, third.evaluated], [vec![4], vec![4], vec![8]]);
     assert!(store.0.lock().expect("alone")[&8] == whole_store.0.lock().expect("alone")[&8], "weights, moments and state are equal");
 }

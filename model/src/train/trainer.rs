@@ -1,5 +1,5 @@
-//! The training itself. On one numerics class of the CPU its losses and weights are a function of configuration, seed and packs,
-//! however often it is stopped and goes on.
+//! Training loop. On one numerics class of the CPU, losses and weights are a function of configuration, seed and packs, however often it is
+//! interrupted.
 
 use cm3flow_schemas::DynError;
 use cm3flow_schemas::pack::PackBatch;
@@ -19,7 +19,7 @@ use crate::optimizer::{AdamW, AdamWSettings, Schedule};
 use crate::train::observer::{TrainObserver, TrainSummary};
 use crate::weights::{NamedTensors, left_in};
 
-/// Share of the highest learning rate at the last step.
+/// Share of the peak learning rate at the last step.
 const FINAL_SHARE: f64 = 0.1;
 
 /// A model with its optimizer.
@@ -33,12 +33,12 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A model with weights drawn from `seed`, ready to be trained.
+    /// Creates a model with weights drawn from `seed`, and its optimizer.
     ///
-    /// Betas and epsilon of the optimizer and the linear decay are OPT's; all parameters decay, since there are no biases or norms.
+    /// Betas and epsilon of the optimizer and the linear decay are OPT's. All parameters decay, since there are no biases or norms.
     ///
     /// # Errors
-    /// [`ModelError::Config`] for bad settings, or a size other than the vocabulary's; [`ModelError::Vocabulary`] for one that
+    /// [`ModelError::Config`] for bad settings, or a size other than the vocabulary's; [`ModelError::Vocabulary`] for a vocabulary that
     /// contradicts itself; [`ModelError::CudaUnavailable`]; [`ModelError::Torch`] if memory is short.
     ///
     /// # Source
@@ -61,31 +61,31 @@ impl Trainer {
         Ok(Self { model, config, optimizer, schedule, seed, step: 0 })
     }
 
-    /// The model as it is.
+    /// Returns the present model.
     #[must_use]
     pub const fn model(&self) -> &TokenModel {
         &self.model
     }
 
-    /// Steps done.
+    /// Returns the number of finished steps.
     #[must_use]
     pub const fn steps_done(&self) -> u64 {
         self.step
     }
 
-    /// Trains until the last step or until the observer wishes to stop. Goes on from the newest checkpoint of `store` if there is one:
-    /// with weights, moments and step of that checkpoint, and with `source` at its position; losses and weights are then those of a
-    /// training that was never interrupted. Else it begins where `source` stands.
+    /// Trains until the last step, or until the observer requests a stop. If `store` has a checkpoint, training resumes from the newest
+    /// one, with its weights, moments and step, and with `source` at its position. Losses and weights are then those of an uninterrupted
+    /// training. Otherwise it begins at the present position of `source`.
     ///
-    /// By the contract of [`PackSource`] packs never end; one that hands out fewer than asked for is an error, not the end of an epoch.
-    /// A step that diverges is not taken: the newest checkpoint is the last good state.
+    /// By the contract of [`PackSource`] packs never end, so a source that returns fewer than requested is an error. A diverging step is
+    /// not applied: the newest checkpoint is the last good state.
     ///
     /// # Errors
-    /// [`ModelError::CheckpointDiffers`], [`ModelError::Vocabulary`] or the errors about tensors if the checkpoint is another
-    /// training's; [`ModelError::CheckpointFile`], [`ModelError::CheckpointState`] or [`ModelError::Safetensors`] if it is damaged;
+    /// [`ModelError::CheckpointDiffers`], [`ModelError::Vocabulary`] or the errors about tensors if the checkpoint belongs to another
+    /// training; [`ModelError::CheckpointFile`], [`ModelError::CheckpointState`] or [`ModelError::Safetensors`] if it is damaged;
     /// [`ModelError::Source`], [`ModelError::Store`] or [`ModelError::Observer`] with the cause; [`ModelError::PacksEnded`];
-    /// [`ModelError::PackShape`], [`ModelError::TokenOutOfRange`] or [`ModelError::Segment`] for packs that do not fit;
-    /// [`ModelError::Diverged`] for a loss or gradient that is not finite; [`ModelError::Torch`] if the device fails.
+    /// [`ModelError::PackShape`], [`ModelError::TokenOutOfRange`] or [`ModelError::Segment`] for invalid packs; [`ModelError::Diverged`]
+    /// for a loss or gradient that is not finite; [`ModelError::Torch`] if the device fails.
     pub fn train(
         &mut self,
         source: &mut dyn PackSource,
@@ -101,7 +101,7 @@ impl Trainer {
         while self.step < self.config.steps && !observer.stop_requested() {
             let reader = source.state();
             let report = match self.take_step(source) {
-                // The weights are those before the step: what was done so far is not lost with the packs that did not come.
+                // The weights are still those before the step, so a checkpoint keeps the work done before the source failed.
                 Err(error @ ModelError::Source { .. }) if self.step > 0 && saved_at != Some(self.step) => {
                     self.save(reader, store)?;
                     return Err(error);
@@ -126,7 +126,7 @@ impl Trainer {
         Ok(TrainSummary { resumed_from, steps: self.step, stopped: self.step < self.config.steps, last })
     }
 
-    /// Reads packs and updates the weights once.
+    /// Reads packs, and updates the weights once.
     fn take_step(&mut self, source: &mut dyn PackSource) -> Result<StepReport, ModelError> {
         let (step, asked) = (self.step + 1, self.config.batch_packs as usize);
         let batch = source.next_batch(asked).map_err(|cause| ModelError::Source { step, source: cause })?;
@@ -164,11 +164,11 @@ impl Trainer {
         store.put(self.step, &files).map_err(|source| ModelError::Store { step: self.step, source })
     }
 
-    /// Files of a checkpoint of what is here, with `reader` as the position of the packs.
+    /// Returns the files of a checkpoint of the present state, with `reader` as the position of the packs.
     ///
     /// # Errors
-    /// [`ModelError::Torch`] if weights cannot be copied, [`ModelError::Safetensors`] or [`ModelError::CheckpointState`] if they cannot
-    /// be written.
+    /// [`ModelError::Torch`] if weights cannot be copied; [`ModelError::Safetensors`] or [`ModelError::CheckpointState`] if they cannot be
+    /// written.
     pub fn checkpoint(&self, reader: ReaderState) -> Result<CheckpointFiles, ModelError> {
         let state = CheckpointState {
             format_version: FORMAT_VERSION,
@@ -182,7 +182,7 @@ impl Trainer {
         checkpoint::write(&self.model.decoder.parameters, &self.optimizer, &state)
     }
 
-    /// Goes back to the newest checkpoint, if there is one, and says of which step it is.
+    /// Returns to the newest checkpoint, if there is one, and returns its step.
     fn resume(&mut self, source: &mut dyn PackSource, store: &dyn CheckpointStore) -> Result<Option<u64>, ModelError> {
         let latest = store.latest().map_err(|source| ModelError::Store { step: self.step, source })?;
         let Some((_, files)) = latest else { return Ok(None) };
@@ -192,10 +192,10 @@ impl Trainer {
         Ok(Some(self.step))
     }
 
-    /// Takes weights, moments and step of a checkpoint; returns its position of the packs.
+    /// Restores weights, moments and step of a checkpoint. Returns its position of the packs.
     ///
     /// # Errors
-    /// As [`Self::train`] for a checkpoint that does not fit or is damaged.
+    /// As for [`Self::train`], for a checkpoint that is damaged or does not match.
     pub fn restore(&mut self, files: &CheckpointFiles) -> Result<ReaderState, ModelError> {
         let state = checkpoint::state(files)?;
         state.check_fits(&self.model.decoder.config, &self.model.vocabulary, self.seed)?;
@@ -206,7 +206,7 @@ impl Trainer {
     }
 }
 
-/// Copies `weights` over `parameters`, tensor by tensor, once all of them have been found to fit.
+/// Copies `weights` over `parameters`, tensor by tensor, after all of them have been checked.
 fn put_back(parameters: &NamedTensors, mut weights: NamedTensors) -> Result<(), ModelError> {
     let mut pairs: Vec<(Tensor, Tensor)> = Vec::with_capacity(parameters.len());
     for (name, parameter) in parameters {

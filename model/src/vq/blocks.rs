@@ -1,6 +1,7 @@
 //! Building blocks of encoder and decoder: convolution, group normalisation with swish, residual and attention blocks, resampling.
 //!
-//! In and out of every block: `[n, channels, h, w]`. It computes in the type of what comes in; weights are cast to it. Names of parameters as in taming-transformers.
+//! In and out of every block: `[n, channels, h, w]`. A block computes in the type of its input; weights are cast to it. Parameters have the
+//! names of taming-transformers.
 //!
 //! # Source
 //! `taming/modules/diffusionmodules/model.py` of <https://github.com/CompVis/taming-transformers>.
@@ -20,13 +21,13 @@ pub(super) struct Conv {
 }
 
 impl Conv {
-    /// `kernel` is 1 or 3; the padding keeps the side. Weights that are drawn keep the variance.
+    /// Creates a convolution whose padding keeps the side; `kernel` is 1 or 3. Drawn weights keep the variance.
     pub(super) fn try_new(scope: Scope<'_>, channels_in: i64, channels_out: i64, kernel: i64) -> Result<Self, ModelError> {
         let init = Init::Uniform { bound: (3.0 / ((channels_in * kernel * kernel) as f64)).sqrt() };
         Self::with_init(scope, [channels_out, channels_in, kernel, kernel], init)
     }
 
-    /// A convolution that gives zero when its weights are drawn: a branch that ends in it starts as nothing.
+    /// Creates a convolution that gives zero with drawn weights, so a branch that ends in it contributes nothing at first.
     fn closed(scope: Scope<'_>, channels: i64, kernel: i64) -> Result<Self, ModelError> {
         Self::with_init(scope, [channels, channels, kernel, kernel], Init::Zeros)
     }
@@ -57,7 +58,7 @@ impl Norm {
         Ok(Self { weight, bias, groups })
     }
 
-    /// Another holder of the same parameters, which takes no gradients.
+    /// Returns a copy that shares the parameters and takes no gradients.
     pub(super) fn shared(&self) -> Result<Self, TchError> {
         Ok(Self { weight: self.weight.f_detach()?, bias: self.bias.f_detach()?, groups: self.groups })
     }
@@ -67,15 +68,15 @@ impl Norm {
         x.f_group_norm(self.groups, Some(&self.weight.f_to_kind(kind)?), Some(&self.bias.f_to_kind(kind)?), 1e-6, true)
     }
 
-    /// Normalises, then swish: `x * sigmoid(x)`.
+    /// Normalises, then applies swish: `x * sigmoid(x)`.
     pub(super) fn forward_swish(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let mut h = self.forward(x)?;
-        // A gradient needs the input of swish; nobody else does.
+        // Only a gradient needs the input of swish.
         if h.requires_grad() { h.f_silu() } else { h.f_silu_() }
     }
 }
 
-/// Two normalised 3x3 convolutions beside a shortcut.
+/// Two normalised 3x3 convolutions with a shortcut.
 #[derive(Debug)]
 pub(super) struct ResidualBlock {
     pub(super) norm1: Norm,
@@ -108,12 +109,12 @@ impl ResidualBlock {
     }
 }
 
-/// The sum, in the place of `h` where no gradient needs it.
+/// Returns the sum, in the memory of `h` unless a gradient needs it.
 fn added(mut h: Tensor, x: &Tensor) -> Result<Tensor, TchError> {
     if h.requires_grad() { h.f_add(x) } else { h.f_add_(x) }
 }
 
-/// Attention of one head over all positions, beside a shortcut.
+/// Attention with one head over all positions, with a shortcut.
 #[derive(Debug)]
 pub(super) struct AttentionBlock {
     pub(super) norm: Norm,
@@ -143,7 +144,7 @@ impl AttentionBlock {
     }
 }
 
-/// Halves the side: one row and one column of zeros at the far edges, then a 3x3 convolution with stride 2.
+/// Downsampling by two: a row and a column of zeros at the far edges, then a 3x3 convolution with stride 2.
 #[derive(Debug)]
 pub(super) struct Downsample(pub(super) Conv);
 
@@ -158,7 +159,7 @@ impl Downsample {
     }
 }
 
-/// Doubles the side: nearest neighbour, then a 3x3 convolution.
+/// Upsampling by two: nearest neighbour, then a 3x3 convolution.
 #[derive(Debug)]
 pub(super) struct Upsample(Conv);
 
@@ -173,7 +174,7 @@ impl Upsample {
     }
 }
 
-/// The two residual blocks of the narrowest level, with or without attention between them.
+/// Two residual blocks at the narrowest level, optionally with attention between them.
 #[derive(Debug)]
 pub(super) struct Middle {
     pub(super) block_1: ResidualBlock,
@@ -197,7 +198,7 @@ impl Middle {
     }
 }
 
-/// Residual blocks of one level, each followed by attention where the level has it.
+/// Residual blocks of one level, each followed by attention if the level has it.
 #[derive(Debug)]
 pub(super) struct Level {
     pub(super) blocks: Vec<ResidualBlock>,

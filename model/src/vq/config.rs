@@ -1,23 +1,23 @@
-//! Sizes of a VQGAN, as plain data. The network's shapes follow from them, and so do the tensors that its weights must hold.
+//! Sizes of a VQGAN, as plain data. They determine the network's shapes, and thus the tensors of its weights.
 
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 use crate::error::{ModelError, Problems};
 
-/// What encoder and decoder compute in. Weights are kept, and latents compared with codes, in f32 either way.
+/// Precision of encoder and decoder. In either case weights are stored in f32, and latents are compared with codes in f32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// f32.
+    /// 32-bit floats.
     #[default]
     Float32,
-    /// bf16.
+    /// 16-bit floats with the exponent of f32.
     Bfloat16,
 }
 
 impl Precision {
-    /// libtorch's name for it.
+    /// Returns libtorch's element type.
     pub(crate) const fn kind(self) -> Kind {
         match self {
             Self::Float32 => Kind::Float,
@@ -30,34 +30,34 @@ impl Precision {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VqConfig {
-    /// Side of the square that is encoded, in pixels: 8 to 4096, a multiple of the downsampling factor.
+    /// Side of the square to encode, in pixels: 8 to 4096, a multiple of the downsampling factor.
     pub resolution: u32,
-    /// Side of the squares of pixels that are folded into channels before the first convolution, and unfolded behind the last one, 1 to
-    /// 64. Default: 1, no folding.
+    /// Side of the squares of pixels that are folded into channels before the first convolution, and unfolded behind the last one, 1 to 64.
+    /// Default: 1, no folding.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub patch_px: u32,
-    /// Channels of the first level, 1 to 4096; a multiple of `norm_groups`.
+    /// Number of channels of the first level, 1 to 4096; a multiple of `norm_groups`.
     pub channels: u32,
     /// Channels of each level as a multiple of `channels`, 1 to 64 each; one to eight levels. Each level but the last halves the side.
     pub channel_multipliers: Vec<u32>,
-    /// Residual blocks of a level of the encoder, 1 to 16; the decoder has one more.
+    /// Number of residual blocks in a level of the encoder, 1 to 16; the decoder has one more.
     pub residual_blocks: u32,
-    /// Sides of the levels whose blocks are followed by attention; the first level's is `resolution / patch_px`. Default: none.
+    /// Sides of the levels with attention behind their blocks; the first level's is `resolution / patch_px`. Default: none.
     #[serde(default)]
     pub attention_resolutions: Vec<u32>,
-    /// Whether the narrowest level has attention between its two middle blocks. Default: true.
+    /// `true` for attention between the two middle blocks of the narrowest level. Default: true.
     #[serde(default = "yes")]
     pub middle_attention: bool,
-    /// Channels between encoder and `quant_conv`, 1 to 4096.
+    /// Number of channels between encoder and `quant_conv`, 1 to 4096.
     pub z_channels: u32,
     /// Length of a codebook vector, 1 to 4096.
     pub embedding_dim: u32,
     /// Number of codes, 2 to 1,048,576.
     pub codebook_size: u32,
-    /// Groups of the group normalisation, 1 to 256. Default: 32.
+    /// Number of groups in the group normalisation, 1 to 256. Default: 32.
     #[serde(default = "thirty_two")]
     pub norm_groups: u32,
-    /// Whether latents and codebook vectors are brought to unit length, as in LlamaGen. Default: false.
+    /// `true` to normalise latents and codebook vectors to unit length, as in LlamaGen. Default: false.
     #[serde(default)]
     pub l2_normalized_codes: bool,
 }
@@ -70,7 +70,7 @@ const fn one() -> u32 {
     1
 }
 
-// Serde hands over a reference.
+// Serde passes a reference.
 #[allow(clippy::trivially_copy_pass_by_ref)]
 const fn is_one(value: &u32) -> bool {
     *value == 1
@@ -81,7 +81,7 @@ const fn thirty_two() -> u32 {
 }
 
 impl VqConfig {
-    /// Chameleon's tokenizer: 512 pixels to 32 x 32 codes out of 8192.
+    /// Returns the sizes of Chameleon's tokenizer: 512 pixels to 32 x 32 codes out of 8192.
     ///
     /// # Source
     /// `vqgan.yaml` of <https://github.com/facebookresearch/chameleon>.
@@ -103,7 +103,8 @@ impl VqConfig {
         }
     }
 
-    /// The f16 tokenizers of taming-transformers: 256 pixels to 16 x 16 codes out of `codebook_size`, which is 1024 or 16384.
+    /// Returns the sizes of the f16 tokenizers of taming-transformers: 256 pixels to 16 x 16 codes out of `codebook_size`, which is 1024 or
+    /// 16384.
     ///
     /// # Source
     /// `configs/imagenet_vqgan.yaml` of <https://github.com/CompVis/taming-transformers> and the configurations beside its checkpoints.
@@ -112,7 +113,7 @@ impl VqConfig {
         Self { resolution: 256, attention_resolutions: vec![16], codebook_size, ..Self::chameleon() }
     }
 
-    /// LlamaGen's VQ-16: 256 pixels to 16 x 16 codes out of 16384, compared at unit length.
+    /// Returns the sizes of LlamaGen's VQ-16: 256 pixels to 16 x 16 codes out of 16384, compared at unit length.
     ///
     /// # Source
     /// `tokenizer/tokenizer_image/vq_model.py` of <https://github.com/FoundationVision/LlamaGen>.
@@ -121,13 +122,13 @@ impl VqConfig {
         Self { embedding_dim: 8, l2_normalized_codes: true, ..Self::taming_f16(16_384) }
     }
 
-    /// LlamaGen's VQ-8: 256 pixels to 32 x 32 codes out of 16384, compared at unit length.
+    /// Returns the sizes of LlamaGen's VQ-8: 256 pixels to 32 x 32 codes out of 16384, compared at unit length.
     #[must_use]
     pub fn llamagen_vq8() -> Self {
         Self { channel_multipliers: vec![1, 2, 2, 4], attention_resolutions: vec![32], ..Self::llamagen_vq16() }
     }
 
-    /// The tokenizer of aMUSEd, a `VQModel` of diffusers without attention: 256 pixels to 16 x 16 codes out of 8192.
+    /// Returns the sizes of aMUSEd's tokenizer, a `VQModel` of diffusers without attention: 256 pixels to 16 x 16 codes out of 8192.
     ///
     /// # Source
     /// Patil et al. 2024, section 3, <https://arxiv.org/abs/2401.01808>.
@@ -143,11 +144,11 @@ impl VqConfig {
         }
     }
 
-    /// Names that [`Self::preset`] knows.
+    /// Names of the presets of [`Self::preset`].
     pub const PRESETS: [&str; 8] =
         ["photos-tiny", "f8-8192", "chameleon", "taming-f16-1024", "taming-f16-16384", "llamagen-vq8", "llamagen-vq16", "amused"];
 
-    /// The configuration of that name, one of [`Self::PRESETS`].
+    /// Returns the preset of that name, one of [`Self::PRESETS`].
     #[must_use]
     pub fn preset(name: &str) -> Option<Self> {
         match name {
@@ -163,7 +164,8 @@ impl VqConfig {
         }
     }
 
-    /// A tokenizer to be fitted on a GPU for CM3Leon's sizes: 256 pixels to 32 x 32 codes out of 8192, of 8 dimensions and unit length.
+    /// Returns the sizes of a tokenizer to fit on a GPU for CM3Leon: 256 pixels to 32 x 32 codes out of 8192, of 8 dimensions and unit
+    /// length.
     ///
     /// # Source
     /// Sizes of the codes: CM3Leon paper, section 2.1, <https://arxiv.org/abs/2309.02591>; network and short unit codes: LlamaGen's VQ-8,
@@ -173,8 +175,11 @@ impl VqConfig {
         Self { codebook_size: 8192, attention_resolutions: Vec::new(), ..Self::llamagen_vq8() }
     }
 
-    /// A tokenizer that two CPU cores fit on a few photos in a minute: 128 pixels to 16 x 16 codes out of 512. Squares of 8 pixels are
-    /// folded, so all convolutions are computed on 16 x 16 cells.
+    /// Returns the sizes of a tokenizer that two CPU cores fit on a few photos in a minute: 128 pixels to 16 x 16 codes out of 512. Squares
+    /// of 8 pixels are folded, so all convolutions work on 16 x 16 cells.
+    ///
+    /// Small networks of this family fail at upsampling by nearest neighbours, which cannot tell the pixels of a cell apart; folding avoids it. A
+    /// single group of normalisation keeps colours, which groups of a few channels remove from a picture.
     #[must_use]
     pub fn photos_tiny() -> Self {
         Self {
@@ -193,39 +198,39 @@ impl VqConfig {
         }
     }
 
-    /// Side of the square that one code stands for, in pixels: the downsampling factor.
+    /// Returns the side of the square that one code covers, in pixels: the downsampling factor.
     #[must_use]
     pub fn factor(&self) -> u32 {
         self.patch_px << (self.channel_multipliers.len().clamp(1, 8) - 1)
     }
 
-    /// Codes in a row and in a column.
+    /// Returns the number of codes in a row and in a column.
     #[must_use]
     pub fn grid(&self) -> u32 {
         self.resolution / self.factor().max(1)
     }
 
-    /// Bytes of one picture: RGB, interleaved.
+    /// Returns the number of bytes of one picture: RGB, interleaved.
     pub(crate) fn bytes_per_image(&self) -> usize {
         self.resolution as usize * self.resolution as usize * 3
     }
 
-    /// Channels of the folded pixels.
+    /// Returns the number of channels of the folded pixels.
     pub(super) fn folded_channels(&self) -> i64 {
         3 * i64::from(self.patch_px).pow(2)
     }
 
-    /// Side of `level` in cells.
+    /// Returns the side of `level` in cells.
     fn side_of(&self, level: usize) -> u32 {
         (self.resolution / self.patch_px.max(1)) >> level
     }
 
-    /// Channels of each level.
+    /// Returns the number of channels of each level.
     pub(super) fn widths(&self) -> Vec<i64> {
         self.channel_multipliers.iter().map(|multiplier| i64::from(self.channels) * i64::from(*multiplier)).collect()
     }
 
-    /// Whether the blocks of `level` are followed by attention.
+    /// Checks whether attention follows the blocks of `level`.
     pub(super) fn has_attention(&self, level: usize) -> bool {
         self.attention_resolutions.contains(&self.side_of(level))
     }

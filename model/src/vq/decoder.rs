@@ -1,4 +1,4 @@
-//! Decoder of a VQGAN: latents to pixels. Second half of the image tokenizer.
+//! Decoder of a VQGAN, from latents to pixels: the second half of the image tokenizer.
 //!
 //! # Source
 //! `Decoder` in `taming/modules/diffusionmodules/model.py` of <https://github.com/CompVis/taming-transformers>.
@@ -10,12 +10,12 @@ use crate::parameters::Scope;
 use crate::vq::blocks::{Conv, Level, LevelSizes, Middle, Norm, Upsample};
 use crate::vq::config::VqConfig;
 
-/// Latents to pixels.
+/// Network from latents to pixels.
 #[derive(Debug)]
 pub(super) struct Decoder {
     conv_in: Conv,
     middle: Middle,
-    /// Narrowest level first, in the order of computation.
+    /// Levels in the order of computation, the narrowest first.
     levels: Vec<(Level, Option<Upsample>)>,
     norm_out: Norm,
     conv_out: Conv,
@@ -23,14 +23,14 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    /// Takes its parameters from `scope`.
+    /// Creates the decoder with parameters of `scope`.
     pub(super) fn try_new(mut scope: Scope<'_>, config: &VqConfig) -> Result<Self, ModelError> {
         let (groups, widths) = (i64::from(config.norm_groups), config.widths());
         let mut channels = widths.last().copied().unwrap_or(i64::from(config.channels));
         let conv_in = Conv::try_new(scope.sub("conv_in"), i64::from(config.z_channels), channels, 3)?;
         let middle = Middle::try_new(scope.sub("mid"), channels, groups, config.middle_attention)?;
         let mut levels = Vec::new();
-        // taming numbers the levels by side, widest picture first, and computes them backwards.
+        // taming numbers the levels by side, the widest first, and computes them backwards.
         for (index, width) in widths.iter().enumerate().rev() {
             let attention = config.has_attention(index);
             let sizes = LevelSizes { channels_in: channels, channels_out: *width, blocks: config.residual_blocks + 1, groups, attention };

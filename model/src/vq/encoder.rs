@@ -1,4 +1,4 @@
-//! Encoder of a VQGAN: pixels to latents. First half of the image tokenizer.
+//! Encoder of a VQGAN, from pixels to latents: the first half of the image tokenizer.
 //!
 //! # Source
 //! `Encoder` in `taming/modules/diffusionmodules/model.py` of <https://github.com/CompVis/taming-transformers>.
@@ -10,7 +10,7 @@ use crate::parameters::Scope;
 use crate::vq::blocks::{Conv, Downsample, Level, LevelSizes, Middle, Norm};
 use crate::vq::config::VqConfig;
 
-/// Pixels to latents.
+/// Network from pixels to latents.
 #[derive(Debug)]
 pub(super) struct Encoder {
     pub(super) patch_px: i64,
@@ -22,7 +22,7 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    /// Takes its parameters from `scope`.
+    /// Creates the encoder with parameters of `scope`.
     pub(super) fn try_new(mut scope: Scope<'_>, config: &VqConfig) -> Result<Self, ModelError> {
         let (groups, widths) = (i64::from(config.norm_groups), config.widths());
         let conv_in = Conv::try_new(scope.sub("conv_in"), config.folded_channels(), i64::from(config.channels), 3)?;

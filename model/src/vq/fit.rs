@@ -1,9 +1,9 @@
-//! Fits a VQGAN on pictures: what `cm3flow fit codebook` runs.
+//! Fit of a VQGAN on pictures, for `cm3flow fit codebook`.
 //!
-//! The network first learns as a plain autoencoder, from a linear start where its sizes allow one; k-means on its latents then starts the
-//! codebook, and from there on the decoder sees nearest codes only. The codebook follows the latents by running means, the encoder is
-//! drawn to the codebook by the commitment loss and gets the decoder's gradient straight through. Weights are a function of the job and the
-//! numerics class, whether or not the fit was broken off and taken up again on the way.
+//! The network first learns as a plain autoencoder, from a linear start where its sizes allow one. K-means on its latents then starts the
+//! codebook, and from there on the decoder sees only nearest codes. The codebook follows the latents by running means. The commitment loss
+//! draws the encoder to the codebook, and the decoder's gradient reaches it straight through. The weights are a function of the job and the
+//! numerics class, even if the fit is interrupted and resumed.
 //!
 //! # Source
 //! van den Oord et al. 2017, section 3.2 and appendix A.1, <https://arxiv.org/abs/1711.00937>; restarts: Dhariwal et al. 2020,
@@ -28,36 +28,36 @@ use crate::vq::config::VqConfig;
 use crate::vq::fit::fitting::Fitting;
 use crate::weights::to_safetensors;
 
-/// What is fitted on what.
+/// Input of a fit.
 #[derive(Debug, Clone, Copy)]
 pub struct FitJob<'a> {
     /// Sizes of the network.
     pub config: &'a VqConfig,
-    /// How to fit it.
+    /// Settings of the fit.
     pub fit: &'a VqFitConfig,
-    /// Pictures of `config.resolution` squared, RGB, row-major, interleaved, one after the other.
+    /// Pictures of `config.resolution` squared, RGB, row-major, interleaved, one after another.
     pub images: &'a [u8],
-    /// Files of the perceptual loss: a VGG-16 as torchvision names its tensors, and LPIPS' linear layers. Asked for if
+    /// Files of the perceptual loss: a VGG-16 with torchvision's names of tensors, and LPIPS' linear layers. Required if
     /// `fit.perceptual_weight` is above 0.
     pub perceptual: Option<[&'a [u8]; 2]>,
     /// Seed of every draw.
     pub seed: u64,
-    /// Where to compute.
+    /// Device to compute on.
     pub device: DeviceChoice,
 }
 
-/// How far fitting has come; one for each step.
+/// Progress of a fit, reported for each step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FitProgress {
-    /// Steps done, from 1.
+    /// Number of finished steps, from 1.
     pub step: u64,
-    /// Steps in all.
+    /// Total number of steps.
     pub steps: u64,
-    /// Loss between picture and reconstruction, of values in -1 to 1, the perceptual one included.
+    /// Loss between picture and reconstruction, over values in -1 to 1, the perceptual loss included.
     pub reconstruction_loss: f64,
     /// Mean squared distance of latents from their codes; 0 before the codebook starts.
     pub commitment_loss: f64,
-    /// Codes used within the last `restart_after` steps; 0 before the codebook starts.
+    /// Number of codes used within the last `restart_after` steps; 0 before the codebook starts.
     pub codes_used: u32,
 }
 
@@ -67,7 +67,8 @@ pub struct FitProgress {
 /// # Errors
 /// [`ModelError::Config`] for bad settings, [`ModelError::Pixels`] or [`ModelError::TooFewImages`] for the pictures,
 /// [`ModelError::Diverged`] if the loss is no number any more, [`ModelError::Store`] if a checkpoint cannot be kept or read, the errors
-/// about tensors for weights of another network, [`ModelError::Torch`] if the device fails.
+/// about tensors for weights of another network, [`ModelError::Torch`] if the device fails, [`ModelError::Stopped`] if `progress` breaks off:
+/// then the last step is the latest of `checkpoints`.
 pub fn fit(
     job: &FitJob<'_>,
     checkpoints: Option<&dyn CheckpointStore>,

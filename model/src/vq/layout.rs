@@ -1,11 +1,11 @@
-//! Names of a VQGAN's parameters in the files of other implementations, and reading such files.
+//! Names of a VQGAN's parameters in the files of other implementations, and the reader of such files.
 //!
-//! A file's layout is told from its names. Parameters are then asked for by the names that they have there, and errors say those names.
-//! What a layout is known to hold besides (losses, running means of training) is left out by name; anything else is an error.
+//! The layout is detected from the names in a file. Parameters are then requested under those names, and errors use them. Known further
+//! content of a layout (losses, running means of training) is left out by name; anything else is an error.
 //!
 //! | layout | names | in files |
 //! | --- | --- | --- |
-//! | taming | `encoder.down.0.block.0`, `encoder.mid.attn_1` | of taming-transformers, Chameleon; behind `model.vqmodel.`: of transformers |
+//! | taming | `encoder.down.0.block.0`, `encoder.mid.attn_1` | taming-transformers, Chameleon; transformers (`model.vqmodel.…`) |
 //! | diffusers | `encoder.down_blocks.0.resnets.0`, `encoder.mid_block.attentions.0` | `VQModel` of diffusers |
 //! | llamagen | `encoder.conv_blocks.0.res.0`, `encoder.mid.1` | LlamaGen |
 
@@ -13,20 +13,20 @@ use crate::error::ModelError;
 use crate::vq::config::VqConfig;
 use crate::weights::{NamedTensors, WeightsFile, listed};
 
-/// Every layout has a parameter of this name; what stands before it is the prefix of all.
+/// Name of a parameter that every layout has; the text before it is the common prefix.
 const FIRST: &str = "encoder.conv_in.weight";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Family {
     Taming,
-    /// With the names of attention that diffusers used until 2023, or those since.
+    /// Layout of diffusers, with the names of attention until 2023 or the later ones.
     Diffusers {
         old_attention: bool,
     },
     LlamaGen,
 }
 
-/// How a file names parameters.
+/// Names of parameters in a file.
 #[derive(Debug)]
 pub(super) struct Layout {
     family: Family,
@@ -35,10 +35,10 @@ pub(super) struct Layout {
     has_decoder: bool,
 }
 
-/// Reads what the network of `config` may need out of a file of weights. Out: tensors by the names of the file, and its layout.
+/// Reads the tensors that the network of `config` may need from a file of weights. Out: tensors by the names in the file, and its layout.
 ///
 /// # Errors
-/// [`ModelError::Layout`] if the file holds no VQGAN; the errors of formats and tensors.
+/// [`ModelError::Layout`] if the file has no VQGAN; the errors of formats and tensors.
 pub(super) fn load(config: &VqConfig, bytes: &[u8]) -> Result<(NamedTensors, Layout), ModelError> {
     let mut file = WeightsFile::open(bytes)?;
     let names = file.names();
@@ -53,7 +53,7 @@ pub(super) fn load(config: &VqConfig, bytes: &[u8]) -> Result<(NamedTensors, Lay
         let Some(tensor) = file.tensor(&name)? else { continue };
         let shape = tensor.size();
         let tensor = match shape[..] {
-            // A linear layer does what a convolution of one pixel does.
+            // A linear layer equals a convolution of one pixel.
             [output, input] if layout.is_linear(&name) => {
                 tensor.f_reshape([output, input, 1, 1]).map_err(ModelError::torch("create weights"))?
             }
@@ -94,9 +94,9 @@ impl Layout {
         self.has_decoder
     }
 
-    /// Whether the network has no use for a tensor, and that is as it should be.
+    /// Checks whether the network may ignore a tensor.
     fn is_left_out(&self, name: &str) -> bool {
-        // What does not have the prefix belongs to other networks of the file.
+        // A tensor without the prefix belongs to another network of the file.
         let Some(name) = name.strip_prefix(&self.prefix) else { return true };
         let (parts, names): (&[&str], &[&str]) = match self.family {
             Family::Taming => (&["loss.", "model_ema."], &["quantize.cluster_size", "quantize.embed_avg", "quantize.initted", "colorize"]),
@@ -106,12 +106,12 @@ impl Layout {
         parts.iter().any(|part| name.starts_with(part)) || names.contains(&name)
     }
 
-    /// Whether a tensor is the matrix of a linear layer where our network has a convolution.
+    /// Checks whether a tensor is the matrix of a linear layer where our network has a convolution.
     fn is_linear(&self, name: &str) -> bool {
         matches!(self.family, Family::Diffusers { .. }) && name.contains(".attentions.")
     }
 
-    /// What the file calls a parameter.
+    /// Returns the name of a parameter in the file.
     pub(super) fn name_in_file(&self, ours: &str) -> String {
         let parts: Vec<&str> = ours.split('.').collect();
         let name = match self.family {
@@ -122,7 +122,8 @@ impl Layout {
         format!("{}{name}", self.prefix)
     }
 
-    /// Levels of the decoder are numbered as they are computed, narrowest first, outside taming-transformers.
+    /// Returns the number of a level in the file. Except in taming-transformers, the decoder's levels are numbered in order of computation,
+    /// the narrowest first.
     fn level(&self, half: &str, level: &str) -> String {
         match level.parse::<usize>() {
             Ok(level) if half == "up" => self.levels.saturating_sub(level + 1).to_string(),

@@ -1,11 +1,11 @@
-//! Image tokenizers of the VQGAN family: pixels to codes of a codebook and back, by configuration.
+//! Image tokenizers of the VQGAN family: from pixels to codes of a codebook and back, by configuration.
 //!
 //! ```text
 //! pixels ─► encoder ─► quant_conv ─► nearest code ─► post_quant_conv ─► decoder ─► pixels
 //! ```
-//! [`VqTokenizer`] runs a network whose weights are given; [`fit()`] makes weights from pictures. Parameters have the names of
-//! taming-transformers; weights of other layouts (transformers, diffusers, LlamaGen) are renamed when they are read.
-//! [`TorchScriptTokenizer`] runs a pair of TorchScript modules instead, whatever network is in them.
+//! [`VqTokenizer`] runs a network with given weights; [`fit()`] fits weights on pictures. Parameters have the names of taming-transformers;
+//! other layouts (transformers, diffusers, LlamaGen) are renamed on reading. [`TorchScriptTokenizer`] runs a pair of TorchScript modules
+//! instead, whatever network they contain.
 
 mod blocks;
 mod config;

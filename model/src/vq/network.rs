@@ -1,4 +1,4 @@
-//! The whole VQGAN: encoder, both 1x1 convolutions around the codebook, codebook vectors, decoder.
+//! Whole VQGAN: encoder, both 1x1 convolutions around the codebook, codebook vectors, decoder.
 
 use tch::{Device, TchError, Tensor};
 
@@ -14,28 +14,28 @@ use crate::weights::NamedTensors;
 /// Name of the codebook among the parameters.
 pub(super) const CODEBOOK: &str = "quantize.embedding.weight";
 
-/// A VQGAN without its way of quantising.
+/// A VQGAN without quantisation.
 #[derive(Debug)]
 pub(super) struct VqNetwork {
     pub(super) encoder: Encoder,
     pub(super) quant_conv: Conv,
     post_quant_conv: Conv,
-    /// None if the weights have none: Chameleon's in transformers are such.
+    /// `None` if the weights have no decoder, as Chameleon's in transformers.
     decoder: Option<Decoder>,
     /// Codebook vectors as stored, `[codebook_size, embedding_dim]`.
     pub(super) embedding: Tensor,
-    /// All parameters by name, sharing storage with those above.
+    /// All parameters by name; they share storage with the fields above.
     pub(super) parameters: NamedTensors,
 }
 
 impl VqNetwork {
-    /// A network with weights drawn from `seed`.
+    /// Creates a network with weights drawn from `seed`.
     pub(super) fn drawn(config: &VqConfig, seed: u64, device: Device) -> Result<Self, ModelError> {
         config.check()?;
         Self::build(config, Parameters::drawn(seed, device), true)
     }
 
-    /// A network with the weights of a file, in whatever known layout.
+    /// Creates a network with the weights of a file, in any known layout.
     pub(super) fn loaded(config: &VqConfig, weights: &[u8], device: Device) -> Result<Self, ModelError> {
         config.check()?;
         let (tensors, layout) = layout::load(config, weights)?;
@@ -43,7 +43,7 @@ impl VqNetwork {
         Self::build(config, Parameters::renamed(tensors, move |ours| layout.name_in_file(ours), device), has_decoder)
     }
 
-    /// A network of these tensors, by the names of taming-transformers.
+    /// Creates a network with these tensors, by the names of taming-transformers.
     pub(super) fn from_tensors(config: &VqConfig, tensors: NamedTensors, device: Device) -> Result<Self, ModelError> {
         Self::build(config, Parameters::loaded(tensors, device), true)
     }
@@ -60,17 +60,17 @@ impl VqNetwork {
         Ok(Self { encoder, quant_conv, post_quant_conv, decoder, embedding, parameters: parameters.finish()? })
     }
 
-    /// Pixels to what is quantised. In: `[n, 3, h, w]`. Out: `[n, embedding_dim, h / factor, w / factor]`.
+    /// Encodes pixels to unquantised latents. In: `[n, 3, h, w]`. Out: `[n, embedding_dim, h / factor, w / factor]`.
     pub(super) fn encode(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
         self.quant_conv.forward(&self.encoder.forward(pixels)?)
     }
 
-    /// Whether there is a decoder.
+    /// Checks whether there is a decoder.
     pub(super) const fn has_decoder(&self) -> bool {
         self.decoder.is_some()
     }
 
-    /// Quantised latents to pixels, the other way round. Without decoder an error.
+    /// Decodes quantised latents to pixels; in and out are those of [`Self::encode`], exchanged. Fails without a decoder.
     pub(super) fn decode(&self, quantized: &Tensor) -> Result<Tensor, TchError> {
         let Some(decoder) = &self.decoder else { return Err(TchError::FileFormat("the weights hold no decoder".to_owned())) };
         decoder.forward(&self.post_quant_conv.forward(quantized)?)

@@ -1,28 +1,28 @@
-//! The codebook as the image tokenizer asks it: nearest code of a latent, vector of a code.
+//! Codebook lookup of the image tokenizer: the nearest code of a latent, and the vector of a code.
 //!
-//! Squared lengths of the vectors are computed once. `|z|^2` shifts all distances of a latent alike and is left out.
+//! Squared lengths of the vectors are computed once. `|z|^2` shifts all distances of a latent equally, and is left out.
 
 use tch::{Kind, TchError, Tensor};
 
-/// Latents whose distances are computed together on a CPU: bounds memory to `CPU_ROWS * codebook_size` floats, which stay in the cache.
+/// Number of latents searched together on a CPU. Distances take `CPU_ROWS * codebook_size` floats, which stay in the cache.
 const CPU_ROWS: i64 = 256;
-/// The same on a GPU, which a small product leaves idle.
+/// Number of latents searched together on a GPU, which a small product leaves idle.
 const GPU_ROWS: i64 = 4096;
 
-/// Codebook vectors with what the search for the nearest needs.
+/// Codebook vectors, prepared for the search of the nearest.
 #[derive(Debug)]
 pub(super) struct Quantizer {
-    /// Vectors as they stand in the latents' space, `[codes, dim]`.
+    /// Vectors in the space of comparison, `[codes, dim]`.
     vectors: Tensor,
-    /// `-2 * vectors`, transposed, `[dim, codes]`. The factor is a power of two, so no rounding comes of it.
+    /// `-2 * vectors`, transposed, `[dim, codes]`. The factor is a power of two, so it does not round.
     doubled: Tensor,
-    /// Squared lengths, `[codes]`.
+    /// Squared lengths of the vectors, `[codes]`.
     squares: Tensor,
     normalized: bool,
 }
 
 impl Quantizer {
-    /// Of `embedding`, `[codes, dim]`; `normalized` brings latents and vectors to unit length.
+    /// Prepares `embedding`, `[codes, dim]`; `normalized` scales latents and vectors to unit length.
     pub(super) fn try_new(embedding: &Tensor, normalized: bool) -> Result<Self, TchError> {
         let embedding = embedding.f_detach()?;
         let vectors = if normalized { unit_length(&embedding, 1)? } else { embedding };
@@ -31,12 +31,12 @@ impl Quantizer {
         Ok(Self { vectors, doubled, squares, normalized })
     }
 
-    /// Brings latents to the space in which they are compared. In and out: `[rows, dim]`.
+    /// Projects latents to the space of comparison. In and out: `[rows, dim]`.
     pub(super) fn project(&self, rows: &Tensor) -> Result<Tensor, TchError> {
         if self.normalized { unit_length(rows, 1) } else { Ok(rows.shallow_clone()) }
     }
 
-    /// Nearest codes. In: `[rows, dim]`, projected. Out: `[rows]` i64, each below the number of codes.
+    /// Returns the nearest codes. In: `[rows, dim]`, projected. Out: `[rows]` i64, each below the number of codes.
     ///
     /// # Source
     /// Nearest code: van den Oord et al. 2017, eq. 1, <https://arxiv.org/abs/1711.00937>.
@@ -46,8 +46,8 @@ impl Quantizer {
         Tensor::f_cat(&codes?, 0)
     }
 
-    /// Codes of latents. In: `[n, dim, h, w]`. Out: `[n * h * w]` i64. Images are searched one by one, so that an image's codes do not
-    /// depend on its place in the batch.
+    /// Returns the codes of latents. In: `[n, dim, h, w]`. Out: `[n * h * w]` i64. Images are searched one by one, so an image's codes do
+    /// not depend on its place in the batch.
     pub(super) fn encode(&self, latents: &Tensor) -> Result<Tensor, TchError> {
         let (n, _, _, _) = latents.size4()?;
         let codes: Result<Vec<_>, _> =
@@ -55,19 +55,19 @@ impl Quantizer {
         Tensor::f_cat(&codes?, 0)
     }
 
-    /// Vectors of codes. In: `[rows]` i64. Out: `[rows, dim]`.
+    /// Returns the vectors of codes. In: `[rows]` i64. Out: `[rows, dim]`.
     pub(super) fn vectors_of(&self, codes: &Tensor) -> Result<Tensor, TchError> {
         self.vectors.f_index_select(0, codes)
     }
 }
 
-/// `[n, dim, h, w]` to `[n * h * w, dim]`.
+/// Rearranges `[n, dim, h, w]` to `[n * h * w, dim]`.
 pub(super) fn rows_of(latents: &Tensor) -> Result<Tensor, TchError> {
     let (_, dim, _, _) = latents.size4()?;
     latents.f_permute([0, 2, 3, 1])?.f_reshape([-1, dim])
 }
 
-/// `[n * h * w, dim]` to `[n, dim, h, w]`, for a square or any other grid of `h` by `w`.
+/// Rearranges `[n * h * w, dim]` to `[n, dim, h, w]`, for any grid of `h` by `w`.
 pub(super) fn grid_of(rows: &Tensor, h: i64, w: i64) -> Result<Tensor, TchError> {
     let (_, dim) = rows.size2()?;
     rows.f_reshape([-1, h, w, dim])?.f_permute([0, 3, 1, 2])

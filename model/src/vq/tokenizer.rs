@@ -1,6 +1,6 @@
-//! The image tokenizer of the `tokenize` stage: a VQGAN with given weights on one device.
+//! Image tokenizer of the `tokenize` stage: a VQGAN with given weights on one device.
 //!
-//! Every computation has the fixed batch size; a short tail is padded with black. So codes do not depend on batch neighbours.
+//! Every computation has the same batch size; a short tail is padded with black. So codes do not depend on the rest of the batch.
 
 use cm3flow_schemas::digest::{Digest, PartHasher};
 use cm3flow_schemas::preparation::Values;
@@ -22,7 +22,7 @@ pub struct VqTokenizer {
     spec: ImageTokenizerSpec,
     config: VqConfig,
     network: VqNetwork,
-    /// The encoder in bf16 on a GPU, instead of the network's.
+    /// Encoder in bf16 on a GPU, in place of the network's.
     cuda: Option<CudaEncoder>,
     upload: Upload,
     quantizer: Quantizer,
@@ -35,13 +35,13 @@ pub struct VqTokenizer {
 }
 
 impl VqTokenizer {
-    /// Builds the network of `config`, puts `weights` into it and moves it to the device. Weights are the bytes of a safetensors file or
-    /// of a PyTorch checkpoint, as f32, f16 or bf16, in the layout of taming-transformers (Chameleon's too), transformers, diffusers or
+    /// Builds the network of `config` with `weights`, and moves it to the device. Weights are the bytes of a safetensors file or of a
+    /// PyTorch checkpoint, in f32, f16 or bf16, in the layout of taming-transformers (also Chameleon's), transformers, diffusers or
     /// LlamaGen. `batch_size` images, 1 to 4096, are computed together.
     ///
     /// # Errors
-    /// [`ModelError::Config`] for bad settings, [`ModelError::CudaUnavailable`]; [`ModelError::Safetensors`] and the errors about
-    /// checkpoints and tensors for weights that are damaged or those of another network.
+    /// [`ModelError::Config`] for bad settings; [`ModelError::CudaUnavailable`]; [`ModelError::Safetensors`] and the errors about
+    /// checkpoints and tensors for weights that are damaged or of another network.
     pub fn try_new(config: &VqConfig, weights: &[u8], batch_size: u32, choice: DeviceChoice) -> Result<Self, ModelError> {
         let mut problems = Problems::default();
         problems.range("batch_size", batch_size, 1, 4096);
@@ -81,7 +81,7 @@ impl VqTokenizer {
     /// Computes in `precision` instead of f32.
     ///
     /// # Errors
-    /// [`ModelError::Kernels`] if what encodes in bf16 on a GPU cannot be made there, [`ModelError::Torch`] if the device fails.
+    /// [`ModelError::Kernels`] if the bf16 kernels cannot be prepared on a GPU; [`ModelError::Torch`] if the device fails.
     pub fn with_precision(mut self, precision: Precision) -> Result<Self, ModelError> {
         self.kind = precision.kind();
         let is_faster = self.device.is_cuda() && precision == Precision::Bfloat16;
@@ -90,8 +90,8 @@ impl VqTokenizer {
         Ok(self)
     }
 
-    /// Takes levels as `values` instead of those of [`Values::TwoOver255`]: what the weights were made for. What comes out of
-    /// [`ImageTokenizer::decode`] stays.
+    /// Uses `values` for the input levels, as the weights require, instead of [`Values::TwoOver255`]. The output of
+    /// [`ImageTokenizer::decode`] is not affected.
     ///
     /// # Errors
     /// [`ModelError::Torch`] if the device fails.
@@ -104,7 +104,7 @@ impl VqTokenizer {
         Ok(self)
     }
 
-    /// Codes of images, by batches. A batch is under way on a GPU while the next one is sent there.
+    /// Encodes images by batches. On a GPU, one batch is computed while the next one is sent.
     fn encode_batches(&mut self, pixels: &[u8], grid: Grid) -> Result<Vec<u32>, TchError> {
         let size = self.spec.bytes_of(grid);
         let mut codes = Vec::with_capacity(pixels.len() / size * grid.codes());
@@ -122,24 +122,24 @@ impl VqTokenizer {
         Ok(codes)
     }
 
-    /// Codes of a batch, padded with black to the fixed size: `[batch_size * codes]` i64, on the device.
+    /// Encodes a batch, padded with black to the fixed size: `[batch_size * codes]` i64, on the device.
     fn codes_of(&mut self, pixels: &[u8], grid: Grid) -> Result<Tensor, TchError> {
         let (width, height) = self.spec.size_px(grid);
-        // Bytes travel, a quarter of the floats.
+        // Bytes are sent, which take a quarter of the floats' size.
         let levels = self.upload.send(pixels, self.batch_size * self.spec.bytes_of(grid))?;
         let levels = levels.f_view([-1, i64::from(height), i64::from(width), 3])?;
         let latents = if let Some(encoder) = &self.cuda {
             encoder.forward(&levels, &self.values)?
         } else {
-            // A table gives the same values on every device, where a division does not.
+            // A table gives the same values on every device, unlike a division.
             let batch = self.values.f_index_select(0, &levels.f_reshape([-1])?.f_to_kind(Kind::Int)?)?.f_reshape(levels.size())?;
-            // Interleaved bytes are NHWC already; seen as NCHW that is channels-last, which the convolutions keep.
+            // Interleaved bytes are NHWC already. Viewed as NCHW they are channels-last, which the convolutions keep.
             self.network.encode(&batch.f_permute([0, 3, 1, 2])?.f_to_kind(self.kind)?)?
         };
         self.quantizer.encode(&latents.f_to_kind(Kind::Float)?)
     }
 
-    /// Pixels of at most `batch_size` images: `[batch_size, 3, height, width]`, about -1 to 1; those behind the ones given are padding.
+    /// Decodes at most `batch_size` images: `[batch_size, 3, height, width]`, about -1 to 1; images behind the given ones are padding.
     fn decoded(&self, codes: &[u32], grid: Grid) -> Result<Tensor, TchError> {
         let mut padded: Vec<i64> = codes.iter().map(|code| i64::from(*code)).collect();
         padded.resize(self.batch_size * grid.codes(), 0);
@@ -148,11 +148,11 @@ impl VqTokenizer {
         self.network.decode(&vectors)?.f_to_kind(Kind::Float)
     }
 
-    /// Decodes codes of squares to the values that the network computes, before they are cut and rounded to bytes. Out: for each image `3 * side *
-    /// side` floats, channel by channel, about -1 to 1. For comparisons; [`ImageTokenizer::decode`] makes pictures.
+    /// Decodes codes of squares to the network's values, before clamping and rounding to bytes. Out: for each image `3 * side * side`
+    /// floats, channel by channel, about -1 to 1. It is for comparisons; [`ImageTokenizer::decode`] makes pictures.
     ///
     /// # Errors
-    /// As [`ImageTokenizer::decode`].
+    /// As for [`ImageTokenizer::decode`].
     pub fn decode_values(&mut self, codes: &[u32]) -> Result<Vec<f32>, ModelError> {
         let square = self.spec.square();
         self.check_codes(codes, square)?;
@@ -208,16 +208,16 @@ impl ImageTokenizer for VqTokenizer {
     }
 }
 
-/// Bytes to -1..=1, by the one formula `x * 2 / 255 - 1`, rounded once, on the CPU: GPUs divide by multiplying with an inverse.
+/// Converts bytes to -1..=1 by one formula, `x * 2 / 255 - 1`, rounded once, on the CPU: GPUs divide by multiplying with an inverse.
 pub(super) fn scaled(pixels: &[u8]) -> Vec<f32> {
     let levels = Values::TwoOver255.table();
     pixels.iter().map(|level| levels[usize::from(*level)]).collect()
 }
 
-/// Values of about -1 to 1, `[n, 3, height, width]`, to bytes, RGB, interleaved, of the first `images`.
+/// Converts values of about -1 to 1, `[n, 3, height, width]`, to bytes of the first `images`: RGB, interleaved.
 pub(super) fn levels(pixels: &Tensor, images: usize) -> Result<Vec<u8>, TchError> {
     let pixels = pixels.f_narrow(0, 0, images as i64)?;
-    // The last addition of a half and the cut to an integer round to the nearest level.
+    // Rounds to the nearest level; the conversion alone would truncate.
     let levels = pixels.f_clamp(-1.0, 1.0)?.f_add_scalar(1.0)?.f_mul_scalar(127.5)?.f_round()?.f_to_kind(Kind::Uint8)?;
     let levels = levels.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_to_device(Device::Cpu)?;
     let mut bytes = vec![0; levels.numel()];
@@ -225,7 +225,7 @@ pub(super) fn levels(pixels: &Tensor, images: usize) -> Result<Vec<u8>, TchError
     Ok(bytes)
 }
 
-/// Checks that `codes` are whole images of `grid` of codes in range.
+/// Checks that `codes` are whole images of `grid`, with all codes in range.
 pub(super) fn check_codes(spec: &ImageTokenizerSpec, codes: &[u32], grid: Grid) -> Result<(), ModelError> {
     let (codes_per_image, codebook_size) = (grid.codes(), spec.codebook_size);
     if codes_per_image == 0 || !codes.len().is_multiple_of(codes_per_image) {

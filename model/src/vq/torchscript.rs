@@ -1,7 +1,7 @@
-//! An image tokenizer made of two TorchScript modules, as Cosmos and others are published: pixels to codes, and codes to pixels.
+//! Image tokenizer of two TorchScript modules, the form in which Cosmos and others are published: from pixels to codes, and back.
 //!
-//! **TorchScript is code.** It is no Python pickle, but it runs as given, with all that libtorch can do: load only what you trust. What
-//! comes out is checked against the configuration, image by image.
+//! **TorchScript is code.** It is no Python pickle, but it runs as given, with all that libtorch can do: load only modules that you trust.
+//! Their output is checked against the configuration, image by image.
 
 use cm3flow_schemas::digest::{Digest, PartHasher};
 use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
@@ -14,15 +14,15 @@ use crate::error::{ModelError, Problems};
 use crate::torchscript::{is_whole, kind_of, load, tensors_of};
 use crate::vq::tokenizer::{check_codes, levels, scaled};
 
-/// What a pair of modules takes and returns.
+/// Interface of a pair of modules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TorchScriptConfig {
-    /// Side of the square that is encoded, in pixels: 8 to 4096.
+    /// Side of the input square, in pixels: 8 to 4096.
     pub side_px: u32,
-    /// Codes in a row and in a column, 1 to `side_px`.
+    /// Number of codes in a row and in a column, 1 to `side_px`.
     pub grid: u32,
-    /// Number of codes, 2 to 1,048,576.
+    /// Size of the codebook, 2 to 1,048,576.
     pub codebook_size: u32,
 }
 
@@ -42,9 +42,9 @@ impl TorchScriptConfig {
 
 /// Two TorchScript modules that implement [`ImageTokenizer`].
 ///
-/// The encoder takes `[n, 3, side, side]` in -1 to 1 and returns codes, or a tuple of which exactly one tensor holds whole numbers: the
-/// codes, as `[n, grid, grid]`, or the same numbers in another shape. The decoder takes `[n, grid, grid]` i64 and returns `[n, 3, side,
-/// side]`. Both compute in the type of the encoder's first parameter, f32 without any. Its codebook is empty.
+/// The encoder takes `[n, 3, side, side]` in -1 to 1. It returns codes, or a tuple with exactly one tensor of whole numbers: the codes, as
+/// `[n, grid, grid]` or in another shape of as many numbers. The decoder takes `[n, grid, grid]` i64 and returns `[n, 3, side, side]`. Both
+/// compute in the type of the encoder's first parameter, or f32 if it has none. No codebook is exposed.
 #[derive(Debug)]
 pub struct TorchScriptTokenizer {
     spec: ImageTokenizerSpec,
@@ -105,7 +105,7 @@ impl TorchScriptTokenizer {
         Ok(codes[..images * self.spec.codes_per_image()].to_vec())
     }
 
-    /// The codes in what the encoder returned, all of them in range.
+    /// Returns the codes in the encoder's output, all of them in range.
     fn codes(&self, output: IValue) -> Result<Vec<u32>, ModelError> {
         let (grid, size) = (self.spec.grid, self.spec.codebook_size);
         let refused = |found: String| ModelError::ModuleOutput {
@@ -134,7 +134,7 @@ impl TorchScriptTokenizer {
         }
     }
 
-    /// Pixels of at most `batch_size` images, `[batch_size, 3, side, side]` f32.
+    /// Decodes at most `batch_size` images to `[batch_size, 3, side, side]` f32.
     fn decoded(&self, codes: &[u32]) -> Result<Tensor, ModelError> {
         let (count, grid, side) = (self.batch_size as i64, i64::from(self.spec.grid), i64::from(self.spec.side_px));
         let mut padded: Vec<i64> = codes.iter().map(|code| i64::from(*code)).collect();
@@ -155,11 +155,11 @@ impl TorchScriptTokenizer {
         Err(ModelError::ModuleOutput { module: "decoder".into(), found, expected: format!("floats of shape {expected:?}") })
     }
 
-    /// Decodes codes to the values that the decoder returns, before they are cut and rounded to bytes. Out: for each image `3 * side *
-    /// side` floats, channel by channel, about -1 to 1. For comparisons; [`ImageTokenizer::decode`] makes pictures.
+    /// Decodes codes to the decoder's values, before clamping and rounding to bytes. Out: for each image `3 * side * side` floats, channel
+    /// by channel, about -1 to 1. It is for comparisons; [`ImageTokenizer::decode`] makes pictures.
     ///
     /// # Errors
-    /// As [`ImageTokenizer::decode`].
+    /// As for [`ImageTokenizer::decode`].
     pub fn decode_values(&mut self, codes: &[u32]) -> Result<Vec<f32>, ModelError> {
         self.decode_batches(codes, |pixels, images| {
             Vec::try_from(pixels.f_narrow(0, 0, images as i64)?.f_to_device(Device::Cpu)?.f_contiguous()?.f_reshape([-1])?)
@@ -180,7 +180,7 @@ impl TorchScriptTokenizer {
 }
 
 impl TorchScriptTokenizer {
-    /// Modules are published for one size.
+    /// Refuses grids other than the square, since modules are published for one size.
     fn check_square(&self, grid: Grid) -> Result<(), ModelError> {
         if grid == self.spec.square() { Ok(()) } else { Err(ModelError::Grid { tokenizer: self.spec.name.clone(), grid }) }
     }

@@ -1,12 +1,12 @@
-//! The way of pixels to the device: from memory that a GPU reads by itself, while the processor goes on.
+//! Upload of pixels to the device, from memory that a GPU reads by itself while the processor continues.
 
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Sends bytes to a device.
+/// Sender of bytes to a device.
 #[derive(Debug)]
 pub(super) struct Upload {
     device: Device,
-    /// Pinned memory that batches wait in by turns; none yet, or always on a CPU.
+    /// Two pinned buffers, used in turn; `None` before their first use, and always on a CPU.
     rooms: [Option<Tensor>; 2],
     next: usize,
 }
@@ -16,8 +16,8 @@ impl Upload {
         Self { device, rooms: [None, None], next: 0 }
     }
 
-    /// Bytes on the device, followed by zeros up to `size`: u8 `[size]`. A GPU may fetch them later: of what was sent, results of all but the
-    /// last must have been read before.
+    /// Sends bytes to the device, followed by zeros up to `size`: u8 `[size]`. A GPU may read them later, so the results of all earlier
+    /// calls but the last must have been read before.
     pub(super) fn send(&mut self, bytes: &[u8], size: usize) -> Result<Tensor, TchError> {
         if !self.device.is_cuda() {
             let mut padded = bytes.to_vec();
@@ -29,12 +29,12 @@ impl Upload {
         let large_enough = room.take().filter(|room| room.numel() >= size);
         let memory = match large_enough {
             Some(memory) => memory,
-            // Its public name warns of the argument that this one takes too.
+            // The public `pin_memory` warns about the device argument, which this one takes as well.
             None => Tensor::f_empty([size as i64], (Kind::Uint8, Device::Cpu))?.f_internal_pin_memory(self.device)?,
         };
         let memory = room.insert(memory).f_narrow(0, 0, size as i64)?;
-        // SAFETY: these are `size` bytes of dense memory of this process, kept by `room`. Nobody else looks at them: what was sent from here
-        // has been fetched, since its results were read.
+        // SAFETY: these are `size` bytes of dense memory of this process, kept by `room`. Nothing else accesses them: the bytes sent from
+        // here before have been read, since their results were.
         let waiting = unsafe { std::slice::from_raw_parts_mut(memory.data_ptr().cast::<u8>(), size) };
         let (given, padding) = waiting.split_at_mut(bytes.len());
         given.copy_from_slice(bytes);

@@ -1,4 +1,4 @@
-//! Weights that a user brings: safetensors, or a PyTorch checkpoint, told apart by their first bytes.
+//! Weights of users: safetensors or a PyTorch checkpoint, distinguished by their first bytes.
 
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 use tch::{Kind, Tensor};
@@ -9,11 +9,11 @@ use crate::weights::torch::TorchFile;
 
 /// First bytes of a legacy checkpoint: a pickle of the magic number 0x1950a86a20f9469cfc6c.
 const LEGACY_MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-/// What the first entry of a checkpoint's tar archive is called, and where such an archive says that it is one.
+/// Possible first entries of a checkpoint's tar archive, and the position of the archive's magic.
 const TAR_ENTRIES: [&[u8]; 4] = [b"sys_info\0", b"pickle\0", b"tensors\0", b"storages\0"];
 const TAR_MAGIC: usize = 257;
 
-/// A file of weights, of which single tensors are read.
+/// A file of weights, from which single tensors are read.
 pub(crate) struct WeightsFile<'a>(Format<'a>);
 
 enum Format<'a> {
@@ -46,7 +46,7 @@ impl<'a> WeightsFile<'a> {
         Ok(Self(Format::Safetensors(file)))
     }
 
-    /// Names of all tensors, sorted.
+    /// Returns the names of all tensors, sorted.
     pub(crate) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = match &self.0 {
             Format::Safetensors(file) => file.names().into_iter().map(str::to_owned).collect(),
@@ -56,7 +56,7 @@ impl<'a> WeightsFile<'a> {
         names
     }
 
-    /// Entries of a checkpoint beside its tensors that hold tensors themselves; none of most files.
+    /// Returns the entries of a checkpoint, beside its weights, that contain tensors; empty for most files.
     pub(crate) fn beside(&self) -> &[String] {
         match &self.0 {
             Format::Safetensors(_) => &[],
@@ -64,10 +64,10 @@ impl<'a> WeightsFile<'a> {
         }
     }
 
-    /// The tensor of that name as f32, on the CPU. f16 and bf16 are widened, which loses nothing.
+    /// Returns the tensor of that name as f32, on the CPU; `None` if there is none. f16 and bf16 are widened without loss.
     ///
     /// # Errors
-    /// [`ModelError::TensorType`] for other numbers, [`ModelError::TensorPlace`] or [`ModelError::Archive`] if the file is damaged,
+    /// [`ModelError::TensorType`] for other element types; [`ModelError::TensorPlace`] or [`ModelError::Archive`] if the file is damaged;
     /// [`ModelError::Torch`] if memory is short.
     pub(crate) fn tensor(&mut self, name: &str) -> Result<Option<Tensor>, ModelError> {
         match &mut self.0 {

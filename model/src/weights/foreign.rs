@@ -1,7 +1,7 @@
-//! Files that users name as weights and that are something else, told by their first bytes.
+//! Recognition of files that are given as weights but have another format, by their first bytes.
 //!
-//! Weights come from web pages, archives and repositories whose large files lie elsewhere, so what arrives is often not what was meant. Here is
-//! the one place that knows such files; it reads no more of them than it needs to say what they are.
+//! Weights come from web pages, archives and repositories that keep large files elsewhere, so a file is often not the intended one. This
+//! module recognises such files, and reads only as much as that needs.
 
 use std::collections::BTreeSet;
 
@@ -11,24 +11,24 @@ use crate::error::ModelError;
 
 /// First bytes of a ZIP archive, as PyTorch writes one.
 pub(super) const ZIP: &[u8] = b"PK\x03\x04";
-/// Where a tar archive says that it is one.
+/// Position of the magic in a tar archive.
 const TAR_MAGIC: usize = 257;
-/// Largest JSON that is looked into, in bytes. Indexes of shards have a few hundred thousand.
+/// Largest JSON that is parsed, in bytes. Indexes of shards have a few hundred thousand.
 const MAX_JSON_BYTES: usize = 64 << 20;
-/// Most names that a message lists.
+/// Largest number of names in a message.
 const NAMED: usize = 5;
-/// First bytes of files that are packed, with the program that packed them.
+/// First bytes of compressed files, with the program.
 const PACKED: [(&[u8], &str); 5] =
     [(b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\x00", "xz"), (b"BZh", "bzip2"), (b"7z\xbc\xaf\x27\x1c", "7-Zip")];
 /// First bytes of other formats of tensors.
 const FORMATS: [(&[u8], &str); 3] = [(b"\x89HDF\r\n\x1a\n", "an HDF5 file"), (b"\x93NUMPY", "a NumPy array"), (b"GGUF", "a GGUF file")];
 
-/// Bytes of an unknown file that a message shows.
+/// Number of bytes of an unknown file in a message.
 const SHOWN: usize = 8;
 const FETCH_AGAIN: &str = "fetch or copy it once more";
 const UNPACK: &str = "unpack it, and name the weights that are in it";
 
-/// What a file is meant to hold.
+/// Expected content of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// Tensors by name.
@@ -38,7 +38,7 @@ pub(super) enum Wanted {
 }
 
 impl Wanted {
-    /// What to do where nothing better is known.
+    /// Returns the general advice.
     const fn advice(self) -> &'static str {
         match self {
             Self::Tensors => "name a file of tensors: safetensors, or what torch.save writes",
@@ -47,10 +47,10 @@ impl Wanted {
     }
 }
 
-/// Checks that `bytes` are no known file without what is wanted. Archives and unknown bytes pass.
+/// Checks that `bytes` are no known file with other content than `wanted`. Archives and unknown bytes pass.
 ///
 /// # Errors
-/// [`ModelError::NotWeights`] with what they are.
+/// [`ModelError::NotWeights`] with the format that was recognised.
 pub(super) fn check(bytes: &[u8], wanted: Wanted) -> Result<(), ModelError> {
     if bytes.starts_with(ZIP) {
         return Ok(());
@@ -66,7 +66,7 @@ pub(super) fn check(bytes: &[u8], wanted: Wanted) -> Result<(), ModelError> {
     }
 }
 
-/// What is wrong with `bytes` that are neither known nor safetensors.
+/// Returns the error for `bytes` that are neither a known format nor valid safetensors.
 pub(super) fn unknown(bytes: &[u8]) -> ModelError {
     let (found, advice) = if is_safetensors(bytes) {
         (format!("a safetensors file whose tensors do not end with its {} bytes", bytes.len()), FETCH_AGAIN)
@@ -77,15 +77,15 @@ pub(super) fn unknown(bytes: &[u8]) -> ModelError {
     ModelError::NotWeights { found, advice: advice.to_owned() }
 }
 
-/// What a file is, and what to do if something better is known than to bring another one.
+/// Description of a file, with specific advice if there is any.
 type Found = (String, Option<&'static str>);
 
-/// Whether a header of safetensors begins where it should.
+/// Checks whether `bytes` begin like a safetensors header.
 pub(super) fn is_safetensors(bytes: &[u8]) -> bool {
     bytes.get(4..9) == Some(b"\0\0\0\0{")
 }
 
-/// The first `names` with their number, for messages.
+/// Lists the first `names`, and the number of others, for messages.
 pub(crate) fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
     let count = names.len();
     let first: Vec<String> = names.take(NAMED).map(|name| name.chars().take(100).collect()).collect();
@@ -213,7 +213,7 @@ mod tests {
         let safetensors = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 4]].concat();
         let error = check(&safetensors, Wanted::Module).expect_err("no module").to_string();
         assert!(error.starts_with("the file is a safetensors file, which holds tensors alone; name a TorchScript module"), "{error}");
-        // A header whose length spells the beginning of another format.
+        // A header whose length equals the first bytes of another format.
         let like_gzip = [&[0x1f, 0x8b, 0x08, 0, 0, 0, 0, 0], &b"{\"a\":"[..]].concat();
         for bytes in [&safetensors[..], &like_gzip, b"PK\x03\x04rest", b"\xfe\xed\xfa\xce rest", b"\x01\x02text"] {
             assert_eq!(told(bytes), "passes", "{bytes:?}");

@@ -1,9 +1,8 @@
-//! A reader of pickles that builds data and runs nothing.
+//! Reader of pickles that builds data and executes nothing.
 //!
-//! A pickle is a program for a machine with a stack. In Python, some of its instructions import and call whatever they name; here they
-//! make a [`Value::Opaque`], and only the handful of calls that tensors are made of become values. Values lie in one list and refer to
-//! each other by index, so neither cycles nor depth cost anything, and nothing is ever copied: memory grows with the bytes read, not with
-//! what they claim.
+//! A pickle is a program for a stack machine. In Python, some of its instructions import and call whatever they name. Here they give a
+//! [`Value::Opaque`]; only the few calls that build tensors give values. Values lie in one list and refer to each other by index, so cycles
+//! and depth cost nothing, and nothing is copied. Memory grows with the bytes read, not with their claims.
 //!
 //! # Source
 //! Instructions: `Lib/pickletools.py` of CPython. Calls: `torch/_utils.py` and `torch/serialization.py` of PyTorch.
@@ -13,7 +12,7 @@ use std::collections::HashMap;
 use crate::error::PickleError;
 use crate::weights::values::{Id, Value, Values};
 
-/// Reads the value that a pickle describes. Out: all values, and which of them is the outermost.
+/// Reads the value of a pickle. Out: all values, and the index of the outermost.
 pub(super) fn read(bytes: &[u8]) -> Result<(Values, Id), PickleError> {
     let mut machine = Machine { input: Input { bytes, position: 0 }, values: Values::default(), stack: Vec::new(), ..Machine::default() };
     loop {
@@ -28,7 +27,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Values, Id), PickleError> {
     }
 }
 
-/// What is left to read.
+/// Unread part of a pickle.
 #[derive(Default)]
 struct Input<'a> {
     bytes: &'a [u8],
@@ -51,12 +50,12 @@ impl<'a> Input<'a> {
         Ok(self.take(1)?[0])
     }
 
-    /// An unsigned number of `size` bytes, at most 8, little-endian.
+    /// Reads an unsigned number of `size` bytes, at most 8, little-endian.
     fn number(&mut self, size: u64) -> Result<u64, PickleError> {
         Ok(self.take(size)?.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
 
-    /// Bytes up to the end of the line, which is skipped.
+    /// Reads the bytes up to the end of the line, which is skipped.
     fn line(&mut self) -> Result<&'a [u8], PickleError> {
         let rest = &self.bytes[self.position..];
         let length = rest.iter().position(|byte| *byte == b'\n').ok_or(PickleError::Truncated { position: self.bytes.len() })?;
@@ -75,7 +74,7 @@ struct Machine<'a> {
     input: Input<'a>,
     values: Values,
     stack: Vec<Id>,
-    /// Heights of the stack at the marks that are open.
+    /// Heights of the stack at the open marks.
     marks: Vec<usize>,
     memo: HashMap<u64, Id>,
 }
@@ -83,7 +82,7 @@ struct Machine<'a> {
 impl Machine<'_> {
     fn step(&mut self, code: u8, position: usize) -> Result<(), PickleError> {
         match code {
-            // PROTO and FRAME say nothing that matters here.
+            // PROTO and FRAME do not matter here.
             0x80 => self.input.take(1).map(drop),
             0x95 => self.input.take(8).map(drop),
             b'(' => {
@@ -117,7 +116,7 @@ impl Machine<'_> {
         PickleError::Missing { what, position: self.input.position }
     }
 
-    /// The uppermost value above the last mark.
+    /// Returns the top value above the last mark.
     fn top(&self) -> Result<Id, PickleError> {
         let floor = self.marks.last().copied().unwrap_or(0);
         self.stack.get(floor..).and_then(<[Id]>::last).copied().ok_or_else(|| self.missing("a value"))
@@ -129,7 +128,7 @@ impl Machine<'_> {
         Ok(top)
     }
 
-    /// Removes the uppermost value, or the mark if that is higher.
+    /// Removes the top value, or the mark if that is higher.
     fn discard(&mut self) -> Result<(), PickleError> {
         if self.marks.last().is_some_and(|height| *height == self.stack.len()) {
             self.marks.pop();
@@ -138,13 +137,13 @@ impl Machine<'_> {
         self.pop().map(drop)
     }
 
-    /// Removes and returns the values above the last mark, and the mark.
+    /// Removes and returns the values above the last mark, and removes the mark.
     fn pop_mark(&mut self) -> Result<Vec<Id>, PickleError> {
         let height = self.marks.pop().ok_or_else(|| self.missing("a mark"))?;
         Ok(self.stack.split_off(height.min(self.stack.len())))
     }
 
-    /// Values that are remembered under a number, and taken out again.
+    /// Stores values in the memo, or loads them.
     fn remember(&mut self, code: u8) -> Result<(), PickleError> {
         let number = match code {
             b'q' | b'h' => self.input.number(1)?,
@@ -175,7 +174,7 @@ impl Machine<'_> {
             b'M' => Value::Int(self.input.number(2)? as i64),
             b'I' | b'L' => {
                 let line = self.input.text_line("number")?.trim().trim_end_matches('L');
-                // `I01` is true; numbers beyond 64 bits say nothing about a tensor.
+                // `I01` is true; a number beyond 64 bits does not occur in a tensor.
                 line.parse().map_or(Value::Opaque, Value::Int)
             }
             0x8a | 0x8b => {
@@ -211,7 +210,7 @@ impl Machine<'_> {
                 self.input.take(size)?
             }
         };
-        // Bytes that are no text name no tensor.
+        // Bytes that are no text do not name a tensor.
         let value = std::str::from_utf8(bytes).map_or(Value::Opaque, |text| Value::Text(text.to_owned()));
         self.push(value)
     }
@@ -220,7 +219,7 @@ impl Machine<'_> {
         let value = match code {
             b'}' => Value::Dict(Vec::new()),
             b')' => Value::Tuple(Vec::new()),
-            // Lists and sets hold no named tensors, so what is in them is let go.
+            // Lists and sets have no named tensors, so their content is dropped.
             b']' | 0x8f => Value::Opaque,
             b'l' | 0x91 => {
                 self.pop_mark()?;
@@ -241,7 +240,7 @@ impl Machine<'_> {
         self.push(value)
     }
 
-    /// Puts values into the container below them. What is no dict keeps nothing.
+    /// Adds values to the container below them. Only a dict keeps them.
     fn fill(&mut self, code: u8) -> Result<(), PickleError> {
         let items = match code {
             b'a' => vec![self.pop()?],
@@ -258,7 +257,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Names of classes and functions, what they are called with, and what lies outside the pickle.
+    /// Reads names of classes and functions, calls of them, and references to storages outside the pickle.
     fn object(&mut self, code: u8) -> Result<(), PickleError> {
         let value = match code {
             b'c' => {
@@ -287,7 +286,7 @@ impl Machine<'_> {
                     }
                 }
             }
-            // BUILD sets attributes of the object below; no tensor is made of them.
+            // BUILD sets attributes of the object below, which no tensor needs.
             b'b' => {
                 self.pop()?;
                 return self.top().map(drop);
@@ -308,7 +307,7 @@ impl Machine<'_> {
                 }
                 Value::Opaque
             }
-            // Extensions of a registry that is not here.
+            // Extensions refer to a registry that does not exist here.
             _ => {
                 self.input.take(1 << (code - 0x82))?;
                 Value::Opaque
@@ -322,7 +321,7 @@ fn pairs(items: &[Id]) -> Vec<(Id, Id)> {
     items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect()
 }
 
-/// A whole number of any length, in two's complement.
+/// Returns a whole number of any length, in two's complement.
 fn long(bytes: &[u8]) -> Value {
     if bytes.len() > 8 {
         return Value::Opaque;

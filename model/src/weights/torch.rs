@@ -1,7 +1,7 @@
-//! PyTorch checkpoints: the ZIP archive that `torch.save` writes since PyTorch 1.6. No code of the file is run.
+//! PyTorch checkpoints: the ZIP archive that `torch.save` has written since PyTorch 1.6. No code of the file is run.
 //!
-//! `<folder>/data.pkl` describes what was saved, `<folder>/data/<key>` holds the numbers. Every length that the file states is checked
-//! against the bytes that are there before anything is allocated for it.
+//! `<folder>/data.pkl` describes the saved objects; `<folder>/data/<key>` has the numbers. Every length in the file is checked against the
+//! existing bytes before anything is allocated for it.
 //!
 //! # Source
 //! `torch/serialization.py` and `caffe2/serialize/inline_container.h` of PyTorch.
@@ -18,17 +18,17 @@ use crate::weights::foreign::listed;
 use crate::weights::pickle;
 use crate::weights::values::{Element, Id, Values};
 
-/// Largest description of what was saved, in bytes.
+/// Largest size of `data.pkl`, in bytes.
 const MAX_PICKLE_BYTES: u64 = 64 << 20;
-/// Entries that checkpoints keep their weights in, the first that is there counts. Without any, the checkpoint itself is the dict.
+/// Entries of a checkpoint that may hold the weights; the first that exists counts. Without any, the checkpoint itself is the dict.
 const ENTRIES: [&str; 3] = ["state_dict", "model", "ema"];
 
 /// A checkpoint with the names of its tensors.
 pub(super) struct TorchFile<'a> {
     archive: ZipArchive<Cursor<&'a [u8]>>,
-    /// Length of the file. Entries are stored as they are, so none is longer.
+    /// Size of the file in bytes. Entries are stored uncompressed, so none is longer.
     len: u64,
-    /// What all names of entries begin with; ends with a slash, if it is not empty.
+    /// Common prefix of the entries' names; empty, or ends with a slash.
     folder: String,
     values: Values,
     tensors: BTreeMap<String, Id>,
@@ -39,7 +39,7 @@ impl<'a> TorchFile<'a> {
     /// Reads the list of tensors.
     ///
     /// # Errors
-    /// [`ModelError::Archive`], [`ModelError::Pickle`] or [`ModelError::Checkpoint`] if that cannot be done.
+    /// [`ModelError::Archive`], [`ModelError::Pickle`] or [`ModelError::Checkpoint`] if that is not possible.
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, ModelError> {
         let mut archive = opened(bytes)?;
         let folder = folder(&archive)?;
@@ -58,17 +58,17 @@ impl<'a> TorchFile<'a> {
         Ok(Self { archive, len, folder, values, tensors, beside })
     }
 
-    /// Entries of the checkpoint that hold tensors and are not the weights.
+    /// Returns the entries of the checkpoint that contain tensors but are not the weights.
     pub(super) fn beside(&self) -> &[String] {
         &self.beside
     }
 
-    /// Names of the tensors, sorted.
+    /// Iterates over the names of the tensors, sorted.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The tensor of that name as f32, on the CPU; `None` if there is none.
+    /// Returns the tensor of that name as f32, on the CPU; `None` if there is none.
     ///
     /// # Errors
     /// [`ModelError::TensorType`], [`ModelError::TensorPlace`], [`ModelError::Archive`] or [`ModelError::Torch`].
@@ -88,7 +88,7 @@ impl<'a> TorchFile<'a> {
         check_place(offset, &shape, &strides, storage.len).map_err(refused)?;
         let path = format!("{}data/{key}", self.folder);
         let bytes = entry(&mut self.archive, &path, self.len)?;
-        // Both factors fit: the length was found to be at least the number of elements of a tensor, and is bounded by the next line.
+        // Both factors are bounded: the length is at least the number of elements of a tensor, and the next line limits it.
         let stated = storage.len.checked_mul(size).filter(|stated| *stated <= bytes.len() as u64);
         let Some(stated) = stated else {
             return Err(refused(format!("its storage {path} has {} bytes, too few for {} numbers", bytes.len(), storage.len)));
@@ -96,7 +96,7 @@ impl<'a> TorchFile<'a> {
         let numbers = &bytes[..stated as usize];
         let read = || -> Result<Tensor, TchError> {
             let flat = Tensor::f_from_data_size(numbers, &[storage.len as i64], kind)?;
-            // A copy: what is kept must not hold on to a storage that other tensors share.
+            // A copy, because a kept tensor must not retain a storage that others share.
             flat.f_as_strided_copy(&shape, &strides, offset)?.f_to_kind(Kind::Float)
         };
         read().map(Some).map_err(ModelError::torch("create weights"))
@@ -107,7 +107,7 @@ fn refused(problem: &str) -> ModelError {
     ModelError::Checkpoint { problem: problem.to_owned() }
 }
 
-/// What the names of a checkpoint's entries begin with.
+/// Returns the common prefix of a checkpoint's entries.
 fn folder(archive: &ZipArchive<Cursor<&[u8]>>) -> Result<String, ModelError> {
     let found = archive.file_names().filter_map(|name| name.strip_suffix("data.pkl"));
     match found.filter(|folder| folder.is_empty() || folder.ends_with('/')).min_by_key(|folder| folder.len()) {
@@ -125,17 +125,17 @@ fn opened(bytes: &[u8]) -> Result<ZipArchive<Cursor<&[u8]>>, ModelError> {
     ZipArchive::new(Cursor::new(bytes)).map_err(|source| ModelError::Archive { entry: entry(), source })
 }
 
-/// The first entries of an archive with their number.
+/// Lists the first entries of an archive, and the number of others.
 fn held(archive: &ZipArchive<Cursor<&[u8]>>) -> String {
     let mut names: Vec<&str> = archive.file_names().collect();
     names.sort_unstable();
     if names.is_empty() { "nothing".to_owned() } else { listed(names.into_iter()) }
 }
 
-/// Checks that the bytes are an archive as TorchScript writes it.
+/// Checks that the bytes are an archive of TorchScript.
 ///
 /// # Errors
-/// [`ModelError::Archive`] or [`ModelError::Checkpoint`] if they are another one.
+/// [`ModelError::Archive`] or [`ModelError::Checkpoint`] if they are not.
 pub(super) fn check_module(bytes: &[u8]) -> Result<(), ModelError> {
     let archive = opened(bytes)?;
     if archive.file_names().any(|name| name == "constants.pkl" || name.ends_with("/constants.pkl")) {
@@ -147,7 +147,7 @@ pub(super) fn check_module(bytes: &[u8]) -> Result<(), ModelError> {
     }
 }
 
-/// Bytes of an entry, at most `limit`.
+/// Reads an entry of at most `limit` bytes.
 fn entry(archive: &mut ZipArchive<Cursor<&[u8]>>, name: &str, limit: u64) -> Result<Vec<u8>, ModelError> {
     let failed = |source: ZipError| ModelError::Archive { entry: name.to_owned(), source };
     let entry = archive.by_name(name).map_err(failed)?;
@@ -162,7 +162,7 @@ fn entry(archive: &mut ZipArchive<Cursor<&[u8]>>, name: &str, limit: u64) -> Res
     Ok(bytes)
 }
 
-/// Tensors of the dict that holds the weights, and names of the entries beside them that are dicts of tensors.
+/// Returns the tensors of the dict with the weights, and the names of other entries that are dicts of tensors.
 fn named_tensors(values: &Values, root: Id) -> Result<(BTreeMap<String, Id>, Vec<String>), ModelError> {
     let no_dict = || refused("it holds no dict of tensors; save the state_dict() of the model, not the model itself");
     let tensors_of = |id: Id| Some(values.dict(id)?.filter(|(_, id)| values.tensor(*id).is_some()));
@@ -197,7 +197,7 @@ fn without_tensors(names: &[String]) -> String {
     )
 }
 
-/// Checks that a view lies within a storage of `len` numbers, and holds no more numbers than that.
+/// Checks that a view lies within a storage of `len` numbers, and has no more elements than that.
 fn check_place(offset: i64, shape: &[i64], strides: &[i64], len: u64) -> Result<(), String> {
     let place = || format!("offset {offset}, shape {shape:?} and strides {strides:?} leave its storage of {len} numbers");
     let unsigned = |number: i64| u64::try_from(number).ok();

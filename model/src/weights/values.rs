@@ -1,19 +1,19 @@
-//! What a pickle's values are to a reader of tensors: names, numbers, tuples, dicts, storages, tensors; all else is opaque.
+//! Values of a pickle, as far as tensors need them: names, numbers, tuples, dicts, storages, tensors; all else is opaque.
 
 use crate::error::PickleError;
 
-/// Most values of a pickle. Checkpoints of a thousand tensors with their optimizer make some ten thousand.
+/// Largest number of values in a pickle. A checkpoint of a thousand tensors with its optimizer has about ten thousand.
 const MAX_VALUES: usize = 8_000_000;
-/// Most dimensions of a tensor.
+/// Largest number of dimensions of a tensor.
 const MAX_RANK: usize = 8;
 
-/// Index of a value.
+/// Index of a value in its list.
 pub(super) type Id = u32;
 
 /// A value of a pickle.
 #[derive(Debug)]
 pub(super) enum Value {
-    /// Anything that no tensor is made of: a float, a list, the result of a call that is not carried out.
+    /// Anything that no tensor needs: a float, a list, the result of an ignored call.
     Opaque,
     /// A whole number.
     Int(i64),
@@ -21,29 +21,29 @@ pub(super) enum Value {
     Text(String),
     /// A tuple.
     Tuple(Vec<Id>),
-    /// A dict: keys with values, later ones replace earlier ones.
+    /// Entries of a dict; later ones replace earlier ones.
     Dict(Vec<(Id, Id)>),
     /// Name of a class or function.
     Global {
-        /// Module that holds it.
+        /// Module of the class or function.
         module: String,
-        /// Its name there.
+        /// Name in the module.
         name: String,
     },
-    /// Numbers that lie in the archive.
+    /// Reference to numbers in the archive.
     Storage(Storage),
     /// A view of a storage.
     Tensor(StoredTensor),
 }
 
-/// Numbers that lie in the archive.
+/// Reference to numbers in the archive.
 #[derive(Debug)]
 pub(super) struct Storage {
-    /// Their type.
+    /// Type of the numbers.
     pub(super) element: Element,
-    /// Value that names their entry.
+    /// Index of the value with the entry's name.
     key: Id,
-    /// How many there are, by the pickle's word.
+    /// Number of elements, as the pickle claims.
     pub(super) len: u64,
 }
 
@@ -51,24 +51,24 @@ pub(super) struct Storage {
 #[derive(Debug)]
 pub(super) struct StoredTensor {
     storage: Id,
-    /// Index of the first number.
+    /// Index of the first element in the storage.
     pub(super) offset: i64,
     /// Sizes, outermost first.
     pub(super) shape: Vec<i64>,
-    /// Steps between neighbours of each dimension, in numbers.
+    /// Step between neighbours in each dimension, in elements.
     pub(super) strides: Vec<i64>,
 }
 
 /// Type of a storage's numbers.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Element {
-    /// 32 bits.
+    /// IEEE 754, 32 bits.
     Float,
-    /// 16 bits of IEEE 754.
+    /// IEEE 754, 16 bits.
     Half,
-    /// The upper 16 bits of a float.
+    /// Upper 16 bits of an f32.
     BFloat16,
-    /// A type that no weights have, by its name.
+    /// Another type, by name, which weights do not have.
     Unused(&'static str),
 }
 
@@ -90,7 +90,7 @@ impl Element {
 pub(super) struct Values(Vec<Value>);
 
 impl Values {
-    /// Adds a value and returns its index.
+    /// Adds a value, and returns its index.
     pub(super) fn add(&mut self, value: Value) -> Result<Id, PickleError> {
         if self.0.len() >= MAX_VALUES {
             return Err(PickleError::TooLarge { limit: MAX_VALUES });
@@ -124,7 +124,7 @@ impl Values {
         }
     }
 
-    /// The dict of that index, if it is one: text keys with their values.
+    /// Returns the text keys and values of the dict at that index, if it is one.
     pub(super) fn dict(&self, id: Id) -> Option<impl Iterator<Item = (&str, Id)>> {
         match self.get(id) {
             Value::Dict(entries) => Some(entries.iter().filter_map(|(key, value)| Some((self.text(*key)?, *value)))),
@@ -132,21 +132,21 @@ impl Values {
         }
     }
 
-    /// The tensor of that index with its storage and the name of the storage's entry, if it is one.
+    /// Returns the tensor at that index with its storage and the name of the storage's entry, if it is one.
     pub(super) fn tensor(&self, id: Id) -> Option<(&StoredTensor, &Storage, &str)> {
         let Value::Tensor(tensor) = self.get(id) else { return None };
         let Value::Storage(storage) = self.get(tensor.storage) else { return None };
         Some((tensor, storage, self.text(storage.key)?))
     }
 
-    /// Puts entries into a dict; anything else keeps nothing.
+    /// Adds entries to a dict; other values ignore them.
     pub(super) fn extend(&mut self, container: Id, entries: &[(Id, Id)]) {
         if let Value::Dict(present) = &mut self.0[container as usize] {
             present.extend(entries);
         }
     }
 
-    /// Name of a class or function out of two texts.
+    /// Builds the name of a class or function from two texts.
     pub(super) fn global(&self, module: Id, name: Id) -> Value {
         match (self.text(module), self.text(name)) {
             (Some(module), Some(name)) => Value::Global { module: module.to_owned(), name: name.to_owned() },
@@ -154,7 +154,7 @@ impl Values {
         }
     }
 
-    /// What `("storage", class, key, location, length)` stands for.
+    /// Builds the storage of `("storage", class, key, location, length)`.
     pub(super) fn storage(&self, id: Id) -> Value {
         let found = || {
             let &[tag, class, key, _, len, ..] = self.tuple(id)? else { return None };
@@ -166,7 +166,7 @@ impl Values {
         found().map_or(Value::Opaque, Value::Storage)
     }
 
-    /// Result of a call: a new value, or (as the error) one that is there already.
+    /// Evaluates a call: a new value, or (as the error) the index of an existing one.
     pub(super) fn call(&self, callable: Id, arguments: Id) -> Result<Value, Id> {
         let Value::Global { module, name } = self.get(callable) else { return Ok(Value::Opaque) };
         let arguments = self.tuple(arguments).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! The encoder with its weights in bf16, channels last, its biases and shortcuts added where the moments of the next normalisation are taken.
+//! Encoder with weights in bf16, channels last. Biases and shortcuts are added in the pass that computes the moments of the next
+//! normalisation.
 //!
 //! In and out of every step: `[n, h, w, channels]`, bf16.
 
@@ -11,7 +12,7 @@ use crate::vq::config::VqConfig;
 use crate::vq::encoder::folded;
 use crate::vq::network::VqNetwork;
 
-/// Levels of pixels to what is quantised.
+/// Encoder from levels of pixels to unquantised latents.
 #[derive(Debug)]
 pub(in crate::vq) struct CudaEncoder {
     kernels: Kernels,
@@ -25,7 +26,7 @@ pub(in crate::vq) struct CudaEncoder {
 }
 
 impl CudaEncoder {
-    /// That of `network`, whose parameters lie on a GPU; none if its widths are not what the kernels can work on.
+    /// Copies the encoder of `network`, whose parameters lie on a GPU; `None` if its widths do not suit the kernels.
     pub(in crate::vq) fn try_new(network: &VqNetwork, config: &VqConfig) -> Result<Option<Self>, ModelError> {
         if !config.widths().into_iter().chain([i64::from(config.channels)]).all(Kernels::fit) {
             return Ok(None);
@@ -79,7 +80,7 @@ fn through<'a>(blocks: &'a [Block], kernels: &Kernels, sum: Sum<'a>) -> Result<S
     blocks.iter().try_fold(sum, |sum, block| block.forward(kernels, sum.taken(kernels)?))
 }
 
-/// A sum that is not taken yet: whoever needs it says in which form.
+/// A sum that is not computed yet: its consumer chooses the form.
 struct Sum<'a> {
     x: Tensor,
     bias: &'a Tensor,
@@ -96,12 +97,12 @@ impl Sum<'_> {
     }
 }
 
-/// A convolution whose bias others may add.
+/// A convolution whose bias may be added elsewhere.
 #[derive(Debug)]
 struct Convolution {
-    /// bf16, channels last.
+    /// Weight in bf16, channels last.
     weight: Tensor,
-    /// f32.
+    /// Bias in f32.
     bias: Tensor,
     stride: i64,
     padding: i64,
@@ -109,7 +110,7 @@ struct Convolution {
 
 impl Convolution {
     fn of(conv: &Conv) -> Result<Self, TchError> {
-        // Dense as `[out, kernel, kernel, in]`, seen as `[out, in, kernel, kernel]`.
+        // Dense as `[out, kernel, kernel, in]`, viewed as `[out, in, kernel, kernel]`.
         let weight = channels_first(&channels_last(&conv.weight.f_detach()?.f_to_kind(Kind::BFloat16)?)?)?;
         Ok(Self { weight, bias: conv.bias.f_detach()?, stride: conv.stride, padding: conv.padding })
     }
@@ -126,7 +127,7 @@ impl Convolution {
         Ok(Sum { x: self.unbiased(x)?, bias: &self.bias, shortcut })
     }
 
-    /// As a product of matrices, for a kernel of one pixel. In: `[.., channels]`.
+    /// Applies a convolution of one pixel as a matrix product. In: `[.., channels]`.
     fn linear(&self, x: &Tensor) -> Result<Tensor, TchError> {
         x.f_linear(&self.weight.f_flatten(1, 3)?, Some(&self.bias.f_to_kind(x.kind())?))
     }
@@ -154,7 +155,7 @@ impl Block {
         Ok(Self::Attention(Box::new(Attention { norm: block.norm.shared()?, q: q?, k: k?, v: v?, proj_out: proj_out? })))
     }
 
-    /// Residual blocks, each followed by attention where the level has it.
+    /// Copies residual blocks, each followed by attention if the level has it.
     fn of_level(level: &Level) -> Result<Vec<Self>, TchError> {
         let mut blocks = Vec::new();
         for (index, block) in level.blocks.iter().enumerate() {
@@ -174,7 +175,7 @@ impl Block {
     }
 }
 
-/// [`ResidualBlock`]; the bias of `conv2` holds that of the shortcut too.
+/// Counterpart of [`ResidualBlock`]; the bias of `conv2` includes that of the shortcut.
 #[derive(Debug)]
 struct Residual {
     norm1: Norm,
@@ -196,7 +197,7 @@ impl Residual {
     }
 }
 
-/// [`AttentionBlock`].
+/// Counterpart of [`AttentionBlock`].
 #[derive(Debug)]
 struct Attention {
     norm: Norm,
@@ -217,12 +218,12 @@ impl Attention {
     }
 }
 
-/// `[n, h, w, channels]` seen as `[n, channels, h, w]`.
+/// Views `[n, h, w, channels]` as `[n, channels, h, w]`.
 fn channels_first(x: &Tensor) -> Result<Tensor, TchError> {
     x.f_permute([0, 3, 1, 2])
 }
 
-/// `[n, channels, h, w]` as `[n, h, w, channels]`, dense: a view where libtorch computed channels last.
+/// Returns `[n, channels, h, w]` as dense `[n, h, w, channels]`: a view if libtorch computed channels last.
 fn channels_last(x: &Tensor) -> Result<Tensor, TchError> {
     x.f_permute([0, 2, 3, 1])?.f_contiguous()
 }

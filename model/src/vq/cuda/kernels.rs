@@ -1,7 +1,7 @@
-//! Compiles and launches the kernels of `kernels.cu`.
+//! Kernels of `kernels.cu`: their compilation and launch.
 //!
-//! NVRTC, which comes with PyTorch, compiles them for the machine's driver. They run on libtorch's stream, the default one, so in order with
-//! its own kernels; memory that libtorch frees meanwhile is given out again in that order only.
+//! NVRTC, which comes with PyTorch, compiles them for the machine's driver. They run on libtorch's stream, the default one, and thus in
+//! order with its own kernels. Memory that libtorch frees meanwhile is reused only in that order.
 //!
 //! Tensors here are `[n, h, w, channels]`, bf16, dense, on the device; `channels` is a multiple of 8.
 
@@ -16,20 +16,20 @@ use crate::error::ModelError;
 use crate::vq::blocks::Norm;
 
 const SOURCE: &str = include_str!("kernels.cu");
-/// Channels of a thread.
+/// Number of channels of a thread.
 const CHANNELS_PER_LANE: i64 = 8;
-/// Bytes of shared memory that a thread needs to add its moments to those of others.
+/// Shared memory in bytes that a thread needs to add its moments to those of others.
 const SHARED_BYTES_PER_THREAD: i64 = CHANNELS_PER_LANE * 8;
-/// Threads of a block, about.
+/// Approximate number of threads in a block.
 const THREADS: i64 = 256;
-/// Threads of a block that settles a group; `kernels.cu` has room for so many.
+/// Number of threads in a block that settles a group; `kernels.cu` has room for so many.
 const SETTLING_THREADS: i64 = 128;
-/// Spans that a large picture is cut into.
+/// Number of spans of a large picture.
 const SPANS: i64 = 256;
-/// Pixels of a span, at least.
+/// Smallest number of pixels in a span.
 const PIXELS_PER_SPAN: i64 = 64;
 
-/// The kernels, ready on the device.
+/// Kernels loaded on the device.
 #[derive(Debug)]
 pub(super) struct Kernels {
     stream: Arc<CudaStream>,
@@ -49,15 +49,15 @@ pub(super) struct Summed {
 }
 
 impl Kernels {
-    /// Whether the kernels can work on so many channels.
+    /// Checks whether the kernels support that many channels.
     pub(super) const fn fit(channels: i64) -> bool {
         channels % CHANNELS_PER_LANE == 0 && channels <= THREADS * CHANNELS_PER_LANE
     }
 
-    /// Compiles and loads them for the first CUDA device.
+    /// Compiles and loads the kernels for the first CUDA device.
     pub(super) fn try_new() -> Result<Self, ModelError> {
         device::open_compiler()?;
-        // SAFETY: it loads the library that was loaded just now, under one of its names, and lets go of it.
+        // SAFETY: it loads the library that was just loaded, under one of its names, and releases it.
         if !unsafe { nvrtc::sys::is_culib_present() } {
             return Err(ModelError::Kernels { reason: "NVRTC was loaded but is not found under its name".into() });
         }
@@ -73,7 +73,7 @@ impl Kernels {
         Ok(Self { stream: context.default_stream(), value, sum, add, settle, normalize: function("normalize")? })
     }
 
-    /// Values of levels. In: u8, `table`: `[256]` bf16. Out: the shape of `levels`.
+    /// Looks up the values of levels. In: u8, `table`: `[256]` bf16. Out: the shape of `levels`.
     pub(super) fn values(&self, levels: &Tensor, table: &Tensor) -> Result<Tensor, TchError> {
         let out = Tensor::f_empty(levels.size(), (Kind::BFloat16, levels.device()))?;
         let (n, count) = (levels.size()[0], levels.numel() as i64 / levels.size()[0].max(1));
@@ -82,7 +82,7 @@ impl Kernels {
         Ok(out)
     }
 
-    /// Takes the moments of `x`.
+    /// Computes the moments of `x`.
     pub(super) fn summed(&self, x: Tensor) -> Result<Summed, TchError> {
         let spans = Spans::of(&x)?;
         let sums = spans.sums(&x)?;
@@ -90,7 +90,7 @@ impl Kernels {
         Ok(Summed { x, sums })
     }
 
-    /// `x + bias + shortcut`, in the place of `x`, with its moments. `bias`: `[channels]` f32.
+    /// Computes `x + bias + shortcut`, in the memory of `x`, with the moments. `bias`: `[channels]` f32.
     pub(super) fn added(&self, x: Tensor, bias: &Tensor, shortcut: Option<&Tensor>) -> Result<Summed, TchError> {
         let spans = Spans::of(&x)?;
         let sums = spans.sums(&x)?;
@@ -101,7 +101,8 @@ impl Kernels {
         Ok(Summed { x, sums })
     }
 
-    /// As [`Self::added`], without moments, and with a column and a row of zeros at the far edges. Out: `[n, h + 1, w + 1, channels]`.
+    /// Computes as [`Self::added`], without moments, and with a column and a row of zeros at the far edges. Out:
+    /// `[n, h + 1, w + 1, channels]`.
     pub(super) fn added_padded(&self, x: &Tensor, bias: &Tensor, shortcut: Option<&Tensor>) -> Result<Tensor, TchError> {
         let (n, h, w, channels) = x.size4()?;
         let out = Tensor::f_empty([n, h + 1, w + 1, channels], (x.kind(), x.device()))?;
@@ -116,7 +117,7 @@ impl Kernels {
         Ok(out)
     }
 
-    /// Group normalisation of `x + bias`, then swish if wanted; the moments are those of `x`. `bias` and the parameters of `by`:
+    /// Normalises `x + bias` by groups, and applies swish if requested; the moments are those of `x`. `bias` and the parameters of `by`:
     /// `[channels]` f32.
     pub(super) fn normalized(&self, of: &Summed, bias: Option<&Tensor>, by: &Norm, swish: bool) -> Result<Tensor, TchError> {
         let Summed { x, sums } = of;
@@ -138,7 +139,7 @@ impl Kernels {
         Ok(out)
     }
 
-    /// Gives `kernel` the addresses of `tensors`, null for none, then `numbers`, as its signature in `kernels.cu` lists them.
+    /// Launches `kernel` with the addresses of `tensors`, null for `None`, then `numbers`, in the order of its signature in `kernels.cu`.
     fn launch(&self, kernel: &CudaFunction, config: LaunchConfig, tensors: &[Option<&Tensor>], numbers: &[i64]) -> Result<(), TchError> {
         if let Some(tensor) = tensors.iter().flatten().find(|tensor| !tensor.device().is_cuda() || !tensor.is_contiguous()) {
             return Err(TchError::Shape(format!("the encoder's kernels take dense tensors on the GPU, got {tensor:?}")));
@@ -152,8 +153,8 @@ impl Kernels {
         for number in &numbers {
             launch.arg(number);
         }
-        // SAFETY: the tensors are dense and on this device, and the functions above give each kernel those that its signature asks for, with
-        // their sizes. libtorch reuses the memory of a dropped tensor in the order of this stream only.
+        // SAFETY: the tensors are dense and on this device. The functions above pass the tensors of each kernel's signature, with their
+        // sizes. libtorch reuses the memory of a dropped tensor only in the order of this stream.
         unsafe { launch.launch(config) }
             .map(drop)
             .map_err(|error| TchError::Torch(format!("a kernel of the encoder could not start: {error}")))
@@ -167,7 +168,7 @@ fn check_shortcut(x: &Tensor, shortcut: Option<&Tensor>) -> Result<(), TchError>
     }
 }
 
-/// How the pixels of a tensor are shared out. Depends on the size of a picture, never on how many there are.
+/// Partition of a tensor's pixels. It depends on the size of a picture, never on the number of pictures.
 struct Spans {
     n: i64,
     pixels: i64,
@@ -188,12 +189,12 @@ impl Spans {
         Ok(Self { n, pixels, lanes: channels / CHANNELS_PER_LANE, per_span, count: (pixels + per_span - 1) / per_span })
     }
 
-    /// Room for moments.
+    /// Allocates room for moments.
     fn sums(&self, x: &Tensor) -> Result<Tensor, TchError> {
         Tensor::f_empty([self.n, self.count, self.lanes * CHANNELS_PER_LANE, 2], (Kind::Float, x.device()))
     }
 
-    /// A block for each span; `moments` are added up in shared memory.
+    /// Returns a configuration with a block for each span; `moments` are added up in shared memory.
     fn config(&self, moments: bool) -> LaunchConfig {
         let threads = THREADS / self.lanes * self.lanes;
         let shared_mem_bytes = if moments { word(threads * SHARED_BYTES_PER_THREAD) } else { 0 };
@@ -209,7 +210,7 @@ fn word(number: i64) -> u32 {
     u32::try_from(number).expect("counts of blocks and threads are small")
 }
 
-/// What the compiler says, without what it was asked.
+/// Returns the message of the compiler, without its input.
 fn reason(error: CompileError) -> String {
     match error {
         CompileError::CompileError { log, .. } => log.to_string_lossy().trim().to_owned(),

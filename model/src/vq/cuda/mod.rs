@@ -1,7 +1,8 @@
-//! The encoder in bf16 on an NVIDIA GPU.
+//! Encoder in bf16 on an NVIDIA GPU.
 //!
-//! libtorch computes the convolutions. What lies between them (group normalisation, swish, biases, shortcuts, padding) is bound by memory, and
-//! its own kernels pass over memory several times, in another layout. Those of `kernels.cu` pass once each, channels last.
+//! libtorch computes the convolutions. The steps between them (group normalisation, swish, biases, shortcuts, padding) are bound by memory.
+//! libtorch's own kernels pass over memory several times, in another layout, and take longer than the convolutions; those of
+//! `kernels.cu` pass once each, channels last.
 
 mod encoder;
 mod kernels;

@@ -1,4 +1,4 @@
-//! What needs a GPU: run by `tests/gpu/unit.sh`, and by no other suite.
+//! Tests that need a GPU; only `tests/gpu/unit.sh` runs them.
 
 use cm3flow_schemas::random::Draws;
 use tch::{Device, Kind, Tensor};
@@ -20,7 +20,7 @@ fn drawn(shape: &[i64], name: &str, device: Device) -> Tensor {
     Tensor::from_slice(&values).reshape(shape).to_device(device)
 }
 
-/// Gives `network` weights under which all of it counts: those that it draws close the branches of residual blocks.
+/// Sets weights with which every part of `network` counts; drawn ones close the branches of residual blocks.
 fn open_branches(network: &VqNetwork) {
     for (name, tensor) in &network.parameters {
         let (shape, centred) = (tensor.size(), |name: &str| drawn(&tensor.size(), name, tensor.device()) / 1.5 - 0.2);
@@ -35,13 +35,13 @@ fn open_branches(network: &VqNetwork) {
     }
 }
 
-/// Length of the difference over that of `expected`.
+/// Returns the length of the difference, relative to that of `expected`.
 fn error(found: &Tensor, expected: &Tensor) -> f64 {
     let (found, expected) = (found.to_kind(Kind::Double), expected.to_kind(Kind::Double));
     f64::try_from((found - &expected).norm() / expected.norm()).expect("one number")
 }
 
-/// bf16 keeps eight bits of a number.
+/// Relative rounding of bf16, which keeps eight bits.
 const ROUNDING: f64 = 4e-3;
 
 #[test]
@@ -49,7 +49,7 @@ const ROUNDING: f64 = 4e-3;
 fn kernels_compute_what_libtorch_computes() {
     let device = gpu();
     let kernels = Kernels::try_new().expect("PyTorch brings a compiler");
-    // Widths that share out badly, spans that are cut short, a batch of one, a picture of one pixel.
+    // Widths that divide unevenly, truncated spans, a batch of one, a picture of one pixel.
     for (n, h, w, channels, groups) in
         [(2, 5, 7, 24, 4), (3, 33, 20, 128, 32), (1, 130, 129, 64, 32), (2, 1, 1, 512, 32), (1, 9, 4, 2048, 1)]
     {

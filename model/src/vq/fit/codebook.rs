@@ -1,6 +1,6 @@
-//! The codebook while it is fitted: started by k-means, moved by running means, its dead codes restarted.
+//! Codebook of a fit: started by k-means, moved by running means, with restarts of dead codes.
 //!
-//! Sums over latents are products with one-hot matrices, not scattered additions, whose order would depend on threads.
+//! Sums over latents are products with one-hot matrices. Scattered additions would depend on the order of threads.
 
 use cm3flow_schemas::random::Draws;
 use tch::{Device, Kind, TchError, Tensor};
@@ -11,32 +11,32 @@ use crate::vq::fit::FitJob;
 use crate::vq::quantizer::Quantizer;
 use crate::weights::NamedTensors;
 
-/// Latents that k-means sees for each code.
+/// Number of latents for each code in k-means.
 pub(super) const LATENTS_PER_CODE: i64 = 32;
-/// Names of the tensors of a checkpoint.
+/// Names of a checkpoint's tensors.
 const COUNTS: &str = "counts";
 const SUMS: &str = "sums";
 const VECTORS: &str = "vectors";
-/// Rounds of k-means; later ones hardly move anything.
+/// Number of k-means rounds; later ones change little.
 const KMEANS_ROUNDS: u32 = 15;
-/// Latents that are summed up together: bounds memory to so many rows of a one-hot matrix.
+/// Number of latents that are summed together, which bounds the rows of a one-hot matrix.
 const TOTAL_ROWS: i64 = 4096;
 
-/// A codebook under way.
+/// Codebook that follows the latents.
 pub(super) struct RunningCodebook {
     quantizer: Quantizer,
-    /// Vectors as they will be stored, `[codes, dim]`.
+    /// Vectors to store, `[codes, dim]`.
     vectors: Tensor,
     /// Running mean of the number of latents of each code, `[codes]`.
     counts: Tensor,
     /// Running mean of the sum of latents of each code, `[codes, dim]`.
     sums: Tensor,
-    /// Step at which each code was last chosen by a latent.
+    /// Step of each code's last use by a latent.
     last_used: Vec<u64>,
-    /// Step at which each code was last chosen or started anew.
+    /// Step of each code's last use or restart.
     alive_at: Vec<u64>,
     step: u64,
-    /// Latents of the update under way, and how many of them and which sum each code has.
+    /// Latents since the last update, with the number and the sum for each code.
     pending: Option<Pending>,
     normalized: bool,
     decay: f64,
@@ -44,9 +44,9 @@ pub(super) struct RunningCodebook {
     seed: u64,
 }
 
-/// What has come in since the last update.
+/// Latents since the last update.
 struct Pending {
-    /// The last batch's latents, `[rows, dim]`.
+    /// Latents of the last batch, `[rows, dim]`.
     rows: Tensor,
     found: Tensor,
     sums: Tensor,
@@ -76,13 +76,13 @@ impl RunningCodebook {
         let mut counts = vectors.f_new_ones([codes], (Kind::Float, vectors.device()))?;
         for _ in 0..KMEANS_ROUNDS {
             let (found, sums) = totals(&quantizer.nearest(&latents)?, &latents, codes)?;
-            // A centroid without latents stays where it is; the restarts will find it a place.
+            // A centroid without latents stays in place; a restart will move it.
             let empty = found.f_eq(0.0)?.f_unsqueeze(1)?;
             vectors = vectors.f_where_self(&empty, &sums.f_div(&found.f_clamp_min(1.0)?.f_unsqueeze(1)?)?)?;
             quantizer = Quantizer::try_new(&vectors, normalized)?;
             counts = found;
         }
-        // Scaled to the latents of one update, which is what the running means will hold.
+        // The running means will be over the latents of one update, so the counts are scaled to that number.
         let per_update = f64::from(job.fit.batch_size * job.fit.accumulate) * f64::from(job.fit.crop_px / job.config.factor()).powi(2);
         let counts = counts.f_clamp_min(1.0)?.f_mul_scalar(per_update / rows as f64)?;
         let sums = vectors.f_mul(&counts.f_unsqueeze(1)?)?;
@@ -105,12 +105,13 @@ impl RunningCodebook {
         })
     }
 
-    /// Brings latents to the space in which they are compared; keeps their gradient. In and out: `[rows, dim]`.
+    /// Projects latents to the space of comparison; keeps their gradient. In and out: `[rows, dim]`.
     pub(super) fn project(&self, rows: &Tensor) -> Result<Tensor, TchError> {
         self.quantizer.project(rows)
     }
 
-    /// Nearest vectors of projected latents, which the next [`Self::update`] will follow. In and out: `[rows, dim]`; no gradient.
+    /// Returns the nearest vectors of projected latents, and records these for the next [`Self::update`]. In and out: `[rows, dim]`; no
+    /// gradient.
     pub(super) fn assign(&mut self, rows: &Tensor) -> Result<Tensor, TchError> {
         let _no_grad = tch::no_grad_guard();
         let rows = rows.f_detach()?;
@@ -124,7 +125,7 @@ impl RunningCodebook {
         Ok(nearest)
     }
 
-    /// Moves the codebook towards the latents that have come in since the last update.
+    /// Moves the codebook towards the latents since the last update.
     pub(super) fn update(&mut self, step: u64) -> Result<(), TchError> {
         let Some(Pending { rows, found, sums }) = self.pending.take() else { return Ok(()) };
         self.step = step;
@@ -136,7 +137,7 @@ impl RunningCodebook {
         Ok(())
     }
 
-    /// Tensors of a checkpoint.
+    /// Returns the tensors of a checkpoint.
     pub(super) fn tensors(&self) -> NamedTensors {
         let named = [(COUNTS, &self.counts), (SUMS, &self.sums), (VECTORS, &self.vectors)];
         named.map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).into()
@@ -147,7 +148,7 @@ impl RunningCodebook {
         CodeAges { last_used: self.last_used.clone(), alive_at: self.alive_at.clone() }
     }
 
-    /// The codebook as it was after `step` with these tensors and ages.
+    /// Restores the codebook after `step` from these tensors and ages.
     pub(super) fn restored(job: &FitJob<'_>, tensors: NamedTensors, ages: CodeAges, step: u64, device: Device) -> Result<Self, ModelError> {
         let (codes, dim) = (i64::from(job.config.codebook_size), i64::from(job.config.embedding_dim));
         let mut parameters = Parameters::loaded(tensors, device);
@@ -162,7 +163,7 @@ impl RunningCodebook {
         Ok(Self { quantizer, vectors, counts, sums, last_used, alive_at, step, pending: None, normalized, decay, restart_after, seed })
     }
 
-    /// Moves codes that no latent has chosen for long to latents of the batch.
+    /// Moves codes without recent use to latents of the batch.
     fn restart(&mut self, rows: &Tensor, found: &Tensor) -> Result<(), TchError> {
         let found = Vec::<f32>::try_from(found.f_to_device(tch::Device::Cpu)?)?;
         let mut draws = Draws::new(self.seed, "fit restarts", &self.step.to_le_bytes());
@@ -189,18 +190,18 @@ impl RunningCodebook {
         Ok(())
     }
 
-    /// Vectors as they will be stored, `[codes, dim]`.
+    /// Returns the vectors to store, `[codes, dim]`.
     pub(super) const fn vectors(&self) -> &Tensor {
         &self.vectors
     }
 
-    /// Codes used within the last `restart_after` steps.
+    /// Returns the number of codes used within the last `restart_after` steps.
     pub(super) fn codes_used(&self) -> u32 {
         self.last_used.iter().filter(|last| self.step - **last < self.restart_after).count() as u32
     }
 }
 
-/// Number and sum of the rows of each code: `[codes]` and `[codes, dim]`.
+/// Returns number and sum of the rows of each code: `[codes]` and `[codes, dim]`.
 fn totals(chosen: &Tensor, rows: &Tensor, codes: i64) -> Result<(Tensor, Tensor), TchError> {
     let all = Tensor::f_arange(codes, (Kind::Int64, rows.device()))?.f_unsqueeze(1)?;
     let (_, dim) = rows.size2()?;

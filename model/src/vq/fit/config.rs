@@ -1,43 +1,43 @@
-//! How a VQGAN is fitted, as plain data.
+//! Configuration of a VQGAN's fit, as plain data.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Problems};
 use crate::vq::config::{Precision, VqConfig};
 
-/// How a VQGAN is fitted. The defaults are made for [`VqConfig::photos_tiny`].
+/// Settings of a fit. The defaults are meant for [`VqConfig::photos_tiny`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VqFitConfig {
-    /// Updates, 1 to 10,000,000, warm-up included.
+    /// Number of updates, 1 to 10,000,000, warm-up included.
     pub steps: u64,
-    /// Crops that are computed together, 1 to 4096.
+    /// Number of crops computed together, 1 to 4096.
     pub batch_size: u32,
-    /// Batches whose gradients are added up for an update, 1 to 1024.
+    /// Number of batches whose gradients are added up for an update, 1 to 1024.
     pub accumulate: u32,
     /// Side of the crops in pixels: a multiple of the downsampling factor, up to the resolution.
     pub crop_px: u32,
-    /// What encoder and decoder compute in: `float32` or `bfloat16`.
+    /// Precision of encoder and decoder: `float32` or `bfloat16`.
     pub precision: Precision,
-    /// Highest learning rate, above 0, to 0.1.
+    /// Peak learning rate, above 0 and at most 0.1.
     pub learning_rate: f64,
     /// Weight of the distance between latents and codes in the loss, 0 to 100.
     pub commitment_weight: f64,
-    /// Share that the running means of the codebook keep at each update, 0 to 0.99999.
+    /// Share that the codebook's running means keep at each update, 0 to 0.99999.
     pub ema_decay: f64,
-    /// Updates without use after which a code starts anew at a latent of the batch, 1 or more.
+    /// Number of updates without use after which a code restarts at a latent of the batch, 1 or more.
     pub restart_after: u64,
     /// Share of squared differences in the reconstruction loss, 0 to 1; the rest are absolute differences.
     pub l2_share: f64,
-    /// Updates without codebook at the start, 0 to `steps`.
+    /// Number of initial updates without codebook, 0 to `steps`.
     pub warm_up_steps: u64,
-    /// Weight of the perceptual loss, 0 to 100; 0 leaves it out.
+    /// Weight of the perceptual loss, 0 to 100; 0 for none.
     pub perceptual_weight: f64,
-    /// Weight of the discriminator's verdict once gradients are balanced, 0 to 100; 0 leaves the discriminator out.
+    /// Weight of the discriminator's loss once gradients are balanced, 0 to 100; 0 for no discriminator.
     pub discriminator_weight: f64,
-    /// Updates before the discriminator is heard and learns.
+    /// Number of updates before the discriminator counts and learns.
     pub discriminator_start: u64,
-    /// Updates between two checkpoints, 1 or more.
+    /// Number of updates between checkpoints, 1 or more.
     pub checkpoint_every: u64,
 }
 
@@ -64,13 +64,14 @@ impl Default for VqFitConfig {
 }
 
 impl VqFitConfig {
-    /// For the network of that name: [`Self::f8_8192`] or, for every other one, the defaults.
+    /// Returns the settings for the network of that name: [`Self::f8_8192`] for `f8-8192`, the defaults for others.
     #[must_use]
     pub fn preset(name: &str) -> Self {
         if name == "f8-8192" { Self::f8_8192() } else { Self::default() }
     }
 
-    /// For [`VqConfig::f8_8192`] on a GPU: bf16, crops of the whole square, perceptual loss if its files are given, then the discriminator.
+    /// Returns the settings for [`VqConfig::f8_8192`] on a GPU: bf16, crops of the whole square, perceptual loss if its files are given,
+    /// and later the discriminator.
     ///
     /// # Source
     /// Order and weights of the losses: Esser et al. 2021, <https://arxiv.org/abs/2012.09841>; length and rate: LlamaGen's tokenizer,

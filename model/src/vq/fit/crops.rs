@@ -1,6 +1,6 @@
-//! Batches of random crops, half of them mirrored: what fitting sees of the pictures.
+//! Batches of random crops, half of them mirrored, as input of a fit.
 //!
-//! A batch depends on the seed and its number alone.
+//! A batch depends only on the seed and its number.
 
 use cm3flow_schemas::random::Draws;
 use tch::{Device, TchError, Tensor};
@@ -9,10 +9,10 @@ use crate::error::ModelError;
 use crate::vq::fit::FitJob;
 use crate::vq::tokenizer::scaled;
 
-/// Batches of [`Crops::sample`].
+/// Number of batches in [`Crops::sample`].
 const SAMPLE_BATCHES: u64 = 32;
 
-/// Cuts batches out of the job's pictures.
+/// Source of batches cut from the job's pictures.
 pub(super) struct Crops<'a> {
     images: &'a [u8],
     count: usize,
@@ -23,7 +23,7 @@ pub(super) struct Crops<'a> {
 }
 
 impl<'a> Crops<'a> {
-    /// Checks the pictures against the configuration.
+    /// Creates the source, and checks the pictures against the configuration.
     pub(super) fn try_new(job: &FitJob<'a>) -> Result<Self, ModelError> {
         let bytes_per_image = job.config.bytes_per_image();
         let bytes = job.images.len();
@@ -38,7 +38,7 @@ impl<'a> Crops<'a> {
         Ok(Self { images: job.images, count, side, crop, batch_size, seed: job.seed })
     }
 
-    /// The batch of that number. Out: `[batch_size, 3, crop, crop]` in -1 to 1, channels-last in memory.
+    /// Returns the batch of that number: `[batch_size, 3, crop, crop]` in -1 to 1, channels-last in memory.
     pub(super) fn batch(&self, number: u64, device: Device) -> Result<Tensor, TchError> {
         let mut draws = Draws::new(self.seed, "fit crops", &number.to_le_bytes());
         let mut bytes = Vec::with_capacity(self.batch_size * self.crop * self.crop * 3);
@@ -49,7 +49,7 @@ impl<'a> Crops<'a> {
         Tensor::f_from_slice(&scaled(&bytes))?.f_to_device(device)?.f_reshape([-1, side, side, 3])?.f_permute([0, 3, 1, 2])
     }
 
-    /// Crops that stand for all pictures, `[32 * batch_size, 3, crop, crop]`, of numbers that no step has.
+    /// Returns crops that represent all pictures, `[32 * batch_size, 3, crop, crop]`. Their batch numbers occur in no step.
     pub(super) fn sample(&self, device: Device) -> Result<Tensor, TchError> {
         let batches: Result<Vec<_>, _> = (0..SAMPLE_BATCHES).map(|number| self.batch(u64::MAX / 2 - number, device)).collect();
         Tensor::f_cat(&batches?, 0)

@@ -1,8 +1,8 @@
-//! A discriminator of patches: says of each patch how much it looks like one of a picture. The decoder is fitted to please it.
+//! Discriminator of patches: rates how real each patch of a picture looks. The decoder is fitted to raise its ratings.
 //!
 //! # Source
-//! Isola et al. 2017, section 3.2, <https://arxiv.org/abs/1611.07004>; hinge loss and the weight that follows the gradients: Esser et
-//! al. 2021, section 3.1, <https://arxiv.org/abs/2012.09841>. Normalised by groups, not by batches, so that pictures do not mix.
+//! Isola et al. 2017, section 3.2, <https://arxiv.org/abs/1611.07004>; hinge loss and the weight by gradients: Esser et al. 2021, section
+//! 3.1, <https://arxiv.org/abs/2012.09841>. Normalisation is by groups instead of batches, so that pictures do not mix.
 
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -11,11 +11,11 @@ use crate::parameters::{Init, Parameters};
 use crate::vq::blocks::Norm;
 use crate::weights::NamedTensors;
 
-/// Channels of the first layer; each further one doubles them.
+/// Number of channels of the first layer; each further one doubles it.
 const CHANNELS: i64 = 64;
-/// Layers that halve the side.
+/// Number of layers that halve the side.
 const HALVINGS: i64 = 3;
-/// Groups of the normalisation.
+/// Number of groups in the normalisation.
 const GROUPS: i64 = 32;
 
 struct Layer {
@@ -25,7 +25,7 @@ struct Layer {
     norm: Option<Norm>,
 }
 
-/// The network with its parameters.
+/// Network with its parameters.
 pub(super) struct Discriminator {
     layers: Vec<Layer>,
     /// All parameters by name, `discriminator.…`.
@@ -33,7 +33,7 @@ pub(super) struct Discriminator {
 }
 
 impl Discriminator {
-    /// Takes its weights from `parameters`.
+    /// Creates the network with weights of `parameters`.
     pub(super) fn try_new(mut parameters: Parameters) -> Result<Self, ModelError> {
         let mut layers = Vec::new();
         let mut channels_in = 3;
@@ -53,12 +53,12 @@ impl Discriminator {
         Ok(Self { layers, parameters: parameters.finish()? })
     }
 
-    /// Drawn from `seed`.
+    /// Creates the network with weights drawn from `seed`.
     pub(super) fn drawn(seed: u64, device: Device) -> Result<Self, ModelError> {
         Self::try_new(Parameters::drawn(seed, device))
     }
 
-    /// In: `[n, 3, h, w]`. Out: `[n, 1, about h / 8, about w / 8]`, higher for what looks real.
+    /// In: `[n, 3, h, w]`. Out: `[n, 1, about h / 8, about w / 8]`, higher for real-looking patches.
     fn forward(&self, pictures: &Tensor) -> Result<Tensor, TchError> {
         let mut h = pictures.shallow_clone();
         for (index, layer) in self.layers.iter().enumerate() {
@@ -73,12 +73,12 @@ impl Discriminator {
         Ok(h)
     }
 
-    /// What the decoder is to lower: minus the mean verdict on `decoded`.
+    /// Returns the decoder's loss: minus the mean rating of `decoded`.
     pub(super) fn generator_loss(&self, decoded: &Tensor) -> Result<Tensor, TchError> {
         self.forward(decoded)?.f_mean(Kind::Float)?.f_neg()
     }
 
-    /// What the discriminator is to lower: the hinge loss of both verdicts.
+    /// Returns the discriminator's loss: the hinge loss of both ratings.
     pub(super) fn own_loss(&self, pictures: &Tensor, decoded: &Tensor) -> Result<Tensor, TchError> {
         let hinge = |verdict: Tensor, sign: f64| verdict.f_mul_scalar(sign)?.f_add_scalar(1.0)?.f_relu()?.f_mean(Kind::Float);
         let (real, fake) = (self.forward(pictures)?, self.forward(&decoded.f_detach()?)?);

@@ -1,4 +1,4 @@
-//! One fitting under way: its networks, its optimizers, its steps.
+//! State of a fit: networks, optimizers and steps.
 
 use tch::{Device, Kind, Reduction, TchError, Tensor};
 
@@ -14,12 +14,12 @@ use crate::vq::quantizer::{grid_of, rows_of};
 use crate::weights::{NamedTensors, WeightsFile};
 
 const SETTINGS: AdamWSettings = AdamWSettings { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 };
-/// Largest factor by which the discriminator's weight follows the gradients.
+/// Largest factor of the discriminator's weight by gradients.
 const MAX_BALANCE: f64 = 1e4;
-/// Weight of the layer at which gradients are balanced: the decoder's last.
+/// Name of the layer where gradients are balanced: the decoder's last.
 const LAST_LAYER: &str = "decoder.conv_out.weight";
 
-/// A fitting under way.
+/// A fit in progress.
 pub(super) struct Fitting<'a> {
     pub(super) job: &'a FitJob<'a>,
     crops: Crops<'a>,
@@ -30,11 +30,11 @@ pub(super) struct Fitting<'a> {
     schedule: Schedule,
     pub(super) codebook: Option<RunningCodebook>,
     pub(super) device: Device,
-    /// Steps done.
+    /// Number of finished steps.
     pub(super) done: u64,
 }
 
-/// What one batch gave.
+/// Result of one batch.
 struct Pass {
     decoded: Tensor,
     reconstruction: Tensor,
@@ -42,7 +42,7 @@ struct Pass {
 }
 
 impl<'a> Fitting<'a> {
-    /// A fitting before its first step.
+    /// Starts a fit before its first step.
     pub(super) fn try_new(job: &'a FitJob<'a>, device: Device) -> Result<Self, ModelError> {
         let network = VqNetwork::drawn(job.config, job.seed, device)?;
         let discriminator = if job.fit.discriminator_weight > 0.0 { Some(Discriminator::drawn(job.seed, device)?) } else { None };
@@ -56,7 +56,7 @@ impl<'a> Fitting<'a> {
         Ok(fitting)
     }
 
-    /// A fitting of given networks, whose optimizers and codebook are new.
+    /// Starts a fit of given networks, with new optimizers and codebook.
     pub(super) fn of(job: &'a FitJob<'a>, device: Device, network: VqNetwork, critic: Option<Discriminator>) -> Result<Self, ModelError> {
         let crops = Crops::try_new(job)?;
         let mut trained: NamedTensors = network.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
@@ -75,12 +75,12 @@ impl<'a> Fitting<'a> {
         Ok(Self { job, crops, network, optimizer, critic, perceptual, schedule, codebook: None, device, done: 0 })
     }
 
-    /// All weights by name.
+    /// Returns all weights by name.
     pub(super) const fn weights(&self) -> &NamedTensors {
         &self.network.parameters
     }
 
-    /// One update of everything.
+    /// Updates everything once.
     pub(super) fn step(&mut self, step: u64) -> Result<FitProgress, ModelError> {
         let fit = self.job.fit;
         if step > fit.warm_up_steps && self.codebook.is_none() {
@@ -96,7 +96,7 @@ impl<'a> Fitting<'a> {
         Ok(FitProgress { step, steps: fit.steps, reconstruction_loss, commitment_loss, codes_used })
     }
 
-    /// Returns reconstruction loss, commitment loss and norm of the gradient.
+    /// Updates the networks. Returns reconstruction loss, commitment loss and norm of the gradient.
     fn update(&mut self, step: u64) -> Result<[f64; 3], TchError> {
         let fit = self.job.fit;
         let share = 1.0 / f64::from(fit.accumulate);
@@ -137,7 +137,8 @@ impl<'a> Fitting<'a> {
         Ok([reconstruction, commitment, norm])
     }
 
-    /// The discriminator's verdict as a loss, weighted so that its gradient at the last layer is as long as the reconstruction's.
+    /// Returns the decoder's loss by the discriminator, weighted so that its gradient at the last layer is as long as that of the
+    /// reconstruction.
     fn pleasing(&self, critic: &Discriminator, pass: &Pass) -> Result<Tensor, TchError> {
         let loss = critic.generator_loss(&pass.decoded)?;
         let last = &self.network.parameters[LAST_LAYER];
@@ -157,7 +158,7 @@ impl<'a> Fitting<'a> {
                 let rows = codebook.project(&rows_of(&latents)?)?;
                 let codes = codebook.assign(&rows)?;
                 let commitment = rows.f_mse_loss(&codes, Reduction::Mean)?;
-                // Straight through: the value is the code, the gradient is the latent's.
+                // Straight through: the value is that of the code, the gradient that of the latent.
                 let quantized = rows.f_add(&codes.f_sub(&rows.f_detach()?)?)?;
                 (grid_of(&quantized, h, w)?, Some(commitment))
             }
@@ -171,7 +172,7 @@ impl<'a> Fitting<'a> {
         Ok(Pass { decoded, reconstruction, commitment })
     }
 
-    /// K-means on latents of crops that no step of the warm-up saw.
+    /// Starts the codebook by k-means on latents of crops that no step of the warm-up saw.
     fn start_codebook(&mut self) -> Result<(), TchError> {
         let _no_grad = tch::no_grad_guard();
         let mut rows = Vec::new();

@@ -1,8 +1,8 @@
-//! Start of a network without resampling: as the best linear code of its patches, from which fitting only has to improve.
+//! Linear start of a network without resampling: it begins as the best linear code of its patches, which the fit improves.
 //!
-//! The first convolution takes principal components of a patch, each once with either sign, so that the normalisation sees a mean of zero
-//! and `swish(x) - swish(-x) = x` undoes the activation. A pair of large constants keeps the normalisation's gain nearly the same for
-//! every picture. All else that is drawn stays as drawn: those channels are what fitting puts to use.
+//! The first convolution computes principal components of a patch, each once with either sign. The normalisation then sees a mean of zero,
+//! and `swish(x) - swish(-x) = x` undoes the activation. A pair of large constants keeps the normalisation's gain nearly equal for all
+//! pictures. Other weights stay as drawn, so that the fit can use those channels.
 
 use tch::{Kind, TchError, Tensor};
 
@@ -10,11 +10,11 @@ use crate::vq::config::VqConfig;
 use crate::vq::encoder::folded;
 use crate::vq::network::VqNetwork;
 
-/// The constant pair, in standard deviations of a component.
+/// Value of the constant pair, in standard deviations of a component.
 const ANCHOR: f64 = 10.0;
 
-/// Whether a network of these sizes can start linear: one level, whose normalisation has one group, and channels enough for every
-/// component of a latent twice, beside the constants.
+/// Checks whether a network of these sizes can start linear. It needs one level, a normalisation with one group, and enough channels for
+/// every component of a latent twice, beside the constants.
 pub(super) fn is_possible(config: &VqConfig) -> bool {
     config.channel_multipliers.len() == 1
         && config.norm_groups == 1
@@ -22,7 +22,7 @@ pub(super) fn is_possible(config: &VqConfig) -> bool {
         && components(config) >= i64::from(config.embedding_dim)
 }
 
-/// Components that the encoder starts with: half of its channels, in pairs.
+/// Returns the number of initial components: they take half of the encoder's channels, in pairs.
 fn components(config: &VqConfig) -> i64 {
     (config.widths()[0] / 4).min(config.folded_channels())
 }
@@ -31,14 +31,14 @@ fn components(config: &VqConfig) -> i64 {
 struct Components {
     /// Mean patch, `[3 * patch_px^2]`.
     mean: Tensor,
-    /// Directions of largest variance first, `[components, 3 * patch_px^2]`, of unit length.
+    /// Directions of unit length, `[components, 3 * patch_px^2]`, those of largest variance first.
     directions: Tensor,
-    /// Standard deviations along them, `[components]`.
+    /// Standard deviations along the directions, `[components]`.
     deviations: Tensor,
 }
 
 impl Components {
-    /// Of `patches`, `[rows, 3 * patch_px^2]`.
+    /// Computes `count` components of `patches`, `[rows, 3 * patch_px^2]`.
     fn of(patches: &Tensor, count: i64) -> Result<Self, TchError> {
         let mean = patches.f_mean_dim(0, false, Kind::Float)?;
         let centred = patches.f_sub(&mean)?;
@@ -50,7 +50,7 @@ impl Components {
     }
 }
 
-/// Sets the weights of `network` from `pixels`, `[n, 3, h, w]`, whose patches stand for all.
+/// Sets the weights of `network` from `pixels`, `[n, 3, h, w]`, whose patches represent all.
 pub(super) fn start(network: &VqNetwork, config: &VqConfig, pixels: &Tensor) -> Result<(), TchError> {
     let _no_grad = tch::no_grad_guard();
     let (patch_px, dim, count) = (i64::from(config.patch_px), i64::from(config.embedding_dim), components(config));
@@ -65,7 +65,7 @@ pub(super) fn start(network: &VqNetwork, config: &VqConfig, pixels: &Tensor) -> 
     clear_rows(&weight("encoder.conv_out.weight"), &weight("encoder.conv_out.bias"), count.min(i64::from(config.z_channels)))?;
     set_differences(&weight("encoder.conv_out.weight"), &deviations.f_narrow(0, 0, dim)?.f_diag(0)?)?;
     let _ = weight("quant_conv.weight").f_zero_()?.f_view([dim, -1])?.f_narrow(1, 0, dim)?.f_fill_diagonal_(1.0, false)?;
-    // The gain of the normalisation is measured and undone.
+    // The gain of the normalisation is measured and compensated.
     let wanted = rows.f_sub(&mean)?.f_matmul(&directions.f_narrow(0, 0, dim)?.f_transpose(0, 1)?)?;
     let found = crate::vq::quantizer::rows_of(&network.encode(pixels)?)?;
     let _ = weight("encoder.conv_out.weight").f_narrow(0, 0, dim)?.f_mul_(&gain(&wanted, &found)?)?;
@@ -87,7 +87,8 @@ pub(super) fn start(network: &VqNetwork, config: &VqConfig, pixels: &Tensor) -> 
     Ok(())
 }
 
-/// Row `2 i` of a 3x3 convolution gives `rows[i]` at its place, row `2 i + 1` the opposite; the two behind them give the constants.
+/// Sets row `2 i` of a 3x3 convolution to `rows[i]` at its centre, and row `2 i + 1` to the opposite. The two rows behind them give the
+/// constants.
 fn set_pairs(weight: &Tensor, bias: &Tensor, rows: &Tensor, biases: &Tensor) -> Result<(), TchError> {
     let (count, _) = rows.size2()?;
     clear_rows(weight, bias, 2 * count + 2)?;
@@ -101,7 +102,7 @@ fn set_pairs(weight: &Tensor, bias: &Tensor, rows: &Tensor, biases: &Tensor) -> 
     Ok(())
 }
 
-/// Output `o` of a 3x3 convolution is the sum over pairs `i` of `factors[o][i]` times the difference of the pair's channels.
+/// Sets a 3x3 convolution: output `o` is the sum over pairs `i` of `factors[o][i]` times the difference of the pair's channels.
 fn set_differences(weight: &Tensor, factors: &Tensor) -> Result<(), TchError> {
     let (outputs, pairs) = factors.size2()?;
     let centre = weight.f_select(2, 1)?.f_select(2, 1)?.f_narrow(0, 0, outputs)?;
@@ -118,7 +119,7 @@ fn clear_rows(weight: &Tensor, bias: &Tensor, count: i64) -> Result<(), TchError
     Ok(())
 }
 
-/// Factor that brings `found` nearest to `wanted`, by least squares.
+/// Returns the factor that brings `found` nearest to `wanted`, by least squares.
 fn gain(wanted: &Tensor, found: &Tensor) -> Result<Tensor, TchError> {
     let product = wanted.f_mul(found)?.f_sum(Kind::Double)?;
     product.f_div(&found.f_square()?.f_sum(Kind::Double)?)?.f_to_kind(Kind::Float)

@@ -1,4 +1,4 @@
-//! Perceptual loss: distance of pictures in the features of a VGG-16, by weights that the user gives.
+//! Perceptual loss: distance of pictures in the features of a VGG-16, with weights of the user.
 //!
 //! # Source
 //! LPIPS: Zhang et al. 2018, section 3, <https://arxiv.org/abs/1801.03924>; names of tensors: torchvision's `vgg16` and version 0.1 of
@@ -10,13 +10,13 @@ use crate::error::ModelError;
 use crate::parameters::{Init, Parameters};
 use crate::weights::NamedTensors;
 
-/// Channels of the convolutions of each block; blocks are parted by max pooling.
+/// Channels of the convolutions of each block; max pooling separates the blocks.
 const BLOCKS: [&[i64]; 5] = [&[64, 64], &[128, 128], &[256, 256, 256], &[512, 512, 512], &[512, 512, 512]];
-/// What the features expect of pixels in -1 to 1: mean and deviation of each channel.
+/// Mean and deviation of each channel that the features expect, for pixels in -1 to 1.
 const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
 const SCALE: [f32; 3] = [0.458, 0.448, 0.450];
 
-/// The loss with its weights, which stay as they are.
+/// Loss with its weights, which are constant.
 pub(super) struct Perceptual {
     /// Weight and bias of each convolution, by block.
     blocks: Vec<Vec<(Tensor, Tensor)>>,
@@ -27,7 +27,7 @@ pub(super) struct Perceptual {
 }
 
 impl Perceptual {
-    /// From the tensors of both files: `features.N.{weight,bias}` and `linN.model.1.weight`. The classifier's are left out.
+    /// Takes the tensors of both files: `features.N.{weight,bias}` and `linN.model.1.weight`. Those of the classifier are left out.
     pub(super) fn try_new(mut tensors: NamedTensors, device: Device) -> Result<Self, ModelError> {
         tensors.retain(|name, _| !name.starts_with("classifier."));
         let mut parameters = Parameters::loaded(tensors, device);
@@ -43,11 +43,11 @@ impl Perceptual {
                     conv.tensor("bias", &[*channels], Init::Zeros)?,
                 ));
                 channels_in = *channels;
-                // A convolution and its activation count one each.
+                // A convolution and its activation count as one layer each.
                 layer += 2;
             }
             blocks.push(block);
-            // So does the pooling behind the block.
+            // The pooling behind the block counts too.
             layer += 1;
         }
         let mut linear = Vec::new();
@@ -62,7 +62,7 @@ impl Perceptual {
         Ok(Self { blocks, linear, shift, scale })
     }
 
-    /// Mean distance of pictures, `[n, 3, h, w]` in -1 to 1, as one number.
+    /// Returns the mean distance of pictures, `[n, 3, h, w]` in -1 to 1, as one number.
     pub(super) fn loss(&self, pictures: &Tensor, reference: &Tensor) -> Result<Tensor, TchError> {
         let prepared = |x: &Tensor| x.f_sub(&self.shift)?.f_div(&self.scale);
         let (mut x, mut y) = (prepared(pictures)?, prepared(reference)?);
@@ -86,7 +86,7 @@ fn pooled(x: &Tensor) -> Result<Tensor, TchError> {
     x.f_max_pool2d(2, 2, 0, 1, false)
 }
 
-/// Brings the channels at each place to unit length.
+/// Scales the channels at each place to unit length.
 fn unit_channels(x: &Tensor) -> Result<Tensor, TchError> {
     let length = x.f_square()?.f_sum_dim_intlist(1, true, Kind::Float)?.f_add_scalar(1e-20)?.f_sqrt()?;
     x.f_div(&length.f_add_scalar(1e-10)?)

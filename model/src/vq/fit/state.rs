@@ -14,29 +14,29 @@ use crate::vq::fit::fitting::Fitting;
 use crate::vq::network::VqNetwork;
 use crate::weights::{NamedTensors, from_safetensors, to_safetensors};
 
-/// File of the codebook's running means.
+/// Name of the file with the codebook's running means.
 const CODEBOOK_FILE: &str = "codebook.safetensors";
-/// File of the discriminator's weights.
+/// Name of the file with the discriminator's weights.
 const CRITIC_FILE: &str = "discriminator.safetensors";
-/// File of the discriminator's moments.
+/// Name of the file with the discriminator's moments.
 const CRITIC_OPTIMIZER_FILE: &str = "discriminator-optimizer.safetensors";
 
-/// What is no tensor.
+/// State of a fit, except its tensors.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FitState {
-    /// Steps done.
+    /// Number of finished steps.
     step: u64,
-    /// Updates of the discriminator.
+    /// Number of updates of the discriminator.
     critic_steps: u64,
-    /// Step at which each code was last chosen; empty before the codebook starts.
+    /// Step of each code's last use; empty before the codebook starts.
     last_used: Vec<u64>,
-    /// Step at which each code was last chosen or started anew.
+    /// Step of each code's last use or restart.
     alive_at: Vec<u64>,
 }
 
 impl<'a> Fitting<'a> {
-    /// Everything that [`Self::resumed`] needs.
+    /// Returns everything that [`Self::resumed`] needs.
     pub(super) fn checkpoint(&self) -> Result<CheckpointFiles, ModelError> {
         let mut files = CheckpointFiles::new();
         let mut keep = |name: &str, bytes| files.insert(name.to_owned(), bytes);
@@ -56,7 +56,7 @@ impl<'a> Fitting<'a> {
         Ok(files)
     }
 
-    /// A fitting as it was when `files` were written by a fitting of the same job.
+    /// Restores the fit that wrote `files`, which must have had the same job.
     pub(super) fn resumed(job: &'a FitJob<'a>, device: Device, files: &CheckpointFiles) -> Result<Self, ModelError> {
         let state: FitState = serde_json::from_slice(file(files, STATE_FILE)?).map_err(|source| ModelError::CheckpointState { source })?;
         let network = VqNetwork::from_tensors(job.config, from_safetensors(file(files, MODEL_FILE)?)?, device)?;

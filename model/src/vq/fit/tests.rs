@@ -1,4 +1,4 @@
-//! Fitting: a function of its job, usable by the tokenizer.
+
 
 use std::sync::Mutex;
 
@@ -27,7 +27,7 @@ fn settings() -> VqFitConfig {
     VqFitConfig { learning_rate: 2e-3, ..long }
 }
 
-/// Pictures of two colours, one on each side of an upright edge.
+/// Makes pictures of two colours, one on each side of a vertical edge.
 fn pictures(count: usize, side: usize) -> Vec<u8> {
     let mut pixels = Vec::new();
     for number in 0..count {
@@ -79,7 +79,7 @@ fn pictures_and_settings_that_do_not_fit_are_refused() {
     assert_eq!(refused(&odd, &[]), expected);
 }
 
-/// Keeps the checkpoints whose step is at most `last`.
+/// Store that keeps checkpoints up to step `last`.
 struct Kept {
     last: u64,
     files: Mutex<Option<(u64, CheckpointFiles)>>,
@@ -137,7 +137,7 @@ fn a_linear_start_codes_patches_by_their_principal_components() {
     let job = FitJob { config: &config, fit: &fit_config, images: &images, perceptual: None, seed: 1, device: DeviceChoice::Cpu };
     let mut first = 0.0;
     fit(&job, None, &mut |progress| first = progress.reconstruction_loss).expect("fits");
-    // Drawn weights give about the variance of the pixels, 0.3; six components of 48 keep nearly all of pictures of two colours.
+    // Drawn weights give about the variance of the pixels, 0.3; six of 48 components keep nearly all of pictures of two colours.
     assert!(first < 0.02, "{first}");
 }
 

@@ -1,4 +1,4 @@
-//! Names of other implementations. Whole files are read in `tests/golden.rs`.
+//! Names of other implementations; `tests/golden.rs` reads whole files.
 
 use super::*;
 
@@ -57,7 +57,7 @@ fn only_what_a_layout_is_known_to_hold_is_left_out() {
     assert!(left_out(llamagen, "quantize.codebook_used") && !left_out(llamagen, "loss.logvar"));
     let diffusers = &["encoder.conv_in.weight", "encoder.down_blocks.0.resnets.0.conv1.bias"];
     assert!(!left_out(diffusers, "quantize.codebook_used") && !left_out(diffusers, "loss.logvar"));
-    // A language model around the tokenizer.
+    // A language model that contains the tokenizer.
     let whole = &["lm_head.weight", "model.vqmodel.encoder.conv_in.weight"];
     assert!(left_out(whole, "lm_head.weight") && !left_out(whole, "model.vqmodel.encoder.extra.weight"));
 }
@@ -70,6 +70,6 @@ fn weights_of_no_known_layout_say_what_is_there() {
     assert!(layout(&[]).is_err());
     let error = layout(&["a.encoder.conv_in.weight", "b.encoder.conv_in.weight"]).expect_err("two").to_string();
     assert!(error.contains("a.encoder.conv_in.weight and b.encoder.conv_in.weight are there"), "{error}");
-    // Beside the averaged weights that have a prefix, those without one count.
+    // If averaged weights have a prefix, those without one count.
     assert_eq!(layout(&["ema.encoder.conv_in.weight", "encoder.conv_in.weight"]).expect("one").prefix, "");
 }

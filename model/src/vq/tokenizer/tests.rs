@@ -55,7 +55,7 @@ fn pictures_of_every_shape_are_coded_by_the_same_network() {
     let last = tokenizer.encode_grid(&pixels[4 * 3072..], wide).expect("a whole image");
     assert_eq!(together[4 * 64..], last[..], "neighbours do not matter");
     assert_ne!(together, tokenizer.encode_grid(&pixels, tall).expect("the same bytes in other rows"));
-    // A picture that is black above and white below, in either shape: its first row of codes is not like its last one.
+    // A picture that is black above and white below, in either shape: its first row of codes differs from the last one.
     let half: Vec<u8> = [vec![0; 1536], vec![255; 1536]].concat();
     for grid in [wide, tall] {
         let codes = tokenizer.encode_grid(&half, grid).expect("a whole image");

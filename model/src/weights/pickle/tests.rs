@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A pickle of protocol 2: the version, `parts`, the end.
+/// Builds a pickle of protocol 2: the version, `parts`, the end.
 fn pickle(parts: &[&[u8]]) -> Vec<u8> {
     [&[0x80, 2][..], &parts.concat(), b"."].concat()
 }
@@ -17,7 +17,7 @@ fn storage(class: &str, key: &str, len: u8) -> Vec<u8> {
     [b"(", &text("storage")[..], format!("ctorch\n{class}\n").as_bytes(), &text(key), &text("cpu"), &[b'K', len], b"tQ"].concat()
 }
 
-/// `_rebuild_tensor_v2(storage, 1, (2, 3), (3, 1), False, OrderedDict())`.
+/// Builds `_rebuild_tensor_v2(storage, 1, (2, 3), (3, 1), False, OrderedDict())`.
 fn tensor(storage: &[u8]) -> Vec<u8> {
     let hooks = b"\x89ccollections\nOrderedDict\n)RtR";
     [b"ctorch._utils\n_rebuild_tensor_v2\n(", storage, b"K\x01K\x02K\x03\x86K\x03K\x01\x86", &hooks[..]].concat()
@@ -51,7 +51,7 @@ fn tensors_of_a_dict_are_read_however_they_are_wrapped() {
 
 #[test]
 fn values_are_shared_by_what_refers_to_them() {
-    // The dict is remembered, put into itself, and filled afterwards.
+    // The dict is put into the memo and into itself, and filled afterwards.
     let bytes = pickle(&[b"}q\x05", &text("self"), b"h\x05s", &text("a"), &tensor(&storage("HalfStorage", "k", 7)), b"s"]);
     let (values, root) = read(&bytes).expect("a dict that holds itself");
     let inner = values.dict(root).expect("a dict").find(|(key, _)| *key == "self").expect("itself").1;
@@ -76,7 +76,7 @@ fn what_python_would_run_is_inert() {
         b"\x82\x01".to_vec(),
     ] {
         let bytes = pickle(&[b"}(", &text("evil"), &call, &text("a"), &tensor(&storage("FloatStorage", "0", 9)), b"u"]);
-        // An instance of protocol 0 takes its arguments from the stack, so the dict there is another one.
+        // An instance of protocol 0 takes its arguments from the stack, so its dict is another one.
         let Ok((values, root)) = read(&bytes) else { continue };
         assert!(tensor_of(&values, root, "evil").is_none());
         if call.starts_with(b"(i") {
@@ -143,7 +143,7 @@ fn broken_pickles_are_refused_with_the_place() {
 
 #[test]
 fn depth_and_number_are_bounded() {
-    // A million tuples in each other, and marks that are never closed.
+    // A million nested tuples, and marks that are never closed.
     let deep = [&b"N"[..], &b"\x85".repeat(1_000_000), b"."].concat();
     assert!(read(&deep).is_ok());
     assert!(matches!(read(&b"(".repeat(1_000_000)), Err(PickleError::Truncated { .. })));

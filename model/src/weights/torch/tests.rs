@@ -1,4 +1,4 @@
-//! Archives as `torch.save` writes them, and broken ones. Whole checkpoints of PyTorch itself are read in `tests/golden.rs`.
+//! Archives as `torch.save` writes them, and broken ones; `tests/golden.rs` reads whole checkpoints of PyTorch itself.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use zip::write::SimpleFileOptions;
 use super::*;
 use crate::weights::WeightsFile;
 
-/// An archive of stored entries.
+/// Builds an archive of stored entries.
 fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in entries {
@@ -31,7 +31,7 @@ fn tuple(numbers: &[i64]) -> Vec<u8> {
     [b"(", &numbers.iter().flat_map(|number| int(*number)).collect::<Vec<_>>()[..], b"t"].concat()
 }
 
-/// A tensor of `class` in storage `0` of `len` numbers.
+/// Builds a tensor of `class` in storage `0` of `len` numbers.
 fn tensor(class: &str, len: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
     let storage =
         [b"(", &text("storage")[..], format!("ctorch\n{class}\n").as_bytes(), &text("0"), &text("cpu"), &int(len), b"tQ"].concat();
@@ -39,7 +39,7 @@ fn tensor(class: &str, len: i64, offset: i64, shape: &[i64], strides: &[i64]) ->
     [b"ctorch._utils\n_rebuild_tensor_v2\n(", &parts[..], b"tR"].concat()
 }
 
-/// A checkpoint that is the dict `{"w": tensor}`.
+/// Builds a checkpoint that is the dict `{"w": tensor}`.
 fn checkpoint(tensor: &[u8], data: &[u8]) -> Vec<u8> {
     let pickle = [b"\x80\x02}", &text("w")[..], tensor, b"s."].concat();
     archive(&[("model/data.pkl", &pickle), ("model/byteorder", b"little"), ("model/data/0", data), ("model/version", b"3\n")])
@@ -79,7 +79,7 @@ fn views_that_leave_their_storage_are_refused() {
         (8, 0, &[2, 3], &[3]),
         (8, i64::MAX, &[2], &[1]),
         (8, 0, &[i64::MAX, i64::MAX], &[i64::MAX, 1]),
-        // Many numbers out of few: an expanded view.
+        // Many elements from few numbers: an expanded view.
         (8, 0, &[1 << 40, 1 << 20], &[0, 0]),
         (8, 0, &[9], &[0]),
     ] {
@@ -103,7 +103,7 @@ fn numbers_that_no_weights_are_made_of_are_refused() {
 fn weights_are_found_in_the_entries_that_checkpoints_use() {
     let weights = [b"}", &text("w")[..], &tensor("FloatStorage", 1, 0, &[1], &[1]), b"s"].concat();
     for name in ["state_dict", "model", "ema"] {
-        // Beside it: a number, a nested dict with a tensor, an object.
+        // Further entries: a number, a nested dict with a tensor, an object.
         let others = [&text("epoch")[..], b"K\x03", &text("optimizer"), &weights, &text("callback"), b"cmodule\nClass\n)R"].concat();
         let pickle = [b"\x80\x02}(", &others[..], &text(name), &weights, b"u."].concat();
         let bytes = archive(&[("archive/data.pkl", &pickle), ("archive/data/0", &floats(1))]);
@@ -141,7 +141,7 @@ fn entries_that_are_there_are_named_where_no_weights_are() {
     let inner = [text("state_dict"), b"}".to_vec(), text("net"), weights(&["a"]), b"s".to_vec()].concat();
     assert!(problem(&saved(&inner)).contains("but no tensors: net (a dict of 1 tensors); save"), "{}", problem(&saved(&inner)));
     assert!(problem(&archive(&[("a/data.pkl", b"}.")])).contains("its dict is empty"));
-    // A dict with a tensor of its own is read as weights, and what stands beside it is not forgotten.
+    // A dict with its own tensor is read as weights, and its other entries are still reported.
     let mixed = [&gan, &text("scale")[..], &tensor("FloatStorage", 1, 0, &[1], &[1])].concat();
     let bytes = saved(&mixed);
     let file = WeightsFile::open(&bytes).expect("one tensor");
