@@ -59,7 +59,7 @@ impl Tokenizer {
             }
             (None, None, Some((config, encoder, decoder))) => {
                 let (encoder, decoder) = (read(encoder)?, read(decoder)?);
-                Ok(Self::Modules(Box::new(TorchScriptTokenizer::try_new(config, (&encoder, &decoder), job.batch_size, job.device)?)))
+                Ok(Self::Modules(Box::new(TorchScriptTokenizer::try_new(config, &encoder, &decoder, job.batch_size, job.device)?)))
             }
             _ => bail!("a job has either network and weights, or modules"),
         }

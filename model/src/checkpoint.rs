@@ -8,10 +8,10 @@ use cm3flow_schemas::vocabulary::Vocabulary;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::decoder::{DecoderConfig, TokenModel};
+use crate::decoder::DecoderConfig;
 use crate::error::ModelError;
-use crate::train::TrainConfig;
-use crate::train::adamw::AdamW;
+use crate::hyperparameters::TrainConfig;
+use crate::optimizer::AdamW;
 use crate::weights::{NamedTensors, from_safetensors, to_safetensors};
 
 /// Name of the file with the weights.
@@ -21,7 +21,7 @@ pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 /// Name of the file with everything else.
 pub const STATE_FILE: &str = "state.json";
 /// Format that this release writes; it reads no other.
-const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 1;
 
 /// State of a training, except its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,19 +44,6 @@ pub struct CheckpointState {
 }
 
 impl CheckpointState {
-    /// Returns the state of a training after `step` steps.
-    #[must_use]
-    pub const fn new(
-        step: u64,
-        seed: u64,
-        decoder: DecoderConfig,
-        vocabulary: Vocabulary,
-        train: TrainConfig,
-        reader: ReaderState,
-    ) -> Self {
-        Self { format_version: FORMAT_VERSION, step, seed, decoder, vocabulary, train, reader }
-    }
-
     /// Checks that a training with these settings can resume from this state.
     ///
     /// # Errors
@@ -117,9 +104,9 @@ pub(crate) fn moments(files: &CheckpointFiles) -> Result<NamedTensors, ModelErro
 }
 
 /// Returns the files of a checkpoint. Equal trainings give equal bytes.
-pub(crate) fn write(model: &TokenModel, optimizer: &AdamW, state: &CheckpointState) -> Result<CheckpointFiles, ModelError> {
+pub(crate) fn write(parameters: &NamedTensors, optimizer: &AdamW, state: &CheckpointState) -> Result<CheckpointFiles, ModelError> {
     let state = serde_json::to_vec_pretty(state).map_err(|source| ModelError::CheckpointState { source })?;
-    let model = to_safetensors(&model.decoder.parameters)?;
+    let model = to_safetensors(parameters)?;
     let optimizer = to_safetensors(&optimizer.moments())?;
     Ok([(MODEL_FILE, model), (OPTIMIZER_FILE, optimizer), (STATE_FILE, state)].map(|(name, bytes)| (name.to_owned(), bytes)).into())
 }

@@ -12,12 +12,13 @@ mod mkl;
 mod python;
 
 use cm3flow_schemas::unit::NumericsClass;
-pub use cuda::{CudaMissing, CudaProblem};
-pub use driver::CudaDevice;
-pub use libtorch::Libtorch;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
+
+pub use cuda::{CudaMissing, CudaProblem};
+pub use driver::CudaDevice;
+pub use libtorch::Libtorch;
 
 use crate::error::ModelError;
 

@@ -12,11 +12,12 @@ mod values;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use safetensors::tensor::{Dtype, SafeTensors, View};
+use tch::{Kind, TchError, Tensor};
+
 pub(crate) use file::WeightsFile;
 use foreign::Wanted;
 pub(crate) use foreign::listed;
-use safetensors::tensor::{Dtype, SafeTensors, View};
-use tch::{Kind, TchError, Tensor};
 
 use crate::error::ModelError;
 

@@ -74,7 +74,7 @@ fn tokenizer(name: &str) -> VqTokenizer {
 fn modules(config: &TorchScriptConfig) -> TorchScriptTokenizer {
     set_threads(1);
     let (encoder, decoder) = (file("encoder.jit"), file("decoder.jit"));
-    TorchScriptTokenizer::try_new(config, (&encoder, &decoder), 2, DeviceChoice::Cpu).expect("two modules")
+    TorchScriptTokenizer::try_new(config, &encoder, &decoder, 2, DeviceChoice::Cpu).expect("two modules")
 }
 
 fn check_codes(name: &str, expected: &Expected, found: &[u32]) {
@@ -158,10 +158,10 @@ fn what_torchscript_modules_return_is_checked() {
     let error = refused(TorchScriptConfig { codebook_size: 2, ..config });
     assert!(error.starts_with("the encoder returned code ") && error.ends_with(" in 0..2"), "{error}");
     let swapped = (file("decoder.jit"), file("encoder.jit"));
-    let mut swapped = TorchScriptTokenizer::try_new(&config, (&swapped.0, &swapped.1), 2, DeviceChoice::Cpu).expect("two modules");
+    let mut swapped = TorchScriptTokenizer::try_new(&config, &swapped.0, &swapped.1, 2, DeviceChoice::Cpu).expect("two modules");
     let error = swapped.encode(&pixels).expect_err("pictures are no codes").to_string();
     assert!(error.contains("TorchScript"), "{error}");
-    let error = TorchScriptTokenizer::try_new(&config, (b"no module", b""), 2, DeviceChoice::Cpu).expect_err("no module").to_string();
+    let error = TorchScriptTokenizer::try_new(&config, b"no module", b"", 2, DeviceChoice::Cpu).expect_err("no module").to_string();
     assert_eq!(error, "libtorch failed to load the TorchScript encoder");
     let error = TorchScriptConfig { side_px: 4, grid: 5, codebook_size: 1 }.check().expect_err("three bad fields").to_string();
     assert!(error.contains("side_px") && error.contains("grid") && error.contains("codebook_size"), "{error}");
@@ -174,7 +174,7 @@ fn digest_of_modules_covers_both_files_and_the_configuration() {
     assert_eq!(digest, modules(&config).spec().digest);
     assert_ne!(digest, modules(&TorchScriptConfig { codebook_size: 301, ..config }).spec().digest);
     let encoder = file("encoder.jit");
-    let twice = TorchScriptTokenizer::try_new(&config, (&encoder, &encoder), 2, DeviceChoice::Cpu).expect("two modules");
+    let twice = TorchScriptTokenizer::try_new(&config, &encoder, &encoder, 2, DeviceChoice::Cpu).expect("two modules");
     assert_ne!(digest, twice.spec().digest);
 }
 

@@ -18,7 +18,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub(crate) use annotators::try_out as try_annotators;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use cm3flow_model::device;
@@ -34,12 +33,14 @@ use cm3flow_stages::embed::{EmbedderOwner, IdfTable, NgramColourEmbedder};
 use cm3flow_stages::ingest::PlannedUnit;
 use cm3flow_stages::owner::Owner;
 use cm3flow_stages::tokenize::{GivenTokenizer, ImageTokenizerOwner, PatchTokenizer, TextTokenizer};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use annotators::try_out as try_annotators;
 use files::given;
 pub use fitted::{FittedCodebook, FittedText, fit, fit_codebook, fit_text_tokenizer};
 pub(crate) use of_version::{of_version, pinned_of};
 pub use quality::Quality;
 use samples::{Samples, Wanted};
-use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, ImageTokenizerConfig, Job};
 use crate::error::{Mismatch, PipelineError, Result};
@@ -324,8 +325,8 @@ fn image_tokenizer(config: &Config, contents: &Contents) -> Result<Box<dyn Image
         }
         ImageTokenizerConfig::Given(given) => Ok(Box::new(GivenTokenizer::new(given.side_px, given.grid, given.codebook_size))),
         ImageTokenizerConfig::TorchScript(script) => {
-            let modules = (&contents[CODEBOOK][..], &contents[DECODER][..]);
-            Ok(Box::new(TorchScriptTokenizer::try_new(&script.modules(), modules, script.batch_size, config.runtime.device)?))
+            let (modules, encoder, decoder) = (script.modules(), &contents[CODEBOOK], &contents[DECODER]);
+            Ok(Box::new(TorchScriptTokenizer::try_new(&modules, encoder, decoder, script.batch_size, config.runtime.device)?))
         }
     }
 }

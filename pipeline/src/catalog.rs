@@ -23,10 +23,11 @@ use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::{WindowKeys, WindowRecord};
 use cm3flow_schemas::{Digest, columns, layout, rows};
-pub use published::Published;
-pub use reference::{ParseVersionError, TagName, VersionRef};
 use serde::Serialize;
 use serde_json::Value;
+
+pub use published::Published;
+pub use reference::{ParseVersionError, TagName, VersionRef};
 pub use tags::Tag;
 pub(crate) use totals::Totals;
 

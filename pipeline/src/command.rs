@@ -16,9 +16,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use log::LogFormat;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+use log::LogFormat;
 
 use crate::WorkerCommand;
 use crate::config::{Config, Job};

@@ -15,8 +15,6 @@ mod vocabulary;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-pub use annotate::{AnnotateConfig, RoleConfig};
-pub use buckets::BucketsConfig;
 use cm3flow_model::vq::VqFitConfig;
 use cm3flow_schemas::vocabulary::ImageShapes;
 use cm3flow_stages::dedup::DedupConfig;
@@ -34,6 +32,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+pub use annotate::{AnnotateConfig, RoleConfig};
+pub use buckets::BucketsConfig;
 pub use job::Job;
 pub use model::{
     EvalConfig, FitConfig, GivenConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, PerceptualFiles, TextConfig, TokenizeConfig,

@@ -2,9 +2,11 @@
 //!
 //! [`crate::events::progress::Progress::tell`] alone receives events. They hold times, so the store keeps them under `runs/` alone.
 
+mod buffer;
 pub mod progress;
 mod recording;
 mod remote;
+mod reporter;
 mod scope;
 
 use std::collections::BTreeMap;
@@ -15,11 +17,12 @@ use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
-pub use recording::Recording;
-pub(crate) use recording::SharedBuffer;
-pub(crate) use remote::{RemoteReport, Reporter};
-pub(crate) use scope::RunScope;
 use serde::{Deserialize, Serialize};
+
+pub use recording::Recording;
+pub(crate) use remote::RemoteReport;
+pub(crate) use reporter::Reporter;
+pub(crate) use scope::RunScope;
 
 use crate::error::PipelineError;
 

@@ -5,13 +5,14 @@
 mod address;
 mod endpoint;
 
-pub use address::MetricsAddress;
 use cm3flow_schemas::ledger::{DocumentLedger, SampleLedger};
 use cm3flow_schemas::unit::SegmentName;
 use cm3flow_stages::StageMeter;
-pub use endpoint::Endpoint;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+pub use address::MetricsAddress;
+pub use endpoint::Endpoint;
 
 use crate::events::progress::{Progress, Tally};
 

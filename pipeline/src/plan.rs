@@ -13,6 +13,7 @@ use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::{QuarantinedUnit, SourceUnit, WindowKeys, WindowRecord};
 use cm3flow_stages::ingest::PlannedUnit;
 use futures::FutureExt;
+
 pub(crate) use manifest::config_of_version;
 pub use manifest::output_config;
 pub(crate) use record::{RunPlan, StoredPlan};

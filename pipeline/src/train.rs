@@ -14,10 +14,11 @@ use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::window::WindowRecord;
 use cm3flow_schemas::{Digest, columns};
-use cm3flow_stages::read::PackReader;
-use observer::Watcher;
+use cm3flow_stages::read::{PackOrder, PackReader};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+
+use observer::Watcher;
 
 use crate::artefact::{self, Artefacts};
 use crate::catalog::checkpoints::{Checkpoints, TrainOutcome};
@@ -119,7 +120,7 @@ impl Training {
         let decoder = config.model.decoder(vocabulary.size, seq_len).expect("presets are checked with the configuration");
         let seed = config.dataset.seed;
         let schema = columns::pack(seq_len as usize, vocabulary.width());
-        let order = (Split::Train, seed, seq_len as usize);
+        let order = PackOrder { split: Split::Train, seed, seq_len: seq_len as usize };
         let mut packs = PackReader::new(store.objects(), Box::new(self.feed.clone()), Arc::clone(&schema), order, runtime.clone());
         let checkpoints = Checkpoints::new(store.clone(), self.job.dataset(), self.key, runtime.clone()).with_progress(progress);
         let mut trainer = Trainer::try_new(decoder, self.train.clone(), vocabulary.clone(), seed, config.runtime.device)?;

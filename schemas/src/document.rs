@@ -19,11 +19,12 @@ mod image;
 mod prompt;
 mod unmask;
 
+use serde::{Deserialize, Serialize};
+
 pub use builder::DocumentBuilder;
 pub use check::check;
 pub use image::{ImageCodes, ImageRef, NextInImage, image_ids, image_of, next_in_image};
 pub use prompt::{image_prompt, text_prompt, unconditional_image_prompt};
-use serde::{Deserialize, Serialize};
 pub use unmask::unmasked;
 
 use crate::digest::{DocumentId, SampleId};

@@ -11,8 +11,9 @@ mod shapes;
 
 use std::collections::BTreeMap;
 
-pub use chameleon::NamedToken;
 use serde::{Deserialize, Serialize};
+
+pub use chameleon::NamedToken;
 pub use shapes::ImageShapes;
 
 use crate::error::VocabularyError;

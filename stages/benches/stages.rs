@@ -27,7 +27,7 @@ use cm3flow_stages::index::Bank;
 use cm3flow_stages::mask::Mask;
 use cm3flow_stages::owner::Owner;
 use cm3flow_stages::pack::{Pack, PackConfig};
-use cm3flow_stages::read::{PackReader, WindowFeed, WindowShards};
+use cm3flow_stages::read::{PackOrder, PackReader, WindowFeed, WindowShards};
 use cm3flow_stages::retrieve::{Retrieve, RetrieveConfig};
 use cm3flow_stages::shard::{ShardConfig, write};
 use cm3flow_stages::stage::{Chain, Head, Meters};
@@ -399,7 +399,8 @@ fn read(criterion: &mut Criterion) {
         let reader = || {
             let store: Arc<dyn ObjectStore> = Arc::clone(&store) as _;
             let feed = Box::new(OneWindow(entries.clone()));
-            PackReader::new(store, feed, Arc::clone(&schema), (Split::Train, SEED, SEQ_LEN as usize), runtime.handle().clone())
+            let order = PackOrder { split: Split::Train, seed: SEED, seq_len: SEQ_LEN as usize };
+            PackReader::new(store, feed, Arc::clone(&schema), order, runtime.handle().clone())
         };
         let epoch = |mut reader: PackReader| (0..total).map(|_| reader.next_batch(1).expect("reads").tokens.len()).sum::<usize>();
         bencher.iter_batched(reader, epoch, BatchSize::PerIteration);

@@ -6,6 +6,34 @@ use thiserror::Error;
 /// Result of stages, sources and readers.
 pub type Result<T, E = StageError> = std::result::Result<T, E>;
 
+/// Reason of a text that has no tokens.
+#[cfg(feature = "prepare")]
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
+pub enum Unrepresentable {
+    /// The tokenizer has no token for a part of the text.
+    #[error("the text tokenizer has no token for a part of the text: {problem}")]
+    Unknown {
+        /// Message of the tokenizer.
+        problem: String,
+    },
+    /// The tokenizer returned an id that is no text.
+    #[error("the text tokenizer made id {id} of the text, which is no text")]
+    Control {
+        /// Id that was returned.
+        id: u32,
+    },
+    /// The tokens decode to another text.
+    #[error("the text tokenizer changes the text, for the first time at character {at}")]
+    Changed {
+        /// Index of the first differing character in the normalized text, from 0.
+        at: usize,
+    },
+}
+
+/// Reason of a picture that cannot be decoded: a name for counts, and details.
+#[cfg(feature = "prepare")]
+pub type DecodeError = (&'static str, String);
+
 /// Failure that stops a stage, a source or a reader.
 #[derive(Debug, Error)]
 pub enum StageError {
@@ -88,7 +116,7 @@ pub enum StageError {
     /// A text cannot be encoded, although it could before.
     #[cfg(feature = "prepare")]
     #[error("a text cannot be encoded")]
-    Text(#[from] crate::tokenize::Unrepresentable),
+    Text(#[from] Unrepresentable),
     /// A fitted table or a bank is damaged or of another kind.
     #[error("{what} is unusable: {problem}")]
     Artefact {

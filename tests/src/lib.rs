@@ -3,6 +3,7 @@
 //! The tests are in `tests/tests/`, the sample corpus is in `tests/corpus/`.
 
 pub mod fault;
+pub mod functions;
 pub mod given;
 pub mod hostile;
 mod length;

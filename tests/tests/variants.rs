@@ -9,7 +9,7 @@ use cm3flow_schemas::pack::Pack;
 use cm3flow_schemas::sample::Split;
 use cm3flow_schemas::traits::PackSource;
 use cm3flow_schemas::{DocumentId, SampleId, columns};
-use cm3flow_stages::read::{BlockReader, PackReader, read_packs};
+use cm3flow_stages::read::{BlockReader, PackOrder, PackReader, read_packs};
 use cm3flow_tests::trial::{SMALL, Trial, corpus_source, documents};
 
 const VARIANTS: u16 = 3;
@@ -100,7 +100,8 @@ async fn a_trainer_reads_one_variant_an_epoch() {
     let feed = Followed::published(&outcome.windows).feed();
     let (objects, runtime) = (trial.store.objects(), tokio::runtime::Handle::current());
     let reading = tokio::task::spawn_blocking(move || {
-        let mut reader = PackReader::new(objects, Box::new(feed), columns::pack(seq_len, width), (Split::Train, 1, seq_len), runtime);
+        let order = PackOrder { split: Split::Train, seed: 1, seq_len };
+        let mut reader = PackReader::new(objects, Box::new(feed), columns::pack(seq_len, width), order, runtime);
         for (number, wanted) in epochs.iter().enumerate() {
             let batch = reader.next_batch(wanted.len()).expect("packs follow");
             let mut read: Vec<Vec<u32>> = batch.tokens.chunks_exact(seq_len).map(<[u32]>::to_vec).collect();

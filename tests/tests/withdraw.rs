@@ -21,7 +21,7 @@ use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
 use cm3flow_schemas::{Digest, DocumentId, SampleId, columns};
 use cm3flow_stages::pack::statistics;
-use cm3flow_stages::read::{BlockReader, PackReader, read_packs};
+use cm3flow_stages::read::{BlockReader, PackOrder, PackReader, read_packs};
 use cm3flow_tests::pictures::{Altered, altered};
 use cm3flow_tests::trial::{SMALL, Trial, corpus_source, documents, source};
 
@@ -285,7 +285,7 @@ async fn a_position_saved_before_continues_after_with_the_same_packs_but_for_hol
     let read = |version: &Version, from: u64, count: usize| {
         let schema = columns::pack(version.manifest.seq_len as usize, version.manifest.vocabulary.width());
         let feed = Followed::published(&version.windows).feed();
-        let order = (Split::Train, 5, version.manifest.seq_len as usize);
+        let order = PackOrder { split: Split::Train, seed: 5, seq_len: version.manifest.seq_len as usize };
         let mut reader = PackReader::new(trial.store.objects(), Box::new(feed), schema, order, tokio::runtime::Handle::current());
         let read = move || {
             reader.restore(ReaderState { position: from });

@@ -1,5 +1,6 @@
 //! Shard reader of cm3flow for Python, the module `cm3flow._reader`. `python/cm3flow` wraps it into a PyTorch dataset.
 
+mod error;
 mod gather;
 mod options;
 mod reader;

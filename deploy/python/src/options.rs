@@ -9,7 +9,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use serde::Deserialize;
 
-use crate::reader::raised;
+use crate::error::raised;
 
 /// Arguments of a reader.
 pub(crate) struct Options {

@@ -15,6 +15,7 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::error::raised;
 use crate::gather::{Tables, stored, views, widened};
 use crate::options::{Options, Start};
 
@@ -216,26 +217,6 @@ fn runtime(needs_threads: bool) -> PyResult<Runtime> {
     let mut builder = if needs_threads { Builder::new_multi_thread() } else { Builder::new_current_thread() };
     let built = builder.worker_threads(FETCHERS).thread_name("cm3flow-read").enable_all().build();
     built.map_err(|error| PyOSError::new_err(format!("cannot start the reader: {error}")))
-}
-
-/// Converts an error with its causes to an exception.
-pub(crate) fn raised(error: StageError) -> PyErr {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    match error {
-        StageError::Store { .. } | StageError::Read { .. } => PyOSError::new_err(text),
-        StageError::Mixture { .. }
-        | StageError::Slice { .. }
-        | StageError::ReaderState { .. }
-        | StageError::Address { .. }
-        | StageError::NoVersion { .. }
-        | StageError::NoPacks { .. } => PyValueError::new_err(text),
-        _ => PyRuntimeError::new_err(text),
-    }
 }
 
 fn to_json(state: &MixState) -> String {

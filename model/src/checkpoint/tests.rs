@@ -6,6 +6,7 @@ use super::*;
 use crate::decoder::AttentionScope;
 use crate::decoder::tests::{config, packs, vocabulary};
 use crate::device::DeviceChoice;
+use crate::language::TokenModel;
 use crate::train::Trainer;
 
 fn trainer(config: DecoderConfig, vocabulary: Vocabulary, seed: u64) -> Trainer {

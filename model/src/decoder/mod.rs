@@ -9,14 +9,13 @@
 mod config;
 mod head;
 mod layer;
-mod model;
+mod loss;
 mod network;
 mod packs;
 
 pub use config::{AttentionScope, DecoderConfig, DecoderPreset};
 pub(crate) use layer::attention;
-pub use model::TokenModel;
-pub(crate) use model::loss_gradients;
+pub(crate) use loss::{loss_gradients, losses};
 pub(crate) use network::Decoder;
 pub(crate) use packs::{ParsedPacks, check_ids};
 

@@ -7,11 +7,12 @@ use cm3flow_schemas::traits::LanguageModel;
 use cm3flow_schemas::vocabulary::{Vocabulary, VocabularySizes};
 use tch::{Device, Kind, Reduction, Tensor};
 
-use super::model::hidden_of;
+use super::loss::hidden_of;
 use super::*;
 use crate::device::DeviceChoice;
 use crate::error::ModelError;
-use crate::train::adamw::{AdamW, AdamWSettings};
+use crate::language::TokenModel;
+use crate::optimizer::{AdamW, AdamWSettings};
 
 pub(crate) const SEQ_LEN: usize = 32;
 

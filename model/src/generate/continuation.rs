@@ -9,7 +9,7 @@ use cm3flow_schemas::traits::{Continuation, Prompt, Sampling};
 use cm3flow_schemas::vocabulary::{IdRange, ImageShapes, Vocabulary};
 use tch::{Device, TchError, Tensor};
 
-use crate::decoder::{TokenModel, check_ids};
+use crate::decoder::{Decoder, check_ids};
 use crate::error::ModelError;
 use crate::generate::cache::Streams;
 use crate::generate::sampler;
@@ -80,7 +80,8 @@ enum Places {
 /// [`ModelError::Config`] for invalid sampling; [`ModelError::PromptEmpty`], [`ModelError::PromptTooLong`] or
 /// [`ModelError::TokenOutOfRange`] for an invalid prompt; [`ModelError::Torch`] if the device fails.
 pub(crate) fn generate(
-    model: &TokenModel,
+    decoder: &Decoder,
+    vocabulary: &Vocabulary,
     prompts: &[Prompt],
     continuation: Continuation,
     sampling: &Sampling,
@@ -91,36 +92,36 @@ pub(crate) fn generate(
         Continuation::Text { max_tokens } => max_tokens,
     };
     for (index, prompt) in prompts.iter().enumerate() {
-        check(model, prompt, index, count)?;
+        check(decoder, prompt, index, count)?;
     }
     if count == 0 {
         return Ok(vec![Vec::new(); prompts.len()]);
     }
-    let allowed = Allowed::of(continuation, &model.vocabulary);
+    let allowed = Allowed::of(continuation, vocabulary);
     let _no_grad = tch::no_grad_guard();
     let mut continued = Vec::with_capacity(prompts.len());
     for (number, some) in prompts.chunks(PROMPTS_AT_ONCE).enumerate() {
-        let run = PromptBatch { model, prompts: some, first: number * PROMPTS_AT_ONCE, allowed: &allowed, sampling, count };
+        let run = PromptBatch { decoder, prompts: some, first: number * PROMPTS_AT_ONCE, allowed: &allowed, sampling, count };
         continued.extend(run.finish().map_err(ModelError::torch("generate"))?);
     }
     Ok(continued)
 }
 
-fn check(model: &TokenModel, prompt: &Prompt, index: usize, count: usize) -> Result<(), ModelError> {
-    let (tokens, seq_len) = (prompt.tokens.len().max(prompt.unconditional.len()), model.decoder.config.seq_len as usize);
+fn check(decoder: &Decoder, prompt: &Prompt, index: usize, count: usize) -> Result<(), ModelError> {
+    let (tokens, seq_len) = (prompt.tokens.len().max(prompt.unconditional.len()), decoder.config.seq_len as usize);
     if prompt.tokens.is_empty() || prompt.unconditional.is_empty() {
         return Err(ModelError::PromptEmpty { prompt: index });
     }
     if tokens.saturating_add(count) > seq_len {
         return Err(ModelError::PromptTooLong { prompt: index, tokens, continuation: count, seq_len });
     }
-    check_ids(&prompt.tokens, index, model.decoder.config.vocabulary_size)?;
-    check_ids(&prompt.unconditional, index, model.decoder.config.vocabulary_size)
+    check_ids(&prompt.tokens, index, decoder.config.vocabulary_size)?;
+    check_ids(&prompt.unconditional, index, decoder.config.vocabulary_size)
 }
 
 /// Prompts that are continued together.
 struct PromptBatch<'a> {
-    model: &'a TokenModel,
+    decoder: &'a Decoder,
     prompts: &'a [Prompt],
     /// Index of the first prompt in the call.
     first: usize,
@@ -137,9 +138,9 @@ impl PromptBatch<'_> {
         if guided {
             streams.extend(self.prompts.iter().map(|prompt| prompt.unconditional.as_slice()));
         }
-        let (mut streams, mut hidden) = Streams::read(&self.model.decoder, &streams, self.count)?;
+        let (mut streams, mut hidden) = Streams::read(self.decoder, &streams, self.count)?;
         let ids: Vec<i64> = self.allowed.ids.iter().map(|id| i64::from(*id)).collect();
-        let output = self.model.decoder.embedding.f_index_select(0, &Tensor::f_from_slice(&ids)?.f_to_device(hidden.device())?)?;
+        let output = self.decoder.embedding.f_index_select(0, &Tensor::f_from_slice(&ids)?.f_to_device(hidden.device())?)?;
         let key = |prompt: usize| ((self.first + prompt) as u64).to_le_bytes();
         let mut draws: Vec<Draws> =
             (0..self.prompts.len()).map(|prompt| Draws::new(self.sampling.seed, "generate", &key(prompt))).collect();

@@ -7,8 +7,9 @@ use cm3flow_schemas::vocabulary::{IdRange, ImageShapes};
 use tch::{Kind, Tensor};
 
 use crate::decoder::tests::{shaken, shaken_over, vocabulary};
-use crate::decoder::{AttentionScope, TokenModel, attention};
+use crate::decoder::{AttentionScope, attention};
 use crate::generate::continuation::guided;
+use crate::language::TokenModel;
 
 fn prompts() -> Vec<Prompt> {
     let v = vocabulary();

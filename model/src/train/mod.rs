@@ -4,15 +4,13 @@
 //! PackSource ─► loss and gradient ─► clip, AdamW ─► observer ─► every N steps: checkpoint, evaluation
 //! ```
 
-pub(crate) mod adamw;
-mod config;
 mod observer;
-pub(crate) mod schedule;
 mod trainer;
 
-pub use config::TrainConfig;
 pub use observer::{TrainObserver, TrainSummary};
 pub use trainer::Trainer;
+
+pub use crate::hyperparameters::TrainConfig;
 
 #[cfg(test)]
 mod tests;

@@ -9,14 +9,14 @@ use cm3flow_schemas::traits::{
 use cm3flow_schemas::vocabulary::Vocabulary;
 use tch::Tensor;
 
-use crate::checkpoint::{self, CheckpointState};
-use crate::decoder::{DecoderConfig, ParsedPacks, TokenModel, loss_gradients};
+use crate::checkpoint::{self, CheckpointState, FORMAT_VERSION};
+use crate::decoder::{DecoderConfig, ParsedPacks, loss_gradients};
 use crate::device::DeviceChoice;
 use crate::error::ModelError;
-use crate::train::adamw::{AdamW, AdamWSettings};
-use crate::train::config::TrainConfig;
+use crate::hyperparameters::TrainConfig;
+use crate::language::TokenModel;
+use crate::optimizer::{AdamW, AdamWSettings, Schedule};
 use crate::train::observer::{TrainObserver, TrainSummary};
-use crate::train::schedule::Schedule;
 use crate::weights::{NamedTensors, left_in};
 
 /// Share of the peak learning rate at the last step.
@@ -170,9 +170,16 @@ impl Trainer {
     /// [`ModelError::Torch`] if weights cannot be copied; [`ModelError::Safetensors`] or [`ModelError::CheckpointState`] if they cannot be
     /// written.
     pub fn checkpoint(&self, reader: ReaderState) -> Result<CheckpointFiles, ModelError> {
-        let (decoder, vocabulary) = (self.model.decoder.config.clone(), self.model.vocabulary.clone());
-        let state = CheckpointState::new(self.step, self.seed, decoder, vocabulary, self.config.clone(), reader);
-        checkpoint::write(&self.model, &self.optimizer, &state)
+        let state = CheckpointState {
+            format_version: FORMAT_VERSION,
+            step: self.step,
+            seed: self.seed,
+            decoder: self.model.decoder.config.clone(),
+            vocabulary: self.model.vocabulary.clone(),
+            train: self.config.clone(),
+            reader,
+        };
+        checkpoint::write(&self.model.decoder.parameters, &self.optimizer, &state)
     }
 
     /// Returns to the newest checkpoint, if there is one, and returns its step.

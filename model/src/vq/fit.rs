@@ -21,6 +21,7 @@ mod state;
 use std::ops::ControlFlow;
 
 use cm3flow_schemas::traits::CheckpointStore;
+
 pub use config::VqFitConfig;
 
 use crate::device::{self, DeviceChoice};

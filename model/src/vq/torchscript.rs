@@ -78,7 +78,8 @@ impl TorchScriptTokenizer {
     /// [`ModelError::Config`] for bad settings, [`ModelError::CudaUnavailable`], [`ModelError::Torch`] for bytes that are no module.
     pub fn try_new(
         config: &TorchScriptConfig,
-        (encoder, decoder): (&[u8], &[u8]),
+        encoder: &[u8],
+        decoder: &[u8],
         batch_size: u32,
         choice: DeviceChoice,
     ) -> Result<Self, ModelError> {

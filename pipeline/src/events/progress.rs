@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use cm3flow_stages::stage::Meters;
-pub use draw::StageWatch;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+pub use draw::StageWatch;
 pub use tally::{Tally, UnitState};
 
-use crate::events::{Event, RemoteReport, SharedBuffer, TimedEvent};
+use crate::events::buffer::SharedBuffer;
+use crate::events::{Event, RemoteReport, TimedEvent};
 use crate::store;
 use crate::store::RequestCounts;
 use crate::terminal::printable;

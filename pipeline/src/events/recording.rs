@@ -2,13 +2,14 @@
 //!
 //! It serves people who look at a run, and never makes one fail: lines that cannot be written wait in a bounded buffer, with one warning.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use cm3flow_schemas::layout;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::buffer::SharedBuffer;
 use super::{Event, TimedEvent};
 use crate::events::progress::Progress;
 use crate::store::{Created, Store};
@@ -17,36 +18,8 @@ use crate::store::{Created, Store};
 const FIRST_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest time between two objects.
 const MAX_INTERVAL: Duration = Duration::from_secs(60);
-/// Bytes that wait at most; the buffer counts and drops events beyond them.
-const MAX_BUFFER_BYTES: usize = 4 << 20;
 /// Longest wait of a run's end for the last object.
 const LAST_FLUSH: Duration = Duration::from_secs(20);
-
-/// Lines that are not written yet.
-#[derive(Debug, Default)]
-pub(crate) struct Buffer {
-    lines: String,
-    lost: u64,
-}
-
-impl Buffer {
-    /// Takes all lines.
-    pub(crate) fn take(&mut self) -> String {
-        std::mem::take(&mut self.lines)
-    }
-
-    pub(crate) fn push(&mut self, line: &str) {
-        if self.lines.len() + line.len() < MAX_BUFFER_BYTES {
-            self.lines.push_str(line);
-            self.lines.push('\n');
-        } else {
-            self.lost += 1;
-        }
-    }
-}
-
-/// Buffer that [`Progress`] and the recording share.
-pub(crate) type SharedBuffer = Arc<Mutex<Buffer>>;
 
 /// Writes events into the store, from [`Recording::begin`] to [`Recording::finish`].
 #[derive(Debug)]
@@ -222,13 +195,5 @@ mod tests {
         progress.tell(Event::EventsLost { count: 1 });
         recording.finish().await;
         assert_eq!(recorded(&store).await, [Event::Stopping, Event::EventsLost { count: 1 }]);
-    }
-
-    #[test]
-    fn a_full_buffer_counts_what_it_loses() {
-        let mut buffer = Buffer::default();
-        buffer.push(&"x".repeat(MAX_BUFFER_BYTES - 2));
-        buffer.push("one too many");
-        assert_eq!((buffer.lines.len(), buffer.lost), (MAX_BUFFER_BYTES - 1, 1));
     }
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use cm3flow_schemas::columns;
 use cm3flow_schemas::unit::UnitRecord;
-use cm3flow_schemas::{Digest, columns};
 use cm3flow_stages::index::{Bank, BoundedBank, WindowRows};
 use futures::TryStreamExt;
 
-use super::Worker;
 use super::task::WindowTask;
+use super::worker::{WindowBank, Worker};
 use crate::catalog::blocklist::Blocklist;
 use crate::catalog::units::{Table, UnitStore};
 use crate::error::Result;
@@ -17,14 +17,6 @@ use crate::error::Result;
 const COLUMNS: [&str; 5] = [columns::SAMPLE_ID, columns::IMAGE_ID, columns::CAPTIONS, columns::CODES, columns::EMBEDDING];
 /// Columns where images have several shapes.
 const WITH_GRID: [&str; 6] = [COLUMNS[0], COLUMNS[1], COLUMNS[2], COLUMNS[3], COLUMNS[4], columns::GRID];
-
-/// Bank of a window, with the rows from which the next window's bank grows.
-pub(super) struct WindowBank {
-    settle: Digest,
-    blocklist: Option<Digest>,
-    rows: BoundedBank,
-    bank: Arc<Bank>,
-}
 
 impl Worker {
     /// Returns the bank of `window`, whose settle unit is `settled`. Only one window is composed at a time, so one bank is kept: the

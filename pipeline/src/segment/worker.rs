@@ -10,12 +10,12 @@ use arrow::datatypes::SchemaRef;
 use cm3flow_schemas::unit::{SegmentName, UnitRecord};
 use cm3flow_schemas::{Digest, layout};
 use cm3flow_stages::ChannelLimits;
+use cm3flow_stages::index::{Bank, BoundedBank};
 use cm3flow_stages::instruct::InstructContext;
 use cm3flow_stages::stage::Chain;
 use tokio::sync::Mutex;
 use tracing::Instrument;
 
-use super::bank::WindowBank;
 use super::task::{UnitTask, WindowTask};
 use crate::artefact::Artefacts;
 use crate::catalog::blocklist::Blocklist;
@@ -35,6 +35,14 @@ pub(crate) struct Worker {
     pub(super) limits: ChannelLimits,
     /// Bank of the window that is being composed.
     pub(super) bank: Mutex<Option<WindowBank>>,
+}
+
+/// Bank of a window, with the rows from which the next window's bank grows.
+pub(super) struct WindowBank {
+    pub(super) settle: Digest,
+    pub(super) blocklist: Option<Digest>,
+    pub(super) rows: BoundedBank,
+    pub(super) bank: Arc<Bank>,
 }
 
 impl Worker {

@@ -1,19 +1,20 @@
 //! Body of an object that survives failures: if it breaks off, ends early or stalls, a new request continues at the same byte.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use object_store::path::Path;
-use object_store::{Error, GetOptions, GetRange, GetResult, ObjectMeta, Result};
+use object_store::{Error, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, Result};
 
-use super::resilient::{Resilient, within};
-use super::retry::{AttemptError, Attempts, RetryPolicy};
+use super::retry::{AttemptError, Attempts, RetryPolicy, within};
 
 /// Unread rest of an object, or of a range of it.
 pub(super) struct Body {
-    store: Resilient,
+    store: Arc<dyn ObjectStore>,
     meta: ObjectMeta,
     version: Option<String>,
     left: Range<u64>,
@@ -21,8 +22,13 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// Makes the body of `found`, which `stream` sends.
-    pub(super) fn new(store: Resilient, version: Option<String>, found: &GetResult, stream: BoxStream<'static, Result<Bytes>>) -> Self {
+    /// The body `stream` of `found`, which `store` gave.
+    pub(super) fn new(
+        store: Arc<dyn ObjectStore>,
+        version: Option<String>,
+        found: &GetResult,
+        stream: BoxStream<'static, Result<Bytes>>,
+    ) -> Self {
         Self { store, meta: found.meta.clone(), version, left: found.range.clone(), stream }
     }
 
@@ -45,16 +51,16 @@ impl Body {
                 Err(error) => error,
             };
             attempts.pause(error).await?;
-            self.reopen(&mut attempts, &location).await?;
+            self.reopen(&mut attempts, policy.stall, &location).await?;
         }
         Ok(None)
     }
 
     /// Requests the unread rest, which must belong to the same object.
-    async fn reopen(&mut self, attempts: &mut Attempts<'_>, location: &Path) -> Result<(), Error> {
+    async fn reopen(&mut self, attempts: &mut Attempts<'_>, limit: Duration, location: &Path) -> Result<(), Error> {
         let options =
             GetOptions { range: Some(GetRange::Bounded(self.left.clone())), version: self.version.clone(), ..GetOptions::default() };
-        let found = self.store.open(attempts, location, &options).await?;
+        let found = attempts.run(limit, || self.store.get_opts(location, options.clone())).await?;
         let ObjectMeta { size, last_modified, e_tag, .. } = &found.meta;
         if (size, last_modified, e_tag) != (&self.meta.size, &self.meta.last_modified, &self.meta.e_tag) || found.range != self.left {
             return Err(AttemptError::Replaced.into());

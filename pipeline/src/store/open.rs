@@ -1,6 +1,5 @@
 //! Opens stores from addresses: local folders, memory, and services by URL, each with the retries of `resilient`.
 
-use std::fmt;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
@@ -16,37 +15,12 @@ use object_store::prefix::PrefixStore;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
-use super::Store;
 use super::http::Connector;
-use super::resilient::Resilient;
+use super::layer::StoreLayer;
+use super::objects::Store;
+use super::resilient::{Listing, Resilient};
 use crate::error::{PipelineError, Result};
 use crate::store::config::{StoreConfig, has_login, printable_address};
-
-type Wrap = dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync;
-
-/// Layer between opened stores and their retries, with which tests make requests fail.
-#[derive(Clone)]
-pub struct StoreLayer(Arc<Wrap>);
-
-impl StoreLayer {
-    /// Makes a layer that applies `wrap`.
-    pub fn new(wrap: impl Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(wrap))
-    }
-}
-
-impl fmt::Debug for StoreLayer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("StoreLayer").finish_non_exhaustive()
-    }
-}
-
-/// Order of a store's listings. A listing in order of paths can continue after a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Listing {
-    InOrder,
-    Unordered,
-}
 
 impl Store {
     /// Opens the store at `address` with the settings of `[store]`. The address is a URL or a path. A missing path is created; a relative
@@ -81,7 +55,7 @@ impl Store {
             source,
         })?;
         let objects = guarded(Arc::new(local.with_fsync(config.fsync)), Listing::Unordered, config);
-        Ok(Self { folder: Some(path.clone()), ..Self::new(objects, &path.display().to_string()) })
+        Ok(Self::new(objects, &path.display().to_string()).with_folder(path))
     }
 
     /// Opens the store at `address` with default settings, as [`Self::open_with`] does.

@@ -5,7 +5,6 @@
 //! does not use, and deletes objects one by one.
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +17,7 @@ use object_store::{
 };
 
 use super::body::Body;
-use super::open::Listing;
-use super::retry::{AttemptError, Attempts, RetryPolicy, is_retryable};
+use super::retry::{AttemptError, Attempts, RetryPolicy, is_retryable, within};
 
 /// Piece of an upload that may take one stall timeout.
 const UPLOAD_BYTES: u64 = 4 << 20;
@@ -29,6 +27,13 @@ const LISTING_STALLS: u32 = 10;
 
 /// Concurrent deletions.
 const DELETIONS: usize = 16;
+
+/// Order of a store's listings. A listing in order of paths can continue after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listing {
+    InOrder,
+    Unordered,
+}
 
 /// A store with retries. Clones share the store below.
 #[derive(Clone)]
@@ -41,27 +46,6 @@ pub(super) struct Resilient {
 impl Resilient {
     pub(super) fn new(inner: Arc<dyn ObjectStore>, policy: RetryPolicy, listing: Listing) -> Self {
         Self { inner, policy, listing }
-    }
-
-    /// Sends `request` until it succeeds, fails for good, or time is up. `limit` is the time for one attempt.
-    async fn attempt<T, F: Future<Output = Result<T>>>(
-        &self,
-        attempts: &mut Attempts<'_>,
-        limit: Duration,
-        request: impl Fn() -> F,
-    ) -> Result<T> {
-        loop {
-            attempts.count();
-            match within(limit, request()).await {
-                Ok(done) => return Ok(done),
-                Err(error) => attempts.pause(error).await?,
-            }
-        }
-    }
-
-    /// Opens a body, with retries.
-    pub(super) async fn open(&self, attempts: &mut Attempts<'_>, location: &Path, options: &GetOptions) -> Result<GetResult> {
-        self.attempt(attempts, self.policy.stall, || self.inner.get_opts(location, options.clone())).await
     }
 
     /// Creates an object. A failed attempt may have created it, so this compares the object that exists then.
@@ -135,11 +119,6 @@ enum Standing {
     Other,
 }
 
-/// Returns the outcome of `request`, or [`AttemptError::Stalled`] after `limit`.
-pub(super) async fn within<T>(limit: Duration, request: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(limit, request).await.unwrap_or_else(|_| Err(AttemptError::Stalled { seconds: limit.as_secs() }.into()))
-}
-
 fn is_same(found: &[u8], payload: &PutPayload) -> bool {
     let mut rest = found;
     let parts_are_equal = payload.iter().all(|part| {
@@ -169,7 +148,7 @@ impl ObjectStore for Resilient {
             PutMode::Overwrite => {
                 let mut attempts = Attempts::new(self.policy, "write", location.as_ref());
                 let limit = self.upload_limit(&payload);
-                self.attempt(&mut attempts, limit, || self.inner.put_opts(location, payload.clone(), options.clone())).await
+                attempts.run(limit, || self.inner.put_opts(location, payload.clone(), options.clone())).await
             }
             // Nobody outside can see whether a failed update has happened.
             PutMode::Update(_) => self.inner.put_opts(location, payload, options).await,
@@ -182,11 +161,12 @@ impl ObjectStore for Resilient {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let mut attempts = Attempts::new(self.policy, "read", location.as_ref());
-        let mut found = self.open(&mut attempts, location, &options).await?;
+        let mut found = attempts.run(self.policy.stall, || self.inner.get_opts(location, options.clone())).await?;
         // Files on disk do not break off, and a head request has no body.
         if let (GetResultPayload::Stream(stream), false) = (&mut found.payload, options.head) {
             let stream = std::mem::replace(stream, futures::stream::empty().boxed());
-            found.payload = GetResultPayload::Stream(Body::new(self.clone(), options.version, &found, stream).into_stream(self.policy));
+            found.payload =
+                GetResultPayload::Stream(Body::new(Arc::clone(&self.inner), options.version, &found, stream).into_stream(self.policy));
         }
         Ok(found)
     }
@@ -214,7 +194,7 @@ impl ObjectStore for Resilient {
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let mut attempts = Attempts::new(self.policy, "list", prefix.map_or("", AsRef::as_ref));
-        self.attempt(&mut attempts, self.policy.stall * LISTING_STALLS, || self.inner.list_with_delimiter(prefix)).await
+        attempts.run(self.policy.stall * LISTING_STALLS, || self.inner.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
@@ -222,7 +202,7 @@ impl ObjectStore for Resilient {
             return self.inner.copy_opts(from, to, options).await;
         }
         let mut attempts = Attempts::new(self.policy, "copy", from.as_ref());
-        self.attempt(&mut attempts, self.policy.stall, || self.inner.copy_opts(from, to, options.clone())).await
+        attempts.run(self.policy.stall, || self.inner.copy_opts(from, to, options.clone())).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {

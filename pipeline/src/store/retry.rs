@@ -1,6 +1,7 @@
 //! Retries: which errors are retried, after which wait, and until when.
 
 use std::error::Error as StdError;
+use std::future::Future;
 use std::io;
 use std::time::Duration;
 
@@ -180,6 +181,21 @@ impl<'a> Attempts<'a> {
         self.failed > 0
     }
 
+    /// Sends `request` until it succeeds, fails for good, or time is up. `limit` is the time for one attempt.
+    pub(super) async fn run<T, F: Future<Output = Result<T, Error>>>(
+        &mut self,
+        limit: Duration,
+        request: impl Fn() -> F,
+    ) -> Result<T, Error> {
+        loop {
+            self.count();
+            match within(limit, request()).await {
+                Ok(done) => return Ok(done),
+                Err(error) => self.pause(error).await?,
+            }
+        }
+    }
+
     /// Waits before the next attempt, after `error`. Returns the error if a retry is useless or too late.
     pub(super) async fn pause(&mut self, error: Error) -> Result<(), Error> {
         self.failed += 1;
@@ -201,6 +217,11 @@ impl<'a> Attempts<'a> {
         let bound = self.policy.first_wait.saturating_mul(1 << (self.failed - 1).min(16)).min(self.policy.longest_wait);
         bound.mul_f64(fastrand::f64()).max(asked_for.unwrap_or_default().min(self.policy.longest_wait))
     }
+}
+
+/// Returns the outcome of `request`, or [`AttemptError::Stalled`] after `limit`.
+pub(super) async fn within<T>(limit: Duration, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(limit, request).await.unwrap_or_else(|_| Err(AttemptError::Stalled { seconds: limit.as_secs() }.into()))
 }
 
 #[cfg(test)]

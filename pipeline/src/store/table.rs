@@ -14,7 +14,6 @@ use cm3flow_schemas::rows::position;
 use cm3flow_schemas::sample::Split;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-pub(crate) use look_up::row_groups_with;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -23,6 +22,8 @@ use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+
+pub(crate) use look_up::row_groups_with;
 use ranges::Ranges;
 
 use crate::error::{PipelineError, Result};

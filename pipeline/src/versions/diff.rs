@@ -9,9 +9,10 @@ use cm3flow_schemas::SampleId;
 use cm3flow_schemas::pack::TaskStatistics;
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::{SourceUnit, WindowRecord};
+use serde::Serialize;
+
 pub use fields::FieldChange;
 pub(crate) use fields::compare as differing_fields;
-use serde::Serialize;
 
 use crate::catalog::{Catalog, Published, VersionRef};
 use crate::error::Result;

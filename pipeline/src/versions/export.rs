@@ -16,9 +16,10 @@ use cm3flow_schemas::window::WindowRecord;
 use cm3flow_schemas::{columns, layout};
 use cm3flow_stages::read::BlockReader;
 use futures::stream::{Stream, StreamExt, TryStreamExt};
-use mds::MdsWriter;
 use serde::Serialize;
 use tracing::info;
+
+use mds::MdsWriter;
 use webdataset::TarWriter;
 
 use crate::catalog::{Catalog, Published, VersionRef};

@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use mark::Marked;
 use serde::Serialize;
+
+use mark::Marked;
 
 use crate::error::Result;
 use crate::store::Store;

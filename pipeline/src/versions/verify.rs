@@ -16,8 +16,9 @@ use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
 use cm3flow_schemas::{Digest, layout};
 use futures::{StreamExt, TryStreamExt};
-use object::Expected;
 use serde::Serialize;
+
+use object::Expected;
 
 use crate::catalog::Catalog;
 use crate::error::Result;

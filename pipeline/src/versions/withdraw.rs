@@ -15,12 +15,13 @@ use std::collections::BTreeSet;
 
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::{ImageId, SampleId, columns};
+use serde::Serialize;
+
 use documents::WindowDocuments;
 use find::{FoundRow, Named};
 pub use near::{EQUAL_CODES, Likeness, Near, ParseNearError, SIMILARITY};
 use overlay::{OverlayWriter, WindowChange};
 pub(crate) use redo::redo;
-use serde::Serialize;
 
 use crate::catalog::Published;
 use crate::catalog::blocklist::Blocklist;

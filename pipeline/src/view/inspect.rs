@@ -18,13 +18,14 @@ use cm3flow_schemas::Grid;
 use cm3flow_schemas::document::{ImageCodes, Modality, Segment};
 use cm3flow_schemas::version::VersionManifest;
 use cm3flow_schemas::window::WindowRecord;
+use serde::Serialize;
+
 pub use codebook::CodebookView;
 pub use document::DocumentView;
 pub(crate) use find::Prefix;
 pub use listing::{ListedDocument, ListedPacks, ListedSample, Listing};
 pub use pack::{PackPlace, PackView, PackedDocument};
 pub use sample::{DocumentSummary, SamplePlace, SampleState, SampleView};
-use serde::Serialize;
 pub(crate) use withdrawn::is_document_withdrawn;
 
 use crate::artefact::decode::{Content, Part, SpelledSegment};

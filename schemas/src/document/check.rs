@@ -1,6 +1,7 @@
 //! Check of a document against the grammar.
 
 use crate::document::image::check_image;
+use crate::document::unmask::tail_start;
 use crate::document::{Modality, Role, Segment, unmasked};
 use crate::error::GrammarError;
 use crate::vocabulary::Vocabulary;
@@ -98,10 +99,4 @@ fn check_images(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary) -
         check_image(vocabulary, shapes, &tokens[segment.range()]).map_err(broken)?;
     }
     Ok(())
-}
-
-/// Returns the index of the tail's first token, which is the second `<sentinel:0>`; `None` for a document without masks.
-pub(super) fn tail_start(tokens: &[u32], vocabulary: &Vocabulary) -> Option<usize> {
-    let first_sentinel = |position: &usize| vocabulary.sentinels.len > 0 && tokens[*position] == vocabulary.sentinels.start;
-    (0..tokens.len()).filter(first_sentinel).nth(1)
 }

@@ -1,6 +1,5 @@
 //! Inverse of CM3 masking: puts the spans of the tail back at their sentinels.
 
-use crate::document::check::tail_start;
 use crate::document::{Role, Segment};
 use crate::vocabulary::Vocabulary;
 
@@ -44,4 +43,10 @@ impl Joined {
         }
         self.tokens.extend(tokens);
     }
+}
+
+/// Returns the index of the tail's first token, which is the second `<sentinel:0>`; `None` for a document without masks.
+pub(super) fn tail_start(tokens: &[u32], vocabulary: &Vocabulary) -> Option<usize> {
+    let first_sentinel = |position: &usize| vocabulary.sentinels.len > 0 && tokens[*position] == vocabulary.sentinels.start;
+    (0..tokens.len()).filter(first_sentinel).nth(1)
 }

@@ -116,7 +116,10 @@ struct Row {
 type Annotation = Result<AnnotatedImage, NotFinite>;
 
 /// A row with the picture of each annotator, in the annotators' order; `None` where the role was taken.
-type Annotated = (Columns, Vec<Option<Annotation>>);
+struct Annotated {
+    columns: Columns,
+    made: Vec<Option<Annotation>>,
+}
 
 /// Pictures before and behind one annotator.
 #[derive(Default)]
@@ -179,7 +182,7 @@ impl Waiting {
         let (batch, rows) = self.batches.pop_front()?;
         let mut finish = |Row { columns, is_wanted }: Row| {
             let take = |(queue, is_wanted): (&mut Queue, bool)| if is_wanted { queue.made.pop_front() } else { None };
-            (columns, self.queues.iter_mut().zip(is_wanted).map(take).collect())
+            Annotated { columns, made: self.queues.iter_mut().zip(is_wanted).map(take).collect() }
         };
         let rows = rows.into_iter().map(&mut finish).collect();
         Some((batch, rows))
@@ -197,8 +200,8 @@ fn fit_row(columns: Columns, annotators: &[Annotator], side: u32) -> Result<Fitt
     let Some(main) = columns.main() else {
         return Ok(Fitted { columns, inputs: vec![None; annotators.len()] });
     };
-    let picture =
-        picture(columns.size_px(main, side), main.bytes.clone()).map_err(|problem| failed(format!("the main image {problem}").into()))?;
+    let (width, height) = columns.size_px(main, side);
+    let picture = picture(width, height, main.bytes.clone()).map_err(|problem| failed(format!("the main image {problem}").into()))?;
     let has = |role: &str| columns.pixels.iter().chain(&columns.given_codes).any(|image| image.role == role);
     let input = |Annotator { role, spec, .. }: &Annotator| (!has(role)).then(|| lanczos(&picture, spec.side_px, spec.side_px).into_raw());
     let inputs = annotators.iter().map(input).collect();
@@ -207,13 +210,14 @@ fn fit_row(columns: Columns, annotators: &[Annotator], side: u32) -> Result<Fitt
 
 /// Adds the annotators' pictures to a row, in the shape of its main image; without a grid, that is a square of `side` pixels. If a picture
 /// is not finite, the row is refused, as `derive` refuses a sample with one broken image.
-fn finished((mut columns, made): Annotated, annotators: &[Annotator], side: u32) -> Result<Columns> {
+fn finished(annotated: Annotated, annotators: &[Annotator], side: u32) -> Result<Columns> {
+    let Annotated { mut columns, made } = annotated;
     let (width, height) = columns.main().map_or((side, side), |main| columns.size_px(main, side));
     for (annotation, Annotator { role, .. }) in made.into_iter().zip(annotators) {
         match annotation {
             None => {}
             Some(Ok(AnnotatedImage { side_px, pixels })) => {
-                let picture = picture((side_px, side_px), pixels)
+                let picture = picture(side_px, side_px, pixels)
                     .map_err(|problem| failed(format!("the annotator of {role}: its picture {problem}").into()))?;
                 columns.pixels.push(RoleImage { role: role.clone(), bytes: lanczos(&picture, width, height).into_raw() });
             }
@@ -227,7 +231,7 @@ fn finished((mut columns, made): Annotated, annotators: &[Annotator], side: u32)
 }
 
 /// Returns the picture of `bytes`, or the problem for an error message.
-fn picture((width, height): (u32, u32), bytes: Vec<u8>) -> Result<RgbImage, String> {
+fn picture(width: u32, height: u32, bytes: Vec<u8>) -> Result<RgbImage, String> {
     let (found, expected) = (bytes.len(), width as usize * height as usize * 3);
     let picture = if found == expected { RgbImage::from_raw(width, height, bytes) } else { None };
     picture.ok_or_else(|| format!("has {found} bytes, one of {width}x{height} pixels has {expected}"))

@@ -11,9 +11,7 @@ use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, Im
 
 use super::damage::PictureFile;
 use super::frame::Stored;
-
-/// Reason of a picture that cannot be decoded: a name for counts, and details.
-pub type DecodeError = (&'static str, String);
+use crate::error::DecodeError;
 
 /// Decodes `bytes`; `transparency` makes transparent pictures opaque. `filter` has checked the size before.
 ///

@@ -7,6 +7,7 @@ use cm3flow_schemas::{Grid, ImageId};
 use image::{GrayImage, RgbImage};
 
 use crate::derive::resize::lanczos;
+use crate::derive::size::Size;
 
 /// Share of a box's area that must lie within the shape for the box to stay.
 const MIN_VISIBLE_SHARE: f64 = 0.5;
@@ -32,13 +33,12 @@ impl Fit {
     /// Resize the short side, then crop: Chameleon's image tokenizer, <https://arxiv.org/abs/2405.09818>.
     #[must_use]
     pub fn of(width: u32, height: u32, preparation: &Preparation, seed: u64, id: &ImageId) -> Self {
-        Self::into_grid((width, height), None, preparation, (seed, id))
+        Self::into_grid(Size { width, height }, None, preparation, seed, id)
     }
 
-    /// Returns the fit into the shape of `grid`, or into the square without one. In: width and height of the picture. Otherwise as
-    /// [`Self::of`].
-    #[must_use]
-    pub fn into_grid((width, height): (u32, u32), grid: Option<Grid>, preparation: &Preparation, (seed, id): (u64, &ImageId)) -> Self {
+    /// As [`Self::of`], into the shape of `grid`, or into the square without one. In: the picture's size.
+    pub(super) fn into_grid(picture: Size, grid: Option<Grid>, preparation: &Preparation, seed: u64, id: &ImageId) -> Self {
+        let Size { width, height } = picture;
         let (cut_width, cut_height) = preparation.size_px(grid);
         // The side with less to spare gets the length of the shape.
         let is_tall = u64::from(width) * u64::from(cut_height) <= u64::from(height) * u64::from(cut_width);

@@ -9,14 +9,15 @@ use cm3flow_schemas::sample::{self, EMPTY_BOX, INVERTED_BOX, LabelledBox, MAIN_I
 use image::metadata::Orientation;
 use image::{ImageDecoder, ImageReader};
 
-use super::decode::DecodeError;
+use super::size::Size;
 use crate::codes;
+use crate::error::DecodeError;
 
 /// Header of a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stored {
-    /// Width and height of the stored pixels.
-    pub(super) size: (u32, u32),
+    /// Size in stored pixels.
+    pub(super) size: Size,
     /// Orientation that the picture itself declares.
     pub(super) own: Option<Orientation>,
 }
@@ -26,7 +27,7 @@ impl Stored {
     pub(super) fn of(decoder: &mut impl ImageDecoder) -> Self {
         let own = decoder.orientation().ok().filter(|own| *own != Orientation::NoTransforms);
         let own = own.or_else(|| Orientation::from_exif_chunk(&decoder.exif_metadata().ok().flatten()?));
-        Self { size: decoder.dimensions(), own }
+        Self { size: decoder.dimensions().into(), own }
     }
 
     /// Reads the header of an encoded picture; `None` if the decoder refuses it.
@@ -40,17 +41,19 @@ impl Stored {
         self.own.unwrap_or(Orientation::NoTransforms)
     }
 
-    /// Returns width and height of the upright picture.
-    pub(super) fn upright(&self) -> (u32, u32) {
+    /// Size of the picture as it is seen.
+    pub(super) fn upright(&self) -> Size {
         turned(self.size, self.orientation())
     }
 }
 
-/// Returns width and height of a picture after turning.
-pub(super) fn turned((width, height): (u32, u32), orientation: Orientation) -> (u32, u32) {
+/// Size of a picture once it is turned.
+pub(super) fn turned(stored: Size, orientation: Orientation) -> Size {
     match orientation {
-        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => (height, width),
-        Orientation::NoTransforms | Orientation::Rotate180 | Orientation::FlipHorizontal | Orientation::FlipVertical => (width, height),
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
+            Size { width: stored.height, height: stored.width }
+        }
+        Orientation::NoTransforms | Orientation::Rotate180 | Orientation::FlipHorizontal | Orientation::FlipVertical => stored,
     }
 }
 
@@ -75,8 +78,9 @@ impl Frame {
     pub(super) fn turn_of(&self, image: Stored) -> Result<Orientation, DecodeError> {
         let (stored, upright) = (self.main.size, self.main.upright());
         let mismatch = || {
-            let ((width, height), (main_width, main_height)) = (image.size, stored);
-            let seen = if stored == upright { String::new() } else { format!(", and {}x{} once it is turned", upright.0, upright.1) };
+            let (Size { width, height }, Size { width: main_width, height: main_height }) = (image.size, stored);
+            let seen =
+                if stored == upright { String::new() } else { format!(", and {}x{} once it is turned", upright.width, upright.height) };
             let detail = format!("it has {width}x{height} pixels, the main image {main_width}x{main_height}{seen}; their aspects differ");
             ("size_mismatch", detail)
         };
@@ -110,8 +114,9 @@ impl Frame {
 /// Cuts a box at the edges of a picture of `width` x `height` pixels.
 ///
 /// # Errors
-/// The reason why no part of it lies in the picture.
-pub(super) fn within(found: LabelledBox, (width, height): (u32, u32)) -> Result<LabelledBox, &'static str> {
+/// The reason why nothing of it lies in the picture.
+pub(super) fn within(found: LabelledBox, picture: Size) -> Result<LabelledBox, &'static str> {
+    let Size { width, height } = picture;
     let LabelledBox { label, x0, y0, x1, y1 } = found;
     if x0 > x1 || y0 > y1 {
         return Err(INVERTED_BOX);
@@ -127,7 +132,7 @@ pub(super) fn within(found: LabelledBox, (width, height): (u32, u32)) -> Result<
 
 /// Turns a box as its picture is turned.
 fn turn_box(found: LabelledBox, picture: Stored) -> LabelledBox {
-    let (width, height) = picture.size;
+    let Size { width, height } = picture.size;
     let LabelledBox { label, x0, y0, x1, y1 } = found;
     // Edges counted from the right and from below.
     let (from_right, from_below) = ([width - x1, width - x0], [height - y1, height - y0]);
@@ -146,10 +151,10 @@ fn turn_box(found: LabelledBox, picture: Stored) -> LabelledBox {
 }
 
 /// Checks whether a picture of one size, resized to a side of the other, has the other size to within a pixel of the larger.
-fn is_same_aspect((width, height): (u32, u32), (other_width, other_height): (u32, u32)) -> bool {
+fn is_same_aspect(one: Size, other: Size) -> bool {
     let cross = |a: u32, b: u32| u64::from(a) * u64::from(b);
-    let longest = [width, height, other_width, other_height].into_iter().max().unwrap_or_default();
-    cross(width, other_height).abs_diff(cross(height, other_width)) <= u64::from(longest)
+    let longest = [one.width, one.height, other.width, other.height].into_iter().max().unwrap_or_default();
+    cross(one.width, other.height).abs_diff(cross(one.height, other.width)) <= u64::from(longest)
 }
 
 #[cfg(test)]
@@ -170,7 +175,7 @@ mod tests {
     ];
 
     fn stored(width: u32, height: u32, own: Option<Orientation>) -> Stored {
-        Stored { size: (width, height), own }
+        Stored { size: Size { width, height }, own }
     }
 
     fn frame(main: Stored, counted: sample::Orientation) -> Frame {
@@ -189,7 +194,7 @@ mod tests {
                 let mut picture = DynamicImage::ImageLuma8(GrayImage::from_fn(7, 5, |x, y| Luma([u8::from(inside(x, y))])));
                 picture.apply_orientation(orientation);
                 let frame = frame(stored(7, 5, Some(orientation)), sample::Orientation::Stored);
-                assert_eq!((picture.width(), picture.height()), frame.main.upright());
+                assert_eq!(Size { width: picture.width(), height: picture.height() }, frame.main.upright());
                 let found = frame.placed(boxed(x0, y0, x1, y1)).expect("within the picture");
                 for (x, y, level) in picture.into_luma8().enumerate_pixels() {
                     let is_inside = (found.x0..found.x1).contains(&x) && (found.y0..found.y1).contains(&y);

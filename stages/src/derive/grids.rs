@@ -5,6 +5,7 @@ use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, RoleImage};
 use cm3flow_schemas::{Grid, RoleGrid};
 
 use super::frame::Stored;
+use super::size::Size;
 use crate::codes;
 
 /// Returns the grids of the main image, and of images with a grid of their own; all others share that of the main one. Empty if all are
@@ -28,6 +29,6 @@ fn grid_of(image: &RoleImage, preparation: &Preparation) -> Option<Grid> {
         let own = codes::grid_of(&image.bytes).filter(|grid| preparation.grids().contains(grid));
         return own.or_else(|| preparation.grid_for(1, 1));
     }
-    let (width, height) = Stored::read(&image.bytes)?.upright();
+    let Size { width, height } = Stored::read(&image.bytes)?.upright();
     preparation.grid_for(width, height)
 }

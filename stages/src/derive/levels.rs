@@ -8,7 +8,7 @@ use image::{GrayImage, Luma, RgbImage};
 use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Transformations};
 
 use super::damage::PictureFile;
-use super::decode::DecodeError;
+use crate::error::DecodeError;
 
 /// Limit of the bytes that the decoder may allocate; `filter` has checked sizes before.
 const MAX_BYTES: usize = 512 << 20;

@@ -6,6 +6,7 @@ use image::{ColorType, ImageDecoder, ImageFormat};
 use super::damage;
 use super::decode::opened;
 use super::frame::Stored;
+use super::size::Size;
 
 /// Memory for decoding one picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,7 @@ impl Needs {
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         let (format, mut decoder) = opened(bytes).ok()?;
         let stored = Stored::of(&mut decoder);
-        let (width, height) = stored.size;
+        let Size { width, height } = stored.size;
         let pixels = u64::from(width) * u64::from(height);
         let reading = decoder.total_bytes() + own_bytes(format, bytes, &decoder, pixels);
         // Rows in work, tables and names.
@@ -36,7 +37,7 @@ impl Needs {
     /// Returns the most bytes allocated at once until the picture is turned, its pixels included.
     pub(super) fn decoding_bytes(&self, orientation: Orientation) -> u64 {
         // A turn that exchanges the sides writes new pixels; other turns work in place.
-        let (width, height) = self.stored.size;
+        let Size { width, height } = self.stored.size;
         let is_written_anew = matches!(
             orientation,
             Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH

@@ -22,6 +22,7 @@ mod levels;
 mod memory;
 pub(crate) mod resize;
 mod segmentation;
+mod size;
 
 use std::collections::BTreeMap;
 
@@ -34,20 +35,21 @@ use cm3flow_schemas::sample::{
     SCRIBBLE_IMAGE, SEGMENTATION_IMAGE,
 };
 use cm3flow_schemas::{ImageId, RoleGrid, SchemaError, columns};
-pub use config::DeriveConfig;
-pub use fit::Fit;
 use image::{DynamicImage, GrayImage, RgbImage};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use self::decode::DecodeError;
 use self::frame::{Frame, Stored};
 use self::levels::Levels;
 use self::memory::Needs;
+use self::size::Size;
+pub use config::DeriveConfig;
+pub use fit::Fit;
+
 use crate::budget::{ByteBudget, PictureRoom};
 use crate::channel::ChannelLimits;
 use crate::codes;
-use crate::error::{Result, StageError};
+use crate::error::{DecodeError, Result, StageError};
 use crate::stage::{Revised, Transform};
 
 /// Revision of this stage's code; raised when the same input gives other rows.
@@ -125,8 +127,8 @@ impl Derive {
         if image.role == MAIN_IMAGE {
             let size = self.preparation.size_px(RoleGrid::of(&out.image_grids, MAIN_IMAGE));
             (out.width, out.height) = size;
-            let fit = self.fit(out, MAIN_IMAGE, id, size);
-            map_boxes(out, &fit, |found| frame::within(found, size));
+            let fit = self.fit(out, MAIN_IMAGE, id, size.into());
+            map_boxes(out, &fit, |found| frame::within(found, size.into()));
         }
         out.given_codes.push(image);
     }
@@ -180,13 +182,13 @@ impl Derive {
     }
 
     /// Returns the fit of the image `role` of the picture `id`, which has `size`.
-    fn fit(&self, out: &Out, role: &str, id: &ImageId, size: (u32, u32)) -> Fit {
-        Fit::into_grid(size, RoleGrid::of(&out.image_grids, role), &self.preparation, (self.seed, id))
+    fn fit(&self, out: &Out, role: &str, id: &ImageId, size: Size) -> Fit {
+        Fit::into_grid(size, RoleGrid::of(&out.image_grids, role), &self.preparation, self.seed, id)
     }
 
     /// Adds the upright main picture, and the pictures made of it.
     fn add_main(&self, out: &mut Out, id: &ImageId, picture: &RgbImage, frame: &Frame) {
-        let fit = self.fit(out, MAIN_IMAGE, id, picture.dimensions());
+        let fit = self.fit(out, MAIN_IMAGE, id, picture.dimensions().into());
         let fitted = fit.apply(picture);
         (out.width, out.height) = picture.dimensions();
         map_boxes(out, &fit, |found| frame.placed(found));
@@ -201,12 +203,12 @@ impl Derive {
 
     /// Adds a picture beside the main one. All images of a sample are cut alike, so that an edit matches the image that it edits.
     fn add(&self, out: &mut Out, role: &str, id: &ImageId, picture: &RgbImage) {
-        let fitted = self.fit(out, role, id, picture.dimensions()).apply(picture);
+        let fitted = self.fit(out, role, id, picture.dimensions().into()).apply(picture);
         out.push(role, fitted);
     }
 
     fn add_segmentation(&self, out: &mut Out, id: &ImageId, levels: &GrayImage) {
-        let levels = self.fit(out, SEGMENTATION_IMAGE, id, levels.dimensions()).apply_to_levels(levels);
+        let levels = self.fit(out, SEGMENTATION_IMAGE, id, levels.dimensions().into()).apply_to_levels(levels);
         out.push(SEGMENTATION_IMAGE, segmentation::coloured(&levels, &out.annotations.seg_labels));
         if self.config.outlines {
             out.push(OUTLINE_IMAGE, segmentation::outlines(&levels));
@@ -250,7 +252,7 @@ fn turned_levels(
 ) -> Result<GrayImage, DecodeError> {
     let own = Stored::read(bytes).and_then(|stored| stored.own);
     let mut picture = DynamicImage::ImageLuma8(levels);
-    picture.apply_orientation(turn(Stored { size: (picture.width(), picture.height()), own })?);
+    picture.apply_orientation(turn(Stored { size: (picture.width(), picture.height()).into(), own })?);
     Ok(picture.into_luma8())
 }
 

@@ -9,8 +9,9 @@ use cm3flow_schemas::Digest;
 use cm3flow_schemas::sample::SegLabel;
 use image::{DynamicImage, GrayImage, Rgb, RgbImage};
 
-use super::decode::{self, DecodeError};
+use super::decode;
 use super::levels::Levels;
+use crate::error::DecodeError;
 
 /// Share of the square that an object must cover to get a mask of its own.
 const MIN_SHARE: f64 = 0.005;

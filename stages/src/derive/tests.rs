@@ -24,7 +24,7 @@ mod pillow;
 const RED: Rgb<u8> = Rgb([255, 0, 0]);
 const BLUE: Rgb<u8> = Rgb([0, 0, 255]);
 
-fn decode(bytes: &[u8]) -> Result<RgbImage, super::decode::DecodeError> {
+fn decode(bytes: &[u8]) -> Result<RgbImage, crate::error::DecodeError> {
     super::decode::decode(bytes, Transparency::WhiteDown)
 }
 

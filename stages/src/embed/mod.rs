@@ -10,9 +10,10 @@ use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, Refusal, RoleCodes, RoleImage};
 use cm3flow_schemas::traits::{ImageView, PairEmbedder};
 use cm3flow_schemas::{RoleGrid, SchemaError, columns};
+use serde::{Deserialize, Serialize};
+
 pub(crate) use ngrams::normalize;
 pub use ngrams::{EmbedConfig, IdfTable, NgramColourEmbedder};
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StageError};
 use crate::owner::Owner;

@@ -14,8 +14,9 @@ use arrow::datatypes::SchemaRef;
 use cm3flow_schemas::rows::{self, ColumnChange};
 use cm3flow_schemas::sample::{Annotations, DroppedPart, MAIN_IMAGE, Refusal, RoleImage};
 use cm3flow_schemas::{SchemaError, columns};
-pub use config::FilterConfig;
 use serde::{Deserialize, Serialize};
+
+pub use config::FilterConfig;
 
 use crate::codes;
 use crate::error::{Result, StageError};

@@ -7,12 +7,13 @@ mod bounded;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-pub(crate) use bank::dot;
-pub use bank::{Bank, Hit, pair_embedding};
-pub use bounded::{BoundedBank, WindowRows, by_place};
 use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, RoleCodes, Split};
 use cm3flow_schemas::{Grid, ImageId, RoleGrid, SampleId, SchemaError, columns, rows};
 use serde::{Deserialize, Serialize};
+
+pub(crate) use bank::dot;
+pub use bank::{Bank, Hit, pair_embedding};
+pub use bounded::{BoundedBank, WindowRows, by_place};
 
 use crate::error::{Result, StageError};
 use crate::stage::{Revised, Transform};

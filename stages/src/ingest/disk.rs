@@ -11,9 +11,8 @@ use object_store::path::Path;
 use walkdir::{DirEntry, WalkDir};
 
 use super::NAME;
-use super::location::FileContent;
-use super::planned::FileFacts;
-use super::webdataset::printable;
+use super::facts::{FileContent, FileFacts};
+use super::names::printable;
 use crate::error::{Result, StageError};
 
 /// Files of a folder and its subfolders.

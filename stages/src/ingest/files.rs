@@ -7,7 +7,8 @@ use cm3flow_schemas::digest::PartHasher;
 use object_store::path::Path;
 
 use super::annotations::{BAD_ANNOTATIONS, Reading, captions_from_text, from_json};
-use super::location::{FileContent, Location};
+use super::facts::FileContent;
+use super::location::Location;
 use super::planned::FolderFile;
 use crate::error::Result;
 

@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use super::config::SourceFormat;
 use super::disk::{FolderListing, ListedFile};
+use super::facts::{FileContent, FileFacts};
 use super::files;
 use super::format::{self, Extension, counted_extension};
-use super::location::{FileContent, Location};
-use super::planned::{FileFacts, FolderFile};
-use super::scan::Scanning;
+use super::location::Location;
+use super::memory::Scanning;
+use super::planned::FolderFile;
 use crate::error::Result;
 
 /// Number of files whose first bytes are read in parallel.

@@ -10,8 +10,8 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::disk::{self, FolderListing, ListedFile};
+use super::facts::{FileContent, FileFacts};
 use super::names;
-use super::planned::FileFacts;
 use crate::error::{Result, StageError};
 
 /// Address within a store: a folder, and a file name in it that may be a pattern.
@@ -23,18 +23,6 @@ pub struct Location {
     pub path: Path,
     /// `true` if paths of the store are those of this machine's disks, from their root on.
     pub is_disk: bool,
-}
-
-/// Content of a file that a row names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum FileContent {
-    Bytes(Bytes),
-    /// No content: the file does not exist.
-    Missing,
-    /// No content, for this reason.
-    Unreadable(String),
-    /// No content: the file is too large, with its size in bytes.
-    TooLarge(u64),
 }
 
 impl Location {

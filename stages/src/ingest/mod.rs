@@ -8,11 +8,13 @@ mod annotations;
 mod config;
 mod cuts;
 mod disk;
+mod facts;
 mod files;
 mod folder;
 mod format;
 mod lines;
 mod location;
+mod memory;
 mod names;
 mod planned;
 mod rows;
@@ -23,8 +25,9 @@ mod webdataset;
 
 pub use config::{GroupBy, ReadOptions, RowSettings, SourceConfig, SourceFormat};
 pub use location::Location;
+pub use memory::{NoMemory, ScanMemory, ScanOptions};
 pub use planned::{PlannedUnit, UnitPlace};
-pub use scan::{NoMemory, ScanMemory, ScanOptions, ScannedSource, scan};
+pub use scan::{ScannedSource, scan};
 pub use unit::Ingest;
 
 /// Revision of this stage's code; raised when the same input gives other rows.

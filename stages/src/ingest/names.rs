@@ -32,6 +32,19 @@ pub(super) fn resolved(folder: &Path, name: &str, is_disk: bool) -> Result<Path,
     Path::parse(parts.join("/")).map_err(|error| format!("it is no path: {error}"))
 }
 
+/// Returns a name as text. Bytes that are no UTF-8 become `%` and two digits, and then `%` itself does, too.
+pub(super) fn printable(name: &[u8]) -> String {
+    if let Ok(name) = std::str::from_utf8(name) {
+        return name.to_owned();
+    }
+    let mut text = String::new();
+    for chunk in name.utf8_chunks() {
+        text.push_str(&chunk.valid().replace('%', "%25"));
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("%{byte:02X}")));
+    }
+    text
+}
+
 /// Checks whether a name is a pattern.
 pub(super) fn is_pattern(name: &str) -> bool {
     name.contains(['*', '?', '['])

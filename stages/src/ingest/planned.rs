@@ -1,9 +1,6 @@
 //! Planned units: identity, and place of the rows in the source. They are small, so they can be sent to a worker as JSON.
 
-use std::os::unix::fs::MetadataExt;
-
 use cm3flow_schemas::window::SourceUnit;
-use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use super::webdataset::TarPart;
@@ -54,41 +51,6 @@ pub(super) struct FolderFile {
     /// Refusal that is known without reading the entry: reason and detail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) refusal: Option<(String, String)>,
-}
-
-/// Metadata of a file. A file with other facts counts as another one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct FileFacts {
-    size: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    e_tag: Option<String>,
-    /// Microseconds since 1970.
-    modified: i64,
-}
-
-/// Age in microseconds at which a file's facts are trusted: file systems may count in seconds.
-const SETTLED_AFTER_US: i64 = 2_000_000;
-
-impl FileFacts {
-    pub(super) fn of(meta: &ObjectMeta) -> Self {
-        Self { size: meta.size, e_tag: meta.e_tag.clone(), modified: meta.last_modified.timestamp_micros() }
-    }
-
-    /// Returns the facts of a file on this machine, from the system's metadata.
-    pub(super) fn of_disk(meta: &std::fs::Metadata) -> Self {
-        let modified = meta.mtime().saturating_mul(1_000_000).saturating_add(meta.mtime_nsec() / 1000);
-        Self { size: meta.len(), e_tag: Some(format!("{:x}-{:x}-{:x}", meta.ino(), modified, meta.len())), modified }
-    }
-
-    pub(super) const fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Checks whether the file is old enough that a further change would change its facts.
-    pub(super) fn is_settled(&self) -> bool {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
-        now - self.modified > SETTLED_AFTER_US
-    }
 }
 
 impl PlannedUnit {

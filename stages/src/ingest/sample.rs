@@ -6,8 +6,9 @@ use serde::Serialize;
 
 use super::annotations::{BAD_ANNOTATIONS, Reading, captions_from_text, from_json, image_names, is_codes_extension, is_image_extension};
 use super::config::ReadOptions;
+use super::facts::FileContent;
 use super::files::FileSample;
-use super::location::{FileContent, Location};
+use super::location::Location;
 use super::webdataset::{Content, TarSample, counted_member};
 use super::{NAME, format};
 

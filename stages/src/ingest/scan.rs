@@ -7,23 +7,20 @@
 use std::collections::BTreeMap;
 
 use cm3flow_schemas::Digest;
-use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::window::SourceUnit;
-use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectMeta;
 use object_store::path::Path;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use super::REVISION;
-use super::config::{ReadOptions, SourceConfig, SourceFormat};
+use super::config::{SourceConfig, SourceFormat};
 use super::cuts::Cuts;
+use super::facts::FileFacts;
 use super::files::{self, FileSample, UnitHasher, digests};
 use super::folder::FolderRow;
 use super::lines::Lines;
 use super::location::Location;
-use super::planned::{FileFacts, Layout, PlannedUnit};
+use super::memory::{ScanOptions, Scanning};
+use super::planned::{Layout, PlannedUnit};
 use super::rows::ListSamples;
 use super::webdataset::{self, TarIndex};
 use crate::error::{Result, StageError};
@@ -32,44 +29,6 @@ use crate::error::{Result, StageError};
 const FILES_AT_ONCE: usize = 4;
 /// Number of a unit's images read in parallel.
 const IMAGES_AT_ONCE: usize = 8;
-
-/// Results of earlier scans, by a key over their inputs. Entries may be lost or damaged.
-pub trait ScanMemory: Send + Sync {
-    /// Returns the entry under `key`, if there is one.
-    fn recall(&self, key: Digest) -> BoxFuture<'_, Option<Vec<u8>>>;
-
-    /// Keeps `entry` under `key`, if possible.
-    fn remember(&self, key: Digest, entry: Vec<u8>) -> BoxFuture<'_, ()>;
-}
-
-/// Memory that keeps nothing.
-#[derive(Debug, Clone, Copy)]
-pub struct NoMemory;
-
-impl ScanMemory for NoMemory {
-    fn recall(&self, _: Digest) -> BoxFuture<'_, Option<Vec<u8>>> {
-        Box::pin(std::future::ready(None))
-    }
-
-    fn remember(&self, _: Digest, _: Vec<u8>) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-}
-
-/// Options of a scan beside its source.
-#[derive(Clone, Copy)]
-pub struct ScanOptions<'a> {
-    /// Largest number of samples to take.
-    pub limit: Option<u64>,
-    /// Units of the version before, of any source, oldest first. Their cuts are kept where they still apply.
-    pub before: &'a [SourceUnit],
-    /// Full address of the source, which separates its entries in the memory.
-    pub address: &'a str,
-    /// Results of earlier scans.
-    pub memory: &'a dyn ScanMemory,
-    /// Settings for reading the source's rows.
-    pub reading: &'a ReadOptions,
-}
 
 /// Units of a source, with sizes and counts.
 #[derive(Debug, Default, PartialEq)]
@@ -118,21 +77,6 @@ pub async fn scan(config: &SourceConfig, location: &Location, options: ScanOptio
     Ok(scanned)
 }
 
-/// An entry of the memory, with a digest that detects damage.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry<T> {
-    found: T,
-    check: Digest,
-}
-
-/// Scan of one source.
-pub(super) struct Scanning<'a> {
-    pub(super) config: &'a SourceConfig,
-    pub(super) location: &'a Location,
-    options: ScanOptions<'a>,
-}
-
 impl Scanning<'_> {
     /// Returns the units of one file, with at most `limit` samples.
     async fn file(&self, file: &ObjectMeta, limit: u64) -> Result<Vec<PlannedUnit>> {
@@ -159,7 +103,7 @@ impl Scanning<'_> {
         let units = Cuts::new(self.config.unit_samples, same).units(index.starts.len() as u64, limit);
         let unit = |(first_row, rows): (u64, u64)| {
             let layout = Layout::Tar(index.part(first_row..first_row + rows));
-            PlannedUnit::whole(self.unit(&file.location, index.digest, (first_row, rows)), layout)
+            PlannedUnit::whole(self.unit(&file.location, index.digest, first_row, rows), layout)
         };
         Ok(units.into_iter().map(unit).collect())
     }
@@ -179,7 +123,7 @@ impl Scanning<'_> {
             let digest = self.digest_of_samples(&part.samples).await?;
             has_images |= part.samples.iter().any(|sample| sample.paths().next().is_some());
             let rows = part.samples.len() as u64;
-            units.push(PlannedUnit::whole(self.unit(&file.location, digest, (row, rows)), part.layout));
+            units.push(PlannedUnit::whole(self.unit(&file.location, digest, row, rows), part.layout));
             (row, left) = (row + rows, left - rows);
         }
         // Images may change while their list stays the same.
@@ -210,13 +154,13 @@ impl Scanning<'_> {
             Some(digest) => Ok(digest),
             None => {
                 let are_settled = facts.iter().flatten().all(FileFacts::is_settled);
-                self.digest_by_reading(samples, (key, are_settled)).await
+                self.digest_by_reading(samples, key, are_settled).await
             }
         }
     }
 
     /// Reads samples and returns their digest, which it keeps under `key` if their files `are_settled`.
-    async fn digest_by_reading(&self, samples: &[FileSample], (key, are_settled): (Digest, bool)) -> Result<Digest> {
+    async fn digest_by_reading(&self, samples: &[FileSample], key: Digest, are_settled: bool) -> Result<Digest> {
         let read: Vec<_> = samples.iter().map(|sample| self.read_digests(sample)).collect();
         let mut read = futures::stream::iter(read).buffered(IMAGES_AT_ONCE);
         let mut hasher = UnitHasher::new();
@@ -241,7 +185,7 @@ impl Scanning<'_> {
             let found = &found[first_row as usize..(first_row + rows) as usize];
             let digest = self.digest_of_rows(found).await?;
             let layout = Layout::Files(found.iter().map(|row| row.file.clone()).collect());
-            units.push(PlannedUnit::whole(self.unit(&self.location.path, digest, (first_row, rows)), layout));
+            units.push(PlannedUnit::whole(self.unit(&self.location.path, digest, first_row, rows), layout));
         }
         Ok(units)
     }
@@ -256,7 +200,7 @@ impl Scanning<'_> {
         let samples: Vec<_> = found.iter().map(|row| files::of_file(self.location, &row.file, most)).collect();
         let samples: Vec<FileSample> = futures::stream::iter(samples).buffered(IMAGES_AT_ONCE).try_collect().await?;
         let are_settled = found.iter().flat_map(|row| &row.facts).all(FileFacts::is_settled);
-        self.digest_by_reading(&samples, (key, are_settled)).await
+        self.digest_by_reading(&samples, key, are_settled).await
     }
 
     /// Iterates over the units of the version before that belong to this source.
@@ -269,30 +213,10 @@ impl Scanning<'_> {
         Cuts::new(self.config.unit_samples, self.before().filter(|unit| unit.file == name))
     }
 
-    fn unit(&self, file: &Path, digest: Digest, (first_row, rows): (u64, u64)) -> SourceUnit {
+    fn unit(&self, file: &Path, digest: Digest, first_row: u64, rows: u64) -> SourceUnit {
         let file = file.filename().unwrap_or_default().to_owned();
         SourceUnit { source: self.config.name.clone(), file, digest, first_row, rows, only: Vec::new() }
     }
-
-    /// Returns the key of an entry. It covers the revision of this stage and the settings of reading, since both change results.
-    pub(super) fn key(&self, domain: &str, what: &impl Serialize) -> Digest {
-        let ReadOptions { by_image, max_member_bytes, .. } = self.options.reading;
-        digest_of(domain, &(REVISION, by_image, max_member_bytes, self.options.address, what))
-    }
-
-    pub(super) async fn recall<T: Serialize + DeserializeOwned>(&self, key: Digest) -> Option<T> {
-        let entry: Entry<T> = serde_json::from_slice(&self.options.memory.recall(key).await?).ok()?;
-        (entry.check == check(key, &entry.found)).then_some(entry.found)
-    }
-
-    pub(super) async fn remember(&self, key: Digest, found: &impl Serialize) {
-        let entry = serde_json::to_vec(&Entry { found, check: check(key, found) }).expect("what a scan finds serializes to JSON");
-        self.options.memory.remember(key, entry).await;
-    }
-}
-
-fn check(key: Digest, found: &impl Serialize) -> Digest {
-    digest_of("what a scan found", &(key, found))
 }
 
 /// Returns the next `rows` samples of a list, or as many as are left; `None` at its end.

@@ -9,9 +9,9 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::config::ReadOptions;
+use super::facts::FileContent;
 use super::files::{self, FileSample, UnitHasher, digests};
 use super::lines::Lines;
-use super::location::FileContent;
 use super::planned::{FolderFile, Layout, PlannedUnit};
 use super::rows::ListSamples;
 use super::sample::{self, RawRow, RawSample, is_read};
@@ -49,7 +49,7 @@ impl Ingest {
         match &self.planned.place.layout {
             Layout::Tar(part) => self.send_tar(part, &mut batches).await?,
             Layout::Lines { start, end, first_line } => {
-                self.send_files(self.of_lines((*start, *end), *first_line).await?, &mut batches).await?
+                self.send_files(self.of_lines(*start, *end, *first_line).await?, &mut batches).await?
             }
             Layout::Files(files) => self.send_files(self.of_folder(files), &mut batches).await?,
         }
@@ -63,7 +63,7 @@ impl Ingest {
     async fn send_tar(&self, part: &TarPart, batches: &mut Batches<'_>) -> Result<()> {
         let path = self.location.file(&self.planned.unit.file)?;
         let changed = || self.planned.changed("its size, etag or time of change is another");
-        let (mut samples, found) = match webdataset::samples(&self.location, &path, part, (is_read, self.options.max_member_bytes)).await {
+        let (mut samples, found) = match webdataset::samples(&self.location, &path, part, is_read, self.options.max_member_bytes).await {
             Ok(found) => found,
             // A tar that has become shorter lacks these bytes.
             Err(error) => {
@@ -109,7 +109,7 @@ impl Ingest {
     }
 
     /// Streams the samples in the bytes from `start` to `end` of a list.
-    async fn of_lines(&self, (start, end): (u64, u64), first_line: u64) -> Result<BoxStream<'_, Result<FileSample>>> {
+    async fn of_lines(&self, start: u64, end: u64, first_line: u64) -> Result<BoxStream<'_, Result<FileSample>>> {
         let path = self.location.file(&self.planned.unit.file)?;
         let changed = |size| self.planned.changed(format!("it has {size} bytes where the unit ends at {end}"));
         let (body, facts) = match self.location.stream(&path, Some(start..end)).await {

@@ -83,6 +83,16 @@ impl TaskConfig {
     }
 }
 
+impl Task {
+    /// Returns the task with the settings of the configuration.
+    pub(super) fn configured(mut self, config: &TaskConfig) -> Self {
+        self.form = config.form.unwrap_or(self.form);
+        self.order = config.order.unwrap_or(self.order);
+        self.loss = config.loss.unwrap_or(self.loss);
+        self
+    }
+}
+
 /// Entry of a task in a file: `pair = 1.0`, or `pair = { weight = 1.0, order = "either" }`.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]

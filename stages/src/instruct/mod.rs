@@ -23,9 +23,10 @@ use cm3flow_schemas::document::{ImageRef, Neighbour};
 use cm3flow_schemas::sample::{Annotations, Refusal, RoleCodes, Split};
 use cm3flow_schemas::vocabulary::Vocabulary;
 use cm3flow_schemas::{DocumentId, RoleGrid, SampleId, SchemaError, columns, rows};
+use serde::{Deserialize, Serialize};
+
 pub use config::{InstructConfig, LongText, TaskConfig};
 pub use natural::{Contents, count_contents};
-use serde::{Deserialize, Serialize};
 pub use tally::{InstructCounts, InstructTally};
 pub use template::{Each, Form, Loss, Order, Part, Task, Templates};
 

@@ -9,9 +9,18 @@ use super::config::{LongText, TaskConfig};
 use super::item::{Item, item_count};
 use super::template::{Each, Form, Loss, Order, Part, Task};
 use super::{In, Instruct, NAME, Out};
-use crate::error::{Result, StageError};
+use crate::error::{Result, StageError, Unrepresentable};
 use crate::mask;
-use crate::tokenize::Unrepresentable;
+
+/// Where a part stands.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    task: &'a str,
+    /// Number of the wording.
+    wording: usize,
+    /// Number of the part in it.
+    part: usize,
+}
 
 /// Content of a part.
 #[derive(Clone)]
@@ -95,7 +104,7 @@ impl Instruct {
         let wording = begun[draws.index(begun.len())];
         let mut contents = Vec::new();
         for (index, part) in of.task.wordings[wording].iter().enumerate() {
-            contents.push(self.content(part, (of.name, wording, index), sample, &item)?);
+            contents.push(self.content(part, Place { task: of.name, wording, part: index }, sample, &item)?);
         }
         order(of.task.order, &mut contents, &mut draws);
         let (retrieved, wanted) = self.drawn_neighbours(sample, &contents, &mut draws);
@@ -274,13 +283,7 @@ impl Instruct {
     }
 
     /// Returns the content of a part, for a sample and an item that have everything its wording needs.
-    fn content<'s>(
-        &self,
-        part: &Part,
-        (task, wording, index): (&str, usize, usize),
-        sample: &'s In,
-        item: &Item<'s>,
-    ) -> Result<Content<'s>> {
+    fn content<'s>(&self, part: &Part, place: Place<'_>, sample: &'s In, item: &Item<'s>) -> Result<Content<'s>> {
         let role = if part.given { Role::Condition } else { Role::Target };
         if let Some(image) = &part.image {
             return Ok(Content::Image(role, item.image(image, sample).unwrap_or_default()));
@@ -288,7 +291,7 @@ impl Instruct {
         if part.retrieved {
             return Ok(Content::Retrieved);
         }
-        let text = self.context.templates.render(task, wording, index, &item.values)?;
+        let text = self.context.templates.render(place.task, place.wording, place.part, &item.values)?;
         Ok(self.text(&text, role, part.cut))
     }
 

@@ -6,7 +6,6 @@ use minijinja::{Environment, UndefinedBehavior};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::config::TaskConfig;
 use crate::error::{Result, StageError};
 
 /// Items of a sample that a task makes records of.
@@ -274,16 +273,6 @@ fn compile(name: &str, task: &Task, environment: &mut Environment<'static>) -> R
         all.push(needs);
     }
     Ok(all)
-}
-
-impl Task {
-    /// Applies the settings of the configuration.
-    pub(super) fn configured(mut self, config: &TaskConfig) -> Self {
-        self.form = config.form.unwrap_or(self.form);
-        self.order = config.order.unwrap_or(self.order);
-        self.loss = config.loss.unwrap_or(self.loss);
-        self
-    }
 }
 
 fn template_id(task: &str, wording: usize, part: usize) -> String {

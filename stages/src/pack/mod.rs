@@ -11,7 +11,6 @@ use std::ops::RangeInclusive;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-pub use bins::{Bins, fit, least_bins, packs_at_other_lengths};
 use cm3flow_schemas::document::Segment;
 use cm3flow_schemas::limits::{problem, within};
 use cm3flow_schemas::pack::{Pack as PackRow, PackStatistics, PlacedDocument};
@@ -23,6 +22,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use bins::{Bins, fit, least_bins, packs_at_other_lengths};
 pub use withdraw::withdraw;
 
 use crate::channel::{BatchSender, BatchStream};

@@ -36,7 +36,7 @@ pub use mixed::{MixReader, SourceInput};
 pub use order::Permutation;
 pub use packs::{PackBlock, PackRow, SegmentTable, TokenIds};
 pub use pool::{Origin, PoolLimits};
-pub use reader::PackReader;
+pub use reader::{PackOrder, PackReader};
 pub use source::WindowFeed;
 pub use stall::Stalls;
 pub use state::MixState;

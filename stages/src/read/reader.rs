@@ -19,6 +19,17 @@ use crate::error::Result;
 /// Name of the only source.
 const SOURCE: &str = "packs";
 
+/// Packs that a [`PackReader`] reads, and their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackOrder {
+    /// Their split.
+    pub split: Split,
+    /// Decides the order of every epoch.
+    pub seed: u64,
+    /// Tokens of each.
+    pub seq_len: usize,
+}
+
 /// Reader of the packs of one split, epoch after epoch.
 pub struct PackReader {
     mix: MixReader,
@@ -27,19 +38,14 @@ pub struct PackReader {
 }
 
 impl PackReader {
-    /// Reads the windows of `feed` from `store`; packs have `schema` and `seq_len` tokens. Its methods block, so they must be called
+    /// Reads the windows of `feed` from `store`; packs have `schema`. Its methods block, so they must be called
     /// outside of `runtime`, which does the I/O.
     ///
     /// # Panics
     /// Never: a schedule of one source is valid.
     #[must_use]
-    pub fn new(
-        store: Arc<dyn ObjectStore>,
-        feed: Box<dyn WindowFeed>,
-        schema: SchemaRef,
-        (split, seed, seq_len): (Split, u64, usize),
-        runtime: Handle,
-    ) -> Self {
+    pub fn new(store: Arc<dyn ObjectStore>, feed: Box<dyn WindowFeed>, schema: SchemaRef, order: PackOrder, runtime: Handle) -> Self {
+        let PackOrder { split, seed, seq_len } = order;
         let input = SourceInput { feed, origin: Origin::Store(store), schema, split, limits: PoolLimits::default() };
         let schedule = Schedule::single(SOURCE, seed).expect("one source with a short name");
         Self { mix: MixReader::new(vec![input], schedule, &runtime), seq_len, runtime }

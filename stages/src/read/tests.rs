@@ -109,7 +109,8 @@ impl Dataset {
 
     fn reader_of(&self, feed: impl WindowFeed + 'static, split: Split, seed: u64) -> PackReader {
         let store: Arc<dyn ObjectStore> = Arc::clone(&self.store) as _;
-        PackReader::new(store, Box::new(feed), packed().schema(), (split, seed, SEQ_LEN as usize), self.runtime.handle().clone())
+        let order = PackOrder { split, seed, seq_len: SEQ_LEN as usize };
+        PackReader::new(store, Box::new(feed), packed().schema(), order, self.runtime.handle().clone())
     }
 
     fn reader(&self, seed: u64) -> PackReader {

@@ -20,11 +20,12 @@ use cm3flow_schemas::traits::{ImageTokenizer, ImageTokenizerSpec};
 use cm3flow_schemas::{DynError, RoleGrid, SchemaError, columns};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
 pub use given::GivenTokenizer;
 use groups::Groups;
 pub use patches::PatchTokenizer;
-use serde::{Deserialize, Serialize};
-pub use text::{Fidelity, TextTokenizer, Unrepresentable, fit as fit_text};
+pub use text::{Fidelity, TextTokenizer, fit as fit_text};
 
 use crate::channel::{BatchSender, BatchStream};
 use crate::codes;

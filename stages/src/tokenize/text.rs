@@ -15,12 +15,12 @@ use std::sync::Arc;
 
 use cm3flow_schemas::vocabulary::NamedToken;
 use cm3flow_schemas::{Digest, DynError};
-pub use fit::fit;
-use thiserror::Error;
 use tokenizers::normalizers::NFC;
 use tokenizers::{Decoder, NormalizedString, Normalizer, Tokenizer};
 
-use crate::error::{Result, StageError};
+pub use fit::fit;
+
+use crate::error::{Result, StageError, Unrepresentable};
 
 /// Form in which a text returns from its tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,29 +32,6 @@ pub enum Fidelity {
     /// The output of the tokenizer's own normalizer, up to white space: lower case, without accents, split words, or whatever the file
     /// defines.
     Normalized,
-}
-
-/// Reason of a text that has no tokens.
-#[derive(Debug, Clone, Error, PartialEq, Eq)]
-pub enum Unrepresentable {
-    /// The tokenizer has no token for a part of the text.
-    #[error("the text tokenizer has no token for a part of the text: {problem}")]
-    Unknown {
-        /// Message of the tokenizer.
-        problem: String,
-    },
-    /// The tokenizer returned an id that is no text.
-    #[error("the text tokenizer made id {id} of the text, which is no text")]
-    Control {
-        /// Id that was returned.
-        id: u32,
-    },
-    /// The tokens decode to another text.
-    #[error("the text tokenizer changes the text, for the first time at character {at}")]
-    Changed {
-        /// Index of the first differing character in the normalized text, from 0.
-        at: usize,
-    },
 }
 
 /// Text tokenizer. Clones share it.

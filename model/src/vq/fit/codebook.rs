@@ -52,6 +52,14 @@ struct Pending {
     sums: Tensor,
 }
 
+/// Ages of codes, as steps at which something happened to each.
+pub(super) struct CodeAges {
+    /// It was last chosen.
+    pub(super) last_used: Vec<u64>,
+    /// It was last chosen or started anew.
+    pub(super) alive_at: Vec<u64>,
+}
+
 impl RunningCodebook {
     /// Starts at the centroids of `latents`, `[rows, dim]`.
     pub(super) fn start(job: &FitJob<'_>, latents: &Tensor) -> Result<Self, TchError> {
@@ -135,19 +143,13 @@ impl RunningCodebook {
         named.map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).into()
     }
 
-    /// Returns the steps of each code's last use, and of its last use or restart.
-    pub(super) fn ages(&self) -> (Vec<u64>, Vec<u64>) {
-        (self.last_used.clone(), self.alive_at.clone())
+    /// Ages of its codes.
+    pub(super) fn ages(&self) -> CodeAges {
+        CodeAges { last_used: self.last_used.clone(), alive_at: self.alive_at.clone() }
     }
 
     /// Restores the codebook after `step` from these tensors and ages.
-    pub(super) fn restored(
-        job: &FitJob<'_>,
-        tensors: NamedTensors,
-        (last_used, alive_at): (Vec<u64>, Vec<u64>),
-        step: u64,
-        device: Device,
-    ) -> Result<Self, ModelError> {
+    pub(super) fn restored(job: &FitJob<'_>, tensors: NamedTensors, ages: CodeAges, step: u64, device: Device) -> Result<Self, ModelError> {
         let (codes, dim) = (i64::from(job.config.codebook_size), i64::from(job.config.embedding_dim));
         let mut parameters = Parameters::loaded(tensors, device);
         let counts = parameters.root().tensor(COUNTS, &[codes], Init::Zeros)?;
@@ -157,6 +159,7 @@ impl RunningCodebook {
         let normalized = job.config.l2_normalized_codes;
         let quantizer = Quantizer::try_new(&vectors, normalized).map_err(ModelError::torch("restore the codebook"))?;
         let (decay, restart_after, seed) = (job.fit.ema_decay, job.fit.restart_after, job.seed);
+        let CodeAges { last_used, alive_at } = ages;
         Ok(Self { quantizer, vectors, counts, sums, last_used, alive_at, step, pending: None, normalized, decay, restart_after, seed })
     }
 

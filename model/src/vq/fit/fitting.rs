@@ -3,8 +3,7 @@
 use tch::{Device, Kind, Reduction, TchError, Tensor};
 
 use crate::error::ModelError;
-use crate::train::adamw::{AdamW, AdamWSettings};
-use crate::train::schedule::Schedule;
+use crate::optimizer::{AdamW, AdamWSettings, Schedule};
 use crate::vq::fit::codebook::{self, RunningCodebook};
 use crate::vq::fit::crops::Crops;
 use crate::vq::fit::discriminator::Discriminator;

@@ -8,7 +8,7 @@ use crate::checkpoint::{MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, file};
 use crate::error::ModelError;
 use crate::parameters::Parameters;
 use crate::vq::fit::FitJob;
-use crate::vq::fit::codebook::RunningCodebook;
+use crate::vq::fit::codebook::{CodeAges, RunningCodebook};
 use crate::vq::fit::discriminator::Discriminator;
 use crate::vq::fit::fitting::Fitting;
 use crate::vq::network::VqNetwork;
@@ -45,7 +45,7 @@ impl<'a> Fitting<'a> {
         let mut state = FitState { step: self.done, critic_steps: 0, last_used: Vec::new(), alive_at: Vec::new() };
         if let Some(codebook) = &self.codebook {
             keep(CODEBOOK_FILE, to_safetensors(&codebook.tensors())?);
-            (state.last_used, state.alive_at) = codebook.ages();
+            CodeAges { last_used: state.last_used, alive_at: state.alive_at } = codebook.ages();
         }
         if let Some((critic, optimizer)) = &self.critic {
             keep(CRITIC_FILE, to_safetensors(&critic.parameters)?);
@@ -72,7 +72,8 @@ impl<'a> Fitting<'a> {
         }
         if !state.last_used.is_empty() {
             let tensors: NamedTensors = from_safetensors(file(files, CODEBOOK_FILE)?)?;
-            fitting.codebook = Some(RunningCodebook::restored(job, tensors, (state.last_used, state.alive_at), state.step, device)?);
+            let ages = CodeAges { last_used: state.last_used, alive_at: state.alive_at };
+            fitting.codebook = Some(RunningCodebook::restored(job, tensors, ages, state.step, device)?);
         }
         fitting.done = state.step;
         Ok(fitting)

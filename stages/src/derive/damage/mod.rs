@@ -11,6 +11,9 @@ use image::ImageFormat;
 
 use self::jpeg::Ending;
 pub(super) use self::jpeg::coefficient_bytes as coefficient_bytes_of_jpeg;
+
+use crate::error::DecodeError;
+
 use super::decode::DecodeError;
 
 /// A file that may be decoded.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::derive::decode::DecodeError;
+use crate::error::DecodeError;
 
 const SIGNATURE: usize = 8;
 /// Bytes of a chunk beside its content: length, name, checksum.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::derive::decode::DecodeError;
+use crate::error::DecodeError;
 
 /// Place of the flags of the extended header.
 const FLAGS: usize = 20;

@@ -58,7 +58,7 @@ fn check(name: &str, bytes: &[u8]) {
     let said = needs.decoding_bytes(needs.stored.orientation());
     let (decoded, taken) = most(|| decode(bytes));
     let Ok(picture) = decoded else { panic!("{name} is whole") };
-    assert_eq!(picture.dimensions(), needs.stored.upright(), "{name}");
+    assert_eq!(Size::from(picture.dimensions()), needs.stored.upright(), "{name}");
     assert!(taken <= said, "{name} took {taken} bytes, its header says {}", said);
     assert!(said <= 3 * taken + (1 << 20), "{name} took {taken} bytes, its header says {}", said);
     assert!(picture.as_raw().capacity() as u64 <= needs.picture_bytes, "{name}");

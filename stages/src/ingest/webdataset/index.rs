@@ -16,8 +16,8 @@ use super::headers::{Entry, Headers, Kind};
 use super::samples::{Content, Members, Reading, TarSample, walk};
 use crate::error::{Result, StageError};
 use crate::ingest::NAME;
+use crate::ingest::facts::FileFacts;
 use crate::ingest::location::Location;
-use crate::ingest::planned::FileFacts;
 
 /// Number of samples read ahead of the consumer.
 const SAMPLES_AHEAD: usize = 4;
@@ -106,7 +106,8 @@ pub(in crate::ingest) async fn samples(
     location: &Location,
     path: &Path,
     part: &TarPart,
-    (is_wanted, max_bytes): (fn(&str) -> bool, u64),
+    is_wanted: fn(&str) -> bool,
+    max_bytes: u64,
 ) -> Result<(BoxStream<'static, Result<TarSample>>, FileFacts)> {
     let (reader, facts) = open(location, path, Some(part.start..part.end)).await?;
     let (sender, receiver) = async_channel::bounded(SAMPLES_AHEAD);

@@ -14,4 +14,4 @@ mod samples;
 mod tests;
 
 pub(super) use index::{TarIndex, TarPart, index, samples};
-pub(super) use samples::{Content, TarSample, counted_member, printable};
+pub(super) use samples::{Content, TarSample, counted_member};

@@ -5,6 +5,7 @@ use std::ops::{ControlFlow, Range};
 
 use super::headers::{Block, Entry, Headers, Kind};
 use crate::ingest::format::counted_extension;
+use crate::ingest::names::printable;
 
 /// A member of a sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -229,19 +230,6 @@ fn split_name(path: &[u8]) -> Option<(&[u8], String)> {
     let name_start = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
     let dot = path[name_start..].iter().position(|byte| *byte == b'.').filter(|dot| *dot > 0)?;
     Some((&path[..name_start + dot], printable(&path[name_start + dot + 1..]).to_lowercase()))
-}
-
-/// Returns a name as text. Bytes that are no UTF-8 become `%` and two digits, and then `%` itself does, too.
-pub(in crate::ingest) fn printable(name: &[u8]) -> String {
-    if let Ok(name) = std::str::from_utf8(name) {
-        return name.to_owned();
-    }
-    let mut text = String::new();
-    for chunk in name.utf8_chunks() {
-        text.push_str(&chunk.valid().replace('%', "%25"));
-        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("%{byte:02X}")));
-    }
-    text
 }
 
 /// Returns the name under which an unread member is counted.

@@ -6,7 +6,7 @@ use super::frame::{Frame, progressive};
 use super::huffman::Codes;
 use super::scan::{Coding, Fault, Part, Scan};
 use super::standard;
-use crate::derive::decode::DecodeError;
+use crate::error::DecodeError;
 
 /// End of a whole JPEG.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,7 +194,7 @@ impl Walk<'_> {
         }
         let units = scan.units;
         let read = scan.read(self.jpeg, self.position, &mut nonzero);
-        self.position = read.map_err(|(fault, unit)| self.fault(fault, (unit, units)))?;
+        self.position = read.map_err(|(fault, unit)| self.fault(fault, unit, units))?;
         self.nonzero[component] = nonzero;
         let is_done = !frame.is_progressive && self.is_complete().is_ok();
         self.frame = Some(frame);
@@ -286,7 +286,7 @@ impl Walk<'_> {
         self.jpeg.get(behind).map(|code| (*code, behind + 1))
     }
 
-    fn fault(&self, fault: Fault, (unit, units): (u32, u32)) -> DecodeError {
+    fn fault(&self, fault: Fault, unit: u32, units: u32) -> DecodeError {
         let detail = format!("{fault} after {unit} of {units} units of scan {}", self.scans);
         if fault == Fault::Short { truncated(detail) } else { damaged(detail) }
     }

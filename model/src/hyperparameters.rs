@@ -89,7 +89,7 @@ impl TrainConfig {
     }
 
     /// Checks whether an action with the interval `every` is due behind `step`.
-    pub(super) const fn due(&self, every: u64, step: u64) -> bool {
+    pub(crate) const fn due(&self, every: u64, step: u64) -> bool {
         step == self.steps || (every > 0 && step > 0 && step.is_multiple_of(every))
     }
 }
