@@ -23,7 +23,7 @@ use replay::{Present, Replay};
 use crate::artefact::Artefacts;
 use crate::catalog::Published;
 use crate::catalog::readings::Settled;
-use crate::catalog::refused::{RefusedFilter, RefusedSample, of_unit};
+use crate::catalog::refused::{PreparedUnit, RefusedFilter, RefusedSample, of_unit};
 use crate::catalog::units::UnitStore;
 use crate::config::{Config, Job};
 use crate::error::Result;
@@ -218,7 +218,7 @@ impl Plan {
         let is_meant = |(index, window): &(usize, &WindowPlan)| window.committed.is_none() && filter.has_window(*index as u32);
         for (index, window) in self.windows.iter().enumerate().filter(is_meant) {
             for (unit, &key) in window.units.iter().zip(&window.keys.prepare) {
-                found.extend(of_unit(&units, (index as u32, unit, key), filter).await?.unwrap_or_default());
+                found.extend(of_unit(&units, PreparedUnit { window: index as u32, unit, key }, filter).await?.unwrap_or_default());
                 if found.len() >= limit {
                     found.truncate(limit);
                     return Ok(found);

@@ -106,7 +106,7 @@ pub async fn matching(store: &Store, windows: &[WindowRecord], filter: &RefusedF
         let keys = &window.keys.prepare;
         for (unit, &key) in window.units.iter().zip(keys) {
             let location = || layout::unit(SegmentName::Prepare, key);
-            let listed = of_unit(&units, (window.window, unit, key), filter).await?;
+            let listed = of_unit(&units, PreparedUnit { window: window.window, unit, key }, filter).await?;
             let listed = listed.ok_or_else(|| PipelineError::Damaged { location: location(), problem: "it is missing".into() })?;
             found.extend(listed.into_iter().map(|sample| {
                 let last = readings.last(&sample.source, &sample.file, sample.file_row);
@@ -122,10 +122,17 @@ pub async fn matching(store: &Store, windows: &[WindowRecord], filter: &RefusedF
     Ok(found)
 }
 
-/// Lists refused samples of the prepared unit `key` that `filter` admits; `None` if the unit does not exist.
+/// A prepared unit of a window.
+pub(crate) struct PreparedUnit<'a> {
+    pub(crate) window: u32,
+    pub(crate) unit: &'a SourceUnit,
+    pub(crate) key: Digest,
+}
+
+/// Lists refused samples of a prepared unit that `filter` admits; `None` if the unit does not exist.
 pub(crate) async fn of_unit(
     units: &UnitStore,
-    (window, unit, key): (u32, &SourceUnit, Digest),
+    PreparedUnit { window, unit, key }: PreparedUnit<'_>,
     filter: &RefusedFilter,
 ) -> Result<Option<Vec<RefusedSample>>> {
     if !filter.has_source(&unit.source) {
@@ -137,7 +144,7 @@ pub(crate) async fn of_unit(
     }
     let names = [columns::SAMPLE_ID, columns::SOURCE, columns::KEY, columns::ROW, "stage", "reason", "detail"];
     let mut found = Vec::new();
-    for batch in units.read(&record, Table::Refused).await? {
+    for batch in units.read(&record, Table::RefusedSamples).await? {
         let meant = |row: &RefusedRow| filter.has_reason(&format!("{}.{}", row.stage, row.reason));
         found.extend(rows::read::<RefusedRow>(&batch, &names)?.into_iter().filter(meant).map(|row| {
             let RefusedRow { sample_id, source, key, row, stage, reason, detail } = row;

@@ -33,14 +33,16 @@ pub(crate) const DOCUMENT_COLUMNS: [&str; 9] = [
 pub(crate) enum Table {
     /// [`cm3flow_schemas::columns::prepared_sample`].
     Prepared,
-    /// [`cm3flow_schemas::columns::refused_sample`], or `refused_document` in `compose`.
-    Refused,
+    /// [`cm3flow_schemas::columns::refused_sample`].
+    RefusedSamples,
     /// [`cm3flow_schemas::columns::settled_sample`].
     Settled,
     /// [`cm3flow_schemas::columns::bank_sample`].
     Bank,
     /// [`cm3flow_schemas::columns::document`].
     Documents,
+    /// [`cm3flow_schemas::columns::refused_document`].
+    RefusedDocuments,
 }
 
 impl Table {
@@ -48,10 +50,19 @@ impl Table {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Prepared => "prepared",
-            Self::Refused => "refused",
+            Self::RefusedSamples | Self::RefusedDocuments => "refused",
             Self::Settled => "settled",
             Self::Bank => "bank",
             Self::Documents => "documents",
+        }
+    }
+
+    /// Returns the segment whose units hold it.
+    pub(crate) const fn segment(self) -> SegmentName {
+        match self {
+            Self::Prepared | Self::RefusedSamples => SegmentName::Prepare,
+            Self::Settled | Self::Bank => SegmentName::Settle,
+            Self::Documents | Self::RefusedDocuments => SegmentName::Compose,
         }
     }
 }
@@ -165,12 +176,12 @@ impl<'a> WindowTables<'a> {
     /// Fetches only the columns `names`.
     pub(crate) async fn visit<T: DeserializeOwned>(
         &self,
-        table: (SegmentName, Table),
+        table: Table,
         windows: Range<usize>,
         names: &[&str],
         mut visit: impl FnMut(UnitPlace, T) -> ControlFlow<()>,
     ) -> Result<()> {
-        for place in self.places(table.0, windows) {
+        for place in self.places(table.segment(), windows) {
             if self.visit_unit(table, place, names, |row| visit(place, row)).await?.is_break() {
                 return Ok(());
             }
@@ -192,11 +203,11 @@ impl<'a> WindowTables<'a> {
     /// Streams some columns of a table of one unit; `None` if the window has no such unit.
     pub(crate) async fn batches(
         &self,
-        (segment, table): (SegmentName, Table),
+        table: Table,
         place: UnitPlace,
         names: &[&str],
     ) -> Result<Option<BoxStream<'static, Result<RecordBatch>>>> {
-        match self.record(segment, place).await? {
+        match self.record(table.segment(), place).await? {
             Some(record) => self.units.columns(&record, table, names).await.map(Some),
             None => Ok(None),
         }
@@ -205,12 +216,12 @@ impl<'a> WindowTables<'a> {
     /// As [`Self::visit`], for one unit.
     pub(crate) async fn visit_unit<T: DeserializeOwned>(
         &self,
-        (segment, table): (SegmentName, Table),
+        table: Table,
         place: UnitPlace,
         names: &[&str],
         mut visit: impl FnMut(T) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
-        let Some(mut batches) = self.batches((segment, table), place, names).await? else { return Ok(ControlFlow::Continue(())) };
+        let Some(mut batches) = self.batches(table, place, names).await? else { return Ok(ControlFlow::Continue(())) };
         while let Some(batch) = batches.try_next().await? {
             if rows::read::<T>(&batch, names)?.into_iter().try_for_each(&mut visit).is_break() {
                 return Ok(ControlFlow::Break(()));
@@ -222,13 +233,13 @@ impl<'a> WindowTables<'a> {
     /// Reads the rows of one unit's table that `is_wanted` admits, in order. Fetches the whole file and checks it against its digest.
     pub(crate) async fn wanted<T: DeserializeOwned>(
         &self,
-        (segment, table): (SegmentName, Table),
+        table: Table,
         place: UnitPlace,
         names: &[&str],
         is_wanted: impl Fn(&T) -> bool,
     ) -> Result<Vec<T>> {
         let mut found = Vec::new();
-        if let Some(record) = self.record(segment, place).await? {
+        if let Some(record) = self.record(table.segment(), place).await? {
             for batch in self.units.read(&record, table).await? {
                 found.extend(rows::read::<T>(&batch, names)?.into_iter().filter(&is_wanted));
             }
@@ -237,7 +248,8 @@ impl<'a> WindowTables<'a> {
     }
 
     /// Counts the rows of a table over all units of `windows`, by their records.
-    pub(crate) async fn row_count(&self, segment: SegmentName, table: Table, windows: Range<usize>) -> Result<u64> {
+    pub(crate) async fn row_count(&self, table: Table, windows: Range<usize>) -> Result<u64> {
+        let segment = table.segment();
         let mut rows = 0;
         for window in windows {
             for unit in 0..self.windows[window].keys.of(segment).len() {
@@ -257,13 +269,8 @@ impl<'a> WindowTables<'a> {
     }
 
     /// Reads the rows of a table over all units of `segment`, in order of windows and units, at most `limit`.
-    pub(crate) async fn rows<T: DeserializeOwned>(
-        &self,
-        segment: SegmentName,
-        table: Table,
-        names: &[&str],
-        limit: usize,
-    ) -> Result<Vec<T>> {
+    pub(crate) async fn rows<T: DeserializeOwned>(&self, table: Table, names: &[&str], limit: usize) -> Result<Vec<T>> {
+        let segment = table.segment();
         let mut found = Vec::new();
         let keys: Vec<Digest> = self.windows.iter().flat_map(|window| window.keys.of(segment)).copied().collect();
         for key in keys {

@@ -66,26 +66,26 @@ pub(super) async fn inspect(args: &InspectArgs, session: &Session) -> Result<()>
     let job = args.config.open_existing(session)?;
     let inspector = Inspector::open(&job, args.version.as_ref()).await?;
     match args.what.as_ref().unwrap_or(&What::List) {
-        What::List => show(args, &inspector.listing(LISTED).await?, ("list", None), |view, _| text::listing(view)),
-        What::Codebook => show(args, &inspector.codebook().await?, ("codebook", None), |view, _| text::codebook(view)),
+        What::List => show(args, &inspector.listing(LISTED).await?, "list", None, |view, _| text::listing(view)),
+        What::Codebook => show(args, &inspector.codebook().await?, "codebook", None, |view, _| text::codebook(view)),
         What::Sample { id } => {
             let mut view = inspector.sample(id).await?;
             let id = view.sample_id.to_string();
             let folder = pictures(args, &mut view.images, &format!("sample-{}", &id[..SHORT]))?;
-            show(args, &view, ("sample", folder.as_deref()), text::sample);
+            show(args, &view, "sample", folder.as_deref(), text::sample);
         }
         What::Document { id } => {
             let mut view = inspector.document(id).await?;
             view.token_ids = view.token_ids.filter(|_| args.tokens);
             let id = view.document_id.to_string();
             let folder = pictures(args, &mut view.images, &format!("document-{}", &id[..SHORT]))?;
-            show(args, &view, ("document", folder.as_deref()), text::document);
+            show(args, &view, "document", folder.as_deref(), text::document);
         }
         What::Pack { id } => {
             let mut view = inspector.pack(id).await?;
             view.token_ids = view.token_ids.filter(|_| args.tokens);
             let folder = pictures(args, &mut view.images, &format!("pack-{}", view.pack.replace('/', "-")))?;
-            show(args, &view, ("pack", folder.as_deref()), text::pack);
+            show(args, &view, "pack", folder.as_deref(), text::pack);
         }
     }
     Ok(())
@@ -107,7 +107,7 @@ fn pictures(args: &InspectArgs, pictures: &mut [Picture], name: &str) -> Result<
 }
 
 /// Prints a view of the given kind, whose pictures lie in `folder`.
-fn show<T: Serialize>(args: &InspectArgs, view: &T, (kind, folder): (&str, Option<&Path>), text: impl Fn(&T, Option<&Path>) -> String) {
+fn show<T: Serialize>(args: &InspectArgs, view: &T, kind: &str, folder: Option<&Path>, text: impl Fn(&T, Option<&Path>) -> String) {
     if !args.json {
         return output::print(&text(view, folder));
     }

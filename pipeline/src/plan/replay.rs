@@ -139,7 +139,7 @@ impl Planner<'_> {
     async fn ids_of(&self, place: UnitPlace, ids: &mut HashMap<u64, SampleId>) -> Result<()> {
         let unit = self.readings.unit(place);
         let tables = WindowTables::new(self.store, self.windows);
-        for table in [Table::Prepared, Table::Refused] {
+        for table in [Table::Prepared, Table::RefusedSamples] {
             let visit = |found: ReadRow| {
                 let row = file_row(unit, found.row);
                 if self.readings.last(&unit.source, &unit.file, row) == Some(place) {
@@ -147,7 +147,7 @@ impl Planner<'_> {
                 }
                 ControlFlow::Continue(())
             };
-            let _ = tables.visit_unit((SegmentName::Prepare, table), place, &[columns::SAMPLE_ID, columns::ROW], visit).await?;
+            let _ = tables.visit_unit(table, place, &[columns::SAMPLE_ID, columns::ROW], visit).await?;
         }
         Ok(())
     }

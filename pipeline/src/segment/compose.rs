@@ -112,7 +112,7 @@ impl Worker {
         let settled = self.input(SegmentName::Settle, window.keys.settle()).await?;
         let unit = self.input(SegmentName::Prepare, window.keys.prepare[place]).await?;
         let bank = self.bank_of(window, &settled).await?;
-        let samples = self.kept_samples(window, (place as u32, &unit), &settled).await?;
+        let samples = self.kept_samples(window, place as u32, &unit, &settled).await?;
         let variants = self.config.mask.variants;
         let schema = if variants > 1 { columns::document_of_variant() } else { columns::document() };
 
@@ -147,7 +147,7 @@ impl Worker {
         });
         self.units.put(&mut record, Table::Documents, &documents).await?;
         let refused: Vec<RefusedRow<'_>> = refused.iter().map(refused_row).collect();
-        self.units.put(&mut record, Table::Refused, &rows::write(&columns::refused_document(), &refused)?).await?;
+        self.units.put(&mut record, Table::RefusedDocuments, &rows::write(&columns::refused_document(), &refused)?).await?;
         self.commit(record).await
     }
 
@@ -166,7 +166,7 @@ impl Worker {
     }
 
     /// Reads a unit's prepared samples that are neither blocked nor duplicates, and adds their split.
-    async fn kept_samples(&self, window: &WindowTask, (index, unit): (u32, &UnitRecord), settled: &UnitRecord) -> Result<RecordBatch> {
+    async fn kept_samples(&self, window: &WindowTask, index: u32, unit: &UnitRecord, settled: &UnitRecord) -> Result<RecordBatch> {
         #[derive(Serialize)]
         struct WithSplit {
             split: Split,

@@ -51,7 +51,7 @@ impl Worker {
         let mut record = UnitRecord::new(SegmentName::Pack, window.keys.pack_of(split));
         let mut statistics = PackStatistics::default();
         for variant in 0..variants {
-            let counts = self.pack_variant(window, (split, variant), &mut record).await?;
+            let counts = self.pack_variant(window, split, variant, &mut record).await?;
             if variants > 1 {
                 statistics.variant_packs.push(counts.packs);
             }
@@ -62,7 +62,7 @@ impl Worker {
     }
 
     /// Packs one variant of a split's documents into shards of `record`.
-    async fn pack_variant(&self, window: &WindowTask, (split, variant): (Split, u16), record: &mut UnitRecord) -> Result<PackStatistics> {
+    async fn pack_variant(&self, window: &WindowTask, split: Split, variant: u16, record: &mut UnitRecord) -> Result<PackStatistics> {
         let mut documents = Vec::new();
         for key in &window.keys.compose {
             let unit = self.input(SegmentName::Compose, *key).await?;

@@ -115,7 +115,7 @@ impl Worker {
         });
         self.units.put(&mut record, Table::Prepared, &kept).await?;
         let refused: Vec<RefusedRow<'_>> = refused.iter().map(refused_row).collect();
-        self.units.put(&mut record, Table::Refused, &rows::write(&columns::refused_sample(), &refused)?).await?;
+        self.units.put(&mut record, Table::RefusedSamples, &rows::write(&columns::refused_sample(), &refused)?).await?;
         self.commit(record).await
     }
 }

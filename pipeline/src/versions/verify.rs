@@ -149,8 +149,8 @@ impl Verifier {
             return Ok(Examined { verification: found, manifest: None, windows: Vec::new() });
         };
         let mut windows = Vec::with_capacity(manifest.windows.len());
-        for (index, digest) in manifest.windows.iter().enumerate() {
-            windows.push(self.window_record(&manifest, (index, *digest), &mut found).await?);
+        for index in 0..manifest.windows.len() {
+            windows.push(self.window_record(&manifest, index, &mut found).await?);
         }
         self.tables(&manifest, &windows, &mut found).await?;
         let artefact = |(name, digest): (&String, &Digest)| {

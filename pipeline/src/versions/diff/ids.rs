@@ -39,8 +39,8 @@ pub(super) async fn compare(store: &Store, before: &Published, after: &Published
     let first = if before.manifest.blocklist == after.manifest.blocklist { shared } else { 0 };
     let before = Side::new(store, before, first);
     let after = Side::new(store, after, first);
-    let rows = before.tables.row_count(SegmentName::Settle, Table::Settled, before.windows.clone()).await?
-        + after.tables.row_count(SegmentName::Settle, Table::Settled, after.windows.clone()).await?;
+    let rows = before.tables.row_count(Table::Settled, before.windows.clone()).await?
+        + after.tables.row_count(Table::Settled, after.windows.clone()).await?;
     let parts = rows.div_ceil(IDS_HELD).max(1);
     let mut changes = SampleChanges::default();
     for index in 0..parts {
@@ -70,7 +70,7 @@ struct Part {
 async fn kept_ids(side: &Side<'_>, part: Part) -> Result<Vec<SampleId>> {
     let mut kept = Vec::new();
     let names = [columns::SAMPLE_ID, columns::IMAGE_ID, columns::DUPLICATE_OF];
-    let settled = (SegmentName::Settle, Table::Settled);
+    let settled = Table::Settled;
     side.tables
         .visit(settled, side.windows.clone(), &names, |_, row: Settled| {
             let is_kept = row.duplicate_of.is_none() && part_of(row.sample_id, part.of) == part.index;

@@ -58,7 +58,7 @@ impl Marked {
         }
         for name in store.names(layout::VERSIONS).await? {
             let keep = options.keep.filter(|_| name == dataset);
-            marked.dataset(store, &name, (keep, &bases), cutoff).await?;
+            marked.dataset(store, &name, keep, &bases, cutoff).await?;
         }
         for dataset in store.names(layout::PINS).await? {
             marked.artefacts.extend(artefact::latest_pinned(store, &dataset).await?);
@@ -72,7 +72,8 @@ impl Marked {
         &mut self,
         store: &Store,
         name: &str,
-        (keep, bases): (Option<u32>, &BTreeSet<(String, u32)>),
+        keep: Option<u32>,
+        bases: &BTreeSet<(String, u32)>,
         cutoff: DateTime<Utc>,
     ) -> Result<()> {
         let catalog = Catalog::new(store.clone(), name);

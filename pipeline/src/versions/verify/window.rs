@@ -20,9 +20,10 @@ impl Verifier {
     pub(super) async fn window_record(
         &self,
         manifest: &VersionManifest,
-        (index, digest): (usize, Digest),
+        index: usize,
         found: &mut Verification,
     ) -> Result<Option<WindowRecord>> {
+        let digest = manifest.windows[index];
         let path = layout::window(self.catalog.dataset(), manifest.version, index as u32, digest);
         let bytes = self.store.get(&path).await?;
         found.objects += 1;
@@ -58,7 +59,7 @@ impl Verifier {
             for key in record.keys.of(segment) {
                 // A pack unit may be gone after withdrawals, since its packs are no longer the window's.
                 let may_lack = segment == SegmentName::Pack && (record.samples.withdrawn > 0 || record.documents.withdrawn > 0);
-                of_segment.push(self.unit((segment, *key), (index, may_lack), found).await?);
+                of_segment.push(self.unit(segment, *key, index, may_lack, found).await?);
             }
             units.push((segment, of_segment));
         }
@@ -70,8 +71,10 @@ impl Verifier {
     /// Reads and checks the record of a unit; `None` if it is damaged.
     async fn unit(
         &self,
-        (segment, key): (SegmentName, Digest),
-        (window, may_lack): (usize, bool),
+        segment: SegmentName,
+        key: Digest,
+        window: usize,
+        may_lack: bool,
         found: &mut Verification,
     ) -> Result<Option<UnitRecord>> {
         let path = layout::unit_record(segment, key);

@@ -64,6 +64,6 @@ pub(super) async fn withdrawn(
         ControlFlow::Continue(())
     };
     let names = [columns::DOCUMENT_ID, columns::SAMPLE_ID, columns::SPLIT, columns::RETRIEVED, columns::RETRIEVED_WANTED];
-    tables.visit((SegmentName::Compose, Table::Documents), 0..windows, &names, visit).await?;
+    tables.visit(Table::Documents, 0..windows, &names, visit).await?;
     Ok(documents)
 }

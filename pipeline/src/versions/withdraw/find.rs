@@ -14,9 +14,9 @@ use crate::catalog::units::{Table, UnitPlace, WindowTables};
 use crate::error::{PipelineError, Result};
 use crate::view::inspect::Prefix;
 
-pub(super) const PREPARED: (SegmentName, Table) = (SegmentName::Prepare, Table::Prepared);
-const REFUSED: (SegmentName, Table) = (SegmentName::Prepare, Table::Refused);
-const SETTLED: (SegmentName, Table) = (SegmentName::Settle, Table::Settled);
+pub(super) const PREPARED: Table = Table::Prepared;
+const REFUSED: Table = Table::RefusedSamples;
+const SETTLED: Table = Table::Settled;
 
 /// A prepared sample with the columns that near-duplicates are found by.
 #[derive(Debug, Clone, Deserialize)]
@@ -113,7 +113,7 @@ impl<'r> Search<'r> {
         samples.chain(images).chain(keys).map(|query| query.map(Self::new)).collect()
     }
 
-    fn look(&mut self, place: UnitPlace, sample: SampleId, image: Option<ImageId>, (source, key): (&str, &str)) -> bool {
+    fn look(&mut self, place: UnitPlace, sample: SampleId, image: Option<ImageId>, source: &str, key: &str) -> bool {
         let is_it = match &self.query {
             Query::Sample(prefix) => prefix.begins(&sample.0) && !prefix.is_hopeless(&self.samples),
             Query::Image(prefix) => image.is_some_and(|image| prefix.begins(&image.0)) && !prefix.is_hopeless(&self.images),
@@ -170,14 +170,14 @@ pub(super) async fn named(tables: &WindowTables<'_>, windows: usize, request: &R
     let mut searches = Search::all(request)?;
     let visit = |place, Row { sample_id, image_id, source, key }: Row| {
         for search in &mut searches {
-            search.look(place, sample_id, Some(image_id), (&source, &key));
+            search.look(place, sample_id, Some(image_id), &source, &key);
         }
         ControlFlow::Continue(())
     };
     tables.visit(PREPARED, 0..windows, &[columns::SAMPLE_ID, columns::IMAGE_ID, columns::SOURCE, columns::KEY], visit).await?;
     let visit = |place, row: RefusedRow| {
         for search in &mut searches {
-            if search.look(place, row.sample_id, None, (&row.source, &row.key)) {
+            if search.look(place, row.sample_id, None, &row.source, &row.key) {
                 search.refused.push((place, row.clone()));
             }
         }

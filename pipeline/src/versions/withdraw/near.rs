@@ -100,7 +100,7 @@ pub(super) async fn copies(tables: &WindowTables<'_>, names: &[&str], named: &[F
     if seeds.is_empty() {
         return Ok(copies);
     }
-    for place in tables.places(PREPARED.0, tables.all()) {
+    for place in tables.places(PREPARED.segment(), tables.all()) {
         let Some(mut batches) = tables.batches(PREPARED, place, names).await? else { continue };
         while let Some(batch) = batches.try_next().await? {
             let candidates = table::filtered(&batch, &near_by_embedding(&batch, &seeds, similarity)?)?;

@@ -95,7 +95,7 @@ impl<'a> OverlayWriter<'a> {
             let found = recount.documents;
             let mut blocks = Vec::with_capacity(shard.blocks.len());
             for index in 0..shard.blocks.len() {
-                blocks.push(self.with_holes(&mut reader, (shard, index), documents, &mut recount).await?);
+                blocks.push(self.with_holes(&mut reader, shard, index, documents, &mut recount).await?);
             }
             if recount.documents == found {
                 continue;
@@ -119,7 +119,8 @@ impl<'a> OverlayWriter<'a> {
     async fn with_holes(
         &mut self,
         reader: &mut BlockReader,
-        (shard, index): (&ShardEntry, usize),
+        shard: &ShardEntry,
+        index: usize,
         documents: &WindowDocuments,
         recount: &mut Recount,
     ) -> Result<RecordBatch> {

@@ -16,8 +16,8 @@ use crate::artefact::decode::{parts, spelled};
 use crate::catalog::units::{DOCUMENT_COLUMNS, Table, UnitPlace};
 use crate::error::{PipelineError, Result};
 
-pub(super) const DOCUMENTS: (SegmentName, Table) = (SegmentName::Compose, Table::Documents);
-pub(super) const REFUSED_DOCUMENTS: (SegmentName, Table) = (SegmentName::Compose, Table::Refused);
+pub(super) const DOCUMENTS: Table = Table::Documents;
+pub(super) const REFUSED_DOCUMENTS: Table = Table::RefusedDocuments;
 
 /// A document with its text, images and origin.
 #[derive(Debug, Clone, Serialize)]
@@ -203,7 +203,7 @@ impl Inspector {
             ControlFlow::Break(())
         };
         let names = [columns::SAMPLE_ID, columns::SOURCE, columns::KEY];
-        let _ = self.tables().visit_unit((SegmentName::Prepare, Table::Prepared), place, &names, visit).await?;
+        let _ = self.tables().visit_unit(Table::Prepared, place, &names, visit).await?;
         Ok(found)
     }
 }

@@ -112,7 +112,7 @@ impl Inspector {
             ControlFlow::Continue(())
         };
         let names = [columns::SAMPLE_ID, columns::IMAGE_ID, columns::KEY, columns::ANNOTATIONS];
-        self.tables().visit((SegmentName::Prepare, Table::Prepared), self.all(), &names, visit).await?;
+        self.tables().visit(Table::Prepared, self.all(), &names, visit).await?;
         Ok(samples)
     }
 

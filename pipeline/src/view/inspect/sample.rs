@@ -17,9 +17,9 @@ use crate::catalog::refused::RefusedRow;
 use crate::catalog::units::{Table, UnitPlace};
 use crate::error::Result;
 
-const PREPARED: (SegmentName, Table) = (SegmentName::Prepare, Table::Prepared);
-const REFUSED: (SegmentName, Table) = (SegmentName::Prepare, Table::Refused);
-const SETTLED: (SegmentName, Table) = (SegmentName::Settle, Table::Settled);
+const PREPARED: Table = Table::Prepared;
+const REFUSED: Table = Table::RefusedSamples;
+const SETTLED: Table = Table::Settled;
 
 /// A sample with its origin, images and documents.
 #[derive(Debug, Clone, Serialize)]
@@ -188,7 +188,7 @@ impl Inspector {
         };
         for (place, row) in refused {
             let refusal = Refusal { stage: row.stage, reason: row.reason, detail: row.detail };
-            view.places.push(self.place(place, (row.source, row.key, row.row), SampleState::Refused(refusal)));
+            view.places.push(self.place(place, row.source, row.key, row.row, SampleState::Refused(refusal)));
         }
         if let Some(withdrawn_in) = self.withdrawn_in(sample_id, settled.first().map(|(_, row)| row.image_id)).await? {
             view.split = None;
@@ -259,7 +259,7 @@ impl Inspector {
                 let Some((_, decided)) = decisions.next_if(|(of, _)| *of == place) else { break };
                 let state = decided.duplicate_of.map_or(SampleState::Kept, |duplicate_of| SampleState::Duplicate { duplicate_of });
                 let is_kept = state == SampleState::Kept;
-                places.push(self.place(place, (row.source.clone(), row.key.clone(), row.row), state));
+                places.push(self.place(place, row.source.clone(), row.key.clone(), row.row, state));
                 found.push((place, is_kept, row));
             }
             while decisions.next_if(|(of, _)| *of == place).is_some() {}
@@ -267,7 +267,7 @@ impl Inspector {
         Ok(found)
     }
 
-    fn place(&self, UnitPlace { window, unit }: UnitPlace, (source, key, row): (String, String, u64), state: SampleState) -> SamplePlace {
+    fn place(&self, UnitPlace { window, unit }: UnitPlace, source: String, key: String, row: u64, state: SampleState) -> SamplePlace {
         let read = self.windows[window].units.get(unit);
         let file = read.map_or_else(String::new, |read| read.file.clone());
         // In a unit of single rows, the file's own row numbers apply.

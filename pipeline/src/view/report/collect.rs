@@ -67,10 +67,10 @@ pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
     let blocked = Blocklist::read(&subject.job.store, &manifest.dataset, manifest.blocklist).await?;
     let names = [columns::SAMPLE_ID, columns::IMAGE_ID, columns::KEY, columns::ANNOTATIONS, columns::IMAGE_CODES];
     let names = columns::with_image_grids(&names, manifest.vocabulary.shapes.is_some());
-    let mut prepared: Vec<Prepared> = units.rows(SegmentName::Prepare, Table::Prepared, &names, CREDITS).await?;
+    let mut prepared: Vec<Prepared> = units.rows(Table::Prepared, &names, CREDITS).await?;
     prepared.retain(|sample| !blocked.contains(sample.sample_id, sample.image_id));
     let refused = refused::list(&subject.job.store, subject.windows, REFUSED).await?;
-    let mut documents: Vec<Document> = units.rows(SegmentName::Compose, Table::Documents, &DOCUMENT_COLUMNS, 400).await?;
+    let mut documents: Vec<Document> = units.rows(Table::Documents, &DOCUMENT_COLUMNS, 400).await?;
     documents.retain(|document| !is_document_withdrawn(&blocked, document.sample_id, &document.retrieved));
     Ok(Page {
         dataset: manifest.dataset.clone(),
@@ -80,17 +80,17 @@ pub(super) async fn page(subject: &Subject<'_>) -> Result<Page> {
         ledger: manifest.samples.to_string(),
         documents: manifest.documents.to_string(),
         funnel: funnel(subject),
-        reasons: manifest.samples.refused.iter().chain(&manifest.documents.refused).map(reason).collect(),
+        reasons: [reasons(&manifest.samples.refused), reasons(&manifest.documents.refused)].concat(),
         dropped: manifest.samples.dropped_lines(),
         left: subject.left.clone(),
-        lacking: manifest.documents.lacking.iter().map(reason).collect(),
+        lacking: reasons(&manifest.documents.lacking),
         shortened: manifest.documents.shortened,
         refused,
         samples: samples(subject, &prepared).await?,
         neighbours: neighbours(subject, &units, &prepared, &documents).await?,
         masked: masked(subject, &documents)?,
         packs: packs(subject).await?,
-        fill: manifest.statistics.iter().map(|found| fill(found, manifest.seq_len)).collect(),
+        fill: manifest.statistics.iter().map(|(split, found)| fill(split, found, manifest.seq_len)).collect(),
         tasks: tasks(&manifest.statistics),
         stages: subject.meters.all().iter().map(|meter| stage_time(meter)).collect(),
         training: match subject.training {
@@ -251,7 +251,7 @@ async fn banked(units: &WindowTables<'_>, mut wanted: HashSet<SampleId>, has_gri
     struct Id {
         sample_id: SampleId,
     }
-    const BANK: (SegmentName, Table) = (SegmentName::Settle, Table::Bank);
+    const BANK: Table = Table::Bank;
     let mut found = HashMap::new();
     for place in units.places(SegmentName::Settle, units.all()) {
         if wanted.is_empty() {
@@ -308,15 +308,15 @@ async fn packs(subject: &Subject<'_>) -> Result<String> {
     Ok(draw::packs(&packs))
 }
 
-fn reason((reason, &count): (&String, &u64)) -> Reason {
-    Reason { reason: reason.clone(), count }
+fn reasons(counts: &BTreeMap<String, u64>) -> Vec<Reason> {
+    counts.iter().map(|(reason, &count)| Reason { reason: reason.clone(), count }).collect()
 }
 
-fn fill((split, statistics): (&String, &PackStatistics), seq_len: u32) -> Fill {
+fn fill(split: &str, statistics: &PackStatistics, seq_len: u32) -> Fill {
     let PackStatistics { packs, used, capacity, least_packs, .. } = *statistics;
     let better = statistics.best_seq_len().filter(|(best, _)| *best != seq_len);
     Fill {
-        split: split.clone(),
+        split: split.to_owned(),
         packs,
         used,
         capacity,

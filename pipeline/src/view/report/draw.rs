@@ -18,7 +18,7 @@ pub(super) const fn class(segment: &Segment) -> &'static str {
 }
 
 /// Draws a row of segments; `scale` is the width of one token.
-fn segments_row(out: &mut String, segments: &[Segment], (y, height): (usize, usize), scale: f64) {
+fn segments_row(out: &mut String, segments: &[Segment], y: usize, height: usize, scale: f64) {
     for segment in segments {
         let (x, width) = (f64::from(segment.start) * scale, (f64::from(segment.len) * scale).max(1.0));
         let _ = write!(out, r#"<rect class="{}" x="{x:.1}" y="{y}" width="{width:.1}" height="{height}"/>"#, class(segment));
@@ -29,7 +29,7 @@ fn segments_row(out: &mut String, segments: &[Segment], (y, height): (usize, usi
 pub(super) fn document(segments: &[Segment], tokens: usize) -> String {
     const WIDTH: f64 = 1000.0;
     let mut out = format!(r#"<svg viewBox="0 0 {WIDTH} 16" class="strip" role="img" aria-label="segments of a document">"#);
-    segments_row(&mut out, segments, (0, 16), WIDTH / tokens.max(1) as f64);
+    segments_row(&mut out, segments, 0, 16, WIDTH / tokens.max(1) as f64);
     out + "</svg>"
 }
 
@@ -42,7 +42,7 @@ pub(super) fn packs(packs: &[Pack]) -> String {
     for (index, pack) in packs.iter().enumerate() {
         let (y, scale) = (index * ROW, WIDTH / pack.tokens.len().max(1) as f64);
         let _ = write!(out, r#"<rect class="padding" x="0" y="{y}" width="{WIDTH}" height="{}"/>"#, ROW - 4);
-        segments_row(&mut out, &pack.segments, (y, ROW - 4), scale);
+        segments_row(&mut out, &pack.segments, y, ROW - 4, scale);
         for document in &pack.documents {
             let x = f64::from(document.start) * scale;
             let _ = write!(out, r#"<line class="tick" x1="{x:.1}" x2="{x:.1}" y1="{y}" y2="{}"/>"#, y + ROW - 2);

@@ -84,7 +84,7 @@ impl Work {
             let of_window: Vec<&Damage> = damaged.iter().filter(|damage| window_of(&damage.place) == Some(index)).collect();
             let made = async { redo(&scratch.store, manifest, again.window().await?).await };
             match made.await {
-                Ok(record) => self.take_over(manifest, (index, record), windows, &of_window, &scratch).await?,
+                Ok(record) => self.take_over(manifest, record, windows, &of_window, &scratch).await?,
                 Err(error) => of_window.iter().for_each(|damage| self.leave(&damage.path, error.to_string())),
             }
         }
@@ -201,12 +201,12 @@ impl Work {
     async fn take_over(
         &mut self,
         manifest: &VersionManifest,
-        (index, made): (usize, WindowRecord),
+        made: WindowRecord,
         windows: &mut [Option<WindowRecord>],
         damaged: &[&Damage],
         scratch: &Scratch,
     ) -> Result<()> {
-        let bytes = record_bytes(&made);
+        let (index, bytes) = (made.window as usize, record_bytes(&made));
         let is_equal = Digest::of(&bytes) == manifest.windows[index];
         for damage in damaged {
             let path = &damage.path;
