@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::window::{SourceUnit, WindowRecord};
 use cm3flow_schemas::{SampleId, columns, rows};
 use cm3flow_stages::ChannelLimits;

@@ -6,7 +6,6 @@
 use std::cmp::Ordering;
 use std::ops::{ControlFlow, Range};
 
-use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::{ImageId, SampleId, columns};
 use serde::Deserialize;
 

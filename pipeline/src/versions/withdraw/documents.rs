@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 
 use cm3flow_schemas::document::Neighbour;
 use cm3flow_schemas::sample::Split;
-use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::{DocumentId, SampleId, columns};
 use serde::Deserialize;
 

@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 
 use cm3flow_schemas::document::ImageRef;
 use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, RoleCodes};
-use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::{ImageId, RoleGrid, SampleId, columns};
 use serde::Deserialize;
 

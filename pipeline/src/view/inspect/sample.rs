@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 
 use cm3flow_schemas::document::{ImageCodes, Neighbour, Segment};
 use cm3flow_schemas::sample::{Annotations, Refusal, RoleCodes, Split};
-use cm3flow_schemas::unit::SegmentName;
 use cm3flow_schemas::{DocumentId, ImageId, RoleGrid, SampleId, columns};
 use serde::{Deserialize, Serialize};
 

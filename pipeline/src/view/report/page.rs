@@ -51,7 +51,7 @@ pub(super) struct FunnelStep {
 }
 
 /// A reason with its count.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct Reason {
     pub reason: String,
     pub count: u64,
