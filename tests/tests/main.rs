@@ -4,6 +4,7 @@ mod annotate;
 mod buckets;
 mod corrupt;
 mod damage;
+mod doctor;
 mod doors;
 mod exports;
 mod faults;

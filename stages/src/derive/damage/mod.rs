@@ -14,7 +14,6 @@ pub(super) use self::jpeg::coefficient_bytes as coefficient_bytes_of_jpeg;
 
 use crate::error::DecodeError;
 
-
 /// A file that may be decoded.
 pub(super) struct PictureFile<'a> {
     /// Bytes for the decoder, with an end added where only that is missing.

@@ -1,32 +1,9 @@
-//! The command as a user meets it: output, errors that name the mistake, exit codes.
+//! Output, errors that name the mistake, and exit codes.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
-fn cm3flow(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_cm3flow")).args(arguments).current_dir(folder).output().expect("the binary was just built")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn config(folder: &Path, text: &str) {
-    std::fs::write(folder.join("job.toml"), text).expect("a temporary folder");
-}
-
-fn with_corpus(rest: &str) -> String {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpus/photos-00000.tar");
-    let url = corpus.display();
-    format!("[dataset]\nname = \"d\"\nstore = \"store\"\n[[source]]\nname = \"s\"\nformat = \"webdataset\"\nurl = \"{url}\"\n{rest}")
-}
-
-const PATCHES: &str =
-    "[tokenize.image]\nkind = \"patches\"\nside_px = 64\ncodes = 32\n[tokenize.text]\nvocabulary_size = 300\n[pack]\nseq_len = 512\n";
+use super::{PATCHES, cm3flow, config, stderr, stdout, with_corpus};
 
 #[test]
 fn wrong_fields_are_all_named_and_cost_exit_code_2() {

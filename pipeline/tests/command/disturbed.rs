@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use cm3flow_schemas::random::Draws;
 
+use super::{PATCHES, config, text, with_corpus};
+
 /// A job in a separate folder.
 struct Trial {
     folder: tempfile::TempDir,
@@ -15,14 +17,7 @@ struct Trial {
 impl Trial {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpus/photos-00000.tar");
-        let config = format!(
-            "[dataset]\nname = \"d\"\nstore = \"store\"\n[[source]]\nname = \"s\"\nformat = \"webdataset\"\nurl = \"{}\"\nunit_samples = 4\n\
-             [runtime]\nthreads = 1\n[window]\nunits = 3\n[tokenize.image]\nkind = \"patches\"\nside_px = 64\ncodes = 32\n\
-             [tokenize.text]\nvocabulary_size = 300\n[pack]\nseq_len = 512\n",
-            corpus.display()
-        );
-        std::fs::write(folder.path().join("job.toml"), config).expect("a temporary folder");
+        config(folder.path(), &with_corpus(&format!("unit_samples = 4\n[runtime]\nthreads = 1\n[window]\nunits = 3\n{PATCHES}")));
         Self { folder }
     }
 
@@ -66,10 +61,6 @@ impl Trial {
 /// Checks for a remnant of a local store that was killed between writing a file and renaming it: `NAME#N`.
 fn is_left_over(name: &Path) -> bool {
     name.to_string_lossy().contains('#')
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[track_caller]

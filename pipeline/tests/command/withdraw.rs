@@ -1,17 +1,10 @@
-//! `versions withdraw` as a user meets it: output as text and as JSON, and exit codes.
+//! `versions withdraw`: output as text and as JSON, and exit codes.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
 use serde_json::Value;
 
-fn cm3flow(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_cm3flow")).args(arguments).current_dir(folder).output().expect("the binary was just built")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use super::{PATCHES, cm3flow, config, text, with_corpus};
 
 fn withdraw(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = cm3flow(folder, &[&["versions", "withdraw", "job.toml"], arguments].concat());
@@ -22,13 +15,7 @@ fn withdraw(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) 
 fn a_sample_is_withdrawn_once_and_mistakes_cost_exit_code_2() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let folder = folder.path();
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpus/photos-00000.tar");
-    let config = format!(
-        "[dataset]\nname = \"d\"\nstore = \"store\"\n[[source]]\nname = \"s\"\nformat = \"webdataset\"\nurl = \"{}\"\n[tokenize.image]\n\
-         kind = \"patches\"\nside_px = 64\ncodes = 32\n[tokenize.text]\nvocabulary_size = 300\n[pack]\nseq_len = 512\n",
-        corpus.display()
-    );
-    std::fs::write(folder.join("job.toml"), config).expect("a temporary folder");
+    config(folder, &with_corpus(PATCHES));
     assert_eq!(withdraw(folder, &["--sample", "00"]).0, Some(2), "there is no store yet");
     let run = cm3flow(folder, &["run", "job.toml"]);
     assert!(run.status.success(), "{}", text(&run.stderr));
