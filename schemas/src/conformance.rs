@@ -60,7 +60,7 @@ pub fn check_image_tokenizer<T: ImageTokenizer + 'static>(make: impl Fn() -> T, 
     }
 }
 
-/// What a tokenizer says of itself.
+/// Statements of a tokenizer about itself.
 #[derive(Debug, Clone, PartialEq)]
 struct Said {
     spec: ImageTokenizerSpec,
@@ -204,11 +204,16 @@ impl Value for u32 {
     }
 }
 
+/// Encodes or decodes images of a grid.
+type Call<I, O> = fn(&mut dyn ImageTokenizer, &[I], Grid) -> Result<Vec<O>, DynError>;
+/// Encodes or decodes squares.
+type CallSquare<I, O> = fn(&mut dyn ImageTokenizer, &[I]) -> Result<Vec<O>, DynError>;
+
 /// From values of one kind to those of the other.
 struct Way<I, O> {
     name: &'static str,
-    call: fn(&mut dyn ImageTokenizer, &[I], Grid) -> Result<Vec<O>, DynError>,
-    call_square: fn(&mut dyn ImageTokenizer, &[I]) -> Result<Vec<O>, DynError>,
+    call: Call<I, O>,
+    call_square: CallSquare<I, O>,
 }
 
 const ENCODE: Way<u8, u32> = Way {
@@ -306,7 +311,7 @@ impl Suite<'_> {
         self.output(WHOLE, &DECODE, &codes, grid);
     }
 
-    /// What one way gives, the other takes.
+    /// The output of one way is the input of the other.
     fn check_both_ways(&mut self) {
         for grid in self.said.grids() {
             let taken = (self.takes(&ENCODE, grid), self.takes(&DECODE, grid));
@@ -321,7 +326,7 @@ impl Suite<'_> {
         }
     }
 
-    /// Whether images of `grid` are taken. Rule 7 where they are not.
+    /// Checks whether images of `grid` are taken. Rule 7 where they are not.
     fn takes<I: Value, O: Value>(&mut self, way: &Way<I, O>, grid: Grid) -> bool {
         let input = self.made(grid, 1);
         let expected = ImageInputError::Grid { model: String::new(), takes: "", grid };

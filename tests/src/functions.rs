@@ -34,7 +34,7 @@ pub fn functions(text: &str) -> Result<Vec<Function>> {
 #[derive(Default)]
 struct Reading {
     functions: Vec<Function>,
-    /// Whether a trait gives the signatures of what is read.
+    /// `true` if a trait gives the signatures of the functions that are read.
     is_of_trait: bool,
 }
 

@@ -25,7 +25,7 @@ struct Source {
     text: String,
     /// Paths that it names.
     paths: BTreeSet<Names>,
-    /// What the names stand for that it imports, as far as they come from its crate.
+    /// Meanings of the imported names, as far as they come from its crate.
     imports: BTreeMap<String, Option<Names>>,
 }
 
@@ -183,7 +183,7 @@ fn modules_of_tests(module: &[String], file: &syn::File) -> Vec<Names> {
     file.items.iter().filter_map(declared).collect()
 }
 
-/// Whether something is there for tests alone.
+/// Checks whether an item is there for tests alone.
 pub(crate) fn is_for_tests(attributes: &[Attribute]) -> bool {
     let condition = |attribute: &Attribute| match &attribute.meta {
         Meta::List(list) if list.path.is_ident("cfg") => Some(list.tokens.to_string()),
@@ -252,13 +252,13 @@ impl Reading<'_> {
         let mut found = Vec::new();
         leaves(tree, &mut Vec::new(), &mut found);
         for (name, path) in found {
-            let path = self.from_root(&path);
+            let path = self.rooted(&path);
             self.imports.insert(name, path);
         }
     }
 
     /// A path of the file from the root of its crate on; `None` for one that leads elsewhere.
-    fn from_root(&self, names: &[String]) -> Option<Names> {
+    fn rooted(&self, names: &[String]) -> Option<Names> {
         let (first, rest) = names.split_first()?;
         let child = || self.module.iter().chain([first]).cloned().collect::<Names>();
         Some(match first.as_str() {
@@ -275,7 +275,7 @@ impl Reading<'_> {
 
     fn take(&mut self, names: &[String]) {
         let imported = names.first().filter(|_| names.len() > 1).and_then(|first| self.imports.get(first)?.clone());
-        let path = self.from_root(names).or_else(|| imported.map(|path| [&path, &names[1..]].concat()));
+        let path = self.rooted(names).or_else(|| imported.map(|path| [&path, &names[1..]].concat()));
         self.paths.extend(path);
     }
 

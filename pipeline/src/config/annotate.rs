@@ -61,7 +61,7 @@ const fn eight() -> u32 {
 }
 
 impl RoleConfig {
-    /// What the module takes and returns, for pictures of `role` beside squares of `side_px` pixels.
+    /// Returns the settings of the module, for pictures of `role` beside squares of `side_px` pixels.
     #[must_use]
     pub fn annotator(&self, role: &str, side_px: u32) -> AnnotatorConfig {
         let range = match role {

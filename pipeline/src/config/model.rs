@@ -172,7 +172,7 @@ const fn center() -> Crop {
 }
 
 impl TorchScriptTokenizerConfig {
-    /// What the modules take and return.
+    /// Input and output of the modules.
     #[must_use]
     pub const fn modules(&self) -> TorchScriptConfig {
         TorchScriptConfig { side_px: self.side_px, grid: self.grid, codebook_size: self.codebook_size }

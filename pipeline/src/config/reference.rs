@@ -77,7 +77,7 @@ fn key_of(schema: &Value) -> &str {
     schema["x-key"].as_str().unwrap_or("NAME")
 }
 
-/// Whether the field at `path` is a table with a header of its own.
+/// Checks whether the field at `path` is a table with a header of its own.
 fn has_header(path: &str, schema: &Value) -> bool {
     let fields = schema["properties"].as_object().map_or(0, serde_json::Map::len);
     let is_table = fields > 0 || schema["additionalProperties"].is_object() || !kinds(schema).is_empty();

@@ -33,7 +33,7 @@ pub(super) fn tree() -> Value {
     schema
 }
 
-/// Whether a field must be given.
+/// Checks whether a field must be given.
 pub(super) fn is_required(table: &Value, field: &str) -> bool {
     table["required"].as_array().is_some_and(|required| required.iter().any(|name| name == field))
 }

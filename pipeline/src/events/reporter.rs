@@ -25,7 +25,7 @@ impl Reporter {
         Self { progress: progress.clone(), events: progress.begin_recording(), stages: BTreeMap::new(), requests: RequestCounts::new() }
     }
 
-    /// What is new since the last report.
+    /// Returns the news since the last report.
     pub(crate) fn report(&mut self) -> RemoteReport {
         let lines = self.events.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut found = RemoteReport { events: lines.lines().filter_map(event_of).collect(), ..RemoteReport::default() };

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::error::PipelineError;
 
-/// What `schema` refuses in `value`, each with its path. Knows every keyword that the schema uses, and stops at another one.
+/// Returns the refusals of `schema` for `value`, each with its path. Knows every keyword that the schema uses, and stops at another one.
 fn refusals(schema: &Value, value: &Value, path: &str) -> Vec<String> {
     const KNOWN: [&str; 20] = [
         "$schema",
@@ -92,7 +92,7 @@ fn refusals(schema: &Value, value: &Value, path: &str) -> Vec<String> {
     found
 }
 
-/// What the schema refuses in the text of a configuration.
+/// Returns the refusals of the schema for the text of a configuration.
 pub(crate) fn refused(text: &str) -> Vec<String> {
     let value: Value = toml::from_str(text).expect("TOML");
     refusals(&schema(), &value, "")
@@ -185,7 +185,7 @@ fn an_unknown_field_is_refused_everywhere() {
 struct Limited {
     /// Path as errors name it.
     path: String,
-    /// What the section must hold besides, as TOML.
+    /// Further fields that the section must hold, as TOML.
     kind: Option<String>,
     schema: Value,
 }

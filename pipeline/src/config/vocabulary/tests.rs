@@ -1,4 +1,4 @@
-//! What `[vocabulary]` is refused for, and what it makes of tokenizers.
+//! Refusals of `[vocabulary]`, and vocabularies over tokenizers.
 
 use std::path::Path;
 
