@@ -62,7 +62,7 @@ pub struct Config {
     /// `[runtime]`.
     #[serde(default)]
     pub runtime: RuntimeConfig,
-    /// `[[source]]`.
+    /// `[[source]]`: places that samples come from, one section for each.
     #[serde(default)]
     #[schemars(!default, extend("minItems" = 1))]
     pub source: Vec<SourceConfig>,

@@ -51,6 +51,8 @@ fn tidy(schema: &mut Value, definitions: &Map<String, Value>) {
                 tidy_text(schema);
             }
             tidy_default(schema);
+            // Left out of keys, which a reader of configurations does not see.
+            schema.remove("writeOnly");
             for part in PARTS {
                 schema.get_mut(part).into_iter().for_each(|part| tidy(part, definitions));
             }
