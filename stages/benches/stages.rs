@@ -12,7 +12,7 @@ use arrow::datatypes::SchemaRef;
 use cm3flow_schemas::document::{DocumentBuilder, Neighbour, Role, Segment};
 use cm3flow_schemas::preparation::{Crop, Preparation};
 use cm3flow_schemas::random::Draws;
-use cm3flow_schemas::sample::{Annotations, MAIN_IMAGE, Refusal, RoleCodes, RoleImage, Split};
+use cm3flow_schemas::sample::{Annotations, DroppedPart, MAIN_IMAGE, Refusal, RoleCodes, RoleImage, Split};
 use cm3flow_schemas::traits::{AnnotatedImage, ImageAnnotator, ImageAnnotatorSpec, NotFinite, PackSource, PairEmbedder};
 use cm3flow_schemas::unit::NumericsClass;
 use cm3flow_schemas::vocabulary::Vocabulary;
@@ -103,6 +103,7 @@ struct Raw {
     row: u64,
     images: Vec<RoleImage>,
     annotations: Annotations,
+    dropped: Vec<DroppedPart>,
     refusal: Option<Refusal>,
 }
 
@@ -126,6 +127,7 @@ fn filter_and_derive(criterion: &mut Criterion) {
         row: number.into(),
         images: vec![RoleImage { role: MAIN_IMAGE.into(), bytes: picture(number) }],
         annotations: Annotations { captions: vec![caption(number)], ..Annotations::default() },
+        dropped: Vec::new(),
         refusal: None,
     };
     let raw: Vec<Raw> = (0..64).map(row).collect();
