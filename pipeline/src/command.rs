@@ -29,7 +29,7 @@ use crate::events::progress::Progress;
 use crate::store::{Store, StoreLayer};
 use crate::terminal::printable;
 
-/// Longest time between a signal and the end of a command that reaches no safe point: the grace period plus the time to record the end.
+/// Longest time between a signal and the end of a command with safe points: the grace period plus the time to record the end.
 const LONGEST_END: Duration = Duration::from_secs(25);
 
 /// Turns image-text pairs into versioned, packed token shards, and trains on them while it does so.
@@ -70,6 +70,17 @@ enum Command {
     Config(config::DescribeArgs),
     /// Shows what tensors would be computed on, why CUDA is not used, and what a store lacks
     Doctor(doctor::DoctorArgs),
+}
+
+impl Command {
+    /// Whether the command reaches safe points, with work to keep: others only read, or commit nothing before their end.
+    fn has_safe_points(&self) -> bool {
+        match self {
+            Self::Run(_) | Self::Fit(_) | Self::Work(_) | Self::Train(_) => true,
+            Self::Refused(command) => command.replays(),
+            Self::Plan(_) | Self::Report(_) | Self::Versions(_) | Self::Inspect(_) | Self::Config(_) | Self::Doctor(_) => false,
+        }
+    }
 }
 
 /// Surroundings of a command: log, progress, signal and store layer.
@@ -190,12 +201,13 @@ impl Session {
         Ok(Done::All)
     }
 
-    /// Executes `command` until it ends. After a first signal the command continues to its next safe point, at the latest until the grace
-    /// period ends; a second signal ends it at once. Unfinished work is not committed.
+    /// Executes `command` until it ends. After a first signal a command with safe points continues to the next one, at the latest until the
+    /// grace period ends; any other command ends at once, and a second signal ends each. Unfinished work is not committed.
     async fn execute_until_signal(&self, command: Command) -> Result<Done> {
         let failed = |source| PipelineError::System { what: "listen to signals", source };
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let has_safe_points = command.has_safe_points();
         // A separate task, so that signals are handled while the command computes.
         let session = self.clone();
         let mut work = tokio::spawn(async move { session.execute(command).await });
@@ -204,6 +216,9 @@ impl Session {
             done = &mut work => return done.map_err(lost)?,
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+        }
+        if !has_safe_points {
+            return Err(PipelineError::Interrupted);
         }
         self.progress.tell(Event::Stopping);
         self.stop.cancel();

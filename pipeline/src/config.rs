@@ -10,6 +10,7 @@ mod model;
 mod reference;
 mod runtime;
 mod schema;
+mod tokenize;
 mod vocabulary;
 
 use std::collections::BTreeSet;
@@ -35,13 +36,11 @@ use serde_json::{Value, json};
 pub use annotate::{AnnotateConfig, RoleConfig};
 pub use buckets::BucketsConfig;
 pub use job::Job;
-pub use model::{
-    EvalConfig, FitConfig, GivenConfig, ImageTokenizerConfig, ModelConfig, PatchesConfig, PerceptualFiles, TextConfig, TokenizeConfig,
-    VqTokenizerConfig,
-};
+pub use model::{EvalConfig, FitConfig, ModelConfig, PerceptualFiles};
 pub use reference::reference;
 pub use runtime::{DatasetConfig, RuntimeConfig, WindowConfig};
 pub use schema::schema;
+pub use tokenize::{GivenConfig, ImageTokenizerConfig, PatchesConfig, TextConfig, TokenizeConfig, VqTokenizerConfig};
 pub use vocabulary::{RangeConfig, SentinelsConfig, TokenRef, VocabularyConfig, VocabularyPreset};
 
 use crate::error::{PipelineError, Result};
@@ -261,6 +260,11 @@ impl Config {
     pub fn resolve(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
     }
+}
+
+/// Problems of a part, whose paths begin at `path`.
+fn below(path: &str, problems: Vec<String>) -> impl Iterator<Item = String> {
+    problems.into_iter().map(move |problem| format!("{path}.{problem}"))
 }
 
 #[cfg(test)]

@@ -350,7 +350,7 @@ impl Event {
                 Some(format!("window {} of {windows} committed: {samples}", window + 1))
             }
             Self::VersionPublished { dataset, version, .. } => Some(format!("version {version} of {dataset} is published")),
-            Self::Stopping => Some("stopping: what is under way is finished; a second signal stops at once".into()),
+            Self::Stopping => Some("stopping at the next safe point, after 20 s at most; a second signal stops at once".into()),
             Self::EventsLost { count } => Some(format!("{count} events were lost: the store could not be written")),
             _ => None,
         }

@@ -243,10 +243,10 @@ impl Run<'_> {
 
     /// Makes all windows and publishes the version. Returns manifest, windows and the number of quarantined samples.
     async fn make(&self, plan: &Plan, followed: &Followed) -> Result<((VersionManifest, Vec<WindowRecord>), u64)> {
-        let units = self.unit_maker()?;
+        let unit_maker = self.unit_maker()?;
         let kept = RunPlan::new(self.job.dataset(), plan);
         let kept = StoredPlan::begin(self.job.store.clone(), self.folder.to_owned(), kept).await?;
-        let executor = Arc::new(Executor::new(self.job, units, kept));
+        let executor = Arc::new(Executor::new(self.job, unit_maker, kept));
         let windows = executor.run(plan, &self.catalog, followed).await?;
         let quarantined = self.quarantined(plan, &windows)?;
         let has_packs = windows.iter().flat_map(|window| &window.shards).any(|shard| shard.split == Split::Train);

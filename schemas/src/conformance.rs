@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::{DynError, ImageInputError};
+use crate::error::DynError;
 use crate::grid::Grid;
+use crate::image_input::ImageInputError;
 use crate::random::Draws;
 use crate::traits::{ImageTokenizer, ImageTokenizerSpec};
 

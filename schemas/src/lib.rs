@@ -18,6 +18,7 @@ pub mod digest;
 pub mod document;
 pub mod error;
 pub mod grid;
+pub mod image_input;
 pub mod layout;
 pub mod ledger;
 pub mod limits;
@@ -33,5 +34,6 @@ pub mod vocabulary;
 pub mod window;
 
 pub use digest::{Digest, DocumentId, ImageId, SampleId};
-pub use error::{DynError, GrammarError, ImageInputError, LedgerError, ParseIdError, SchemaError, VocabularyError};
+pub use error::{DynError, GrammarError, LedgerError, ParseIdError, SchemaError, VocabularyError};
 pub use grid::{Grid, RoleGrid};
+pub use image_input::ImageInputError;

@@ -7,8 +7,9 @@ use thiserror::Error;
 
 use crate::digest::Digest;
 use crate::document::Modality;
-use crate::error::{DynError, ImageInputError};
+use crate::error::DynError;
 use crate::grid::Grid;
+use crate::image_input::ImageInputError;
 use crate::pack::PackBatch;
 use crate::unit::NumericsClass;
 

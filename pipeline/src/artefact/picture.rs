@@ -14,8 +14,10 @@ use crate::error::{PipelineError, Result};
 pub(crate) struct Decoded {
     /// RGB, row-major, interleaved.
     pub(crate) pixels: Vec<u8>,
-    /// Width and height in pixels.
-    pub(crate) size: (u32, u32),
+    /// Width in pixels.
+    pub(crate) width: u32,
+    /// Height in pixels.
+    pub(crate) height: u32,
 }
 
 /// Decodes images from their codes, all of one shape in one call; to grey without a decoder. Keeps order.
@@ -38,8 +40,9 @@ pub(crate) async fn decode(artefacts: &Artefacts, images: Vec<ImageCodes>) -> Re
         } else {
             vec![127; indices.len() * spec.bytes_of(grid)]
         };
-        let pictures = pixels.chunks_exact(spec.bytes_of(grid));
-        decoded.extend(indices.into_iter().zip(pictures.map(|pixels| Decoded { pixels: pixels.to_vec(), size: spec.size_px(grid) })));
+        let (width, height) = spec.size_px(grid);
+        let pictures = pixels.chunks_exact(spec.bytes_of(grid)).map(|pixels| Decoded { pixels: pixels.to_vec(), width, height });
+        decoded.extend(indices.into_iter().zip(pictures));
     }
     decoded.sort_unstable_by_key(|(index, _)| *index);
     Ok(decoded.into_iter().map(|(_, picture)| picture).collect())

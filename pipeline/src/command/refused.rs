@@ -20,6 +20,13 @@ pub(super) enum RefusedCommand {
     Replay(ReplayArgs),
 }
 
+impl RefusedCommand {
+    /// Whether the command makes a version.
+    pub(super) fn replays(&self) -> bool {
+        matches!(self, Self::Replay(_))
+    }
+}
+
 /// Filter options for refused samples.
 #[derive(Debug, Args)]
 struct FilterArgs {

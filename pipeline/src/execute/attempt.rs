@@ -13,7 +13,7 @@ use crate::segment::UnitTask;
 impl Executor {
     /// Returns the record of a unit that concerns a whole window; this process makes the unit if it does not exist.
     pub(super) async fn find_or_make(&self, task: &UnitTask) -> Result<UnitRecord> {
-        self.found_or(task, self.units.worker().make(task)).await
+        self.found_or(task, self.unit_maker.worker().make(task)).await
     }
 
     /// Makes the unit of `task` from `unit`. Gives the unit up after as many failed attempts as the configuration allows.
@@ -22,7 +22,7 @@ impl Executor {
         let (segment, key) = (task.segment(), task.key());
         let mut attempt = 1;
         loop {
-            let error = match self.found_or(task, self.units.make(task)).await {
+            let error = match self.found_or(task, self.unit_maker.make(task)).await {
                 Ok(record) => return Ok(Ok(record)),
                 Err(error) if !error.is_of_the_unit() || self.job.stop.is_cancelled() => return Err(error),
                 Err(error) => error,
@@ -41,7 +41,7 @@ impl Executor {
 
     /// Returns the record of the unit of `task`, which `making` makes if it does not exist. Announces the outcome.
     async fn found_or(&self, task: &UnitTask, making: impl Future<Output = Result<UnitRecord>>) -> Result<UnitRecord> {
-        if let Some(record) = self.units.worker().find(task).await? {
+        if let Some(record) = self.unit_maker.worker().find(task).await? {
             self.job.progress.tell(Event::unit_done(&record, true, Duration::ZERO));
             return Ok(record);
         }

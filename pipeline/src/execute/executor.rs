@@ -26,7 +26,7 @@ const WINDOWS_AHEAD: usize = 2;
 /// Makes and commits the windows of a plan.
 pub(crate) struct Executor {
     pub(super) job: Job,
-    pub(super) units: UnitMaker,
+    pub(super) unit_maker: UnitMaker,
     /// The plan in the store, which worker processes read.
     plan: Mutex<StoredPlan>,
     budget: RefusalBudget,
@@ -48,15 +48,15 @@ pub(super) struct GivenUp {
 type Prepared = JoinSet<Result<(usize, Outcome)>>;
 
 impl Executor {
-    pub(crate) fn new(job: &Job, units: UnitMaker, plan: StoredPlan) -> Self {
-        let places = match &units {
+    pub(crate) fn new(job: &Job, unit_maker: UnitMaker, plan: StoredPlan) -> Self {
+        let places = match &unit_maker {
             UnitMaker::InProcess(_) => job.config.runtime.workers,
             UnitMaker::Processes(..) => job.config.runtime.processes,
         };
         let places = || Arc::new(Semaphore::new(places as usize));
         let (preparing, composing) = (places(), places());
         let budget = RefusalBudget::new(&job.config.runtime);
-        Self { job: job.clone(), units, plan: Mutex::new(plan), budget, preparing, composing }
+        Self { job: job.clone(), unit_maker, plan: Mutex::new(plan), budget, preparing, composing }
     }
 
     /// Makes and commits all windows of `plan`, in order, and announces each to `followed`.
@@ -129,7 +129,7 @@ impl Executor {
         }
         loop {
             let (units, prepared): (Vec<SourceUnit>, Vec<UnitRecord>) = sound.iter().cloned().unzip();
-            let maker = KeyMaker { config: &self.job.config, artefacts: self.units.worker().artefacts() };
+            let maker = KeyMaker { config: &self.job.config, artefacts: self.unit_maker.worker().artefacts() };
             let keys = maker.window(earlier.last().copied(), &units, plan.blocklist);
             if !quarantined.is_empty() {
                 self.amend(index as usize, units.clone()).await?;
@@ -160,7 +160,7 @@ impl Executor {
     /// Tells worker processes that window `index` consists of `units` alone.
     async fn amend(&self, index: usize, units: Vec<SourceUnit>) -> Result<()> {
         let mut plan = self.plan.lock().await;
-        plan.amend(KeyMaker { config: &self.job.config, artefacts: self.units.worker().artefacts() }, index, units);
+        plan.amend(KeyMaker { config: &self.job.config, artefacts: self.unit_maker.worker().artefacts() }, index, units);
         plan.write().await
     }
 

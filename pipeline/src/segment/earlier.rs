@@ -1,4 +1,4 @@
-//! KeptSample samples of earlier windows, for the look-ups of `settle`: sorted runs in the store, never held as a whole.
+//! Kept samples of earlier windows, for the look-ups of `settle`: sorted runs in the store, never held as a whole.
 //!
 //! The settle unit of every window writes a run of [`columns::kept_sample`] rows: those that its own window kept and, every few windows,
 //! those of the windows before. Runs nest like the digits of the window number in base [`FAN_OUT`]: the run of window 8 covers windows 1

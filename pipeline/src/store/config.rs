@@ -52,7 +52,7 @@ pub struct StoreConfig {
     pub stall_timeout_seconds: u32,
     /// Options of the crate `object_store` by its own names, such as `access_key_id` and `secret_access_key`. Their values are printed nowhere.
     pub options: StoreOptions,
-    /// StoreLayer between the stores and their retries, for tests.
+    /// Layer between the stores and their retries, for tests.
     #[serde(skip)]
     pub layer: Option<StoreLayer>,
     /// Limiter of requests, shared by all stores of a configuration.

@@ -7,7 +7,7 @@ use object_store::ObjectStore;
 
 type Wrap = dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync;
 
-/// StoreLayer between opened stores and their retries, with which tests make requests fail.
+/// Layer between opened stores and their retries, with which tests make requests fail.
 #[derive(Clone)]
 pub struct StoreLayer(pub(super) Arc<Wrap>);
 

@@ -242,7 +242,7 @@ impl Evaluator {
     fn put_image(&self, folder: &str, name: &str, image: ImageCodes) -> Result<String> {
         let decoded = self.runtime.block_on(picture::decode(&self.artefacts, vec![image]))?;
         let picture = decoded.first().ok_or(PipelineError::Lost { what: "decoding a picture" })?;
-        let bytes = png(&picture.pixels, picture.size.0, picture.size.1)?;
+        let bytes = png(&picture.pixels, picture.width, picture.height)?;
         self.runtime.block_on(self.store.create(&format!("{folder}/{name}"), bytes))?;
         Ok(name.to_owned())
     }

@@ -93,8 +93,8 @@ async fn pictures(artefacts: &Artefacts, images: Vec<(String, String, ImageCodes
     let decoded = picture::decode(artefacts, images.iter().map(|(.., image)| image.clone()).collect()).await?;
     let picture = |((name, role, image), decoded): ((String, String, ImageCodes), Decoded)| {
         let file = format!("{}.png", file_name(&name));
-        let (width, height) = decoded.size;
-        Ok(Picture { file, role, codes: Some(image.codes), grid: image.grid, png: picture::png(&decoded.pixels, width, height)? })
+        let png = picture::png(&decoded.pixels, decoded.width, decoded.height)?;
+        Ok(Picture { file, role, codes: Some(image.codes), grid: image.grid, png })
     };
     images.into_iter().zip(decoded).map(picture).collect()
 }

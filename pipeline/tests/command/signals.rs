@@ -1,6 +1,7 @@
 //! Signals: each kind of loop ends at its next safe point, and a later command goes on from there.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -55,4 +56,26 @@ fn a_run_ends_between_units_and_the_next_one_takes_what_is_there() {
     let made_before =
         text(&next.stdout).lines().filter(|line| line.contains("\"event\":\"unit_done\"") && line.contains("\"was_there\":true")).count();
     assert!(made_before > 0, "{}", text(&next.stdout));
+}
+
+#[test]
+fn a_command_that_only_looks_ends_at_once() {
+    // A store that takes connections and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let port = silent.local_addr().expect("bound").port();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = format!("[store]\nendpoint = \"http://127.0.0.1:{port}\"\nallow_http = true\n");
+    config(folder.path(), &with_corpus(&store).replace("store = \"store\"", "store = \"s3://bucket/store\""));
+    let started = command(folder.path(), &["versions", "list", "job.toml"])
+        .envs([("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary was just built");
+    let _asked = silent.accept().expect("the command asks the store");
+    let begun = Instant::now();
+    terminate(&started);
+    let ended = started.wait_with_output().expect("ours");
+    assert_eq!(ended.status.code(), Some(1), "{}", stderr(&ended));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }

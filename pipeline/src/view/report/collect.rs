@@ -183,7 +183,10 @@ async fn samples(subject: &Subject<'_>, prepared: &[Prepared]) -> Result<Vec<Sam
     let photos = photos(subject, &shown).await?;
     let decoded = picture::decode(subject.artefacts, shown.iter().map(|sample| sample.main_image()).collect()).await?;
     let spec = &subject.artefacts.image_spec;
-    let photo = |(image, grid): &(RoleImage, Option<Grid>)| pictures::photo(&image.bytes, spec.size_px(grid.unwrap_or(spec.square())));
+    let photo = |(image, grid): &(RoleImage, Option<Grid>)| {
+        let (width, height) = spec.size_px(grid.unwrap_or(spec.square()));
+        pictures::photo(&image.bytes, width, height)
+    };
     let mut samples = Vec::new();
     for (sample, reconstruction) in shown.into_iter().zip(decoded) {
         let image = |role: &str| photos.get(&sample.sample_id).and_then(|images| images.iter().find(|(image, _)| image.role == role));
@@ -195,7 +198,7 @@ async fn samples(subject: &Subject<'_>, prepared: &[Prepared]) -> Result<Vec<Sam
             psnr: image(MAIN_IMAGE)
                 .filter(|_| subject.artefacts.image_decodes)
                 .map(|(image, _)| psnr(&reconstruction.pixels, &image.bytes)),
-            reconstruction: pictures::photo(&reconstruction.pixels, reconstruction.size)?,
+            reconstruction: pictures::photo(&reconstruction.pixels, reconstruction.width, reconstruction.height)?,
             caption: sample.caption(),
         });
     }
@@ -223,7 +226,8 @@ async fn neighbours(subject: &Subject<'_>, units: &WindowTables<'_>, prepared: &
         let of_bank = found.iter().map(|(_, row)| ImageCodes { codes: row.codes.clone(), grid: row.grid });
         let shown = std::iter::once(sample.main_image()).chain(of_bank).collect();
         let mut images = picture::decode(subject.artefacts, shown).await?.into_iter();
-        let mut next = || images.next().map_or_else(|| Ok(String::new()), |found| pictures::photo(&found.pixels, found.size));
+        let mut next =
+            || images.next().map_or_else(|| Ok(String::new()), |found| pictures::photo(&found.pixels, found.width, found.height));
         let image = next()?;
         let mut shown = Vec::new();
         for (similarity, row) in found {

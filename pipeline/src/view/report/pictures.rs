@@ -10,11 +10,11 @@ use crate::error::{PipelineError, Result};
 /// Quality of the embedded photos, 1 to 100.
 const JPEG_QUALITY: u8 = 88;
 
-/// Encodes an RGB image of width and height `size` as a data URL.
-pub(super) fn photo(pixels: &[u8], size: (u32, u32)) -> Result<String> {
+/// Encodes an RGB image as a data URL.
+pub(super) fn photo(pixels: &[u8], width: u32, height: u32) -> Result<String> {
     let mut bytes = Vec::new();
     let encoder = JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY);
-    let written = image::ImageEncoder::write_image(encoder, pixels, size.0, size.1, ExtendedColorType::Rgb8);
+    let written = image::ImageEncoder::write_image(encoder, pixels, width, height, ExtendedColorType::Rgb8);
     written.map_err(|error| PipelineError::Report(error.into()))?;
     Ok(format!("data:image/jpeg;base64,{}", STANDARD.encode(bytes)))
 }
