@@ -3,7 +3,7 @@
 //! ```text
 //! ids ─► embedding + positions ─► (norm ─► attention ─► + ─► norm ─► ReLU network ─► +) x layers ─► norm ─► embedding^T ─► logits
 //! ```
-//! There are no biases, no dropout and no learned norms. [`TokenModel`] combines the network with its
+//! There are no biases, no dropout and no learned norms. [`crate::language::TokenModel`] combines the network with its
 //! [`cm3flow_schemas::vocabulary::Vocabulary`].
 
 mod config;
