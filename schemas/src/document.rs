@@ -11,7 +11,8 @@
 //! Where images have several shapes, an image begins with its size, and a token ends every row of codes: see [`image_ids`]. Such tokens
 //! belong to the segment of the image.
 //!
-//! Segments cover all tokens without gaps; each has one modality and one role.
+//! Segments cover all tokens without gaps; each has one modality and one role. A text part may have several, without a break between them: its
+//! holes, which the task asks for, and what stands around them.
 
 mod builder;
 mod check;
@@ -21,7 +22,7 @@ mod unmask;
 
 use serde::{Deserialize, Serialize};
 
-pub use builder::DocumentBuilder;
+pub use builder::{DocumentBuilder, TextPiece};
 pub use check::check;
 pub use image::{ImageCodes, ImageRef, NextInImage, image_ids, image_of, next_in_image};
 pub use prompt::{image_prompt, text_prompt, unconditional_image_prompt};

@@ -11,10 +11,11 @@ use crate::error::{ModelError, Problems};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AttentionScope {
-    /// All earlier tokens. Positions count from the pack's first token. As in metaseq.
-    #[default]
+    /// All earlier tokens. Positions count from the pack's first token. As in metaseq. Then a document may copy from another of its pack, and most
+    /// documents stand at positions that no prompt has.
     Causal,
     /// Earlier tokens of the same document. Positions count from the document's first token, so a document's loss depends on nothing else.
+    #[default]
     Document,
 }
 
@@ -35,7 +36,7 @@ pub struct DecoderConfig {
     pub vocabulary_size: u32,
     /// Number of tokens in a pack, and limit of a prompt with its continuation: 2 to 131,072.
     pub seq_len: u32,
-    /// Earlier tokens that a token sees: `causal` or `document`. Default: `causal`.
+    /// Earlier tokens that a token sees: `causal` or `document`. Default: `document`.
     #[serde(default)]
     pub attention: AttentionScope,
 }
@@ -128,7 +129,7 @@ impl DecoderPreset {
         Self::ALL.into_iter().find(|preset| preset.name() == name)
     }
 
-    /// Returns the sizes for a vocabulary of `vocabulary_size` ids and packs of `seq_len` tokens, with causal attention.
+    /// Returns the sizes for a vocabulary of `vocabulary_size` ids and packs of `seq_len` tokens, with attention within documents.
     #[must_use]
     pub const fn config(self, vocabulary_size: u32, seq_len: u32) -> DecoderConfig {
         let (layers, width, heads) = match self {
@@ -137,7 +138,7 @@ impl DecoderPreset {
             Self::Cm3leon760m => (24, 1536, 16),
             Self::Cm3leon7b => (32, 4096, 32),
         };
-        DecoderConfig { layers, width, heads, ffn_multiplier: 4, vocabulary_size, seq_len, attention: AttentionScope::Causal }
+        DecoderConfig { layers, width, heads, ffn_multiplier: 4, vocabulary_size, seq_len, attention: AttentionScope::Document }
     }
 
     /// Returns the peak learning rate for the preset.
@@ -181,7 +182,7 @@ mod tests {
     fn defaults_fill_in_and_unknown_fields_are_refused() {
         let text = r#"{"layers":1,"width":8,"heads":2,"vocabulary_size":64,"seq_len":16}"#;
         let config: DecoderConfig = serde_json::from_str(text).expect("the rest has defaults");
-        assert_eq!((config.ffn_multiplier, config.attention), (4, AttentionScope::Causal));
+        assert_eq!((config.ffn_multiplier, config.attention), (4, AttentionScope::Document));
         assert!(serde_json::from_str::<DecoderConfig>(&text.replace("layers", "depth")).is_err());
     }
 }

@@ -57,9 +57,3 @@ pub(super) fn norm(x: &Tensor) -> Result<Tensor, TchError> {
     let width = x.size().last().copied().unwrap_or(1);
     x.f_layer_norm([width], None::<&Tensor>, None::<&Tensor>, 1e-5, false)
 }
-
-/// Computes softmax attention, scaled by the root of the head's width. `mask` is true where a query sees a key; `None` means all keys up to
-/// the query.
-pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
-    Tensor::f_scaled_dot_product_attention(q, k, v, mask, 0.0, mask.is_none(), None, false)
-}

@@ -5,7 +5,6 @@ use cm3flow_schemas::traits::ModalityLosses;
 use tch::{Kind, TchError, Tensor};
 
 use crate::decoder::head::head_loss;
-use crate::decoder::layer::attention;
 use crate::decoder::network::{Decoder, EMBEDDING};
 use crate::decoder::packs::{PackTensors, ParsedPacks, Target};
 use crate::optimizer::AdamW;
@@ -65,7 +64,7 @@ pub(crate) fn loss_gradients(
 
 /// Returns the hidden vectors, `[rows, seq_len, width]`.
 pub(super) fn hidden_of(decoder: &Decoder, tensors: &PackTensors) -> Result<Tensor, TchError> {
-    decoder.hidden(&tensors.ids, &tensors.positions, &mut |_, q, k, v| attention(q, k, v, tensors.mask.as_ref()))
+    decoder.hidden(&tensors.ids, &tensors.positions, &mut |_, q, k, v| tensors.sight.attend(q, k, v))
 }
 
 fn by_modality(targets: &[Target], losses: &[f32]) -> ModalityLosses {

@@ -6,6 +6,7 @@
 //! There are no biases, no dropout and no learned norms. [`crate::language::TokenModel`] combines the network with its
 //! [`cm3flow_schemas::vocabulary::Vocabulary`].
 
+mod attention;
 mod config;
 mod head;
 mod layer;
@@ -13,8 +14,8 @@ mod loss;
 mod network;
 mod packs;
 
+pub(crate) use attention::attention;
 pub use config::{AttentionScope, DecoderConfig, DecoderPreset};
-pub(crate) use layer::attention;
 pub(crate) use loss::{loss_gradients, losses};
 pub(crate) use network::Decoder;
 pub(crate) use packs::{ParsedPacks, check_ids};

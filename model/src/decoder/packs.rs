@@ -1,13 +1,16 @@
-//! Packs in the decoder's form: checked ids, positions, the mask between documents, and the tokens to predict with their weights.
+//! Packs in the decoder's form: checked ids, positions, what each token sees, and the tokens to predict with their weights.
 //!
 //! A token is predicted if its weight is above 0 and a segment covers the token before it too. So the first token of a pack is not
 //! predicted, and neither is the first one behind padding.
 
+use std::ops::Range;
+
 use cm3flow_schemas::document::Modality;
 use cm3flow_schemas::pack::PackBatch;
 use cm3flow_schemas::vocabulary::ImageShapes;
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Device, TchError, Tensor};
 
+use crate::decoder::attention::Sight;
 use crate::decoder::config::{AttentionScope, DecoderConfig};
 use crate::error::ModelError;
 
@@ -25,8 +28,8 @@ pub(crate) struct Target {
 #[derive(Debug)]
 struct ParsedPack {
     ids: Vec<i64>,
-    /// Index of each token's document.
-    documents: Vec<i64>,
+    /// Tokens of each document, in order, up to the padding.
+    documents: Vec<Range<usize>>,
     positions: Vec<i64>,
     targets: Vec<Target>,
 }
@@ -42,8 +45,8 @@ pub(super) struct PackTensors {
     pub(super) ids: Tensor,
     /// Positions, `[rows, seq_len]` i64.
     pub(super) positions: Tensor,
-    /// True where a token sees an earlier one, `[rows, 1, seq_len, seq_len]`; `None` if it sees all earlier ones.
-    pub(super) mask: Option<Tensor>,
+    /// Earlier tokens that each token sees.
+    pub(super) sight: Sight,
     /// Targets in the order of packs and tokens, with `from` counted over all packs.
     pub(super) targets: Vec<Target>,
 }
@@ -82,31 +85,28 @@ impl ParsedPacks {
     }
 
     /// Copies the packs `rows` to the device.
-    pub(super) fn tensors(&self, rows: std::ops::Range<usize>, scope: AttentionScope, device: Device) -> Result<PackTensors, TchError> {
+    pub(super) fn tensors(&self, rows: Range<usize>, scope: AttentionScope, device: Device) -> Result<PackTensors, TchError> {
         let packs = &self.0[rows];
         let together = |values: fn(&ParsedPack) -> &Vec<i64>| {
             let all: Vec<i64> = packs.iter().flat_map(values).copied().collect();
             Tensor::f_from_slice(&all)?.f_reshape([packs.len() as i64, -1])?.f_to_device(device)
         };
-        let mask = match scope {
-            AttentionScope::Causal => None,
-            AttentionScope::Document => Some(mask_of(&together(|pack| &pack.documents)?)?),
+        let seq_len = packs.first().map_or(0, |pack| pack.ids.len());
+        let sight = match scope {
+            AttentionScope::Causal => Sight::Pack,
+            AttentionScope::Document => Sight::within(packs.iter().map(|pack| pack.documents.clone()).collect(), seq_len, device)?,
         };
         let targets = packs.iter().enumerate().flat_map(|(row, pack)| {
             let first = row * pack.ids.len();
             pack.targets.iter().map(move |target| Target { from: first + target.from, ..*target })
         });
-        Ok(PackTensors { ids: together(|pack| &pack.ids)?, positions: together(|pack| &pack.positions)?, mask, targets: targets.collect() })
+        Ok(PackTensors {
+            ids: together(|pack| &pack.ids)?,
+            positions: together(|pack| &pack.positions)?,
+            sight,
+            targets: targets.collect(),
+        })
     }
-}
-
-/// Builds the mask of documents. In: `[rows, tokens]`, the document of each token. Out: `[rows, 1, tokens, tokens]`, true for earlier
-/// tokens of the same document.
-fn mask_of(documents: &Tensor) -> Result<Tensor, TchError> {
-    let (_, tokens) = documents.size2()?;
-    let same = documents.f_unsqueeze(2)?.f_eq_tensor(&documents.f_unsqueeze(1)?)?;
-    let earlier = Tensor::f_ones([tokens, tokens], (Kind::Bool, documents.device()))?.f_tril(0)?;
-    same.f_logical_and(&earlier)?.f_unsqueeze(1)
 }
 
 fn parse(batch: &PackBatch, row: usize, config: &DecoderConfig) -> Result<ParsedPack, ModelError> {
@@ -127,7 +127,9 @@ fn parse(batch: &PackBatch, row: usize, config: &DecoderConfig) -> Result<Parsed
     });
     let mut starts = batch.document_starts[row].clone();
     starts.sort_unstable();
-    let (documents, positions) = places(&starts, seq_len, config.attention);
+    let used = covered.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+    let documents = documents(&starts, used);
+    let positions = positions(&documents, seq_len, config.attention);
     Ok(ParsedPack { ids: tokens.iter().map(|id| i64::from(*id)).collect(), documents, positions, targets: targets.collect() })
 }
 
@@ -139,21 +141,25 @@ pub(crate) fn check_ids(tokens: &[u32], row: usize, vocabulary_size: u32) -> Res
     }
 }
 
-/// Returns document and position of each token. A boundary that two documents share opens the second; for the first it is only a target.
-fn places(starts: &[u32], seq_len: usize, scope: AttentionScope) -> (Vec<i64>, Vec<i64>) {
-    let (mut document, mut first, mut next) = (0, 0, starts.iter().peekable());
-    let place = |token: usize| {
-        while next.next_if(|start| **start as usize <= token).is_some() {
-            document += 1;
-            first = token;
+/// Returns the tokens of each document that begins at one of `starts`, which are sorted, of a pack with `used` tokens. A boundary that two
+/// documents share opens the second; for the first it is only a target. Tokens before the first start are a document too.
+fn documents(starts: &[u32], used: usize) -> Vec<Range<usize>> {
+    let mut edges = vec![0];
+    edges.extend(starts.iter().map(|start| *start as usize).filter(|start| *start < used));
+    edges.push(used);
+    edges.dedup();
+    edges.windows(2).map(|pair| pair[0]..pair[1]).collect()
+}
+
+/// Returns the position of each token; those of padding do not matter.
+fn positions(documents: &[Range<usize>], seq_len: usize, scope: AttentionScope) -> Vec<i64> {
+    let mut positions: Vec<i64> = (0..seq_len as i64).collect();
+    if scope == AttentionScope::Document {
+        for document in documents {
+            positions[document.clone()].iter_mut().zip(0..).for_each(|(position, place)| *position = place);
         }
-        let position = match scope {
-            AttentionScope::Causal => token,
-            AttentionScope::Document => token - first,
-        };
-        (document, position as i64)
-    };
-    (0..seq_len).map(place).unzip()
+    }
+    positions
 }
 
 #[cfg(test)]
@@ -202,9 +208,11 @@ mod tests {
 
     #[test]
     fn shared_boundary_opens_the_second_document() {
-        let (documents, positions) = places(&[0, 3], 6, AttentionScope::Document);
-        assert_eq!((documents, positions), (vec![1, 1, 1, 2, 2, 2], vec![0, 1, 2, 0, 1, 2]));
-        assert_eq!(places(&[0, 3], 4, AttentionScope::Causal).1, [0, 1, 2, 3]);
+        let found = documents(&[0, 3], 6);
+        assert_eq!(found, [0..3, 3..6]);
+        assert_eq!(positions(&found, 8, AttentionScope::Document), [0, 1, 2, 0, 1, 2, 6, 7]);
+        assert_eq!(positions(&found, 4, AttentionScope::Causal), [0, 1, 2, 3]);
+        assert_eq!((documents(&[2, 9], 6), documents(&[], 4)[0].clone(), documents(&[0], 0)), (vec![0..2, 2..6], 0..4, vec![]));
     }
 
     #[test]

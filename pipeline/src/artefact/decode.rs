@@ -69,21 +69,21 @@ fn text_of(ids: &[u32], vocabulary: &Vocabulary, text: &TextTokenizer) -> Result
     Ok(text.decode(&vocabulary.text_tokens(ids)?)?)
 }
 
-/// Returns the parts of a document in order, without masks.
+/// Returns the parts of a document in order, without masks. A text with holes is one part, and its role that of the holes.
 ///
 /// # Errors
 /// If an id does not fit its segment's modality, or the text tokenizer cannot decode it.
 pub fn parts(tokens: &[u32], segments: &[Segment], vocabulary: &Vocabulary, text: &TextTokenizer) -> Result<Vec<Part>> {
     let (tokens, segments) = unmasked(tokens, segments, vocabulary);
-    let mut parts = Vec::new();
-    for segment in segments {
-        let ids = &tokens[segment.range()];
-        let content = match segment.modality {
-            Modality::Text => Content::Text(text_of(ids, vocabulary, text)?),
+    let runs = segments.split(|segment| segment.modality == Modality::Control).filter(|run| !run.is_empty());
+    let part = |run: &[Segment]| {
+        let ids = &tokens[run[0].range().start..run[run.len() - 1].range().end];
+        let content = match run[0].modality {
             Modality::Image => Content::Image(image_of(vocabulary, ids)?),
-            Modality::Control => continue,
+            _ => Content::Text(text_of(ids, vocabulary, text)?),
         };
-        parts.push(Part { role: segment.role, content });
-    }
-    Ok(parts)
+        let role = run.iter().map(|segment| segment.role).find(|role| *role == Role::Target).unwrap_or(run[0].role);
+        Ok(Part { role, content })
+    };
+    runs.map(part).collect()
 }

@@ -93,7 +93,7 @@ pub struct ModelConfig {
 
 impl Default for ModelConfig {
     fn default() -> Self {
-        Self { preset: "tiny".into(), layers: None, width: None, heads: None, attention: AttentionScope::Causal }
+        Self { preset: "tiny".into(), layers: None, width: None, heads: None, attention: AttentionScope::default() }
     }
 }
 

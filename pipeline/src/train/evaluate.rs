@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use cm3flow_model::decoder::AttentionScope;
 use cm3flow_schemas::canonical::digest_of;
 use cm3flow_schemas::document::{ImageCodes, Modality, Role, image_of, image_prompt, text_prompt, unconditional_image_prompt};
 use cm3flow_schemas::pack::{Pack, PackBatch, ShardEntry};
@@ -143,7 +144,11 @@ impl Evaluator {
         let of = |modality| evaluation.losses.mean(modality).map_or_else(|| "none".to_owned(), |loss| format!("{:.1}", perplexity(loss)));
         let (text, image) = (of(Modality::Text), of(Modality::Image));
         let (step, packs) = (evaluation.step, evaluation.packs);
-        self.progress.say(&format!("step {step}: held-out perplexity over {packs} packs: text {text}, image {image}"));
+        let sight = match self.config.model.attention {
+            AttentionScope::Document => "",
+            AttentionScope::Causal => "; documents of a pack see each other, which flatters it",
+        };
+        self.progress.say(&format!("step {step}: held-out perplexity over {packs} packs: text {text}, image {image}{sight}"));
     }
 
     fn losses(&self, packs: &[Pack], model: &mut dyn LanguageModel) -> Result<ModalityLosses> {

@@ -4,6 +4,15 @@ use crate::document::{ImageRef, Modality, Role, Segment, image_ids};
 use crate::error::VocabularyError;
 use crate::vocabulary::Vocabulary;
 
+/// A piece of a text part.
+#[derive(Debug, Clone, Copy)]
+pub struct TextPiece<'i> {
+    /// Its role: what stands around a hole is a condition, the hole a target.
+    pub role: Role,
+    /// Ids of the text tokenizer.
+    pub ids: &'i [u32],
+}
+
 /// Builder that appends parts to a document; [`Self::finish`] closes it.
 #[derive(Debug, Clone)]
 pub struct DocumentBuilder<'v> {
@@ -34,6 +43,27 @@ impl<'v> DocumentBuilder<'v> {
     pub fn text(&mut self, role: Role, ids: &[u32]) -> Result<(), VocabularyError> {
         let ids = self.vocabulary.text_ids(ids)?;
         self.part(Modality::Text, role, &ids);
+        Ok(())
+    }
+
+    /// Appends a text part of several pieces without a break between them. Pieces without ids add nothing; neighbours of one role become one segment.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub fn text_in_pieces(&mut self, pieces: &[TextPiece<'_>]) -> Result<(), VocabularyError> {
+        let mut is_open = false;
+        for piece in pieces.iter().filter(|piece| !piece.ids.is_empty()) {
+            let ids = self.vocabulary.text_ids(piece.ids)?;
+            match self.segments.last_mut() {
+                Some(last) if is_open && last.role == piece.role => {
+                    last.len += ids.len() as u32;
+                    self.tokens.extend(ids);
+                }
+                _ if is_open => self.push(Modality::Text, piece.role, &ids),
+                _ => self.part(Modality::Text, piece.role, &ids),
+            }
+            is_open = true;
+        }
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 //! drawn.
 
 mod config;
+mod holes;
 mod item;
 mod natural;
 mod record;
@@ -37,7 +38,7 @@ use crate::stage::{Revised, Transform};
 use crate::tokenize::TextTokenizer;
 
 /// Revision of this stage's code and templates; raised when the same input gives other rows.
-pub const REVISION: u32 = 4;
+pub const REVISION: u32 = 5;
 /// Name of the stage in metrics, refusals and errors.
 pub const NAME: &str = "instruct";
 

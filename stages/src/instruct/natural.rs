@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cm3flow_schemas::sample::{Annotations, Question};
 
 use super::item::questions;
-use super::template::{Each, Templates};
+use super::template::{Each, Templates, Wording};
 
 /// Counts of samples' contents, for [`Templates::natural`]: items, and samples with a value or an image.
 pub type Contents = BTreeMap<String, u64>;
@@ -61,7 +61,7 @@ impl Templates {
                 }
                 _ => None,
             };
-            let by_wording = self.needs(name).iter().map(|needs| {
+            let by_wording = self.wordings(name).iter().map(|Wording { needs, .. }| {
                 let values = needs.values.iter().filter_map(beside);
                 let images = needs.images.iter().filter(|_| task.each == Each::Sample).map(|image| of(&format!("image {image}")));
                 values.chain(images).min().unwrap_or(items).min(items)

@@ -1,33 +1,23 @@
 //! Records of a sample, built part by part.
 
 use cm3flow_schemas::DocumentId;
-use cm3flow_schemas::document::{DocumentBuilder, ImageRef, Neighbour, Role};
+use cm3flow_schemas::document::{DocumentBuilder, ImageRef, Modality, Neighbour, Role, Segment, TextPiece};
 use cm3flow_schemas::random::Draws;
 use cm3flow_schemas::sample::Refusal;
 
 use super::config::{LongText, TaskConfig};
 use super::item::{Item, item_count};
-use super::template::{Each, Form, Loss, Order, Part, Task};
-use super::{In, Instruct, NAME, Out};
+use super::template::{Each, Form, Loss, Order, Part, RenderedPiece, Task};
+use super::{In, Instruct, InstructContext, NAME, Out};
 use crate::error::{Result, StageError, Unrepresentable};
-use crate::mask;
-
-/// Where a part stands.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    task: &'a str,
-    /// Number of the wording.
-    wording: usize,
-    /// Number of the part in it.
-    part: usize,
-}
+use crate::mask::{self, Objective};
 
 /// Content of a part.
 #[derive(Clone)]
 enum Content<'a> {
     Text {
-        role: Role,
-        ids: Vec<u32>,
+        /// Pieces without a break between them.
+        pieces: Vec<Piece>,
         /// `true` if the text may lose its end.
         cut: bool,
     },
@@ -35,6 +25,13 @@ enum Content<'a> {
     Unrepresentable(Unrepresentable),
     Image(Role, ImageRef<'a>),
     Retrieved,
+}
+
+/// A piece of a text, in ids of the text tokenizer.
+#[derive(Clone)]
+struct Piece {
+    role: Role,
+    ids: Vec<u32>,
 }
 
 /// A task with its name.
@@ -93,8 +90,8 @@ impl Instruct {
         let document_id = self.id(sample, of, number);
         let mut draws = Draws::new(self.context.seed, NAME, &document_id.0);
         let item = Item::of(of.task.each, sample, item, &mut draws);
-        let needs = self.context.templates.needs(of.name);
-        let missing = |wording: &usize| item.missing(&needs[*wording], sample);
+        let wordings = self.context.templates.wordings(of.name);
+        let missing = |wording: &usize| item.missing(&wordings[*wording].needs, sample);
         let begun: Vec<usize> = (0..of.task.wordings.len()).filter(|wording| missing(wording).is_none()).collect();
         if begun.is_empty() {
             let lacking = missing(&0).unwrap_or_default();
@@ -104,13 +101,16 @@ impl Instruct {
         let wording = begun[draws.index(begun.len())];
         let mut contents = Vec::new();
         for (index, part) in of.task.wordings[wording].iter().enumerate() {
-            contents.push(self.content(part, Place { task: of.name, wording, part: index }, sample, &item)?);
+            contents.push(match &part.text {
+                Some(_) => self.texts(&self.context.templates.render(&wordings[wording], index, &item.values)?, part.cut),
+                None => image_or_place(part, sample, &item),
+            });
         }
         order(of.task.order, &mut contents, &mut draws);
         let (retrieved, wanted) = self.drawn_neighbours(sample, &contents, &mut draws);
-        let mut out = self.begin(sample, of, document_id);
+        let mut out = begin(sample, of, document_id);
         out.retrieved_wanted = wanted;
-        let is_cut = self.fit_length(&mut out, &mut contents, &retrieved)?;
+        let is_cut = self.fit_length(&mut out, of.task.form, &mut contents, &retrieved)?;
         if is_cut {
             self.tally.shorten();
         }
@@ -130,20 +130,21 @@ impl Instruct {
                     None => self.tally.lack(of.name, "image of an item"),
                 }
             }
-            contents.extend(item.text.iter().map(|text| self.text(text, Role::Target, true)));
+            contents.extend(item.text.iter().map(|text| self.texts(&[RenderedPiece { text: text.clone(), is_hole: true }], true)));
             items.push(contents);
         }
         items.retain(|contents| !contents.is_empty());
         let mut rest = items.as_slice();
         let mut piece = 0;
         while !rest.is_empty() {
-            let mut out = self.begin(sample, of, self.id(sample, of, number(piece)));
-            let room = self.room(&out);
+            let mut out = begin(sample, of, self.id(sample, of, number(piece)));
+            let most_spans = if of.task.form == Form::Infill { self.objective().most_spans(out.document_id) } else { 0 };
+            let room = self.room(most_spans);
             let mut taken = 1;
             while taken < rest.len() && self.build(&self.joined(&rest[..=taken]), &[])?.finished_len() <= room {
                 taken += 1;
             }
-            let is_cut = self.fit_length(&mut out, &mut self.joined(&rest[..taken]), &[])?;
+            let is_cut = self.fit_length(&mut out, of.task.form, &mut self.joined(&rest[..taken]), &[])?;
             if is_cut {
                 self.tally.shorten();
             }
@@ -160,8 +161,11 @@ impl Instruct {
         let mut joined: Vec<Content<'s>> = Vec::new();
         for content in items.iter().flatten() {
             match (joined.last_mut(), content, &self.newline) {
-                (Some(Content::Text { ids, .. }), Content::Text { ids: line, .. }, Some(newline)) => {
-                    ids.extend(newline.iter().chain(line));
+                (Some(Content::Text { pieces, .. }), Content::Text { pieces: line, .. }, Some(newline)) => {
+                    let ids = pieces.iter_mut().flat_map(|piece| &mut piece.ids);
+                    let ids: Vec<u32> =
+                        ids.map(|id| *id).chain(newline.iter().copied()).chain(line.iter().flat_map(|piece| piece.ids.clone())).collect();
+                    *pieces = vec![Piece { role: Role::Target, ids }];
                 }
                 _ => joined.push(content.clone()),
             }
@@ -169,34 +173,19 @@ impl Instruct {
         joined
     }
 
-    /// Returns an empty record with a drawn number of spans.
-    fn begin(&self, sample: &In, of: Of<'_>, document_id: DocumentId) -> Out {
-        let spans = match of.task.form {
-            Form::Infill => mask::span_count(&self.context.mask, self.context.seed, document_id, self.context.vocabulary.sentinels.len),
-            Form::Autoregressive => 0,
-        };
-        Out {
-            document_id,
-            sample_id: sample.sample_id,
-            task: of.name.to_owned(),
-            split: sample.split,
-            tokens: Vec::new(),
-            segments: Vec::new(),
-            retrieved: Vec::new(),
-            retrieved_wanted: 0,
-            spans,
-            refusal: None,
-        }
+    fn objective(&self) -> Objective<'_> {
+        let InstructContext { mask, vocabulary, seed, .. } = &*self.context;
+        Objective { config: mask, vocabulary, seed: *seed }
     }
 
-    /// Returns the number of tokens that a record may have before masking.
-    fn room(&self, out: &Out) -> usize {
-        self.context.seq_len.saturating_sub(mask::TOKENS_PER_SPAN * usize::from(out.spans))
+    /// Returns the number of tokens that a record with `spans` spans may have before masking.
+    fn room(&self, spans: u16) -> usize {
+        self.context.seq_len.saturating_sub(mask::TOKENS_PER_SPAN * usize::from(spans))
     }
 
     /// Drops retrieved pairs until the document fits with its masks. If that is not enough, it cuts texts or refuses the document. Returns
     /// `true` if a text was cut.
-    fn fit_length(&self, out: &mut Out, contents: &mut [Content<'_>], retrieved: &[Retrieved<'_>]) -> Result<bool> {
+    fn fit_length(&self, out: &mut Out, form: Form, contents: &mut [Content<'_>], retrieved: &[Retrieved<'_>]) -> Result<bool> {
         let unrepresentable = |content: &Content<'_>| match content {
             Content::Unrepresentable(problem) => Some(Refusal::new(NAME, "unrepresentable_text", problem.to_string())),
             _ => None,
@@ -205,16 +194,22 @@ impl Instruct {
         if out.refusal.is_some() {
             return Ok(false);
         }
-        let room = self.room(out);
-        for kept in (0..=retrieved.len()).rev() {
-            let builder = self.build(contents, &retrieved[..kept])?;
-            if builder.finished_len() <= room {
-                (out.tokens, out.segments) = builder.finish();
-                out.retrieved = retrieved[..kept].iter().map(|(neighbour, ..)| neighbour.clone()).collect();
-                return Ok(false);
-            }
+        let (mut tokens, mut segments) = self.build(contents, retrieved)?.finish();
+        if form == Form::Infill {
+            out.spans = self.objective().span_count(out.document_id, &tokens, &segments);
         }
-        let length = self.build(contents, &[])?.finished_len();
+        let room = self.room(out.spans);
+        let mut kept = retrieved.len();
+        while tokens.len() > room && kept > 0 {
+            kept -= 1;
+            (tokens, segments) = self.build(contents, &retrieved[..kept])?.finish();
+        }
+        let length = tokens.len();
+        if length <= room {
+            (out.tokens, out.segments) = (tokens, segments);
+            out.retrieved = retrieved[..kept].iter().map(|(neighbour, ..)| neighbour.clone()).collect();
+            return Ok(false);
+        }
         if self.context.config.long_text == LongText::Cut && self.cut(contents, length - room)? {
             (out.tokens, out.segments) = self.build(contents, &[])?.finish();
             return Ok(true);
@@ -230,8 +225,13 @@ impl Instruct {
         let mut texts: Vec<&mut Vec<u32>> = contents
             .iter_mut()
             .filter_map(|content| match content {
-                Content::Text { ids, cut: true, .. } => Some(ids),
+                Content::Text { pieces, cut: true } => Some(pieces),
                 _ => None,
+            })
+            .flat_map(|pieces| {
+                // What stands around a hole is its question.
+                let has_hole = pieces.iter().any(|piece| piece.role == Role::Target);
+                pieces.iter_mut().filter(move |piece| !has_hole || piece.role == Role::Target).map(|piece| &mut piece.ids)
             })
             .collect();
         texts.sort_by_key(|ids| std::cmp::Reverse(ids.len()));
@@ -252,7 +252,11 @@ impl Instruct {
         let mut append = || {
             for content in contents {
                 match content {
-                    Content::Text { role, ids, .. } => builder.text(*role, ids)?,
+                    Content::Text { pieces, .. } => {
+                        let pieces: Vec<TextPiece<'_>> =
+                            pieces.iter().map(|piece| TextPiece { role: piece.role, ids: &piece.ids }).collect();
+                        builder.text_in_pieces(&pieces)?;
+                    }
                     Content::Image(role, image) => builder.image(*role, *image)?,
                     // Such a record has been refused before.
                     Content::Unrepresentable(_) => {}
@@ -270,34 +274,34 @@ impl Instruct {
         Ok(builder)
     }
 
-    /// Sets the loss weights of the segments.
+    /// Sets the loss weights of the segments. A break or bracket has the weight of the part that it closes; one that closes none, of the part
+    /// that it opens.
     fn weigh(&self, out: &mut Out, loss: Loss) {
         for segment in &mut out.segments {
             segment.loss_weight = match segment.role {
-                Role::Condition if loss == Loss::Target => 0.0,
-                Role::Retrieved if loss == Loss::Target => 0.0,
+                Role::Condition | Role::Retrieved if loss == Loss::Target => 0.0,
                 Role::Retrieved => self.context.config.retrieved_loss,
                 _ => 1.0,
             };
         }
+        let is_content = |segment: &&Segment| segment.modality != Modality::Control;
+        for index in 0..out.segments.len() {
+            if out.segments[index].role == Role::Break {
+                let (before, behind) = out.segments.split_at(index);
+                let part = before.iter().rfind(is_content).or_else(|| behind.iter().find(is_content));
+                out.segments[index].loss_weight = part.map_or(1.0, |part| part.loss_weight);
+            }
+        }
     }
 
-    /// Returns the content of a part, for a sample and an item that have everything its wording needs.
-    fn content<'s>(&self, part: &Part, place: Place<'_>, sample: &'s In, item: &Item<'s>) -> Result<Content<'s>> {
-        let role = if part.given { Role::Condition } else { Role::Target };
-        if let Some(image) = &part.image {
-            return Ok(Content::Image(role, item.image(image, sample).unwrap_or_default()));
-        }
-        if part.retrieved {
-            return Ok(Content::Retrieved);
-        }
-        let text = self.context.templates.render(place.task, place.wording, place.part, &item.values)?;
-        Ok(self.text(&text, role, part.cut))
-    }
-
-    fn text<'s>(&self, text: &str, role: Role, cut: bool) -> Content<'s> {
-        match self.context.tokenizer.encode(text) {
-            Ok(ids) => Content::Text { role, ids, cut },
+    /// Returns the content of a text part.
+    fn texts<'s>(&self, rendered: &[RenderedPiece], cut: bool) -> Content<'s> {
+        let piece = |piece: &RenderedPiece| {
+            let role = if piece.is_hole { Role::Target } else { Role::Condition };
+            self.context.tokenizer.encode(&piece.text).map(|ids| Piece { role, ids })
+        };
+        match rendered.iter().map(piece).collect() {
+            Ok(pieces) => Content::Text { pieces, cut },
             Err(problem) => Content::Unrepresentable(problem),
         }
     }
@@ -320,6 +324,29 @@ impl Instruct {
         }
         (drawn, wanted)
     }
+}
+
+/// Returns an empty record.
+fn begin(sample: &In, of: Of<'_>, document_id: DocumentId) -> Out {
+    Out {
+        document_id,
+        sample_id: sample.sample_id,
+        task: of.name.to_owned(),
+        split: sample.split,
+        tokens: Vec::new(),
+        segments: Vec::new(),
+        retrieved: Vec::new(),
+        retrieved_wanted: 0,
+        spans: 0,
+        refusal: None,
+    }
+}
+
+/// Returns the content of a part without text, for a sample and an item that have everything its wording needs.
+fn image_or_place<'s>(part: &Part, sample: &'s In, item: &Item<'s>) -> Content<'s> {
+    let role = if part.given { Role::Condition } else { Role::Target };
+    let image = part.image.as_ref().map(|image| item.image(image, sample).unwrap_or_default());
+    image.map_or(Content::Retrieved, |image| Content::Image(role, image))
 }
 
 /// A neighbour, the tokens of its caption, and its image.

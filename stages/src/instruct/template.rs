@@ -6,6 +6,7 @@ use minijinja::{Environment, UndefinedBehavior};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::holes::{Piece, pieces};
 use crate::error::{Result, StageError};
 
 /// Items of a sample that a task makes records of.
@@ -65,7 +66,7 @@ pub enum Loss {
     /// All tokens.
     #[default]
     All,
-    /// Tokens of parts that are not given.
+    /// Tokens of what the task asks for: holes, and images that are not given.
     Target,
 }
 
@@ -73,7 +74,8 @@ pub enum Loss {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
-    /// Text as a minijinja template. It may name `caption`, `objects` (which lists the boxes), `ocr`, `fields.NAME` of the source's `fields`, and
+    /// Text as a minijinja template. `[[ … ]]` marks a hole: what the task asks for. Without one, a text that is not given is a hole as a whole. It
+    /// may name `caption`, `objects` (which lists the boxes), `ocr`, `fields.NAME` of the source's `fields`, and
     /// what an item of `each` has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -89,7 +91,7 @@ pub struct Part {
     #[serde(default, skip_serializing_if = "is_false")]
     #[schemars(!skip_serializing_if)]
     pub items: bool,
-    /// `true` for an input of the task, `false` for its output.
+    /// `true` for an input of the task, `false` for its output; a text with holes is both.
     #[serde(default, skip_serializing_if = "is_false")]
     #[schemars(!skip_serializing_if)]
     pub given: bool,
@@ -167,6 +169,30 @@ fn values_of(each: Each) -> &'static [&'static str] {
     }
 }
 
+/// A compiled wording.
+#[derive(Debug, Default)]
+pub(super) struct Wording {
+    /// What its parts need.
+    pub needs: Needs,
+    /// Pieces of its texts, by the index of the part.
+    texts: BTreeMap<usize, Vec<CompiledPiece>>,
+}
+
+/// A piece of a text.
+#[derive(Debug)]
+struct CompiledPiece {
+    /// Name of its template in the environment.
+    template: String,
+    is_hole: bool,
+}
+
+/// A piece of a text with its values.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct RenderedPiece {
+    pub text: String,
+    pub is_hole: bool,
+}
+
 /// Values and images that a wording needs.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
@@ -180,7 +206,7 @@ pub(super) struct Needs {
 #[derive(Debug)]
 pub struct Templates {
     tasks: BTreeMap<String, Task>,
-    needs: BTreeMap<String, Vec<Needs>>,
+    wordings: BTreeMap<String, Vec<Wording>>,
     environment: Environment<'static>,
 }
 
@@ -208,12 +234,12 @@ impl Templates {
     pub fn try_new(tasks: BTreeMap<String, Task>) -> Result<Self> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        let mut needs = BTreeMap::new();
+        let mut wordings = BTreeMap::new();
         for (name, task) in &tasks {
             let refused = |problem: String| StageError::Template { problem: format!("{name}: {problem}") };
-            needs.insert(name.clone(), compile(name, task, &mut environment).map_err(refused)?);
+            wordings.insert(name.clone(), compile(name, task, &mut environment).map_err(refused)?);
         }
-        Ok(Self { tasks, needs, environment })
+        Ok(Self { tasks, wordings, environment })
     }
 
     /// Iterates over the names of the tasks, sorted.
@@ -225,56 +251,76 @@ impl Templates {
         &self.tasks
     }
 
-    /// Returns the needs of each wording of `task`.
-    pub(super) fn needs(&self, task: &str) -> &[Needs] {
-        self.needs.get(task).map_or(&[], Vec::as_slice)
+    /// Returns the wordings of `task`.
+    pub(super) fn wordings(&self, task: &str) -> &[Wording] {
+        self.wordings.get(task).map_or(&[], Vec::as_slice)
     }
 
-    /// Renders a text part with values that satisfy its needs.
-    pub(super) fn render(&self, task: &str, wording: usize, part: usize, values: &Values<'_>) -> Result<String> {
-        let refused = |error: minijinja::Error| StageError::Template { problem: format!("{task}: {error}") };
-        let template = self.environment.get_template(&template_id(task, wording, part)).map_err(refused)?;
-        template.render(minijinja::value::Serde(values)).map_err(refused)
+    /// Renders the text part `part` of a wording with values that satisfy its needs.
+    pub(super) fn render(&self, wording: &Wording, part: usize, values: &Values<'_>) -> Result<Vec<RenderedPiece>> {
+        let refused = |error: minijinja::Error| StageError::Template { problem: format!("{}: {error}", error.name().unwrap_or_default()) };
+        let render = |piece: &CompiledPiece| {
+            let text = self.environment.get_template(&piece.template)?.render(minijinja::value::Serde(values))?;
+            Ok(RenderedPiece { text, is_hole: piece.is_hole })
+        };
+        wording.texts.get(&part).map_or(&[][..], Vec::as_slice).iter().map(render).collect::<Result<_, _>>().map_err(refused)
     }
 }
 
-/// Compiles the texts of a task, and returns the needs of its wordings or the problem.
-fn compile(name: &str, task: &Task, environment: &mut Environment<'static>) -> Result<Vec<Needs>, String> {
+/// Compiles the texts of a task. Returns its wordings or the problem.
+fn compile(name: &str, task: &Task, environment: &mut Environment<'static>) -> Result<Vec<Wording>, String> {
     if task.wordings.is_empty() {
         return Err("no wording".into());
     }
     let mut all = Vec::new();
-    for (wording, parts) in task.wordings.iter().enumerate() {
+    for (number, parts) in task.wordings.iter().enumerate() {
         let images = parts.iter().filter(|part| part.image.is_some()).count();
         if task.order != Order::Wording && images != 1 {
-            return Err(format!("wording {wording} has {images} images; only with one of them can the order be another"));
+            return Err(format!("wording {number} has {images} images; only with one of them can the order be another"));
         }
-        let mut needs = Needs::default();
+        let mut wording = Wording::default();
         for (index, part) in parts.iter().enumerate() {
-            let kinds = [part.text.is_some(), part.image.is_some(), part.retrieved, part.items];
-            if kinds.iter().filter(|kind| **kind).count() != 1 {
-                return Err(format!("part {index} must be one of text, image, retrieved, items"));
+            check_part(part, index, task.each)?;
+            wording.needs.images.extend(part.image.clone());
+            let Some(text) = &part.text else { continue };
+            let pieces = pieces(text, !part.given).map_err(|problem| format!("part {index}: {problem}"))?;
+            if part.given && pieces.iter().any(|piece| piece.is_hole) {
+                return Err(format!("part {index} has a hole, so it is not given: leave out given = true"));
             }
-            if part.items != (task.each == Each::Items) {
-                return Err(format!("part {index}: items stand in tasks of each = \"items\", and nothing else does"));
-            }
-            needs.images.extend(part.image.clone());
-            if let Some(text) = &part.text {
-                let id = template_id(name, wording, index);
-                environment.add_template_owned(id.clone(), text.clone()).map_err(|error| error.to_string())?;
-                let template = environment.get_template(&id).map_err(|error| error.to_string())?;
-                needs.values.extend(template.undeclared_variables(true));
+            let is_cut = pieces.len() > 1;
+            for (piece, Piece { mut source, is_hole }) in pieces.into_iter().enumerate() {
+                let template = format!("{name}/{number}/{index}/{piece}");
+                let problem = |error: minijinja::Error| {
+                    let hint = if is_cut { "; a hole must hold whole {% %} blocks" } else { "" };
+                    format!("{error}{hint}")
+                };
+                // The engine drops a line end behind a template.
+                if source.ends_with('\n') {
+                    source.push('\n');
+                }
+                environment.add_template_owned(template.clone(), source).map_err(problem)?;
+                let names = environment.get_template(&template).map_err(problem)?.undeclared_variables(true);
+                wording.needs.values.extend(names);
+                wording.texts.entry(index).or_default().push(CompiledPiece { template, is_hole });
             }
         }
         let known = values_of(task.each);
-        if let Some(unknown) = needs.values.iter().find(|value| !known.contains(&value.split('.').next().unwrap_or_default())) {
+        if let Some(unknown) = wording.needs.values.iter().find(|value| !known.contains(&value.split('.').next().unwrap_or_default())) {
             return Err(format!("{{{{ {unknown} }}}} is nothing that a record of it has; known are {}", known.join(", ")));
         }
-        all.push(needs);
+        all.push(wording);
     }
     Ok(all)
 }
 
-fn template_id(task: &str, wording: usize, part: usize) -> String {
-    format!("{task}/{wording}/{part}")
+/// Checks the kind of a part. The error is the problem.
+fn check_part(part: &Part, index: usize, each: Each) -> Result<(), String> {
+    let kinds = [part.text.is_some(), part.image.is_some(), part.retrieved, part.items];
+    if kinds.iter().filter(|kind| **kind).count() != 1 {
+        return Err(format!("part {index} must be one of text, image, retrieved, items"));
+    }
+    if part.items != (each == Each::Items) {
+        return Err(format!("part {index}: items stand in tasks of each = \"items\", and nothing else does"));
+    }
+    Ok(())
 }

@@ -201,7 +201,7 @@ fn retrieved_pairs_are_dropped_from_the_least_similar_on_until_the_document_fits
     let mut asking = sample(&["a dog"]);
     asking.neighbours = neighbours(&[12, 10, 11]);
     let made = |seq_len, mean_spans| {
-        let mask = MaskConfig { mean_spans, ..MaskConfig::default() };
+        let mask = MaskConfig { mean_spans, holes: 0.0, drop: 0.0, ..MaskConfig::default() };
         let mut context = InstructContext { seq_len, mask, ..context(&["pair"]) };
         context.config.long_text = LongText::Refuse;
         documents_of(context, Arc::clone(&bank), &asking).remove(0)
@@ -355,6 +355,10 @@ fn broken_templates_name_their_task() {
         ("[t]\neach = \"sample\"\nwordings = [[{ text = \"a\", image = \"main\" }]]", "t: part 0 must be one of"),
         ("[t]\neach = \"sample\"\nwordings = [[{ given = true }]]", "t: part 0 must be one of"),
         ("[t]\neach = \"sample\"\nwordings = [[{ text = \"{{ open\" }]]", "t: "),
+        ("[t]\neach = \"sample\"\nwordings = [[{ text = \"a [[b\" }]]", "t: part 0: a hole [[ is not closed"),
+        ("[t]\neach = \"sample\"\nwordings = [[{ text = \"a [[b [[c]] ]]\" }]]", "t: part 0: a hole [[ stands inside another"),
+        ("[t]\neach = \"sample\"\nwordings = [[{ text = \"[[a]]\", given = true }]]", "t: part 0 has a hole, so it is not given"),
+        ("[t]\neach = \"sample\"\nwordings = [[{ text = \"{% if ocr %}[[a]]{% endif %}\" }]]", "a hole must hold whole {% %} blocks"),
         ("[t]\neach = \"rows\"\nwordings = [[{ text = \"a\" }]]", "rows"),
         ("[t]\neach = \"sample\"\ncolour = 1\nwordings = [[{ text = \"a\" }]]", "colour"),
     ] {
@@ -474,6 +478,42 @@ fn a_task_is_added_in_the_configuration_alone() {
 }
 
 #[test]
+fn holes_are_targets_and_the_text_around_them_is_given() {
+    let template = r#"
+        tasks = { t = 1.0 }
+        [templates.t]
+        each = "questions"
+        wordings = [[{ text = "Q: {{ question }} A: [[{{ answer }}.]] Sure? [[yes]]" }, { image = "main", given = true }]]
+    "#;
+    let mut asking = sample(&[]);
+    asking.annotations.questions = vec![Question::new("Is [[a]] or {{ b }} there?", "]] [[ no")];
+    let made = by_config(template, &asking).remove(0);
+    let (vocabulary, tokenizer) = (vocabulary(), text_tokenizer());
+    let text = |segment: &Segment| tokenizer.decode(&vocabulary.text_tokens(&made.tokens[segment.range()]).unwrap()).unwrap();
+    let texts = made.segments.iter().filter(|segment| segment.modality == Modality::Text);
+    let texts: Vec<(String, &str)> = texts.map(|segment| (text(segment), segment.role.name())).collect();
+    let expected =
+        [("Q: Is [[a]] or {{ b }} there? A:", "condition"), (" ]] [[ no. ", "target"), ("Sure?", "condition"), (" yes", "target")];
+    assert_eq!(texts, expected.map(|(text, role)| (text.to_owned(), role)), "brackets of the data are text");
+    // A prompt ends with the very tokens that stand before the hole.
+    let prompt = tokenizer.encode("Q: Is [[a]] or {{ b }} there? A:").unwrap();
+    assert_eq!(vocabulary.text_tokens(&made.tokens[1..=prompt.len()]).unwrap(), prompt);
+}
+
+#[test]
+fn a_long_text_loses_the_end_of_its_hole_alone() {
+    let long = "a dog and a cat and a bird and a fish on the sand by the sea";
+    let mut asking = sample(&[]);
+    asking.annotations.narratives = vec![long.into()];
+    let whole = by_config("tasks = { narrative = 1.0 }", &asking).remove(0);
+    let config = toml::from_str("tasks = { narrative = 1.0 }").unwrap();
+    let context = InstructContext { seq_len: whole.tokens.len() - 3, ..configured(config) };
+    let cut = documents_of(context, bank_of(&[]), &asking).remove(0);
+    assert_eq!(cut.tokens.len(), whole.tokens.len() - 3);
+    assert_eq!(cut.segments[1], whole.segments[1], "the instruction stays");
+}
+
+#[test]
 fn templates_that_name_what_no_record_has_are_refused() {
     let problems = |text: &str| toml::from_str::<InstructConfig>(text).unwrap().problems();
     let unknown = problems("[templates.t]\neach = \"sample\"\nwordings = [[{ text = \"{{ poem }}\" }]]");
@@ -491,13 +531,17 @@ fn order_form_and_loss_are_the_tasks_or_the_configurations() {
     assert_eq!(made.len(), 1);
     assert!(read(&made[0]).starts_with("</s>[16x1]<break>Question: "), "{}", read(&made[0]));
     let mut masked = configured(toml::from_str(r#"tasks = { pair = { form = "autoregressive" }, caption = 1.0 }"#).unwrap());
-    masked.mask = MaskConfig { mean_spans: 16.0, ..MaskConfig::default() };
+    masked.mask = MaskConfig { mean_spans: 16.0, holes: 0.0, drop: 0.0, ..MaskConfig::default() };
     let spans: Vec<u16> = documents_of(masked, bank_of(&[]), &asking).iter().map(|document| document.spans).collect();
     assert!(spans[0] > 0 && spans[1] == 0, "{spans:?}: caption is masked, pair is not");
-    let edit = by_config(r#"tasks = { edit = { loss = "target" } }"#, &asking).remove(0);
-    for segment in &edit.segments {
-        assert_eq!(segment.loss_weight, if segment.role == Role::Condition { 0.0 } else { 1.0 });
-    }
+    let weights = |task: &str| {
+        let made = by_config(&format!(r#"tasks = {{ {task} = {{ loss = "target" }} }}"#), &asking).remove(0);
+        made.segments.iter().map(|segment| (segment.role.name(), segment.loss_weight)).collect::<Vec<_>>()
+    };
+    let (given, closed) = (("condition", 0.0), ("break", 0.0));
+    let edit = [("boundary", 1.0), given, closed, given, closed, given, closed, ("target", 1.0), ("boundary", 1.0)];
+    assert_eq!(weights("edit"), edit, "a break has the weight of what it closes");
+    assert_eq!(weights("ocr"), [("boundary", 1.0), given, ("target", 1.0), ("break", 1.0), given, ("boundary", 1.0)]);
     let either = |id| {
         let sample = In { sample_id: SampleId([id; 16]), ..sample(&["a dog"]) };
         read(&by_config(r#"tasks = { caption = { order = "either" } }"#, &sample)[0]).starts_with("</s>[16x1]")

@@ -1,9 +1,11 @@
-//! Draws of the spans of a document.
+//! Random spans of a document.
 
 use std::ops::Range;
 
-use cm3flow_schemas::document::{Modality, Segment};
+use cm3flow_schemas::document::Segment;
 use cm3flow_schemas::random::Draws;
+
+use super::plan::parts;
 
 /// Number of attempts for a single span; only a very short document needs more than a few.
 const SINGLE_TRIES: usize = 32;
@@ -36,12 +38,6 @@ pub(super) fn choose(segments: &[Segment], count: usize, draws: &mut Draws) -> V
     chosen
 }
 
-/// Draws one whole text or image; none if there is none.
-pub(super) fn choose_segment(segments: &[Segment], draws: &mut Draws) -> Vec<Range<usize>> {
-    let contents: Vec<&Segment> = segments.iter().filter(|segment| segment.modality != Modality::Control).collect();
-    if contents.is_empty() { Vec::new() } else { vec![contents[draws.index(contents.len())].range()] }
-}
-
 /// Draws a span within `1..end` between two uniform cut points; empty if they are equal.
 fn candidate(end: usize, draws: &mut Draws) -> Range<usize> {
     let mut cut = || 1 + draws.index(end);
@@ -49,14 +45,14 @@ fn candidate(end: usize, draws: &mut Draws) -> Range<usize> {
     a.min(b)..a.max(b)
 }
 
-/// Returns the part of `span` within the content segment that it overlaps most; the first of equals.
+/// Returns what `span` has in common with the text or image that it overlaps most; the first of equals.
 pub(super) fn clip(span: Range<usize>, segments: &[Segment]) -> Range<usize> {
-    let overlap = |segment: &Segment| span.start.max(segment.range().start)..span.end.min(segment.range().end);
     let mut best = 0..0;
-    for segment in segments.iter().filter(|segment| segment.modality != Modality::Control) {
-        let part = overlap(segment);
-        if part.len() > best.len() {
-            best = part;
+    for part in parts(segments) {
+        let range = part.range();
+        let common = span.start.max(range.start)..span.end.min(range.end);
+        if common.len() > best.len() {
+            best = common;
         }
     }
     best
