@@ -284,6 +284,8 @@ fn a_mean_out_of_range_is_named() {
     for mean_spans in [-1.0, 17.0, f64::NAN] {
         assert!(MaskConfig { mean_spans, ..MaskConfig::default() }.problems()[0].starts_with("mask.mean_spans"));
     }
+    let both = MaskConfig { holes: 0.95, drop: 0.1, ..MaskConfig::default() }.problems();
+    assert_eq!(both, ["mask.holes and mask.drop must be at most 1 together, got 0.95 and 0.1"]);
 }
 
 /// Kinds of documents, as the tasks that ship make them.

@@ -229,6 +229,8 @@ fn context(path: &str, kind: Option<&str>) -> &'static str {
         ("embed.min_ngram", _) => "[embed]\nmax_ngram = 8",
         ("derive.canny_low", _) => "[derive]\ncanny_high = 1140.0",
         ("derive.canny_high", _) => "[derive]\ncanny_low = 1e-9",
+        ("mask.holes", _) => "[mask]\ndrop = 0.0",
+        ("mask.drop", _) => "[mask]\nholes = 0.0",
         ("pack.seq_len", _) => "[tokenize.image]\nkind = \"patches\"\nside_px = 32",
         ("fit.codebook.perceptual_weight", _) => "[fit.perceptual]\nfeatures = \"f\"\nlinear = \"l\"",
         ("annotate.depth.batch_size" | "annotate.depth.side_px" | "annotate.depth.output", _) => "[annotate.depth]\nmodule = \"m.pt\"",
