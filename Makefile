@@ -21,6 +21,8 @@ setup: ## fetch libtorch into .libtorch/, unless it is there or LIBTORCH or LIBT
 demo: setup ## build cm3flow and run it on the sample corpus; the store is tests/corpus/.cm3flow/
 	cargo build --workspace --bin cm3flow
 	$(BUILT)/debug/cm3flow run tests/corpus/photos.toml
+	@rm -rf tests/corpus/.cm3flow/bundle
+	$(BUILT)/debug/cm3flow checkpoints export tests/corpus/photos.toml --to tests/corpus/.cm3flow/bundle
 
 # Runs the tests with the options $(1) of nextest, or $(2) of the tests themselves, then doctests; names and counts the skipped ones.
 define run_tests
@@ -64,12 +66,14 @@ lint: setup ## check format, lints and documentation
 bench: setup ## run the benchmarks with the profile that the tests use
 	cargo bench --workspace --benches --profile dev
 
-parity: setup ## compare the image tokenizers with the reference implementations; fetches 3 GB of Python packages once
+parity: setup ## compare image tokenizers and decoder with the reference implementations; fetches 3 GB of Python packages once
 	cargo build --workspace --example vq_values
 	@bash tests/parity/python.sh tests/parity/parity.py $(BUILT)/debug/examples/vq_values
+	@bash tests/parity/python.sh tests/parity/opt.py
 
 parity-golden: ## write the small files of tests/parity/golden/ anew
 	@bash tests/parity/python.sh tests/parity/parity.py --golden
+	@bash tests/parity/python.sh tests/parity/opt.py --golden
 
 clean-store: ## remove the store that demo filled
 	rm -rf tests/corpus/.cm3flow

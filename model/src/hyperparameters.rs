@@ -18,6 +18,10 @@ const CLIP_NORM: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Unboun
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
+    /// Seed of the first weights and of the order of reading. The version does not depend on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "`dataset.seed`"))]
+    pub seed: Option<u64>,
     /// Total number of steps.
     #[schemars(transform = within(STEPS))]
     pub steps: u64,
@@ -48,6 +52,7 @@ pub struct TrainConfig {
 impl Default for TrainConfig {
     fn default() -> Self {
         Self {
+            seed: None,
             steps: 200,
             batch_packs: 4,
             packs_at_once: 0,

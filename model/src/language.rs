@@ -4,12 +4,14 @@ use cm3flow_schemas::DynError;
 use cm3flow_schemas::pack::PackBatch;
 use cm3flow_schemas::traits::{CheckpointFiles, Continuation, LanguageModel, ModalityLosses, Prompt, Sampling};
 use cm3flow_schemas::vocabulary::Vocabulary;
+use serde_json::Value;
 
 use crate::checkpoint;
 use crate::decoder::{Decoder, DecoderConfig, ParsedPacks, losses};
 use crate::device::{self, DeviceChoice};
 use crate::error::ModelError;
 use crate::generate::generate;
+use crate::hugging_face;
 
 /// A decoder that implements [`LanguageModel`].
 ///
@@ -43,6 +45,17 @@ impl TokenModel {
         check(&state.decoder, &state.vocabulary)?;
         let decoder = Decoder::loaded(&state.decoder, checkpoint::weights(files)?, device::open(choice)?)?;
         Ok(Self { decoder, vocabulary: state.vocabulary })
+    }
+
+    /// Loads an `OPTForCausalLM` of transformers without biases and learned norms: its `config.json`, and its weights from one or more files.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] with every setting that the decoder cannot have; the errors about tensors, and about files of weights; otherwise those
+    /// of [`Self::drawn`].
+    pub fn from_hugging_face(config: &Value, weights: &[&[u8]], vocabulary: Vocabulary, choice: DeviceChoice) -> Result<Self, ModelError> {
+        let (config, tensors) = hugging_face::read(config, weights)?;
+        check(&config, &vocabulary)?;
+        Ok(Self { decoder: Decoder::loaded(&config, tensors, device::open(choice)?)?, vocabulary })
     }
 
     /// Returns the sizes.

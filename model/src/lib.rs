@@ -3,7 +3,8 @@
 //! - [`device`]: CPU or CUDA, found when the process starts; the numerics class of results.
 //! - [`vq`]: image tokenizers of the VQGAN family, and their fit on pictures.
 //! - [`annotate`]: depth, edges and the like of pictures, by TorchScript modules.
-//! - [`decoder`]: CM3Leon's decoder with its loss; [`generate`]: sampling from it; [`train`]: its training, with checkpoints.
+//! - [`decoder`]: CM3Leon's decoder with its loss; [`generate`]: sampling from it; [`train`]: its training, with checkpoints;
+//!   [`hugging_face`]: checkpoints as transformers reads them.
 //!
 //! Bytes enter and leave as slices and vectors: no module here opens a file or a store ([`device`] loads libraries). On one numerics class
 //! every result is a function of its arguments and seeds.
@@ -18,6 +19,7 @@ pub mod decoder;
 pub mod device;
 pub mod error;
 pub mod generate;
+pub mod hugging_face;
 mod hyperparameters;
 pub mod language;
 mod optimizer;
@@ -29,4 +31,4 @@ mod weights;
 
 pub use error::ModelError;
 pub use torchscript::check as check_torchscript;
-pub use weights::check as check_weights;
+pub use weights::{StoredType, check as check_weights};

@@ -1,6 +1,6 @@
 //! Conversion of named tensors to safetensors bytes and back. Callers decide where the bytes are kept.
 //!
-//! Written tensors are f32 and sorted by name, so equal weights give equal bytes. Weights of users come in more formats: see
+//! Tensors of checkpoints are written as f32 and sorted by name, so equal weights give equal bytes. Weights of users come in more formats: see
 //! [`WeightsFile`].
 
 mod file;
@@ -10,7 +10,7 @@ mod torch;
 mod values;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use tch::{Kind, TchError, Tensor};
@@ -50,14 +50,61 @@ pub(crate) fn left_in(tensors: &NamedTensors) -> String {
     }
 }
 
+/// Type that weights are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredType {
+    /// 32 bits: the weights as they are.
+    Float32,
+    /// 16 bits with the range of `Float32`.
+    Bfloat16,
+    /// 16 bits with a small range and more digits.
+    Float16,
+}
+
+impl StoredType {
+    /// All types.
+    pub const ALL: [Self; 3] = [Self::Float32, Self::Bfloat16, Self::Float16];
+
+    /// Returns PyTorch's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+            Self::Float16 => "float16",
+        }
+    }
+
+    /// Returns the number of bytes of a value.
+    pub(crate) const fn bytes(self) -> u64 {
+        match self {
+            Self::Float32 => 4,
+            Self::Bfloat16 | Self::Float16 => 2,
+        }
+    }
+
+    const fn kind(self) -> Kind {
+        match self {
+            Self::Float32 => Kind::Float,
+            Self::Bfloat16 => Kind::BFloat16,
+            Self::Float16 => Kind::Half,
+        }
+    }
+}
+
 struct Stored {
+    stored: StoredType,
     shape: Vec<usize>,
     bytes: Vec<u8>,
 }
 
 impl View for Stored {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        match self.stored {
+            StoredType::Float32 => Dtype::F32,
+            StoredType::Bfloat16 => Dtype::BF16,
+            StoredType::Float16 => Dtype::F16,
+        }
     }
 
     fn shape(&self) -> &[usize] {
@@ -73,11 +120,11 @@ impl View for Stored {
     }
 }
 
-fn stored(tensor: &Tensor) -> Result<Stored, TchError> {
-    let tensor = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
-    let mut bytes = vec![0; tensor.numel() * 4];
+fn stored(tensor: &Tensor, stored: StoredType) -> Result<Stored, TchError> {
+    let tensor = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(stored.kind())?.f_contiguous()?;
+    let mut bytes = vec![0; tensor.numel() * stored.bytes() as usize];
     tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-    Ok(Stored { shape: tensor.size().iter().map(|size| *size as usize).collect(), bytes })
+    Ok(Stored { stored, shape: tensor.size().iter().map(|size| *size as usize).collect(), bytes })
 }
 
 /// Writes tensors as f32.
@@ -88,9 +135,21 @@ fn stored(tensor: &Tensor) -> Result<Stored, TchError> {
 /// # Source
 /// <https://huggingface.co/docs/safetensors>.
 pub(crate) fn to_safetensors(tensors: &NamedTensors) -> Result<Vec<u8>, ModelError> {
-    let views: Result<Vec<_>, _> = tensors.iter().map(|(name, tensor)| Ok((name, stored(tensor)?))).collect();
+    written(tensors, StoredType::Float32, None)
+}
+
+/// Writes tensors in the type `kind`, for PyTorch: transformers asks for the framework that a file is of.
+///
+/// # Errors
+/// As [`to_safetensors`].
+pub(crate) fn to_safetensors_of(tensors: &NamedTensors, kind: StoredType) -> Result<Vec<u8>, ModelError> {
+    written(tensors, kind, Some([("format".to_owned(), "pt".to_owned())].into()))
+}
+
+fn written(tensors: &NamedTensors, kind: StoredType, metadata: Option<HashMap<String, String>>) -> Result<Vec<u8>, ModelError> {
+    let views: Result<Vec<_>, _> = tensors.iter().map(|(name, tensor)| Ok((name, stored(tensor, kind)?))).collect();
     let views = views.map_err(ModelError::torch("copy weights"))?;
-    safetensors::serialize(views, None).map_err(|source| ModelError::Safetensors { source })
+    safetensors::serialize(views, metadata).map_err(|source| ModelError::Safetensors { source })
 }
 
 /// Reads all tensors to the CPU.

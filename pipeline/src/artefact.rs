@@ -50,7 +50,7 @@ use crate::store::{Created, Store};
 /// Name of the image tokenizer's weights, or of its encoder where that is a separate file.
 pub const CODEBOOK: &str = "codebook";
 /// Name of the image tokenizer's decoder where that is a separate file.
-const DECODER: &str = "decoder";
+pub const DECODER: &str = "decoder";
 /// Names of the perceptual loss's files, which a codebook fit needs: features and linear layers.
 const PERCEPTUAL: [&str; 2] = ["perceptual-features", "perceptual-linear"];
 /// Name of the text tokenizer.
@@ -118,6 +118,26 @@ struct Fitting {
 
 /// Bytes of the artefacts by name.
 type Contents = BTreeMap<&'static str, Bytes>;
+
+/// Files of the artefacts of a dataset, for a bundle.
+pub(crate) struct ArtefactFiles {
+    /// Bytes by name: [`CODEBOOK`], [`DECODER`], [`TOKENIZER`].
+    pub contents: BTreeMap<&'static str, Bytes>,
+    /// Digest of the image tokenizer: settings and weights.
+    pub image_tokenizer: Digest,
+    /// Ranges of token ids.
+    pub vocabulary: Vocabulary,
+}
+
+/// Returns the files of the artefacts of `job` if all are given or pinned; `None` if some are not fitted yet.
+///
+/// # Errors
+/// As [`obtain`].
+pub(crate) async fn files(job: &Job) -> Result<Option<ArtefactFiles>> {
+    let Some(artefacts) = pinned(job).await? else { return Ok(None) };
+    let contents = given_or_pinned(job, &latest_pins(job.dataset(), &job.store).await?.1).await?;
+    Ok(Some(ArtefactFiles { contents, image_tokenizer: artefacts.image_spec.digest, vocabulary: artefacts.vocabulary }))
+}
 
 /// Artefacts to obtain, and whether to fit pinned ones anew.
 #[derive(Debug, Clone, Copy)]

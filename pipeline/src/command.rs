@@ -1,5 +1,6 @@
 //! Command line. Progress and errors go to standard error, results to standard output.
 
+mod checkpoints;
 mod config;
 mod doctor;
 mod fit;
@@ -61,6 +62,9 @@ enum Command {
     /// Published versions
     #[command(subcommand)]
     Versions(versions::VersionsCommand),
+    /// Checkpoints of trainings
+    #[command(subcommand)]
+    Checkpoints(checkpoints::CheckpointsCommand),
     /// Refused samples
     #[command(subcommand)]
     Refused(refused::RefusedCommand),
@@ -78,7 +82,13 @@ impl Command {
         match self {
             Self::Run(_) | Self::Fit(_) | Self::Work(_) | Self::Train(_) => true,
             Self::Refused(command) => command.replays(),
-            Self::Plan(_) | Self::Report(_) | Self::Versions(_) | Self::Inspect(_) | Self::Config(_) | Self::Doctor(_) => false,
+            Self::Plan(_)
+            | Self::Report(_)
+            | Self::Versions(_)
+            | Self::Checkpoints(_)
+            | Self::Inspect(_)
+            | Self::Config(_)
+            | Self::Doctor(_) => false,
         }
     }
 }
@@ -190,6 +200,7 @@ impl Session {
             Command::Train(args) => run::train(args, self).await,
             Command::Report(args) => run::report(&args, self).await,
             Command::Versions(command) => versions::versions(&command, self).await,
+            Command::Checkpoints(command) => checkpoints::checkpoints(&command, self).await,
             Command::Refused(command) => return refused::refused(command, self).await,
             Command::Inspect(args) => inspect::inspect(&args, self).await,
             Command::Config(args) => {

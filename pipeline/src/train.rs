@@ -3,6 +3,7 @@
 //! `checkpoints/<dataset>/<key>/<step>/` holds a checkpoint with the losses of the steps before it; `complete.json`, written last, makes it
 //! visible. The key covers model, settings and packs, so that no training is done twice.
 
+pub mod bundle;
 pub mod evaluate;
 pub mod follow;
 mod observer;
@@ -41,8 +42,13 @@ pub(crate) struct Training {
 
 /// Returns the key of the training of `config` on the packs of the pack units `packs`. It covers everything that the weights depend on.
 pub(crate) fn key(config: &Config, train: &TrainConfig, artefacts: &Artefacts, packs: &[Digest]) -> Digest {
-    let weights = TrainConfig { checkpoint_every: 0, evaluate_every: 0, log_every: 0, ..train.clone() };
-    digest_of("training", &(&config.model, weights, &artefacts.vocabulary, config.pack.seq_len, config.dataset.seed, packs))
+    let weights = TrainConfig { seed: None, checkpoint_every: 0, evaluate_every: 0, log_every: 0, ..train.clone() };
+    digest_of("training", &(&config.model, weights, &artefacts.vocabulary, config.pack.seq_len, seed(config, train), packs))
+}
+
+/// Returns the seed of the first weights and of the order of reading.
+fn seed(config: &Config, train: &TrainConfig) -> u64 {
+    train.seed.unwrap_or(config.dataset.seed)
 }
 
 /// Returns the packs of `windows`, as keys of trainings name them.
@@ -79,6 +85,20 @@ pub async fn train_version(job: &Job, version: Option<&VersionRef>) -> Result<Tr
     let version = Some(manifest.version);
     let end = |outcome: &TrainOutcome| RunEnd { version, checkpoint: Some(outcome.checkpoint.clone()), ..RunEnd::default() };
     scope.record(job.until_stopped(async { start(training)?.outcome().await }), end).await
+}
+
+/// Returns the key of the training of `job` on the latest version; `None` if nothing is to be trained, or nothing is published.
+///
+/// # Errors
+/// [`PipelineError::Mismatch`] if the configuration has other artefacts than the version; those of the store.
+pub(crate) async fn own_key(job: &Job) -> Result<Option<Digest>> {
+    let Some(train) = &job.config.train else { return Ok(None) };
+    if job.catalog().latest_version().await?.is_none() {
+        return Ok(None);
+    }
+    let Published { manifest, windows, .. } = Published::open(&job.catalog(), None).await?;
+    let artefacts = artefact::pinned_of(job, &manifest).await?;
+    Ok(Some(key(&job.config, train, &artefacts, &pack_keys(&windows))))
 }
 
 /// A training that runs on its thread.
@@ -118,7 +138,7 @@ impl Training {
         let (Job { config, store, progress, .. }, vocabulary) = (&self.job, &self.artefacts.vocabulary);
         let seq_len = config.pack.seq_len;
         let decoder = config.model.decoder(vocabulary.size, seq_len).expect("presets are checked with the configuration");
-        let seed = config.dataset.seed;
+        let seed = seed(config, &self.train);
         let schema = columns::pack(seq_len as usize, vocabulary.width());
         let order = PackOrder { split: Split::Train, seed, seq_len: seq_len as usize };
         let mut packs = PackReader::new(store.objects(), Box::new(self.feed.clone()), Arc::clone(&schema), order, runtime.clone());

@@ -131,10 +131,16 @@ pub fn pins(dataset: &str) -> String {
     format!("{PINS}/{dataset}")
 }
 
+/// Folder of the trainings of a dataset, each in a folder named by its key.
+#[must_use]
+pub fn trainings(dataset: &str) -> String {
+    format!("{CHECKPOINTS}/{dataset}")
+}
+
 /// Folder of the checkpoints of a training or fit.
 #[must_use]
 pub fn checkpoints(dataset: &str, key: impl Display) -> String {
-    format!("{CHECKPOINTS}/{dataset}/{key}")
+    format!("{}/{key}", trainings(dataset))
 }
 
 /// Folder of a run.

@@ -6,10 +6,11 @@
 //! - Identity: [`digest`], [`canonical`] (configuration as bytes), [`random`] (draws keyed by their purpose).
 //! - Tokens: [`vocabulary`], [`document`], [`pack`]; shapes of images: [`grid`].
 //! - Numbers in configurations: [`limits`].
-//! - Runtime records: [`mod@unit`], [`window`], [`version`], [`ledger`].
+//! - Runtime records: [`mod@unit`], [`window`], [`version`], [`ledger`]; trained models: [`bundle`].
 //! - Traits of models and stores: [`traits`]; from pictures to model input: [`preparation`].
 //! - `conformance` (feature `testing`): the contract of image tokenizers as a suite, which their tests run.
 
+pub mod bundle;
 pub mod canonical;
 pub mod columns;
 #[cfg(any(test, feature = "testing"))]

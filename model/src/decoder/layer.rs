@@ -7,7 +7,7 @@ use crate::error::ModelError;
 use crate::parameters::{Init, Scope};
 
 /// Initial deviation of matrices that are not zero.
-pub(super) const DEVIATION: f64 = 0.006;
+pub(crate) const DEVIATION: f64 = 0.006;
 
 /// Weights of a layer, in PyTorch's layout `[out, in]`.
 #[derive(Debug)]

@@ -62,6 +62,13 @@ pub(crate) fn loss_gradients(
     Ok((sums, weighted * scale, total))
 }
 
+/// Returns the logits of every token of the packs, `[rows, seq_len, ids]`.
+#[cfg(test)]
+pub(crate) fn logits(decoder: &Decoder, packs: &ParsedPacks, device: tch::Device) -> Result<Tensor, TchError> {
+    let tensors = packs.tensors(0..packs.rows(), decoder.config.attention, device)?;
+    hidden_of(decoder, &tensors)?.f_linear(&decoder.embedding, None::<&Tensor>)
+}
+
 /// Returns the hidden vectors, `[rows, seq_len, width]`.
 pub(super) fn hidden_of(decoder: &Decoder, tensors: &PackTensors) -> Result<Tensor, TchError> {
     decoder.hidden(&tensors.ids, &tensors.positions, &mut |_, q, k, v| tensors.sight.attend(q, k, v))

@@ -16,6 +16,9 @@ mod packs;
 
 pub(crate) use attention::attention;
 pub use config::{AttentionScope, DecoderConfig, DecoderPreset};
+pub(crate) use layer::DEVIATION;
+#[cfg(test)]
+pub(crate) use loss::logits;
 pub(crate) use loss::{loss_gradients, losses};
 pub(crate) use network::Decoder;
 pub(crate) use packs::{ParsedPacks, check_ids};

@@ -7,7 +7,6 @@ use cm3flow_schemas::traits::LanguageModel;
 use cm3flow_schemas::vocabulary::{Vocabulary, VocabularySizes};
 use tch::{Device, Kind, Reduction, Tensor};
 
-use super::loss::hidden_of;
 use super::*;
 use crate::device::DeviceChoice;
 use crate::error::ModelError;
@@ -67,11 +66,9 @@ pub(crate) fn shaken_over(attention: AttentionScope, vocabulary: Vocabulary) -> 
     model
 }
 
-/// Returns the logits of every token, `[rows, tokens, ids]`.
 fn logits(model: &TokenModel, batch: &PackBatch) -> Tensor {
     let parsed = ParsedPacks::try_new(batch, &model.decoder.config).expect("fits");
-    let tensors = parsed.tensors(0..batch.rows(), model.decoder.config.attention, Device::Cpu).expect("small");
-    hidden_of(&model.decoder, &tensors).expect("small").linear(&model.decoder.embedding, None::<&Tensor>)
+    loss::logits(&model.decoder, &parsed, Device::Cpu).expect("small")
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Checkpoints in the store, each with the losses of the steps that led to it.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cm3flow_schemas::traits::{CheckpointFiles, CheckpointStore, StepReport};
@@ -28,6 +30,117 @@ pub struct TrainOutcome {
     pub step: u64,
     /// Losses of all steps, from the first on.
     pub curve: Vec<StepReport>,
+}
+
+/// A training in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredTraining {
+    /// Key of the training.
+    pub key: Digest,
+    /// Steps of its complete checkpoints, ascending.
+    pub steps: Vec<u64>,
+}
+
+/// A checkpoint with its files.
+#[derive(Debug)]
+pub struct StoredCheckpoint {
+    /// Key of the training.
+    pub training: Digest,
+    /// Number of steps.
+    pub step: u64,
+    /// Its files.
+    pub files: CheckpointFiles,
+}
+
+/// Name of a checkpoint: `KEY@STEP`. Without a key the only training is meant, or that of the configuration; without a step its last one. `latest`
+/// leaves out both.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckpointRef {
+    /// First digits of the key.
+    key: Option<String>,
+    step: Option<u64>,
+}
+
+/// Text for the last checkpoint of the only training.
+const LATEST: &str = "latest";
+
+impl CheckpointRef {
+    /// Returns the same step of the training `key`; `None` if a key is named already.
+    #[must_use]
+    pub fn of_training(&self, key: Digest) -> Option<Self> {
+        self.key.is_none().then(|| Self { key: Some(key.to_string()), step: self.step })
+    }
+}
+
+impl fmt::Display for CheckpointRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.key, self.step) {
+            (None, None) => f.write_str(LATEST),
+            (None, Some(step)) => write!(f, "@{step}"),
+            (Some(key), None) => f.write_str(key),
+            (Some(key), Some(step)) => write!(f, "{key}@{step}"),
+        }
+    }
+}
+
+impl FromStr for CheckpointRef {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let problem = || format!("{text:?} names no checkpoint: expected KEY@STEP, KEY, @STEP or {LATEST}");
+        if text == LATEST {
+            return Ok(Self::default());
+        }
+        let (key, step) = text.split_once('@').map_or((text, None), |(key, step)| (key, Some(step)));
+        let step = step.map(|step| step.parse().map_err(|_| problem())).transpose()?;
+        let is_key = key.len() <= 64 && key.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        if !is_key || (key.is_empty() && step.is_none()) {
+            return Err(problem());
+        }
+        Ok(Self { key: (!key.is_empty()).then(|| key.to_owned()), step })
+    }
+}
+
+/// Lists the trainings of `dataset` that have a checkpoint, by key.
+///
+/// # Errors
+/// Those of the store.
+pub async fn trainings(store: &Store, dataset: &str) -> Result<Vec<StoredTraining>> {
+    let mut trainings = Vec::new();
+    for name in store.names(&layout::trainings(dataset)).await? {
+        let Ok(key) = name.parse() else { continue };
+        let steps = Checkpoints::new(store.clone(), dataset, key, Handle::current()).steps().await?;
+        if !steps.is_empty() {
+            trainings.push(StoredTraining { key, steps });
+        }
+    }
+    trainings.sort_unstable_by_key(|training| training.key);
+    Ok(trainings)
+}
+
+/// Reads the checkpoint of `dataset` that `wanted` names.
+///
+/// # Errors
+/// [`PipelineError::NoCheckpoint`] if there is none, or more than one; those of the store.
+pub async fn find(store: &Store, dataset: &str, wanted: &CheckpointRef) -> Result<StoredCheckpoint> {
+    let all = trainings(store, dataset).await?;
+    let is_meant = |training: &&StoredTraining| {
+        let has_key = wanted.key.as_ref().is_none_or(|key| training.key.to_string().starts_with(key));
+        has_key && wanted.step.is_none_or(|step| training.steps.contains(&step))
+    };
+    let meant: Vec<&StoredTraining> = all.iter().filter(is_meant).collect();
+    let [training] = meant.as_slice() else {
+        let listed = if meant.is_empty() { all.iter().collect() } else { meant };
+        let one = |training: &&StoredTraining| {
+            let steps: Vec<String> = training.steps.iter().map(u64::to_string).collect();
+            format!("{} at {}", training.key.short(), steps.join(", "))
+        };
+        let there = listed.iter().map(one).collect::<Vec<_>>().join("; ");
+        return Err(PipelineError::NoCheckpoint { dataset: dataset.to_owned(), wanted: wanted.to_string(), there });
+    };
+    let step = wanted.step.or(training.steps.last().copied()).unwrap_or_default();
+    let checkpoints = Checkpoints::new(store.clone(), dataset, training.key, Handle::current());
+    Ok(StoredCheckpoint { training: training.key, step, files: checkpoints.read(step).await? })
 }
 
 /// Steps at either end of the curve that the first and the last loss average over.

@@ -83,6 +83,9 @@ pub(super) struct TrainArgs {
     /// Version to train on, by number or tag; the latest by default
     #[arg(long, value_name = "VERSION")]
     version: Option<VersionRef>,
+    /// Seed of the first weights and of the order of reading, instead of the configuration's: another training on the same packs
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -120,7 +123,10 @@ pub(super) async fn execute(mut job: Job, args: ExecutionArgs, options: RunOptio
 }
 
 pub(super) async fn train(args: TrainArgs, session: &Session) -> Result<()> {
-    let job = args.config.open_existing(session)?;
+    let mut job = args.config.open_existing(session)?;
+    if let Some(train) = &mut Arc::make_mut(&mut job.config).train {
+        train.seed = args.seed.or(train.seed);
+    }
     let _metrics = args.output.begin(&job.config, &job.progress).await?;
     let outcome = train_version(&job, args.version.as_ref()).await?;
     if args.output.json {

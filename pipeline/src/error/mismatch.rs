@@ -39,6 +39,12 @@ pub enum Mismatch {
         /// Number of the version.
         version: u32,
     },
+    /// A checkpoint was trained with another vocabulary.
+    #[error("the checkpoint was trained with another vocabulary than the configuration has now")]
+    OtherCheckpointVocabulary {
+        /// First difference.
+        source: VocabularyError,
+    },
     /// Tokenizers are neither given nor fitted.
     #[error("the tokenizers of this configuration are neither given nor fitted; `cm3flow fit` fits them")]
     NotFitted,

@@ -1,5 +1,6 @@
 //! The real command as its users meet it.
 
+mod checkpoints;
 mod disturbed;
 mod inspect;
 mod messages;

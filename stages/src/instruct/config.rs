@@ -204,6 +204,15 @@ impl InstructConfig {
         Ok(parts.filter_map(|part| part.image).filter(|role| !ITEMS.contains(&role.as_str())).collect())
     }
 
+    /// Returns the same settings with every task that makes records spelled out among the templates: they do not depend on the tasks that ship.
+    ///
+    /// # Errors
+    /// [`crate::StageError::Template`] for templates that do not parse.
+    pub fn spelled_out(&self) -> Result<Self> {
+        let tasks = self.known_tasks()?.into_iter().filter(|(name, _)| self.task(name).is_some());
+        Ok(Self { templates: tasks.collect(), ..self.clone() })
+    }
+
     fn known_tasks(&self) -> Result<BTreeMap<String, Task>> {
         let mut tasks = parse_tasks(DEFAULT_TASKS)?;
         tasks.extend(self.templates.clone());

@@ -7,6 +7,7 @@
 
 mod fit;
 mod inert;
+mod model_ids;
 
 use std::collections::HashMap;
 use std::fmt;
