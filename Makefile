@@ -64,7 +64,7 @@ lint: setup ## check format, lints and documentation
 	RUSTDOCFLAGS="$$RUSTDOCFLAGS -D warnings" cargo doc --workspace --no-deps
 
 bench: setup ## run the benchmarks with the profile that the tests use
-	cargo bench --workspace --benches --profile dev
+	cargo bench --workspace --bench stages --bench model --profile dev
 
 parity: setup ## compare image tokenizers and decoder with the reference implementations; fetches 3 GB of Python packages once
 	cargo build --workspace --example vq_values
