@@ -147,7 +147,11 @@ impl Mask {
         };
         let objective = Objective { config: &self.config, vocabulary: &self.vocabulary, seed: self.seed };
         let chosen = match objective.plan(document_id, &tokens, &segments) {
-            Plan::Ranges(ranges) => ranges,
+            Plan::Ranges(mut ranges) => {
+                // `instruct` left room for the spans that it counted; a text that it cut to nothing may change the plan.
+                ranges.truncate(usize::from(spans));
+                ranges
+            }
             Plan::Random(_) => spans::choose(&segments, usize::from(spans), &mut Draws::new(self.seed, NAME, &document_id.0)),
         };
         let controls = Controls { sentinel: self.vocabulary.sentinels.start, span_end, sentinel_loss: self.config.sentinel_loss };
