@@ -106,7 +106,7 @@ fn train(criterion: &mut Criterion) {
         Vocabulary::try_new("bench", &VocabularySizes { text: 3_500, image: 512, sentinels: 16, total: None }).expect("adds up");
     let decoder: DecoderConfig = DecoderPreset::Tiny.config(vocabulary.size, SEQ_LEN as u32);
     let mut packs = Packs::new(&vocabulary);
-    let config = TrainConfig { steps: 4, batch_packs: PACKS as u32, warm_up_steps: 0, log_every: 0, ..TrainConfig::default() };
+    let config = TrainConfig { steps: 4, batch_packs: PACKS as u32, warm_up_steps: Some(0), log_every: 0, ..TrainConfig::default() };
     let mut group = criterion.benchmark_group("train_step");
     group.throughput(Throughput::Elements(4 * (PACKS * SEQ_LEN) as u64)).sample_size(10);
     group.bench_function("tiny", |bencher| {

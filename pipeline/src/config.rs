@@ -16,6 +16,8 @@ mod vocabulary;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use cm3flow_model::decoder::DecoderPreset;
+use cm3flow_model::train::TrainConfig;
 use cm3flow_model::vq::VqFitConfig;
 use cm3flow_schemas::vocabulary::ImageShapes;
 use cm3flow_stages::dedup::DedupConfig;
@@ -115,7 +117,7 @@ pub struct Config {
     pub model: ModelConfig,
     /// `[train]`.
     #[serde(default)]
-    pub train: Option<cm3flow_model::train::TrainConfig>,
+    pub train: Option<TrainConfig>,
     /// `[eval]`.
     #[serde(default)]
     pub eval: EvalConfig,
@@ -259,6 +261,15 @@ impl Config {
     #[must_use]
     pub fn resolve(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
+    }
+}
+
+impl Config {
+    /// The training, with the recipe of the preset where the configuration leaves something out; `None` without `[train]`.
+    #[must_use]
+    pub fn training(&self) -> Option<TrainConfig> {
+        let preset = DecoderPreset::named(&self.model.preset).unwrap_or(DecoderPreset::Tiny);
+        self.train.as_ref().map(|train| train.with_recipe(preset))
     }
 }
 

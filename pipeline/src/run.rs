@@ -183,14 +183,14 @@ async fn artefacts_for(job: &Job, scan: &Scan, options: &RunOptions) -> Result<A
 }
 
 impl Run<'_> {
-    fn train_config(&self) -> Option<&TrainConfig> {
-        self.job.config.train.as_ref().filter(|_| !self.options.without_training)
+    fn train_config(&self) -> Option<TrainConfig> {
+        self.job.config.training().filter(|_| !self.options.without_training)
     }
 
-    fn training(&self, train: &TrainConfig, packs: &[Digest], followed: &Followed) -> Training {
+    fn training(&self, train: TrainConfig, packs: &[Digest], followed: &Followed) -> Training {
         let (job, artefacts) = (self.job.clone(), Arc::clone(&self.artefacts));
-        let key = train::key(&job.config, train, &artefacts, packs);
-        Training { job, train: train.clone(), artefacts, key, feed: followed.feed() }
+        let key = train::key(&job.config, &train, &artefacts, packs);
+        Training { job, train, artefacts, key, feed: followed.feed() }
     }
 
     /// Completes a run whose version is already published: its training may be missing.
@@ -203,7 +203,7 @@ impl Run<'_> {
         if let Some(train) = self.train_config() {
             let training = self.training(train, &train::pack_keys(&outcome.windows), &Followed::published(&outcome.windows));
             let done = Checkpoints::new(self.job.store.clone(), self.job.dataset(), training.key, Handle::current()).outcome().await?;
-            outcome.was_trained = done.as_ref().is_some_and(|done| done.step >= train.steps);
+            outcome.was_trained = done.as_ref().is_some_and(|done| done.step >= training.train.steps);
             outcome.training = if outcome.was_trained { done } else { Some(train::start(training)?.outcome().await?) };
         }
         if !outcome.nothing_to_do() {

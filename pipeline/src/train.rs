@@ -72,7 +72,7 @@ pub(crate) fn packs_of(window: &WindowRecord) -> Vec<Digest> {
 /// or those of the store and the model.
 pub async fn train_version(job: &Job, version: Option<&VersionRef>) -> Result<TrainOutcome> {
     let config = &job.config;
-    let train = config.train.clone().ok_or(Mismatch::NoTrainSection)?;
+    let train = config.training().ok_or(Mismatch::NoTrainSection)?;
     let Published { manifest, windows, .. } = Published::open(&job.catalog(), version).await?;
     let artefacts = artefact::pinned_of(job, &manifest).await?;
     if config.pack.seq_len != manifest.seq_len {
@@ -92,7 +92,7 @@ pub async fn train_version(job: &Job, version: Option<&VersionRef>) -> Result<Tr
 /// # Errors
 /// [`PipelineError::Mismatch`] if the configuration has other artefacts than the version; those of the store.
 pub(crate) async fn own_key(job: &Job) -> Result<Option<Digest>> {
-    let Some(train) = &job.config.train else { return Ok(None) };
+    let Some(train) = &job.config.training() else { return Ok(None) };
     if job.catalog().latest_version().await?.is_none() {
         return Ok(None);
     }

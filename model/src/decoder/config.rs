@@ -141,6 +141,15 @@ impl DecoderPreset {
         DecoderConfig { layers, width, heads, ffn_multiplier: 4, vocabulary_size, seq_len, attention: AttentionScope::Document }
     }
 
+    /// Returns the number of warm-up steps for the preset.
+    #[must_use]
+    pub const fn warm_up_steps(self) -> u64 {
+        match self {
+            Self::Tiny => 20,
+            Self::Cm3leon350m | Self::Cm3leon760m | Self::Cm3leon7b => 1500,
+        }
+    }
+
     /// Returns the peak learning rate for the preset.
     #[must_use]
     pub const fn learning_rate(self) -> f64 {

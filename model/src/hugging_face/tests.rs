@@ -105,7 +105,7 @@ fn greedy_tokens_are_those_of_transformers() {
 }
 
 fn checkpoint_files() -> CheckpointFiles {
-    let config = TrainConfig { steps: 1, warm_up_steps: 0, ..TrainConfig::default() };
+    let config = TrainConfig { steps: 1, warm_up_steps: Some(0), ..TrainConfig::default() };
     let trainer = Trainer::try_new(small(AttentionScope::Document), config, vocabulary(), 1, DeviceChoice::Cpu).expect("small");
     trainer.checkpoint(ReaderState { position: 0 }).expect("small")
 }

@@ -97,7 +97,7 @@ impl TrainObserver for Recorder {
 }
 
 fn settings() -> TrainConfig {
-    TrainConfig { steps: 8, batch_packs: 2, warm_up_steps: 2, checkpoint_every: 3, evaluate_every: 4, ..TrainConfig::default() }
+    TrainConfig { steps: 8, batch_packs: 2, warm_up_steps: Some(2), checkpoint_every: 3, evaluate_every: 4, ..TrainConfig::default() }
 }
 
 fn trainer(settings: TrainConfig) -> Trainer {
@@ -144,7 +144,7 @@ fn finished_training_takes_no_more_steps() {
 
 #[test]
 fn memorised_packs_are_predicted_ever_better() {
-    let settings = TrainConfig { steps: 150, learning_rate: 1e-2, warm_up_steps: 10, ..settings() };
+    let settings = TrainConfig { steps: 150, learning_rate: Some(1e-2), warm_up_steps: Some(10), ..settings() };
     let mut recorder = Recorder::default();
     trainer(settings).train(&mut Packs::new(2), &Memory::default(), &mut recorder).expect("trains");
     let loss = |index: usize| recorder.reports[index].losses.mean_of_all().expect("has targets");

@@ -10,7 +10,7 @@ use cm3flow_schemas::vocabulary::Vocabulary;
 use tch::Tensor;
 
 use crate::checkpoint::{self, CheckpointState, FORMAT_VERSION};
-use crate::decoder::{DecoderConfig, ParsedPacks, loss_gradients};
+use crate::decoder::{DecoderConfig, DecoderPreset, ParsedPacks, loss_gradients};
 use crate::device::DeviceChoice;
 use crate::error::ModelError;
 use crate::hyperparameters::TrainConfig;
@@ -35,7 +35,8 @@ pub struct Trainer {
 impl Trainer {
     /// Creates a model with weights drawn from `seed`, and its optimizer.
     ///
-    /// Betas and epsilon of the optimizer and the linear decay are OPT's. All parameters decay, since there are no biases or norms.
+    /// What `config` leaves out is that of [`DecoderPreset::Tiny`]; [`TrainConfig::with_recipe`] takes that of another preset. Betas and epsilon of the
+    /// optimizer and the linear decay are OPT's. All parameters decay, since there are no biases or norms.
     ///
     /// # Errors
     /// [`ModelError::Config`] for bad settings, or a size other than the vocabulary's; [`ModelError::Vocabulary`] for a vocabulary that
@@ -51,13 +52,16 @@ impl Trainer {
         device: DeviceChoice,
     ) -> Result<Self, ModelError> {
         config.check()?;
+        let TrainConfig { learning_rate: Some(peak), warm_up_steps: Some(warm_up_steps), .. } = config.with_recipe(DecoderPreset::Tiny)
+        else {
+            unreachable!("the recipe fills both in")
+        };
         let model = TokenModel::drawn(&decoder, vocabulary, seed, device)?;
         let settings =
             AdamWSettings { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: config.weight_decay, clip_norm: config.clip_norm };
         let optimizer =
             AdamW::try_new(settings, &model.decoder.parameters, |_, _| true).map_err(ModelError::torch("prepare the optimizer"))?;
-        let schedule =
-            Schedule { peak: config.learning_rate, warm_up_steps: config.warm_up_steps, steps: config.steps, final_share: FINAL_SHARE };
+        let schedule = Schedule { peak, warm_up_steps, steps: config.steps, final_share: FINAL_SHARE };
         Ok(Self { model, config, optimizer, schedule, seed, step: 0 })
     }
 

@@ -144,7 +144,11 @@ async fn show(args: &ShowArgs, session: &Session) -> Result<()> {
     let _ = writeln!(
         out,
         "training   {} of {} steps of {} packs, learning rate {}, seed {}",
-        found.step, train.steps, train.batch_packs, train.learning_rate, state.seed
+        found.step,
+        train.steps,
+        train.batch_packs,
+        train.learning_rate.unwrap_or_default(),
+        state.seed
     );
     let _ = writeln!(out, "reader     at pack {}", state.reader.position);
     output::print(&out);

@@ -46,7 +46,7 @@ pub async fn report_version(job: &Job, version: Option<&VersionRef>) -> Result<S
     let published = Published::open(&job.catalog(), version).await?;
     let Published { manifest, windows, .. } = &published;
     let artefacts = artefact::pinned_of(job, manifest).await?;
-    let training = match &job.config.train {
+    let training = match &job.config.training() {
         Some(train) => {
             let key = train::key(&job.config, train, &artefacts, &train::pack_keys(windows));
             Checkpoints::new(job.store.clone(), job.dataset(), key, Handle::current()).outcome().await?
