@@ -217,16 +217,6 @@ pub enum PipelineError {
         /// Requested version, a number or tag.
         version: String,
     },
-    /// No checkpoint, or more than one, has that name.
-    #[error("{wanted} names no single checkpoint of dataset {dataset}; there are {}", if there.is_empty() { "none" } else { there })]
-    NoCheckpoint {
-        /// Name of the dataset.
-        dataset: String,
-        /// The name.
-        wanted: String,
-        /// Trainings with their steps.
-        there: String,
-    },
     /// The dataset has no version yet.
     #[error("nothing of dataset {dataset} is published yet; `cm3flow run` publishes its first version")]
     NothingPublished {
@@ -492,7 +482,6 @@ impl PipelineError {
                 | Self::NoVariant { .. }
                 | Self::NotEmpty { .. }
                 | Self::NoVersion { .. }
-                | Self::NoCheckpoint { .. }
                 | Self::NothingPublished { .. }
                 | Self::NoRun { .. }
                 | Self::UnknownUnit { .. }

@@ -9,7 +9,7 @@ use cm3flow_schemas::traits::{CheckpointFiles, CheckpointStore, StepReport};
 use cm3flow_schemas::{Digest, DynError, layout};
 use tokio::runtime::Handle;
 
-use crate::error::{PipelineError, Result};
+use crate::error::{Mismatch, PipelineError, Result};
 use crate::events::Event;
 use crate::events::progress::Progress;
 use crate::store::{Store, record_bytes};
@@ -121,7 +121,7 @@ pub async fn trainings(store: &Store, dataset: &str) -> Result<Vec<StoredTrainin
 /// Reads the checkpoint of `dataset` that `wanted` names.
 ///
 /// # Errors
-/// [`PipelineError::NoCheckpoint`] if there is none, or more than one; those of the store.
+/// [`PipelineError::Mismatch`] if there is none, or more than one; those of the store.
 pub async fn find(store: &Store, dataset: &str, wanted: &CheckpointRef) -> Result<StoredCheckpoint> {
     let all = trainings(store, dataset).await?;
     let is_meant = |training: &&StoredTraining| {
@@ -136,7 +136,7 @@ pub async fn find(store: &Store, dataset: &str, wanted: &CheckpointRef) -> Resul
             format!("{} at {}", training.key.short(), steps.join(", "))
         };
         let there = listed.iter().map(one).collect::<Vec<_>>().join("; ");
-        return Err(PipelineError::NoCheckpoint { dataset: dataset.to_owned(), wanted: wanted.to_string(), there });
+        return Err(Mismatch::NoCheckpoint { dataset: dataset.to_owned(), wanted: wanted.to_string(), there }.into());
     };
     let step = wanted.step.or(training.steps.last().copied()).unwrap_or_default();
     let checkpoints = Checkpoints::new(store.clone(), dataset, training.key, Handle::current());

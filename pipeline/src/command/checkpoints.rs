@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{ConfigArgs, Session, output};
 use crate::catalog::checkpoints::{CheckpointRef, StoredCheckpoint, find, trainings};
 use crate::config::Job;
-use crate::error::{PipelineError, Result};
+use crate::error::{Mismatch, PipelineError, Result};
 use crate::store::Store;
 use crate::train::{bundle, own_key};
 
@@ -89,7 +89,7 @@ pub(super) async fn checkpoints(command: &CheckpointsCommand, session: &Session)
 /// Reads the checkpoint that `wanted` names: of several trainings, that of the configuration if no key is named.
 async fn found(job: &Job, wanted: &CheckpointRef) -> Result<StoredCheckpoint> {
     let found = find(&job.store, job.dataset(), wanted).await;
-    if let Err(PipelineError::NoCheckpoint { .. }) = &found
+    if let Err(PipelineError::Mismatch(Mismatch::NoCheckpoint { .. })) = &found
         && let Some(own) = own_key(job).await?.and_then(|key| wanted.of_training(key))
         && let Ok(own) = find(&job.store, job.dataset(), &own).await
     {

@@ -39,6 +39,16 @@ pub enum Mismatch {
         /// Number of the version.
         version: u32,
     },
+    /// No checkpoint, or more than one, has that name.
+    #[error("{wanted} names no single checkpoint of dataset {dataset}; there are {}", if there.is_empty() { "none" } else { there })]
+    NoCheckpoint {
+        /// Name of the dataset.
+        dataset: String,
+        /// The name.
+        wanted: String,
+        /// Trainings with their steps.
+        there: String,
+    },
     /// A checkpoint was trained with another vocabulary.
     #[error("the checkpoint was trained with another vocabulary than the configuration has now")]
     OtherCheckpointVocabulary {

@@ -2,13 +2,15 @@
 
 use cm3flow_schemas::vocabulary::Vocabulary;
 use serde_json::{Value, json};
+use tokenizers::Tokenizer;
 
 use super::{TextTokenizer, failed, inert};
 use crate::error::Result;
 
 impl TextTokenizer {
     /// Rewrites the `tokenizer.json` of a text tokenizer: its tokens have the ids of `vocabulary`, and so have control tokens and codes, as added
-    /// tokens named `<break>`, `<sentinel:0>`, `<image:0>`. `None` for a Unigram model whose ids would have to move: its list has no gaps.
+    /// tokens named `<break>`, `<sentinel:0>`, `<image:0>`. `None` where that cannot be: for a Unigram model whose ids would have to move, since its
+    /// list has no gaps, and for a model that would take such a name in a text for the token.
     ///
     /// # Errors
     /// [`crate::StageError::TextTokenizer`] if the file is no tokenizer.
@@ -18,38 +20,49 @@ impl TextTokenizer {
         let within = first..first.saturating_add(vocabulary.text.len);
         let value = serde_json::from_slice(json).map_err(unreadable)?;
         let prepared = inert::prepare(value, &within).map_err(|problem| failed("cannot read tokenizer.json")(problem.into()))?;
-        let mut tokenizer = prepared.json;
-        match tokenizer.pointer_mut("/model/vocab") {
+        let mut written = prepared.json;
+        let named = named(vocabulary);
+        match written.pointer_mut("/model/vocab") {
             Some(Value::Object(tokens)) => {
                 for id in tokens.values_mut() {
                     let old = id.as_u64().unwrap_or_default();
                     *id = json!(old + u64::from(vocabulary.text.start) - u64::from(first));
                 }
+                // The library numbers added tokens anew, but for those that the model has.
+                if named.iter().any(|(id, name)| tokens.insert(name.clone(), json!(id)).is_some()) {
+                    return Ok(None);
+                }
             }
             Some(Value::Array(_)) if vocabulary.text.start == first => {}
             _ => return Ok(None),
         }
-        tokenizer["added_tokens"] = added(vocabulary).into();
-        serde_json::to_vec(&tokenizer).map(Some).map_err(unreadable)
+        written["added_tokens"] = named.iter().map(added).collect();
+        let mut tokenizer: Tokenizer = serde_json::from_value(written.clone()).map_err(unreadable)?;
+        tokenizer.set_encode_special_tokens(true);
+        let is_text = |(id, name): &(u32, String)| {
+            let is_it = tokenizer.token_to_id(name) == Some(*id);
+            is_it && tokenizer.encode_fast(name.as_str(), false).is_ok_and(|found| !found.get_ids().contains(id))
+        };
+        if !named.iter().all(is_text) {
+            return Ok(None);
+        }
+        serde_json::to_vec(&written).map(Some).map_err(unreadable)
     }
 }
 
-/// Control tokens and codes, by ascending id.
-fn added(vocabulary: &Vocabulary) -> Vec<Value> {
+/// Control tokens and codes with their names, by ascending id.
+fn named(vocabulary: &Vocabulary) -> Vec<(u32, String)> {
     let code = |id| vocabulary.image_codes(&[id]).ok().and_then(|codes| codes.first().map(|code| format!("<image:{code}>")));
-    let token = |id: u32| {
-        let name = vocabulary.control_name(id).or_else(|| code(id))?;
-        Some(json!({
-            "id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true
-        }))
-    };
-    (0..vocabulary.size).filter_map(token).collect()
+    (0..vocabulary.size).filter_map(|id| Some((id, vocabulary.control_name(id).or_else(|| code(id))?))).collect()
+}
+
+fn added((id, name): &(u32, String)) -> Value {
+    json!({ "id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true })
 }
 
 #[cfg(test)]
 mod tests {
     use cm3flow_schemas::vocabulary::VocabularySizes;
-    use tokenizers::Tokenizer;
 
     use super::*;
     use crate::tokenize::fit_text;
@@ -67,6 +80,7 @@ mod tests {
             let ids = theirs.encode_fast(text, false).expect("text").get_ids().to_vec();
             assert_eq!(ids, vocabulary.text_ids(&own.encode(text).expect("text")).expect("in range"), "{text:?}");
         }
+        assert_eq!(theirs.token_to_id("</s>"), Some(vocabulary.boundary));
         assert_eq!(theirs.token_to_id("<break>"), Some(vocabulary.break_));
         assert_eq!(theirs.token_to_id("<sentinel:7>"), Some(vocabulary.sentinels.start + 7));
         assert_eq!(theirs.token_to_id("<image:15>"), Some(vocabulary.image.start + 15));
@@ -80,5 +94,29 @@ mod tests {
         let sizes = VocabularySizes { text: own.size(), image: 16, sentinels: 8, total: None };
         let vocabulary = Vocabulary::try_new("test", &sizes).expect("small");
         assert_eq!(TextTokenizer::in_model_ids(unigram, &vocabulary).expect("a tokenizer"), None);
+    }
+
+    #[test]
+    fn every_kind_is_written_or_left_out_and_no_text_names_a_control_token() {
+        let kinds: [(&str, &[u8]); 5] = [
+            ("byte_level", include_bytes!("../../../fixtures/tokenizers/byte_level.json")),
+            ("sentencepiece_bytes", include_bytes!("../../../fixtures/tokenizers/sentencepiece_bytes.json")),
+            ("word_end", include_bytes!("../../../fixtures/tokenizers/word_end.json")),
+            ("word_level", include_bytes!("../../../fixtures/tokenizers/word_level.json")),
+            ("word_piece", include_bytes!("../../../fixtures/tokenizers/word_piece.json")),
+        ];
+        let mut written = Vec::new();
+        for (kind, json) in kinds {
+            let own = TextTokenizer::from_json(json).expect("a tokenizer");
+            let sizes = VocabularySizes { text: own.size(), image: 16, sentinels: 8, total: None };
+            let vocabulary = Vocabulary::try_new("test", &sizes).expect("small");
+            let Some(bytes) = TextTokenizer::in_model_ids(json, &vocabulary).expect("a tokenizer") else { continue };
+            written.push(kind);
+            let mut theirs = Tokenizer::from_bytes(&bytes).expect("a tokenizer");
+            theirs.set_encode_special_tokens(true);
+            let ids = theirs.encode_fast("<break> </s> <image:3>", false).expect("text").get_ids().to_vec();
+            assert!(ids.iter().all(|id| vocabulary.control_name(*id).is_none() && !vocabulary.image.contains(*id)), "{kind}: {ids:?}");
+        }
+        assert!(written.contains(&"byte_level"), "{written:?}");
     }
 }
