@@ -36,7 +36,7 @@ impl TextTokenizer {
             Some(Value::Array(_)) if vocabulary.text.start == first => {}
             _ => return Ok(None),
         }
-        written["added_tokens"] = named.iter().map(added).collect();
+        written["added_tokens"] = named.iter().map(|(id, name)| added(*id, name)).collect();
         let mut tokenizer: Tokenizer = serde_json::from_value(written.clone()).map_err(unreadable)?;
         tokenizer.set_encode_special_tokens(true);
         let is_text = |(id, name): &(u32, String)| {
@@ -56,7 +56,7 @@ fn named(vocabulary: &Vocabulary) -> Vec<(u32, String)> {
     (0..vocabulary.size).filter_map(|id| Some((id, vocabulary.control_name(id).or_else(|| code(id))?))).collect()
 }
 
-fn added((id, name): &(u32, String)) -> Value {
+fn added(id: u32, name: &str) -> Value {
     json!({ "id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true })
 }
 
