@@ -134,9 +134,9 @@ pub(crate) struct ArtefactFiles {
 /// # Errors
 /// As [`obtain`].
 pub(crate) async fn files(job: &Job) -> Result<Option<ArtefactFiles>> {
-    let Some(artefacts) = pinned(job).await? else { return Ok(None) };
-    let contents = given_or_pinned(job, &latest_pins(job.dataset(), &job.store).await?.1).await?;
-    Ok(Some(ArtefactFiles { contents, image_tokenizer: artefacts.image_spec.digest, vocabulary: artefacts.vocabulary }))
+    let Some(contents) = pinned_contents(job).await? else { return Ok(None) };
+    let Artefacts { image_spec, vocabulary, .. } = load(&job.config, &contents)?;
+    Ok(Some(ArtefactFiles { contents, image_tokenizer: image_spec.digest, vocabulary }))
 }
 
 /// Artefacts to obtain, and whether to fit pinned ones anew.
@@ -228,9 +228,14 @@ pub(crate) async fn code_changes(job: &Job, artefacts: &Artefacts, units: &[Plan
 /// # Errors
 /// As [`obtain`].
 pub(crate) async fn pinned(job: &Job) -> Result<Option<Artefacts>> {
+    pinned_contents(job).await?.map(|contents| load(&job.config, &contents)).transpose()
+}
+
+/// Returns the bytes of the artefacts of `job` if all are given or pinned.
+async fn pinned_contents(job: &Job) -> Result<Option<Contents>> {
     let contents = given_or_pinned(job, &latest_pins(job.dataset(), &job.store).await?.1).await?;
     let is_complete = settings(&job.config, &contents).iter().all(|(name, _)| contents.contains_key(name));
-    is_complete.then(|| load(&job.config, &contents)).transpose()
+    Ok(is_complete.then_some(contents))
 }
 
 /// Returns the bytes of all artefacts that the configuration names or `pins` hold.

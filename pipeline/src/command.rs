@@ -13,7 +13,7 @@ mod run;
 mod versions;
 mod work;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -77,7 +77,7 @@ enum Command {
 }
 
 impl Command {
-    /// Whether the command reaches safe points, with work to keep: others only read, or commit nothing before their end.
+    /// Returns `true` if the command reaches safe points, with work to keep. Others may end anywhere: each of their writes leaves a good store.
     fn has_safe_points(&self) -> bool {
         match self {
             Self::Run(_) | Self::Fit(_) | Self::Work(_) | Self::Train(_) => true,
@@ -111,6 +111,26 @@ struct ConfigArgs {
     /// Store to use instead of the configuration's
     #[arg(long, global = true, value_name = "PATH OR URL")]
     store: Option<String>,
+}
+
+/// A listing of what the configuration's dataset has.
+#[derive(Debug, Args)]
+struct ListArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Prints one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Opens the folder of an export, which outlives the command. The working folder resolves a path, as it does that of a store named on the command
+/// line.
+fn open_target(job: &Job, to: &str) -> Result<Store> {
+    if to.starts_with("memory://") {
+        let problem = "what lies in memory is gone when the command ends; name a folder".to_owned();
+        return Err(PipelineError::Address { field: "--to".into(), url: to.to_owned(), problem });
+    }
+    Store::open_named("--to", to, Path::new("."), &job.config.store)
 }
 
 impl ConfigArgs {

@@ -101,7 +101,7 @@ pub enum PipelineError {
     },
     /// The target of an export is not empty.
     #[error(
-        "{address} is not empty; export into a new folder. One without index files is left over from an export that stopped, and can be deleted"
+        "{address} is not empty; export into a new folder. One that an export left when it stopped, without an index or cm3flow.json, can be deleted"
     )]
     NotEmpty {
         /// Address of the target.

@@ -41,15 +41,24 @@ pub struct StoredTraining {
     pub steps: Vec<u64>,
 }
 
-/// A checkpoint with its files.
+/// A complete checkpoint in the store.
 #[derive(Debug)]
 pub struct StoredCheckpoint {
     /// Key of the training.
     pub training: Digest,
     /// Number of steps.
     pub step: u64,
-    /// Its files.
-    pub files: CheckpointFiles,
+    checkpoints: Checkpoints,
+}
+
+impl StoredCheckpoint {
+    /// Reads its files `names`, those that it has.
+    ///
+    /// # Errors
+    /// [`PipelineError::Damaged`], or those of the store.
+    pub async fn files(&self, names: &[&str]) -> Result<CheckpointFiles> {
+        self.checkpoints.read(self.step, |name| names.contains(&name)).await
+    }
 }
 
 /// Name of a checkpoint: `KEY@STEP`. Without a key the only training is meant, or that of the configuration; without a step its last one. `latest`
@@ -118,7 +127,7 @@ pub async fn trainings(store: &Store, dataset: &str) -> Result<Vec<StoredTrainin
     Ok(trainings)
 }
 
-/// Reads the checkpoint of `dataset` that `wanted` names.
+/// Finds the checkpoint of `dataset` that `wanted` names.
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`] if there is none, or more than one; those of the store.
@@ -140,7 +149,7 @@ pub async fn find(store: &Store, dataset: &str, wanted: &CheckpointRef) -> Resul
     };
     let step = wanted.step.or(training.steps.last().copied()).unwrap_or_default();
     let checkpoints = Checkpoints::new(store.clone(), dataset, training.key, Handle::current());
-    Ok(StoredCheckpoint { training: training.key, step, files: checkpoints.read(step).await? })
+    Ok(StoredCheckpoint { training: training.key, step, checkpoints })
 }
 
 /// Steps at either end of the curve that the first and the last loss average over.
@@ -236,10 +245,11 @@ impl Checkpoints {
         Ok(())
     }
 
-    async fn read(&self, step: u64) -> Result<CheckpointFiles> {
+    /// Reads the files whose names are wanted.
+    async fn read(&self, step: u64, is_wanted: impl Fn(&str) -> bool) -> Result<CheckpointFiles> {
         let mut files = CheckpointFiles::new();
         for (name, digest) in self.files(step).await?.unwrap_or_default() {
-            if name != STEPS {
+            if is_wanted(&name) {
                 let bytes = self.store.get_checked(&self.path(step, &name, digest), digest).await?;
                 files.insert(name, bytes.to_vec());
             }
@@ -274,7 +284,7 @@ impl CheckpointStore for Checkpoints {
     fn latest(&self) -> Result<Option<(u64, CheckpointFiles)>, DynError> {
         let latest = self.runtime.block_on(async {
             let Some(&step) = self.steps().await?.last() else { return Ok::<_, PipelineError>(None) };
-            Ok(Some((step, self.read(step).await?)))
+            Ok(Some((step, self.read(step, |name| name != STEPS).await?)))
         });
         Ok(latest?)
     }

@@ -1,18 +1,16 @@
 //! `checkpoints`.
 
 use std::fmt::Write;
-use std::path::Path;
 
 use clap::builder::PossibleValue;
 use clap::{Args, Subcommand, ValueEnum};
 use cm3flow_model::{StoredType, checkpoint};
 use serde_json::json;
 
-use super::{ConfigArgs, Session, output};
+use super::{ConfigArgs, ListArgs, Session, open_target, output};
 use crate::catalog::checkpoints::{CheckpointRef, StoredCheckpoint, find, trainings};
 use crate::config::Job;
 use crate::error::{Mismatch, PipelineError, Result};
-use crate::store::Store;
 use crate::train::{bundle, own_key};
 
 #[derive(Debug, Subcommand)]
@@ -23,15 +21,6 @@ pub(super) enum CheckpointsCommand {
     Show(ShowArgs),
     /// Writes a checkpoint with its tokenizers as a folder that transformers reads
     Export(ExportArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ListArgs {
-    #[command(flatten)]
-    config: ConfigArgs,
-    /// Prints one JSON object a line
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -86,7 +75,7 @@ pub(super) async fn checkpoints(command: &CheckpointsCommand, session: &Session)
     }
 }
 
-/// Reads the checkpoint that `wanted` names: of several trainings, that of the configuration if no key is named.
+/// Finds the checkpoint that `wanted` names: of several trainings, that of the configuration if no key is named.
 async fn found(job: &Job, wanted: &CheckpointRef) -> Result<StoredCheckpoint> {
     let found = find(&job.store, job.dataset(), wanted).await;
     if let Err(PipelineError::Mismatch(Mismatch::NoCheckpoint { .. })) = &found
@@ -114,7 +103,7 @@ async fn list(args: &ListArgs, session: &Session) -> Result<()> {
 async fn show(args: &ShowArgs, session: &Session) -> Result<()> {
     let job = args.config.open_existing(session)?;
     let found = found(&job, &args.checkpoint).await?;
-    let state = checkpoint::state(&found.files)?;
+    let state = checkpoint::state(&found.files(&[checkpoint::STATE_FILE]).await?)?;
     if args.json {
         let value = json!({
             "training": found.training,
@@ -157,13 +146,8 @@ async fn show(args: &ShowArgs, session: &Session) -> Result<()> {
 
 async fn export(args: &ExportArgs, session: &Session) -> Result<()> {
     let job = args.config.open_existing(session)?;
-    if args.to.starts_with("memory://") {
-        let problem = "what lies in memory is gone when the command ends; name a folder".to_owned();
-        return Err(PipelineError::Address { field: "--to".into(), url: args.to.clone(), problem });
-    }
+    let target = open_target(&job, &args.to)?;
     let found = found(&job, &args.checkpoint).await?;
-    // The working folder resolves a target named on the command line, as it does a store.
-    let target = Store::open_named("--to", &args.to, Path::new("."), &job.config.store)?;
     let exported = bundle::export(&job, &found, args.dtype.0, &target).await?;
     let (training, step, bytes) = (exported.training, exported.step, exported.files.values().sum::<u64>());
     if args.json {

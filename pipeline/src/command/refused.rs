@@ -21,7 +21,7 @@ pub(super) enum RefusedCommand {
 }
 
 impl RefusedCommand {
-    /// Whether the command makes a version.
+    /// Returns `true` if the command makes a version.
     pub(super) fn replays(&self) -> bool {
         matches!(self, Self::Replay(_))
     }

@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 use cm3flow_schemas::version::VersionManifest;
 use serde_json::json;
 
-use super::{ConfigArgs, Session, output};
+use super::{ConfigArgs, ListArgs, Session, output};
 use crate::catalog::VersionRef;
 use crate::error::{PipelineError, Result};
 
@@ -38,15 +38,6 @@ pub(super) enum VersionsCommand {
     Rebuild(rebuild::RebuildArgs),
     /// Deletes what no version and no run refers to; only shows it without --apply
     Gc(gc::GcArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ListArgs {
-    #[command(flatten)]
-    config: ConfigArgs,
-    /// Prints one JSON object a line
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]

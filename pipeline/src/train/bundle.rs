@@ -44,11 +44,13 @@ pub async fn export(job: &Job, found: &StoredCheckpoint, stored: StoredType, tar
         return Err(PipelineError::NotEmpty { address: target.address().to_owned() });
     }
     let artefacts = artefact::files(job).await?.ok_or(Mismatch::NotFitted)?;
-    let state = checkpoint::state(&found.files)?;
+    // Moments of the optimizer are twice as large as the weights, and no part of a bundle.
+    let checkpoint_files = found.files(&[checkpoint::STATE_FILE, checkpoint::MODEL_FILE]).await?;
+    let state = checkpoint::state(&checkpoint_files)?;
     let other = |source| PipelineError::from(Mismatch::OtherCheckpointVocabulary { source });
     artefacts.vocabulary.check_same(&state.vocabulary).map_err(other)?;
     let mut files: BTreeMap<String, Bytes> = BTreeMap::new();
-    files.extend(hugging_face::write(&found.files, stored)?.into_iter().map(|(name, bytes)| (name, Bytes::from(bytes))));
+    files.extend(hugging_face::write(&checkpoint_files, stored)?.into_iter().map(|(name, bytes)| (name, Bytes::from(bytes))));
     let text = &artefacts.contents[TOKENIZER];
     let tokenizer = TextTokenizer::in_model_ids(text, &state.vocabulary)?;
     let has_tokenizer = tokenizer.is_some();

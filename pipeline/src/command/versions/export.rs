@@ -1,16 +1,14 @@
 //! `versions export`.
 
 use std::fmt::Write;
-use std::path::Path;
 
 use clap::Args;
 use cm3flow_schemas::sample::Split;
 use serde_json::json;
 
 use crate::catalog::VersionRef;
-use crate::command::{ConfigArgs, Session, output};
-use crate::error::{PipelineError, Result};
-use crate::store::Store;
+use crate::command::{ConfigArgs, Session, open_target, output};
+use crate::error::Result;
 use crate::versions::export::{Export, ExportFormat, ExportOptions, Exporter, MAX_FILE_BYTES};
 
 #[derive(Debug, Args)]
@@ -45,14 +43,9 @@ fn split(name: &str) -> Result<Split, String> {
 
 pub(super) async fn export(args: &ExportArgs, session: &Session) -> Result<()> {
     let job = args.config.open_existing(session)?;
-    if args.to.starts_with("memory://") {
-        let problem = "what lies in memory is gone when the command ends; name a folder".to_owned();
-        return Err(PipelineError::Address { field: "--to".into(), url: args.to.clone(), problem });
-    }
+    let target = open_target(&job, &args.to)?;
     let options = ExportOptions { format: args.format, split: args.split, variant: args.variant, max_file_bytes: args.max_file_bytes };
     let exporter = Exporter::open(&job.store, job.dataset(), &args.version, &options).await?;
-    // The working folder resolves a target named on the command line, as it does a store.
-    let target = Store::open_named("--to", &args.to, Path::new("."), &job.config.store)?;
     let export = exporter.write(&target).await?;
     output::print(&if args.json { json!(export).to_string() } else { shown(&export) });
     Ok(())
