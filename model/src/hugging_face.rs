@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use cm3flow_schemas::traits::CheckpointFiles;
 use cm3flow_schemas::vocabulary::Vocabulary;
 use serde_json::{Value, json};
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::checkpoint;
-use crate::decoder::{AttentionScope, DecoderConfig};
+use crate::decoder::{AttentionScope, Decoder, DecoderConfig};
 use crate::error::{ModelError, Problems};
 use crate::weights::{NamedTensors, StoredType, WeightsFile, left_in, to_safetensors_of};
 
@@ -19,6 +19,12 @@ use crate::weights::{NamedTensors, StoredType, WeightsFile, left_in, to_safetens
 const UNUSED_POSITIONS: i64 = 2;
 /// Largest size of a file of weights, in bytes of its tensors; one tensor may be larger.
 const MAX_FILE_BYTES: u64 = 5_000_000_000;
+
+/// Name of the table of positions.
+const POSITIONS: &str = "embed_positions.weight";
+
+/// Parts of names of tensors: here, and in OPT.
+const RENAMED: [(&str, &str); 3] = [("attention.out.", "self_attn.out_proj."), ("ffn.in.", "fc1."), ("ffn.out.", "fc2.")];
 
 /// Settings of OPT that the decoder always has.
 const FIXED: [(&str, &str); 6] = [
@@ -40,7 +46,8 @@ pub type Files = BTreeMap<String, Vec<u8>>;
 /// As [`crate::language::TokenModel::from_checkpoint`].
 pub fn write(files: &CheckpointFiles, stored: StoredType) -> Result<Files, ModelError> {
     let state = checkpoint::state(files)?;
-    let tensors = opt_tensors(&state.decoder, checkpoint::weights(files)?)?;
+    let decoder = Decoder::loaded(&state.decoder, checkpoint::weights(files)?, Device::Cpu)?;
+    let tensors = opt_tensors(&decoder).map_err(ModelError::torch("rearrange weights"))?;
     let mut out = Files::new();
     out.insert("config.json".into(), pretty(&opt_config(&state.decoder, &state.vocabulary, stored)));
     out.insert("generation_config.json".into(), pretty(&generation_config(&state.vocabulary)));
@@ -61,7 +68,7 @@ pub(crate) fn read(config: &Value, weights: &[&[u8]]) -> Result<(DecoderConfig, 
         let mut file = WeightsFile::open(bytes)?;
         for name in file.names() {
             if let Some(tensor) = file.tensor(&name)? {
-                theirs.insert(name.trim_start_matches("model.").to_owned(), tensor);
+                theirs.insert(name.strip_prefix("model.").unwrap_or(&name).to_owned(), tensor);
             }
         }
     }
@@ -112,7 +119,7 @@ fn own_tensors(config: &DecoderConfig, mut theirs: NamedTensors) -> Result<Named
     let mut own = NamedTensors::new();
     let positions = i64::from(config.seq_len);
     let table = take("decoder.embed_positions.weight".into(), [positions + UNUSED_POSITIONS, width])?;
-    own.insert("embed_positions.weight".into(), table.f_narrow(0, UNUSED_POSITIONS, positions).map_err(torch)?);
+    own.insert(POSITIONS.into(), table.f_narrow(0, UNUSED_POSITIONS, positions).map_err(torch)?);
     own.insert("embed_tokens.weight".into(), take("decoder.embed_tokens.weight".into(), [i64::from(config.vocabulary_size), width])?);
     let ffn = width * i64::from(config.ffn_multiplier);
     for layer in 0..config.layers {
@@ -120,10 +127,8 @@ fn own_tensors(config: &DecoderConfig, mut theirs: NamedTensors) -> Result<Named
         let parts = ["q_proj", "k_proj", "v_proj"].map(|name| take(theirs(&format!("self_attn.{name}")), [width, width]));
         let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
         own.insert(format!("layers.{layer}.attention.qkv.weight"), Tensor::f_cat(&parts, 0).map_err(torch)?);
-        for (ours, name, shape) in
-            [("attention.out", "self_attn.out_proj", [width, width]), ("ffn.in", "fc1", [ffn, width]), ("ffn.out", "fc2", [width, ffn])]
-        {
-            own.insert(format!("layers.{layer}.{ours}.weight"), take(theirs(name), shape)?);
+        for ((ours, name), shape) in RENAMED.into_iter().zip([[width, width], [ffn, width], [width, ffn]]) {
+            own.insert(format!("layers.{layer}.{ours}weight"), take(format!("decoder.layers.{layer}.{name}weight"), shape)?);
         }
     }
     match theirs.keys().next() {
@@ -171,29 +176,23 @@ fn generation_config(vocabulary: &Vocabulary) -> Value {
 }
 
 /// Renames the tensors of a decoder, and splits those that OPT has apart.
-fn opt_tensors(config: &DecoderConfig, mut tensors: NamedTensors) -> Result<NamedTensors, ModelError> {
-    let mut take =
-        |name: String| tensors.remove(&name).ok_or_else(|| ModelError::TensorMissing { name, shape: Vec::new(), left: String::new() });
-    let torch = |error: TchError| ModelError::torch("rearrange weights")(error);
+fn opt_tensors(decoder: &Decoder) -> Result<NamedTensors, TchError> {
     let mut out = NamedTensors::new();
-    let positions = take("embed_positions.weight".into())?;
-    let unused = Tensor::f_zeros([UNUSED_POSITIONS, i64::from(config.width)], (Kind::Float, positions.device())).map_err(torch)?;
-    out.insert("model.decoder.embed_tokens.weight".into(), take("embed_tokens.weight".into())?);
-    out.insert("model.decoder.embed_positions.weight".into(), Tensor::f_cat(&[unused, positions], 0).map_err(torch)?);
-    for layer in 0..config.layers {
-        let theirs = |name: &str| format!("model.decoder.layers.{layer}.{name}.weight");
-        let stacked = take(format!("layers.{layer}.attention.qkv.weight"))?;
-        for (name, part) in ["q_proj", "k_proj", "v_proj"].iter().zip(stacked.f_chunk(3, 0).map_err(torch)?) {
-            out.insert(theirs(&format!("self_attn.{name}")), part);
-        }
-        for (ours, name) in [("attention.out", "self_attn.out_proj"), ("ffn.in", "fc1"), ("ffn.out", "fc2")] {
-            out.insert(theirs(name), take(format!("layers.{layer}.{ours}.weight"))?);
+    for (name, tensor) in &decoder.parameters {
+        let theirs = |name: &str| format!("model.decoder.{name}");
+        if let Some(layer) = name.strip_suffix("attention.qkv.weight") {
+            for (part, name) in tensor.f_chunk(3, 0)?.into_iter().zip(["q_proj", "k_proj", "v_proj"]) {
+                out.insert(theirs(&format!("{layer}self_attn.{name}.weight")), part);
+            }
+        } else if name == POSITIONS {
+            let unused = Tensor::f_zeros([UNUSED_POSITIONS, i64::from(decoder.config.width)], (Kind::Float, tensor.device()))?;
+            out.insert(theirs(name), Tensor::f_cat(&[&unused, tensor], 0)?);
+        } else {
+            let renamed = RENAMED.iter().fold(name.clone(), |name, (ours, theirs)| name.replace(ours, theirs));
+            out.insert(theirs(&renamed), tensor.shallow_clone());
         }
     }
-    match tensors.keys().next() {
-        Some(name) => Err(ModelError::TensorExtra { name: name.clone(), others: tensors.len() - 1 }),
-        None => Ok(out),
-    }
+    Ok(out)
 }
 
 fn put_weights(out: &mut Files, tensors: NamedTensors, stored: StoredType) -> Result<(), ModelError> {

@@ -62,9 +62,6 @@ pub enum StoredType {
 }
 
 impl StoredType {
-    /// All types.
-    pub const ALL: [Self; 3] = [Self::Float32, Self::Bfloat16, Self::Float16];
-
     /// Returns PyTorch's name.
     #[must_use]
     pub const fn name(self) -> &'static str {

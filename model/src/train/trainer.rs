@@ -35,7 +35,7 @@ pub struct Trainer {
 impl Trainer {
     /// Creates a model with weights drawn from `seed`, and its optimizer.
     ///
-    /// What `config` leaves out is that of [`DecoderPreset::Tiny`]; [`TrainConfig::with_recipe`] takes that of another preset. Betas and epsilon of the
+    /// [`DecoderPreset::Tiny`] fills in what `config` leaves out; [`TrainConfig::with_recipe`] takes the recipe of another preset. Betas and epsilon of the
     /// optimizer and the linear decay are OPT's. All parameters decay, since there are no biases or norms.
     ///
     /// # Errors
