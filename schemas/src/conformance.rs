@@ -123,7 +123,7 @@ impl Layout {
         2 * (2 * row / self.rows) + 2 * column / self.columns
     }
 
-    /// Whether the value at `index` lies in the outermost quarter of the upper right quarter, away from the other quarters.
+    /// Returns `true` if the value at `index` lies in the outermost quarter of the upper right quarter, away from the other quarters.
     const fn is_upper_right_corner(&self, index: usize) -> bool {
         let (row, column) = (index / self.depth / self.columns, index / self.depth % self.columns);
         row < self.rows.div_ceil(4) && column >= self.columns - self.columns.div_ceil(4)

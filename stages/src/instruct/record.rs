@@ -162,10 +162,10 @@ impl Instruct {
         for content in items.iter().flatten() {
             match (joined.last_mut(), content, &self.newline) {
                 (Some(Content::Text { pieces, .. }), Content::Text { pieces: line, .. }, Some(newline)) => {
-                    let ids = pieces.iter_mut().flat_map(|piece| &mut piece.ids);
-                    let ids: Vec<u32> =
-                        ids.map(|id| *id).chain(newline.iter().copied()).chain(line.iter().flat_map(|piece| piece.ids.clone())).collect();
-                    *pieces = vec![Piece { role: Role::Target, ids }];
+                    // The text of an item is one piece.
+                    for (text, line) in pieces.iter_mut().zip(line) {
+                        text.ids.extend(newline.iter().chain(&line.ids));
+                    }
                 }
                 _ => joined.push(content.clone()),
             }

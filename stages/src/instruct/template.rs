@@ -172,7 +172,7 @@ fn values_of(each: Each) -> &'static [&'static str] {
 /// A compiled wording.
 #[derive(Debug, Default)]
 pub(super) struct Wording {
-    /// What its parts need.
+    /// Needs of its parts.
     pub needs: Needs,
     /// Pieces of its texts, by the index of the part.
     texts: BTreeMap<usize, Vec<CompiledPiece>>,

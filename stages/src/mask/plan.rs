@@ -1,4 +1,4 @@
-//! What is masked in a document: the hole that its task asks for, the text that guidance leaves out, a box of an image, a whole part, or
+//! Plans of masks, one for each document: the hole that its task asks for, the text that guidance leaves out, a box of an image, a whole part, or
 //! random spans.
 
 use std::ops::Range;
