@@ -124,7 +124,7 @@ struct ListArgs {
 }
 
 /// Opens the folder of an export, which outlives the command. The working folder resolves a path, as it does that of a store named on the command
-/// line.
+/// line. Makes the folder: open it when nothing else can be a mistake.
 fn open_target(job: &Job, to: &str) -> Result<Store> {
     if to.starts_with("memory://") {
         let problem = "what lies in memory is gone when the command ends; name a folder".to_owned();

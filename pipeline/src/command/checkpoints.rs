@@ -146,8 +146,8 @@ async fn show(args: &ShowArgs, session: &Session) -> Result<()> {
 
 async fn export(args: &ExportArgs, session: &Session) -> Result<()> {
     let job = args.config.open_existing(session)?;
-    let target = open_target(&job, &args.to)?;
     let found = found(&job, &args.checkpoint).await?;
+    let target = open_target(&job, &args.to)?;
     let exported = bundle::export(&job, &found, args.dtype.0, &target).await?;
     let (training, step, bytes) = (exported.training, exported.step, exported.files.values().sum::<u64>());
     if args.json {

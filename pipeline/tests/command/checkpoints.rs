@@ -73,6 +73,8 @@ fn seeds_give_trainings_of_their_own_and_each_checkpoint_is_exported_whole() {
         assert_eq!(file["digest"], cm3flow_schemas::Digest::of(&bytes).to_string());
     }
     assert!(bundle["instruct"]["templates"]["caption"]["wordings"][1][0]["text"].as_str().is_some_and(|text| text.contains("[[")));
+    assert!(mistake(at, &["checkpoints", "export", "job.toml", "@3", "--to", "nowhere"]).contains("@3 names no single checkpoint"));
+    assert!(!at.join("nowhere").exists(), "a mistake makes no folder");
     let again = mistake(at, &["checkpoints", "export", "job.toml", &reference, "--to", "bundle"]);
     assert!(again.contains("is not empty"), "{again}");
 }

@@ -43,9 +43,9 @@ fn split(name: &str) -> Result<Split, String> {
 
 pub(super) async fn export(args: &ExportArgs, session: &Session) -> Result<()> {
     let job = args.config.open_existing(session)?;
-    let target = open_target(&job, &args.to)?;
     let options = ExportOptions { format: args.format, split: args.split, variant: args.variant, max_file_bytes: args.max_file_bytes };
     let exporter = Exporter::open(&job.store, job.dataset(), &args.version, &options).await?;
+    let target = open_target(&job, &args.to)?;
     let export = exporter.write(&target).await?;
     output::print(&if args.json { json!(export).to_string() } else { shown(&export) });
     Ok(())
